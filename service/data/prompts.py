@@ -1,0 +1,70 @@
+"""Pure: a history and a target -> context and question. The wording is TALLRec's (Bao et al. 2023), byte for byte.
+
+The context ends where the history ends, so that every candidate of a request shares it. The question starts with the same
+words whatever the target: they are the invocation sequence of an activated LoRA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.records import Item, Opinion, Prompt, Sample
+
+TEMPLATE_VERSION = "tallrec-1"
+ANSWERS = ("Yes", "No")
+RESPONSE_HEADER = "\n\n### Response:\n"
+
+_INSTRUCTION = (
+    "Given the user's preference and unpreference, identify whether the user will like the target {noun} "
+    'by answering "Yes." or "No.".'
+)
+
+
+def instruction(noun: str) -> str:
+    return _INSTRUCTION.format(noun=noun)
+
+
+def history_text(history: Iterable[Opinion]) -> str:
+    """The two preference lines, with the line feed that ends the second."""
+    opinions = list(history)
+    liked = ", ".join(_mention(o.item) for o in opinions if o.liked)
+    disliked = ", ".join(_mention(o.item) for o in opinions if not o.liked)
+    return f"User Preference: {liked}\nUser Unpreference: {disliked}\n"
+
+
+def invocation_text(noun: str) -> str:
+    """The words that every question opens with."""
+    return f"Whether the user will like the target {noun}"
+
+
+def target_text(target: Item, noun: str) -> str:
+    named = _mention(target) if target.author else _one_line(target.title)
+    return f'{invocation_text(noun)} "{named}"?'
+
+
+def context_text(history: Iterable[Opinion], noun: str) -> str:
+    return f"### Instruction:\n{instruction(noun)}\n\n### Input:\n{history_text(history)}"
+
+
+def question_text(target: Item, noun: str) -> str:
+    return target_text(target, noun) + RESPONSE_HEADER
+
+
+def item_text(item: Item) -> str:
+    """What the frozen model reads to place an item near others: its public facts."""
+    facts = ", ".join(_one_line(genre) for genre in item.genres)
+    return f"{_mention(item)} is about: {facts}"
+
+
+def prompt(sample: Sample, noun: str) -> Prompt:
+    return Prompt(context_text(sample.history, noun), question_text(sample.target, noun))
+
+
+def _mention(item: Item) -> str:
+    quoted = f'"{_one_line(item.title)}"'
+    return f"{quoted} written by {_one_line(item.author)}" if item.author else quoted
+
+
+def _one_line(text: str) -> str:
+    # A line feed inside a title would let a title write its own prompt lines.
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
