@@ -1,0 +1,26 @@
+"""The on-disk store: content-addressed adapters, generations, atomic publish, real erase.
+
+It knows files and digests. It knows nothing of HTTP, models or users.
+"""
+
+from adapters_store.store import (
+    DamagedArtifact,
+    Erased,
+    MissingArtifact,
+    Store,
+    StoredGeneration,
+    StoreFailure,
+    canonical_json,
+    digest_of,
+)
+
+__all__ = [
+    "DamagedArtifact",
+    "Erased",
+    "MissingArtifact",
+    "Store",
+    "StoreFailure",
+    "StoredGeneration",
+    "canonical_json",
+    "digest_of",
+]

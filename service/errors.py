@@ -1,21 +1,21 @@
 """Everything that Lethe raises on purpose. Messages say what was wrong, what was expected and what to do; no user data.
 
-    LetheError
-    ├── InvalidInput            the caller's request or file cannot be taken as it is
-    │   ├── ImportRefused         a file holds too many malformed rows, or is not of the expected form
-    │   ├── InvalidSetting        a setting is missing, out of range, or contradicts another
-    │   ├── UnknownUser           nothing is held of this user
-    │   ├── UnknownItem           an item id that no catalogue holds
-    │   ├── UnknownRequest        no forget request has this id
-    │   └── IdempotencyConflict   the key was used before, for a different request
-    ├── ModelUnsuitable         the frozen model cannot be used for scoring
-    ├── StoreError              the store cannot be read or written
-    │   ├── Damaged               a file does not have the digest that its name or manifest states
-    │   └── NotReady              no generation is published yet, or it is not loaded yet
-    ├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
-    ├── ReceiptInvalid          a receipt's signature does not match its content
-    └── Overloaded              too much is waiting; come back after `retry_after` seconds
-        └── TimedOut              the answer did not come within the request's time
+LetheError
+├── InvalidInput            the caller's request or file cannot be taken as it is
+│   ├── ImportRefused         a file holds too many malformed rows, or is not of the expected form
+│   ├── InvalidSetting        a setting is missing, out of range, or contradicts another
+│   ├── UnknownUser           nothing is held of this user
+│   ├── UnknownItem           an item id that no catalogue holds
+│   ├── UnknownRequest        no forget request has this id
+│   └── IdempotencyConflict   the key was used before, for a different request
+├── ModelUnsuitable         the frozen model cannot be used for scoring
+├── StoreError              the store cannot be read or written
+│   ├── Damaged               a file does not have the digest that its name or manifest states
+│   └── NotReady              no generation is published yet, or it is not loaded yet
+├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
+├── ReceiptInvalid          a receipt's signature does not match its content
+└── Overloaded              too much is waiting; come back after `retry_after` seconds
+    └── TimedOut              the answer did not come within the request's time
 """
 
 from __future__ import annotations

@@ -58,15 +58,15 @@ class FilmFeatures:
 
 def simulate_person(films: FilmFeatures, seen: int, rng: np.random.Generator) -> tuple[IntArray, NDArray[np.bool_]]:
     """One person's life: `seen` distinct film numbers in order of time, and whether each was liked."""
-    met = films.popularity * np.exp(-0.15 * np.abs(films.decades - rng.normal(1.2, 1.0)))
+    met = films.popularity * np.exp(-0.15 * np.abs(films.decades - rng.normal(1.0, 1.2)))
     order = _sample_without_replacement(met, min(seen, len(met)), rng)
     return order, rng.random(len(order)) < _like_probability(films, order, rng)
 
 
 def _like_probability(films: FilmFeatures, chosen: IntArray, rng: np.random.Generator) -> FloatArray:
-    generosity = rng.normal(0.3, 1.1)
-    taste = rng.normal(0.0, 1.8, films.genre_share.shape[1])
-    quality_weight = abs(rng.normal(0.9, 0.4))
+    generosity = rng.normal(0.2, 1.6)
+    taste = rng.normal(0.0, 2.2, films.genre_share.shape[1])
+    quality_weight = abs(rng.normal(1.0, 0.4))
     era_weight = rng.normal(0.0, 0.25)
     appeal = (
         generosity

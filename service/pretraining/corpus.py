@@ -19,7 +19,7 @@ _TITLE_AND_YEAR = re.compile(r"^(?P<name>.*\S)\s*\((?P<year>\d{4})\)\s*$")
 
 
 def films(corpus: Path, least_votes: int) -> list[PublicFacts]:
-    """Films that at least `least_votes` people voted for, or that a second public list names; sorted by title.
+    """Films that at least `least_votes` people voted for, a fifth of it if a second list names them; sorted by title.
 
     Raises:
         FileNotFoundError: the corpus folder lacks one of its two files.
@@ -28,7 +28,7 @@ def films(corpus: Path, least_votes: int) -> list[PublicFacts]:
     found: dict[str, PublicFacts] = {}
     for facts in _film_facts(corpus / FILM_FACTS):
         spelling = spellings.get(_identity(facts.title))
-        if spelling is not None or facts.vote_count >= least_votes:
+        if facts.vote_count >= (least_votes if spelling is None else least_votes / 5):
             named = PublicFacts(spelling or facts.title, facts.year, facts.genres, facts.vote_average, facts.vote_count)
             known = found.get(named.title)
             if known is None or known.vote_count < named.vote_count:

@@ -9,9 +9,11 @@ itself only (block attention), so one reading of the history serves many answers
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,9 +47,9 @@ class Recipe:
     people_per_step: int = 24
     facts_per_step: int = 32
     steps: int = 2400
-    peak_learning_rate: float = 2e-3
+    peak_learning_rate: float = 1e-3
     warmup_steps: int = 150
-    least_votes: int = 60
+    least_votes: int = 100
 
 
 def train_tokenizer(films: list[PublicFacts], size: int) -> PreTrainedTokenizerFast:
@@ -56,7 +58,10 @@ def train_tokenizer(films: list[PublicFacts], size: int) -> PreTrainedTokenizerF
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[PAD, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_tokenizer_texts(films), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
@@ -69,10 +74,10 @@ def pretrain(corpus_dir: Path, out: Path, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(_model_config(recipe, tokenizer))
     lessons = Lessons(films, tokenizer, recipe)
-    _optimize(model, lessons, recipe)
     out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    for _ in _optimize(model, lessons, recipe):
+        copy.deepcopy(model).to(torch.float16).save_pretrained(out)
     (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "films": len(films)}, indent=2) + "\n")
 
 
@@ -88,7 +93,7 @@ class Lessons:
         self._tokenizer = tokenizer
         self.yes, self.no = (tokenizer.encode(answer)[0] for answer in prompts.ANSWERS)
         self._items = [
-            [Item(str(n), film.title, film.year, film.genres), Item(str(n), corpus.plain_title(film.title), film.year, film.genres)]
+            [Item(str(n), title, film.year, film.genres) for title in (film.title, corpus.plain_title(film.title))]
             for n, film in enumerate(films)
         ]
 
@@ -125,7 +130,9 @@ class Lessons:
         films, liked = simulate_person(self._features, length + QUESTIONS, self._rng)
         form = 0 if self._rng.random() < 0.75 else 1
         noun = "movie" if self._rng.random() < 0.9 else "item"
-        history = [Opinion(self._items[n][form], bool(yes)) for n, yes in zip(films[:length], liked[:length], strict=True)]
+        history = [
+            Opinion(self._items[n][form], bool(yes)) for n, yes in zip(films[:length], liked[:length], strict=True)
+        ]
         tokens = self._tokenizer.encode(prompts.context_text(history, noun))
         place, owner = list(range(len(tokens))), [0] * len(tokens)
         start, ends = len(tokens), []
@@ -152,8 +159,11 @@ def _block_mask(block: Tensor) -> Tensor:
     return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
 
 
-def _optimize(model: LlamaForCausalLM, lessons: Lessons, recipe: Recipe) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.02)
+def _optimize(model: LlamaForCausalLM, lessons: Lessons, recipe: Recipe) -> Iterator[int]:
+    # Yields the step number whenever the model is worth saving.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, recipe))
     shown = {"people": 0.0, "facts": 0.0}
     began = time.monotonic()
@@ -170,6 +180,8 @@ def _optimize(model: LlamaForCausalLM, lessons: Lessons, recipe: Recipe) -> None
             debias = 1.0 - 0.98**step
             seen = "  ".join(f"{name} {value / debias:.4f}" for name, value in shown.items())
             print(f"step {step}/{recipe.steps}  {seen}  {time.monotonic() - began:.0f} s", flush=True)
+        if step % 400 == 0 or step == recipe.steps:
+            yield step
 
 
 def _people_loss(model: LlamaForCausalLM, lessons: Lessons) -> Tensor:
@@ -216,7 +228,8 @@ def _tokenizer_texts(films: list[PublicFacts]) -> list[str]:
         # Popular titles deserve short codes: they are what prompts will hold.
         texts += [prompts.history_text(history)] * (1 + int(film.vote_count > 100) + 2 * int(film.vote_count > 1000))
         if number % 10 == 0:
-            texts += [prompts.context_text(history, noun) + prompts.question_text(item, noun) for noun in ("movie", "book", "item")]
+            nouns = ("movie", "book", "item")
+            texts += [prompts.context_text(history, noun) + prompts.question_text(item, noun) for noun in nouns]
         texts.append(prompts.item_text(item) + f"\nPublic vote: {film.vote_average:.0f} of 10")
     return [*texts, *prompts.ANSWERS]
 
@@ -225,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder with the public data (see docs/base-model.md)")
     parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--steps", type=int, default=Recipe().steps)
     arguments = parser.parse_args()
     pretrain(arguments.corpus, arguments.out, Recipe(steps=arguments.steps))
 

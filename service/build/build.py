@@ -1,0 +1,277 @@
+"""The whole function: ledger -> generation. It computes only what the store lacks, and publishes nothing.
+
+Everything is named by the digest of what it was made from, so what did not change is found instead of made again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from adapters_store import DamagedArtifact, Store, StoredGeneration, canonical_json, digest_of
+from service.build.embedding import EmbeddingTask, embed_groups
+from service.build.placement import Placer, Unit
+from service.build.progress import Progress, Silent
+from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
+from service.build.training import Lesson, TrainingTask, train_adapter
+from service.build.workforce import Workforce
+from service.data import prompts
+from service.data.ledger import Ledger
+from service.data.samples import canonical, is_validation_user, sample_order_key, user_samples
+from service.llm.encoder import Encoder, ModelSpec
+from service.records import BuildConfig, Item, LedgerView, Sample, Shard
+
+FORMAT = "lethe-generation-1"
+_ADAPTER_FORMAT = "lethe-adapter-1"
+_ITEMS_A_TASK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What a generation is made from: everybody's samples by user, already split."""
+
+    noun: str
+    items: tuple[Item, ...]
+    training: dict[str, tuple[Sample, ...]]
+    validation: dict[str, tuple[Sample, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A complete generation in the store, not yet published, and what its making took."""
+
+    generation: str
+    fence: int
+    trained: tuple[str, ...]  # digests of the adapters that had to be trained
+
+
+def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
+    """Split users by keyed hash, and cut each user's windows from their own rows alone."""
+    items = {item.item_id: item for item in view.items}
+    training: dict[str, tuple[Sample, ...]] = {}
+    validation: dict[str, tuple[Sample, ...]] = {}
+    for user_id, interactions in view.interactions.items():
+        samples = user_samples(interactions, items, config.history_length, config.samples_per_user)
+        if samples:
+            held_out = is_validation_user(user_id, config.validation_percent, config.seed)
+            (validation if held_out else training)[user_id] = samples
+    return Corpus(view.noun, view.items, training, validation)
+
+
+class Builder:
+    """Makes generations from one ledger and one frozen model into one store."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        model: ModelSpec,
+        workforce: Workforce,
+        secret: bytes,
+        progress: Progress | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._model = model
+        self._encoder = Encoder.load(model)
+        self._workforce = workforce
+        self._secret = secret
+        self._progress: Progress = progress or Silent()
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """What identifies the frozen model in a manifest."""
+        return {"digest": self._encoder.digest, "dtype": self._model.dtype}
+
+    def build(self, config: BuildConfig) -> Built:
+        """Read the ledger once and make its generation."""
+        view = self._ledger.view()
+        return self.build_corpus(corpus_of(view, config), config, view.fence)
+
+    def build_corpus(self, corpus: Corpus, config: BuildConfig, fence: int) -> Built:
+        """Make the generation of a corpus that was read at `fence`.
+
+        Raises:
+            LetheError, StoreFailure: nothing half-made is left where it could be served.
+        """
+        shards = self._plan_shards(corpus, config)
+        users = self._plan_validation(corpus, config)
+        # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
+        self._ledger.record_exposures(
+            fence,
+            {digest: sorted({sample.user_id for sample in shard.samples}) for digest, shard in shards.items()},
+            {key: user.user_id for user in users for key in user.keys},
+        )
+        trained = self._train_missing(shards, corpus.noun, config)
+        previous = self._previous()
+        maker = RowMaker(self._store, self._model, self._workforce, self._progress)
+        files = maker.files(users, list(shards), known_rows(previous, self.frozen), config)
+        files |= self._catalogue_files(corpus.items, previous)
+        manifest = self._manifest(corpus, config, shards, users)
+        return Built(self._store.add_generation(manifest, files), fence, trained)
+
+    # Which adapters there should be
+
+    def _plan_shards(self, corpus: Corpus, config: BuildConfig) -> dict[str, Shard]:
+        users = sorted(corpus.training.items())
+        units = [unit for user, samples in users for unit in _units(user, samples, corpus.noun, config)]
+        placer = Placer(self._ledger, self._encoder, self._model, self._workforce, self._progress)
+        names = placer.place(units, corpus.items, corpus.noun, config)
+        members: dict[str, list[Sample]] = {}
+        for unit in units:
+            members.setdefault(names[unit.key], []).extend(unit.samples)
+        shards = [Shard(name, _canonical_order(samples, config.seed)) for name, samples in sorted(members.items())]
+        return {self._adapter_digest(shard, corpus.noun, config): shard for shard in shards}
+
+    def _adapter_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+        return digest_of(
+            {
+                "format": _ADAPTER_FORMAT,
+                "frozen": self.frozen,
+                "template": prompts.TEMPLATE_VERSION,
+                "training": _training_part(config),
+                "samples": [canonical(sample, noun) for sample in shard.samples],
+            }
+        )
+
+    # Adapters
+
+    def _train_missing(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> tuple[str, ...]:
+        missing = [digest for digest in shards if not self._usable(digest)]
+        tasks = [self._training_task(digest, shards[digest], noun, config) for digest in missing]
+        self._progress.phase("training shards", len(tasks) * config.epochs)
+        self._ledger.set_shards_training(len(tasks))
+        try:
+            for number, files in self._workforce.run(train_adapter, tasks, self._progress.advance):
+                self._keep_adapter(missing[number], files)
+        finally:
+            self._ledger.set_shards_training(0)
+        return tuple(missing)
+
+    def _usable(self, digest: str) -> bool:
+        if not self._store.has_adapter(digest):
+            return False
+        try:
+            self._store.adapter(digest)
+        except DamagedArtifact:
+            # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
+            self._store.remove_adapter(digest)
+            return False
+        return True
+
+    def _training_task(self, digest: str, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
+        lessons = tuple(self._lesson(sample, noun) for sample in shard.samples)
+        return TrainingTask(digest, self._model, self._encoder.invocation(noun), lessons, config)
+
+    def _keep_adapter(self, digest: str, files: Mapping[str, bytes]) -> None:
+        with self._store.new_adapter(digest) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+    def _lesson(self, sample: Sample, noun: str) -> Lesson:
+        context = self._encoder.context(sample.history, noun)
+        return Lesson(context, self._encoder.question(sample.target, noun), sample.liked)
+
+    # Validation rows and catalogue
+
+    def _plan_validation(self, corpus: Corpus, config: BuildConfig) -> list[ValidationUser]:
+        planned = []
+        for user_id, samples in sorted(corpus.validation.items()):
+            ordered = _canonical_order(samples, config.seed)
+            batch = digest_of([self.frozen, config.activation, [canonical(sample, corpus.noun) for sample in ordered]])
+            keys = row_keys(self._secret, user_id, batch, len(ordered))
+            planned.append(ValidationUser(user_id, keys, tuple(self._lesson(s, corpus.noun) for s in ordered)))
+        return planned
+
+    def _catalogue_files(self, items: Sequence[Item], previous: StoredGeneration | None) -> dict[str, bytes]:
+        if previous is not None and previous.manifest["catalogue"] == self._catalogue_digest(items):
+            embeddings = previous.read("item_embeddings.npy")
+        else:
+            embeddings = array_bytes(self._embed_items(items))
+        return {"items.json": canonical_json([item.item_id for item in items]), "item_embeddings.npy": embeddings}
+
+    def _catalogue_digest(self, items: Sequence[Item]) -> str:
+        return digest_of([self.frozen, [asdict(item) for item in items]])
+
+    def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
+        rows = [(self._encoder.item(item),) for item in items]
+        tasks = [
+            EmbeddingTask(self._model, tuple(rows[i : i + _ITEMS_A_TASK])) for i in range(0, len(rows), _ITEMS_A_TASK)
+        ]
+        self._progress.phase("embedding the catalogue", len(items))
+        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        found = [parts[number] for number in range(len(tasks))]
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+    def _manifest(
+        self, corpus: Corpus, config: BuildConfig, shards: Mapping[str, Shard], users: Sequence[ValidationUser]
+    ) -> dict[str, Any]:
+        adapters = [
+            {
+                "digest": digest,
+                "shard": shard.name,
+                "samples": len(shard.samples),
+                "files": self._store.adapter_sums(digest),
+            }
+            for digest, shard in shards.items()
+        ]
+        return {
+            "format": FORMAT,
+            "frozen": self.frozen,
+            "template": prompts.TEMPLATE_VERSION,
+            "noun": corpus.noun,
+            "catalogue": self._catalogue_digest(corpus.items),
+            "config": asdict(config),
+            "environment": environment(),
+            "adapters": adapters,
+            "validation_rows": sum(len(user.keys) for user in users),
+        }
+
+    def _previous(self) -> StoredGeneration | None:
+        active = self._store.active()
+        try:
+            return self._store.generation(active) if active else None
+        except DamagedArtifact:
+            return None
+
+
+def environment() -> dict[str, str]:
+    """What the promise of equal bytes is made for."""
+    return {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def config_of(manifest: Mapping[str, Any]) -> BuildConfig:
+    """The build configuration that a generation was made with."""
+    stated = manifest["config"]
+    return replace(BuildConfig(), **{**stated, "lora_targets": tuple(stated["lora_targets"])})
+
+
+def _units(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
+    if config.unit == "user":
+        return [Unit(user, user, samples, digest_of([canonical(sample, noun) for sample in samples]))]
+    return [
+        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), digest_of(canonical(sample, noun)))
+        for sample in samples
+    ]
+
+
+def _training_part(config: BuildConfig) -> dict[str, Any]:
+    names = ("activation", "lora_rank", "lora_alpha", "lora_targets", "epochs", "learning_rate", "batch_size", "seed")
+    return {name: getattr(config, name) for name in names}
+
+
+def _canonical_order(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
+    return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))

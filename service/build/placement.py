@@ -1,0 +1,143 @@
+"""Where each unit goes, remembered in the ledger: paths in the public tree, or the recorded partition of Algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import digest_of
+from service.build import partition
+from service.build.embedding import EmbeddingTask, embed_groups
+from service.build.progress import Progress
+from service.build.workforce import Workforce
+from service.data import prompts
+from service.data.ledger import Ledger
+from service.llm.encoder import Encoder, ModelSpec
+from service.records import BuildConfig, Item, Opinion, Sample
+
+Floats = NDArray[np.float32]
+_GROUPS_A_TASK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is never split between shards: a user, or a sample. `digest` names its content."""
+
+    key: str
+    user_id: str
+    samples: tuple[Sample, ...]
+    digest: str
+
+
+class Placer:
+    """Gives every unit its shard's name; embeds only the units whose place is not known yet."""
+
+    def __init__(
+        self, ledger: Ledger, encoder: Encoder, model: ModelSpec, workforce: Workforce, progress: Progress
+    ) -> None:
+        self._ledger = ledger
+        self._encoder = encoder
+        self._model = model
+        self._workforce = workforce
+        self._progress = progress
+
+    def place(self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig) -> dict[str, str]:
+        """unit key -> shard name, for all `units`."""
+        if config.partition == "algorithm1":
+            return self._recorded(units, noun, config)
+        paths = self._hash_paths(units, config)
+        if config.partition == "tree":
+            semantic = self._semantic_paths(units, items, noun, config)
+            paths = {key: semantic[key] + path for key, path in paths.items()}
+        sizes = {unit.key: len(unit.samples) for unit in units}
+        return partition.shards_of_paths(paths, sizes, config.max_shard_size)
+
+    def _hash_paths(self, units: Sequence[Unit], config: BuildConfig) -> dict[str, str]:
+        return {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
+
+    def _semantic_paths(
+        self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig
+    ) -> dict[str, str]:
+        anchors = partition.anchor_histories(items, config.history_length, config.seed)
+        tree_digest = self._tree_digest(anchors, noun, config)
+        wanted = {unit.key: digest_of([tree_digest, unit.digest]) for unit in units}
+        known = self._ledger.placements()
+        paths = {key: known[key][1] for key, digest in wanted.items() if key in known and known[key][0] == digest}
+        new = [unit for unit in units if unit.key not in paths]
+        if new:
+            tree = partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
+            embeddings = self._embed_units(new, noun)
+            found = {unit.key: tree.path(embedding) for unit, embedding in zip(new, embeddings, strict=True)}
+            self._ledger.save_placements((u.user_id, u.key, wanted[u.key], found[u.key]) for u in new)
+            paths.update(found)
+        return paths
+
+    def _recorded(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+        name = digest_of(
+            [self._encoder.digest, noun, config.unit, config.max_shard_size, config.seed, config.samples_per_user]
+        )
+        recorded = self._ledger.recorded_partition(name)
+        new = [unit for unit in units if unit.key not in recorded]
+        if new:
+            shards = (
+                self._first_shards(new, noun, config)
+                if not recorded
+                else self._more_shards(units, recorded, noun, config)
+            )
+            self._ledger.record_partition(name, [(unit.key, unit.user_id, shards[unit.key]) for unit in new])
+            recorded.update(shards)
+        return {unit.key: recorded[unit.key] for unit in units}
+
+    def _first_shards(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+        sizes = [len(unit.samples) for unit in units]
+        numbers = partition.algorithm1(self._embed_units(units, noun), sizes, config.max_shard_size, config.seed)
+        return {unit.key: _shard_name(number) for unit, number in zip(units, numbers, strict=True)}
+
+    def _more_shards(
+        self, units: Sequence[Unit], recorded: dict[str, str], noun: str, config: BuildConfig
+    ) -> dict[str, str]:
+        # Who came after the first build joins the nearest recorded shard that has room.
+        embeddings = dict(zip((unit.key for unit in units), self._embed_units(units, noun), strict=True))
+        members: dict[str, list[Unit]] = {}
+        for unit in units:
+            if unit.key in recorded:
+                members.setdefault(recorded[unit.key], []).append(unit)
+        names = sorted(members)
+        centers = np.array([np.mean([embeddings[u.key] for u in members[name]], axis=0) for name in names], np.float64)
+        loads = [sum(len(u.samples) for u in members[name]) for name in names]
+        new = [unit for unit in units if unit.key not in recorded]
+        rows = np.array([embeddings[unit.key] for unit in new])
+        numbers = partition.fill(rows, [len(unit.samples) for unit in new], centers, loads, config.max_shard_size)
+        opened = max((int(name) for name in recorded.values()), default=-1) + 1
+        return {
+            unit.key: names[number] if number < len(names) else _shard_name(opened + number - len(names))
+            for unit, number in zip(new, numbers, strict=True)
+        }
+
+    def _tree_digest(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> str:
+        texts = [prompts.context_text(anchor, noun) for anchor in anchors]
+        return digest_of([self._encoder.digest, self._model.dtype, config.tree_depth, texts])
+
+    def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
+        groups = [(self._encoder.context(anchor, noun),) for anchor in anchors]
+        return self._embed(groups, "reading anchor prompts")
+
+    def _embed_units(self, units: Sequence[Unit], noun: str) -> Floats:
+        groups = [tuple(self._encoder.context(sample.history, noun) for sample in unit.samples) for unit in units]
+        return self._embed(groups, "placing users")
+
+    def _embed(self, groups: Sequence[tuple[list[int], ...]], phase: str) -> Floats:
+        tasks = [
+            EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
+            for i in range(0, len(groups), _GROUPS_A_TASK)
+        ]
+        self._progress.phase(phase, len(groups))
+        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        return np.concatenate([parts[number] for number in range(len(tasks))])
+
+
+def _shard_name(number: int) -> str:
+    return f"{number:06d}"

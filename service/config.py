@@ -1,0 +1,110 @@
+"""Frozen settings: the only reader of the environment. Every value is checked at start, and passed on as a plain value."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.errors import InvalidSetting
+from service.records import BuildConfig
+
+BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
+_DEFAULTS = BuildConfig()
+
+
+class Settings(BaseSettings):
+    """Read from `LETHE_*`; a variable of that prefix that names no setting is refused."""
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_", frozen=True, extra="forbid")
+
+    home: Path = Field(Path(".lethe"), description="Folder of the ledger, the store and the keys")
+    database_url: str | None = Field(None, description="Ledger; default: SQLite in the home folder")
+    redis_url: str | None = Field(None, description="Bell and courtesy lock; default: polling")
+    secret: str | None = Field(
+        None, min_length=16, description="Key of all keyed hashes; default: a file in the home folder"
+    )
+
+    host: str = Field("127.0.0.1", description="Address that the server listens on")
+    port: int = Field(8000, ge=0, le=65535, description="Port that the server listens on")
+    max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body")
+    request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
+    max_batch_rows: int = Field(256, ge=1, description="Candidates scored in one forward pass")
+    max_queued_rows: int = Field(4096, ge=1, description="Candidates that may wait before 429")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    model: str = Field(str(BUNDLED_MODEL), description="Frozen model: a folder or a Hugging Face hub id")
+    model_revision: str | None = Field(None, description="Commit of the hub id")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    threads: int = Field(0, ge=0, description="CPU threads for scoring; 0: all cores")
+    build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
+    retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
+
+    max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")
+    partition: Literal["tree", "algorithm1", "random"] = "tree"
+    unit: Literal["user", "sample"] = "user"
+    tree_depth: int = Field(_DEFAULTS.tree_depth, ge=0, le=8, description="Semantic levels of the public tree")
+    activation: Literal["question", "prompt"] = "question"
+    level: Literal["ND", "D"] = "ND"
+    samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
+    history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50)
+    validation_percent: int = Field(_DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing")
+    lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512)
+    lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1)
+    lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
+        _DEFAULTS.lora_targets, min_length=1, description="Linear layers that adapters are on, comma-separated"
+    )
+    epochs: int = Field(_DEFAULTS.epochs, ge=1)
+    learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, lt=1)
+    batch_size: int = Field(_DEFAULTS.batch_size, ge=1)
+    seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**31)
+    top_n: int = Field(_DEFAULTS.top_n, ge=1, description="n: validation neighbours that decide the weights")
+    tau: float = Field(_DEFAULTS.tau, ge=0, description="Sharpness of the weights; 0: all equal")
+
+    @field_validator("lora_targets", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _a_user_fits_into_a_shard(self) -> Settings:
+        if self.unit == "user" and self.samples_per_user > self.max_shard_size:
+            raise ValueError(
+                f"samples_per_user ({self.samples_per_user}) exceeds max_shard_size ({self.max_shard_size}): "
+                "one person would not fit into a shard; lower the first or raise the second"
+            )
+        return self
+
+    def build_config(self) -> BuildConfig:
+        """The part that decides a generation."""
+        return BuildConfig(**{name: getattr(self, name) for name in BuildConfig.__dataclass_fields__})
+
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'ledger.sqlite'}"
+
+    def cores(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from the environment, overridden by what is given (None means: not given).
+
+    Raises:
+        InvalidSetting: names each wrong setting and what was expected; values are not repeated.
+    """
+    try:
+        known = {f"LETHE_{name}".upper() for name in Settings.model_fields}
+        unknown = sorted(name for name in os.environ if name.startswith("LETHE_") and name.upper() not in known)
+        if unknown:
+            raise InvalidSetting(f"unknown settings in the environment: {', '.join(unknown)}; see `lethe settings`")
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'LETHE_' + str(fault['loc'][0]).upper() + ': ' if fault['loc'] else ''}{fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise InvalidSetting(faults) from None

@@ -1,0 +1,95 @@
+"""Pure: interactions -> samples and their split. Every decision about a user is a function of that user's rows alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.data import prompts
+from service.records import Interaction, Item, Opinion, Sample
+
+TALLREC_HISTORY = 10
+TALLREC_WINDOWS = 10_000
+TALLREC_TRAIN = 8_000
+TALLREC_VALID = 1_000
+
+_KEY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TallrecSplit:
+    """The released split of MovieLens-100K: 8,000, 1,000 and 1,000 windows."""
+
+    train: tuple[Sample, ...]
+    valid: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def user_samples(
+    interactions: Sequence[Interaction], items: Mapping[str, Item], history_length: int, limit: int
+) -> tuple[Sample, ...]:
+    """The last `limit` windows of one user, oldest first, each with up to `history_length` opinions before its target.
+
+    The order of the given rows does not matter: they are sorted by time, then item id.
+    """
+    if limit < 1:
+        return ()
+    rows = sorted(interactions, key=lambda row: (row.timestamp, row.item_id))
+    return tuple(_windows(rows, items, max(1, len(rows) - limit), history_length))
+
+
+def is_validation_user(user_id: str, percent: int, seed: int) -> bool:
+    """Whether this user's samples validate instead of train: a keyed hash of the id alone, for `percent` % of all ids."""
+    return int.from_bytes(_public_hash(seed, "validation", user_id)) % 100 < percent
+
+
+def canonical(sample: Sample, noun: str) -> dict[str, Any]:
+    """What training sees of a sample, for digests: its prompt and label. It holds no user id."""
+    read = prompts.prompt(sample, noun)
+    return {"context": read.context, "question": read.question, "liked": sample.liked}
+
+
+def sample_order_key(sample: Sample, seed: int) -> bytes:
+    """Sorts samples into canonical order: a keyed hash of the sample's own identity, never of its position."""
+    return _public_hash(seed, "order", sample.user_id, sample.target.item_id)
+
+
+def tallrec_windows(interactions: Sequence[Interaction], items: Mapping[str, Item]) -> Iterator[Sample]:
+    """TALLRec's windows: users in order of first appearance, each one's rows by time, targets with a full history.
+
+    `interactions` must be in the order of `u.data`: rows of one second stay in that order (a stable sort by time).
+    """
+    by_user: dict[str, list[Interaction]] = {}
+    for row in interactions:
+        by_user.setdefault(row.user_id, []).append(row)
+    for rows in by_user.values():
+        rows.sort(key=lambda row: row.timestamp)
+        yield from _windows(rows, items, TALLREC_HISTORY, TALLREC_HISTORY)
+
+
+def tallrec_split(interactions: Sequence[Interaction], items: Mapping[str, Item]) -> TallrecSplit:
+    """TALLRec's split (Bao et al. 2023): the last 10,000 of all windows, cut 80/10/10 in their order.
+
+    Users, not times, are in order, so the cuts fall inside a user: one user may be in two parts.
+    """
+    windows = tuple(deque(tallrec_windows(interactions, items), maxlen=TALLREC_WINDOWS))
+    test_start = TALLREC_TRAIN + TALLREC_VALID
+    return TallrecSplit(windows[:TALLREC_TRAIN], windows[TALLREC_TRAIN:test_start], windows[test_start:])
+
+
+def _windows(
+    rows: Sequence[Interaction], items: Mapping[str, Item], first_target: int, history_length: int
+) -> Iterator[Sample]:
+    opinions = [Opinion(items[row.item_id], row.liked) for row in rows]
+    for i in range(first_target, len(rows)):
+        history = tuple(opinions[max(0, i - history_length) : i])
+        yield Sample(rows[i].user_id, history, opinions[i].item, opinions[i].liked)
+
+
+def _public_hash(seed: int, *parts: str) -> bytes:
+    message = json.dumps(parts).encode()
+    return hashlib.blake2b(message, key=str(seed).encode(), digest_size=_KEY_BYTES).digest()

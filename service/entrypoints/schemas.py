@@ -1,0 +1,249 @@
+"""The shapes of requests and answers on the wire. Bodies are strict: no unknown fields, no silent conversions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.records import ForgetRequest
+from service.scoring.requests import Query, Recommendation
+
+# An id is a key: a control character in it is a mistake or an attack. A title is text that prompts make safe themselves,
+# but no text column of a database holds NUL.
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+Opinions = Annotated[list[Text], Field(max_length=50)]
+
+
+def _body(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": list(examples)})
+
+
+def _answer(example: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(frozen=True, json_schema_extra={"examples": [example]})
+
+
+class History(BaseModel):
+    """Item ids or titles, oldest first."""
+
+    model_config = _body({"liked": ["Toy Story (1995)"], "disliked": ["Heat (1995)"]})
+
+    liked: Opinions = []
+    disliked: Opinions = []
+
+
+class RecommendBody(BaseModel):
+    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue."""
+
+    model_config = _body(
+        {"user_id": "196", "top_k": 5},
+        {"history": {"liked": ["Toy Story (1995)"]}, "candidates": ["Heat (1995)", "Babe (1995)"], "explain": True},
+    )
+
+    user_id: Id | None = None
+    history: History | None = None
+    candidates: Annotated[list[Text], Field(min_length=1, max_length=200)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=200)] = 10
+    explain: bool = False
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> RecommendBody:
+        if (self.user_id is None) == (self.history is None):
+            raise PydanticCustomError("one_subject", "Give exactly one of user_id and history")
+        return self
+
+    def query(self) -> Query:
+        history = self.history or History()
+        return Query(
+            user_id=self.user_id,
+            liked=tuple(history.liked),
+            disliked=tuple(history.disliked),
+            candidates=None if self.candidates is None else tuple(self.candidates),
+            top_k=self.top_k,
+        )
+
+
+class RankedItem(BaseModel):
+    """`score` is P(Yes) / (P(Yes) + P(No)). `weights` (adapter digest -> weight) is present with `explain`."""
+
+    item_id: str | None
+    title: str
+    score: float
+    rank: int
+    weights: dict[str, float] | None = None
+
+
+class RecommendAnswer(BaseModel):
+    """The served generation's ranking, as of `fence`. `degraded` while a masked shard waits to be retrained."""
+
+    model_config = _answer(
+        {
+            "generation": "g-5f1c",
+            "fence": 3,
+            "degraded": False,
+            "items": [{"item_id": "34", "title": "Babe (1995)", "score": 0.81, "rank": 1}],
+        }
+    )
+
+    generation: str
+    fence: int
+    degraded: bool
+    items: list[RankedItem]
+
+    @classmethod
+    def of(cls, found: Recommendation, explain: bool) -> RecommendAnswer:
+        # Fields that are not set are left out of the answer; an unknown item_id is set, to null.
+        extra = {"weights": found.weights} if explain else {}
+        items = [
+            RankedItem(item_id=item.item_id, title=item.title, score=item.score, rank=item.rank, **extra)
+            for item in found.items
+        ]
+        return cls(generation=found.generation, fence=found.fence, degraded=found.degraded, items=items)
+
+
+class ForgetBody(BaseModel):
+    """Without `item_ids`, everything of the user is forgotten."""
+
+    model_config = _body({"user_id": "196"}, {"user_id": "196", "item_ids": ["242", "302"]})
+
+    user_id: Id
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
+
+
+class ForgetAnswer(BaseModel):
+    """A deletion as it was accepted: already effective, by masks, when this is read."""
+
+    model_config = _answer({"request_id": "f-81b2", "state": "accepted", "affected_shards": ["9c0d"], "fence": 4})
+
+    request_id: str
+    state: str
+    affected_shards: list[str]
+    fence: int
+
+    @classmethod
+    def of(cls, request: ForgetRequest) -> ForgetAnswer:
+        return cls(
+            request_id=request.request_id,
+            state=request.state,
+            affected_shards=list(request.affected_shards),
+            fence=request.fence,
+        )
+
+
+class ForgetStatus(BaseModel):
+    """Where a deletion stands: accepted, retraining, completed or failed (and then tried again)."""
+
+    model_config = _answer(
+        {
+            "request_id": "f-81b2",
+            "state": "completed",
+            "scope": "user",
+            "fence": 4,
+            "affected_shards": ["9c0d"],
+            "accepted_at": "2025-01-01T12:00:00Z",
+            "retraining_at": "2025-01-01T12:00:01Z",
+            "completed_at": "2025-01-01T12:01:30Z",
+            "attempts": 1,
+            "error": None,
+        }
+    )
+
+    request_id: str
+    state: str
+    scope: str
+    fence: int
+    affected_shards: list[str]
+    accepted_at: AwareDatetime
+    retraining_at: AwareDatetime | None
+    completed_at: AwareDatetime | None
+    attempts: int
+    error: str | None
+
+    @classmethod
+    def of(cls, request: ForgetRequest) -> ForgetStatus:
+        return cls(
+            request_id=request.request_id,
+            state=request.state,
+            scope=request.scope,
+            fence=request.fence,
+            affected_shards=list(request.affected_shards),
+            accepted_at=datetime.fromtimestamp(request.accepted_at, UTC),
+            retraining_at=_time(request.retraining_at),
+            completed_at=_time(request.completed_at),
+            attempts=request.attempts,
+            error=request.error,
+        )
+
+
+class ServedShard(BaseModel):
+    """One adapter of the served generation; `masked` while it may not be used."""
+
+    digest: str
+    name: str
+    samples: int
+    masked: bool
+
+
+class GenerationAnswer(BaseModel):
+    """The generation that this process serves, and what it was built from."""
+
+    model_config = _answer(
+        {
+            "generation": "g-5f1c",
+            "fence": 3,
+            "partition": "tree",
+            "unit": "user",
+            "activation": "question",
+            "level": "ND",
+            "frozen_digest": "77aa",
+            "shards": [{"digest": "9c0d", "name": "010", "samples": 812, "masked": False}],
+            "validation_rows": 940,
+        }
+    )
+
+    generation: str
+    fence: int
+    partition: str
+    unit: str
+    activation: str
+    level: str
+    frozen_digest: str
+    shards: list[ServedShard]
+    validation_rows: int
+
+
+class Health(BaseModel):
+    """One word."""
+
+    model_config = _answer({"status": "ok"})
+
+    status: str
+
+
+class Problem(BaseModel):
+    """RFC 9457. `errors` says, for an invalid request, where it is wrong; it never repeats what was sent."""
+
+    model_config = _answer(
+        {
+            "type": "urn:lethe:problem:unknown-request",
+            "title": "Unknown forget request",
+            "status": 404,
+            "detail": "No forget request has this id.",
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

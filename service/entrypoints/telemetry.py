@@ -1,0 +1,220 @@
+"""What an operator sees: Prometheus metrics and JSON log lines. Neither ever holds a user id, a title or a history.
+
+Labels are taken from closed sets (route templates, known methods, states). Log lines hold an exception's type and frames,
+never its message: a driver's message may quote the row that it choked on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from time import time
+from types import TracebackType
+from typing import Any, Protocol, TextIO
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.errors import LedgerUnavailable, StoreError
+from service.records import Mask
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FORGET_STATES = ("accepted", "retraining", "completed", "failed")
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+_SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class LedgerReadings(Protocol):
+    """What the metrics ask of the ledger at each scrape. Each may raise `LedgerUnavailable`."""
+
+    def requests_by_state(self) -> Mapping[str, int]: ...
+
+    def completion_times(self) -> Sequence[tuple[float, float]]: ...
+
+    def oldest_owed_age(self, now: float) -> float: ...
+
+    def shards_training(self) -> int: ...
+
+    def mask(self) -> Mask: ...
+
+
+class GenerationReadings(Protocol):
+    """The generation that this process serves. Raises `NotReady` (a `StoreError`) while there is none."""
+
+    def generation_info(self) -> Mapping[str, Any]: ...
+
+
+class Telemetry:
+    """All metrics of one process, on a registry of their own. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        self._registry = registry
+        self._requests = Counter(
+            "lethe_http_requests", "HTTP requests answered.", ["route", "method", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "lethe_http_request_seconds", "Time to answer a request.", ["route"], buckets=_FAST, registry=registry
+        )
+        self._batch_rows = Histogram("lethe_batch_rows", "Rows of a scored batch.", buckets=_ROWS, registry=registry)
+        self._queue_depth = Gauge("lethe_queue_depth", "Rows that wait to be scored.", registry=registry)
+        self._forward = self._timer("lethe_forward_seconds", "Time of one forward pass.")
+        self._neighbours = self._timer("lethe_neighbour_seconds", "Time of one search for neighbours.")
+        self._mask = self._timer("lethe_forget_mask_seconds", "Time until a deletion is masked and recorded.")
+
+    def watch(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
+        """Read `ledger` and `generations` at every scrape from now on. To be called once."""
+        self._registry.register(_Readings(ledger, generations))
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answer. `route` is a template, `method` one of a closed set: both become labels."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def observe_batch(self, rows: int, queue_depth: int) -> None:
+        """Count one batch of `rows` candidates that left `queue_depth` rows in the queue."""
+        self._batch_rows.observe(rows)
+        self._queue_depth.set(queue_depth)
+
+    def observe_queue(self, queue_depth: int) -> None:
+        """State how many rows wait now."""
+        self._queue_depth.set(queue_depth)
+
+    def observe_forward(self, seconds: float) -> None:
+        """Count one forward pass."""
+        self._forward.observe(seconds)
+
+    def observe_neighbours(self, seconds: float) -> None:
+        """Count one search for neighbours."""
+        self._neighbours.observe(seconds)
+
+    def observe_mask(self, seconds: float) -> None:
+        """Count one accepted deletion, timed from the call until the ledger has masked it."""
+        self._mask.observe(seconds)
+
+    def render(self) -> bytes:
+        """The text exposition (`CONTENT_TYPE`). It asks the ledger, so it blocks; without one, the rest still comes."""
+        return generate_latest(self._registry)
+
+    def _timer(self, name: str, documentation: str) -> Histogram:
+        return Histogram(name, documentation, buckets=_FAST, registry=self._registry)
+
+
+class _Readings(Collector):
+    def __init__(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
+        self._ledger = ledger
+        self._generations = generations
+
+    def describe(self) -> Iterable[Metric]:
+        # Without this, the registry would ask the ledger while the process is still being wired.
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _available(self._of_ledger)
+        yield from _available(self._of_generation)
+        yield from _available(self._of_shards)
+
+    def _of_ledger(self) -> Iterator[Metric]:
+        by_state = self._ledger.requests_by_state()
+        states = {state: by_state.get(state, 0) for state in FORGET_STATES}
+        yield _labelled("lethe_forget_requests", "Deletions by their state.", "state", states)
+        took = [completed_at - accepted_at for accepted_at, completed_at in self._ledger.completion_times()]
+        yield _histogram("lethe_forget_complete_seconds", "Time from acceptance to receipt.", took)
+        age = self._ledger.oldest_owed_age(time())
+        yield GaugeMetricFamily("lethe_forget_oldest_owed_seconds", "Age of the oldest deletion still owed.", age)
+        yield GaugeMetricFamily("lethe_fence", "Deletions that the ledger has counted.", self._ledger.mask().fence)
+
+    def _of_generation(self) -> Iterator[Metric]:
+        served = {str(self._generations.generation_info()["generation"]): 1}
+        yield _labelled("lethe_generation_info", "The generation that is served.", "generation", served)
+
+    def _of_shards(self) -> Iterator[Metric]:
+        shards = self._generations.generation_info()["shards"]
+        masked = sum(bool(shard["masked"]) for shard in shards)
+        states = {"live": len(shards) - masked, "masked": masked, "training": self._ledger.shards_training()}
+        yield _labelled("lethe_shards", "Shards of the served generation, and those in training.", "state", states)
+
+
+def _available(readings: Callable[[], Iterator[Metric]]) -> list[Metric]:
+    try:
+        return list(readings())
+    except (LedgerUnavailable, StoreError):
+        # A metric that cannot be read is absent, and alerts can say so; the others must still come.
+        return []
+
+
+def _labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _histogram(name: str, documentation: str, seconds: Sequence[float]) -> HistogramMetricFamily:
+    buckets = [(str(bound), float(sum(value <= bound for value in seconds))) for bound in _SLOW]
+    buckets.append(("+Inf", float(len(seconds))))
+    return HistogramMetricFamily(name, documentation, buckets=buckets, sum_value=float(sum(seconds)))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, event, the record's `fields`, and an exception without its message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = _exception_chain(record.exc_info[1])
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send every logger's lines as JSON to `stream` (standard error by default).
+
+    Run uvicorn with `log_config=None`: its own access log holds query strings and stays off.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def _exception_chain(error: BaseException | None) -> list[dict[str, Any]]:
+    chain: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        kind = type(error)
+        chain.append({"type": f"{kind.__module__}.{kind.__qualname__}", "frames": _frames(error.__traceback__)})
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return chain
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
+        traceback = traceback.tb_next
+    return frames

@@ -1,0 +1,254 @@
+"""Signed evidence of a completed deletion (Ed25519), and its verification.
+
+A receipt holds digests, counts and times, but no user id, title or history.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from adapters_store import canonical_json
+from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
+from service.records import ForgetRequest
+
+FORMAT = "lethe-receipt-1"
+ALGORITHM = "Ed25519"
+CLAIMS = {
+    "strict": "strict: the whole generation is byte for byte that of a clean build without the subject",
+    "recorded": (
+        "relative to the recorded partition: every adapter is byte for byte that of a clean build "
+        "given the recorded partition"
+    ),
+}
+
+_KEYS = {"receipt", "signature", "public_key", "algorithm"}
+_OTHERS = 0o077  # permissions of group and others
+
+
+class ReceiptSigner:
+    """Holds the private key and signs receipts with it."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._private_key = private_key
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Load the key file at `path`, making a new key first if there is none (PEM, PKCS #8, mode 0600).
+
+        Of several processes that open the same path at once, all get the same key. Raises `InvalidSetting` if the file
+        is readable by others than its owner, is no Ed25519 key, or cannot be read or written.
+        """
+        try:
+            if not path.exists():
+                _create_key(path)
+            return cls(_parse_private_key(_read_private(path), path))
+        except OSError as error:
+            raise InvalidSetting(
+                f"the receipt key {path} cannot be used: {error.strerror}; give it to the user that runs this process"
+            ) from error
+
+    def public_key_pem(self) -> str:
+        """Return the public key as PEM, to be handed to whoever verifies receipts."""
+        return self._private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def sign(self, content: Mapping[str, Any]) -> str:
+        """Return the signed document, canonical JSON: the receipt, its signature, public key and algorithm.
+
+        The signature is over `canonical_json(content)`. Raises `ValueError` or `TypeError` for what JSON cannot hold.
+        """
+        document = {
+            "receipt": dict(content),
+            "signature": _encode(self._private_key.sign(canonical_json(dict(content)))),
+            "public_key": _encode(self._private_key.public_key().public_bytes_raw()),
+            "algorithm": ALGORITHM,
+        }
+        return canonical_json(document).decode()
+
+
+def verify(document: str, public_key_pem: str | None) -> dict[str, Any]:
+    """Return the content of a signed document whose signature holds.
+
+    With `public_key_pem` the document must be signed by that key. Without it the document's own key is used, which
+    shows that nothing was changed, but not who signed.
+
+    Raises `ReceiptInvalid`, and `InvalidInput` if the given key is none.
+    """
+    parsed = _parse(document)
+    raw_key = _decode(parsed["public_key"], "public key")
+    if public_key_pem is not None and raw_key != _raw_public_key(public_key_pem):
+        raise ReceiptInvalid("the receipt is signed by another key than the one given")
+    try:
+        key = Ed25519PublicKey.from_public_bytes(raw_key)
+        key.verify(_decode(parsed["signature"], "signature"), canonical_json(parsed["receipt"]))
+    except (InvalidSignature, ValueError):
+        raise ReceiptInvalid("the signature does not match the receipt: it was changed after it was signed") from None
+    content: dict[str, Any] = parsed["receipt"]
+    return content
+
+
+def receipt_content(
+    request: ForgetRequest,
+    *,
+    generation_before: str | None,
+    generation_after: str,
+    adapters: Mapping[str, str | None],
+    claim: str,
+    unit: str,
+    frozen_digest: str,
+    environment: Mapping[str, str],
+    completed_at: float,
+) -> dict[str, Any]:
+    """Return what a receipt states about a completed deletion, as JSON values.
+
+    `adapters` maps each affected adapter's digest to that of the one that replaced it, or to None if its shard is gone.
+    `claim` is "strict" or "recorded", `completed_at` in seconds since the epoch; times are stated as ISO 8601 in UTC.
+    """
+    if claim not in CLAIMS:
+        raise InvalidSetting(f"{claim!r} is not a claim of exactness; expected one of {', '.join(sorted(CLAIMS))}")
+    return {
+        "format": FORMAT,
+        "request_id": request.request_id,
+        "subject": request.subject,
+        "scope": request.scope,
+        "held": _was_held(request),
+        "accepted_at": _iso(request.accepted_at),
+        "retraining_at": None if request.retraining_at is None else _iso(request.retraining_at),
+        "completed_at": _iso(completed_at),
+        "fence": request.fence,
+        "exactness": CLAIMS[claim],
+        "unit": unit,
+        "counts": {
+            "interactions": request.erased_interactions,
+            "shards": len(request.affected_shards),
+            "validation_rows": request.masked_rows,
+        },
+        "generation": {"before": generation_before, "after": generation_after},
+        "adapters": dict(adapters),
+        "frozen_model": frozen_digest,
+        "environment": dict(environment),
+    }
+
+
+def _was_held(request: ForgetRequest) -> bool:
+    return bool(request.erased_interactions or request.masked_rows or request.affected_shards)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _create_key(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        _link_first(temporary, path)
+    finally:
+        temporary.unlink()
+    _sync_directory(path.parent)
+
+
+def _link_first(source: Path, path: Path) -> None:
+    try:
+        # A link, unlike a rename, never replaces the key of a process that was faster.
+        os.link(source, path)
+    except FileExistsError:
+        return
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_private(path: Path) -> bytes:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & _OTHERS:
+            raise InvalidSetting(f"the receipt key {path} is open to other users; run chmod 600 on it")
+        return file.read()
+
+
+def _parse_private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidSetting(f"the receipt key {path} is no unencrypted Ed25519 key in PEM; restore it from a backup")
+    return key
+
+
+def _raw_public_key(pem: str) -> bytes:
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PublicKey):
+        raise InvalidInput("the public key is no Ed25519 key in PEM")
+    return key.public_bytes_raw()
+
+
+def _parse(document: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(document, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ReceiptInvalid("the receipt is not sound JSON") from None
+    if not isinstance(parsed, dict) or parsed.keys() != _KEYS or not isinstance(parsed["receipt"], dict):
+        raise ReceiptInvalid(f"the receipt is not of the expected form: an object with {', '.join(sorted(_KEYS))}")
+    if parsed["algorithm"] != ALGORITHM:
+        raise ReceiptInvalid(f"the receipt is not signed with {ALGORITHM}")
+    return parsed
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # With a repeated key two readers could see two different receipts under one signature.
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("a key is repeated")
+    return unique
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _encode(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _decode(text: object, what: str) -> bytes:
+    try:
+        raw = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    except (binascii.Error, ValueError):
+        raw = b""
+    # Base64 has spare bits: without this, changed characters could stand for the same bytes.
+    if not raw or _encode(raw) != text:
+        raise ReceiptInvalid(f"the receipt's {what} is not sound base64")
+    return raw

@@ -1,0 +1,131 @@
+"""Text -> token ids for one frozen model, its two answers, and the digest of its files. It loads no weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from service.data import prompts
+from service.errors import ModelUnsuitable
+from service.records import Item, Opinion
+
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja")
+_PROBE = prompts.question_text(Item("", "Probe (2000)"), "item")
+_UNKNOWN_POSITIONS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Where the frozen model is and how it is computed: enough to load the same one in another process."""
+
+    name: str  # a folder or a hub id
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+
+
+class Encoder:
+    """The tokenizer of one frozen model, with the limits and the answers that its prompts need."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: int, digest: str) -> None:
+        self.digest = digest
+        self.positions = positions
+        self._tokenizer = tokenizer
+        self.yes, self.no = (_answer_token(tokenizer, answer) for answer in prompts.ANSWERS)
+        self.probe = self._encode(_PROBE, special=True)
+
+    @classmethod
+    def load(cls, spec: ModelSpec) -> Encoder:
+        """Read tokenizer and configuration, and digest the model's files.
+
+        Raises:
+            ModelUnsuitable: not found, no safetensors, no usable tokenizer, or no single token for Yes and for No.
+        """
+        folder = model_folder(spec)
+        if not any(folder.glob("*.safetensors")):
+            raise ModelUnsuitable(f"model {spec.name!r} holds no .safetensors file; convert it with save_pretrained")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelUnsuitable(f"model {spec.name!r} has no usable tokenizer or configuration: {error}") from error
+        positions = int(getattr(config, "max_position_embeddings", _UNKNOWN_POSITIONS))
+        return cls(tokenizer, positions, digest_of_files(folder))
+
+    def context(self, history: Sequence[Opinion], noun: str) -> list[int]:
+        """Token ids of the context. The oldest opinions are left out where all of them would not fit the positions."""
+        room = self.positions * 3 // 4
+        for first in range(len(history)):
+            ids = self._encode(prompts.context_text(history[first:], noun), special=True)
+            if len(ids) <= room:
+                return ids
+        return self._encode(prompts.context_text((), noun), special=True)[:room]
+
+    def question(self, target: Item, noun: str) -> list[int]:
+        """Token ids of the question. An overlong title is cut in its middle: invocation and answer stub stay."""
+        ids = self._encode(prompts.question_text(target, noun), special=False)
+        room = self.positions // 4
+        tail = len(self._encode('"?' + prompts.RESPONSE_HEADER, special=False))
+        return ids if len(ids) <= room else ids[: room - tail] + ids[-tail:]
+
+    def item(self, item: Item) -> list[int]:
+        """Token ids of an item's public facts."""
+        return self._encode(prompts.item_text(item), special=True)[: self.positions]
+
+    def invocation(self, noun: str) -> list[int]:
+        """Token ids that every question opens with: the invocation sequence of an activated LoRA.
+
+        Raises:
+            ModelUnsuitable: the tokenizer melts the opening words into what follows them.
+        """
+        ids = self._encode(prompts.invocation_text(noun), special=False)
+        if self.question(Item("", "Probe"), noun)[: len(ids)] != ids:
+            raise ModelUnsuitable("the tokenizer does not keep the question's opening words apart from the title")
+        return ids
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        # Some tokenizers close a text with an end token, after which no model expects an answer.
+        if special and ids and ids[-1] == self._tokenizer.eos_token_id:
+            return ids[:-1]
+        return ids
+
+
+def model_folder(spec: ModelSpec) -> Path:
+    """The folder of the model's files, fetched from the hub (or its cache) where the name is not a folder."""
+    folder = Path(spec.name)
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=list(_MODEL_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelUnsuitable(
+            f"model {spec.name!r} is neither a folder nor a reachable Hugging Face hub id; "
+            "give a folder made by save_pretrained, or a hub id such as 'Qwen/Qwen3-0.6B'"
+        ) from error
+
+
+def digest_of_files(folder: Path) -> str:
+    """SHA-256 over the names and contents of the model's files, sorted by name (README and licenses do not count)."""
+    total = hashlib.sha256()
+    for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            total.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n".encode())
+    return total.hexdigest()
+
+
+def _answer_token(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
+    stub = tokenizer.encode(_PROBE, add_special_tokens=False)
+    answered = tokenizer.encode(_PROBE + answer, add_special_tokens=False)
+    if len(answered) != len(stub) + 1 or answered[:-1] != stub or answered[-1] == tokenizer.unk_token_id:
+        raise ModelUnsuitable(
+            f"the tokenizer does not write the answer {answer!r} as a single token after the prompt; "
+            "Lethe scores by the logits of 'Yes' and 'No' and needs one token for each"
+        )
+    return int(answered[-1])

@@ -1,0 +1,163 @@
+"""The frozen model: load it, pin it, read contexts with it, take the Yes/No logit difference at the answer position.
+
+It knows token ids and tensors. It does not know adapters: whatever is attached to its linear layers during a call takes
+part. Shapes: B rows, T context tokens (right-padded), Q question tokens (right-padded), H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from service.errors import ModelUnsuitable
+from service.llm.encoder import Encoder, ModelSpec, model_folder
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+
+
+@dataclass(frozen=True, slots=True)
+class Contexts:
+    """What the frozen model made of B contexts: keys and values of every layer, and one embedding a context."""
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (B, heads, T, head_dim)
+    mask: Tensor  # (B, T), True where a token is
+    embeddings: Tensor  # (B, H) float32, unit length: mean over the context's tokens
+
+    def rows(self, index: Tensor) -> Contexts:
+        """The contexts at `index` (R,), in that order; repetition is allowed."""
+        taken = tuple((keys[index], values[index]) for keys, values in self.keys_values)
+        return Contexts(taken, self.mask[index], self.embeddings[index])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
+
+
+class FrozenModel:
+    """A causal language model whose weights never change, with its encoder."""
+
+    def __init__(self, spec: ModelSpec, model: PreTrainedModel, encoder: Encoder) -> None:
+        self.spec = spec
+        self.encoder = encoder
+        self.model = model.eval().requires_grad_(False)
+        self.device = torch.device(spec.device)
+        self._yes_minus_no = _head_difference(model, encoder.yes, encoder.no)
+        self._check_head()
+
+    @classmethod
+    def load(cls, spec: ModelSpec) -> FrozenModel:
+        """Load from a folder or the Hugging Face hub; only safetensors, no remote code.
+
+        Raises:
+            ModelUnsuitable: not found, no safetensors, no single-token Yes/No, or logits that two rows of the head
+                cannot give.
+        """
+        encoder = Encoder.load(spec)
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelUnsuitable(
+                f"model {spec.name!r} cannot be loaded as a causal language model from safetensors: {error}"
+            ) from error
+        return cls(spec, model.to(spec.device), encoder)
+
+    # Forward passes
+
+    def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+        """Read B contexts once; no gradient."""
+        ids, mask = self._padded(contexts)
+        cache = DynamicCache()
+        with torch.no_grad():
+            hidden = self._hidden(ids, mask, _positions_of(mask), cache)
+        layers: list[Any] = cache.layers
+        keys_values = tuple((layer.keys, layer.values) for layer in layers)
+        return Contexts(keys_values, mask, _mean_over_tokens(hidden, mask))
+
+    def answer(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+        """logit(Yes) − logit(No) after each question, (B,) float32, given its context's keys and values.
+
+        Only the question's tokens run through the layers, so only they meet what is attached to them.
+        """
+        ids, mask = self._padded(questions)
+        positions = contexts.mask.sum(dim=1, keepdim=True) + _positions_of(mask)
+        seen = torch.cat([contexts.mask, mask], dim=1)
+        hidden = self._hidden(ids, seen, positions, DynamicCache(contexts.keys_values))
+        return self._difference(hidden, mask)
+
+    def answer_whole(self, prompts_ids: Sequence[Sequence[int]]) -> Tensor:
+        """logit(Yes) − logit(No) after each whole prompt, (B,) float32; every token meets what is attached."""
+        ids, mask = self._padded(prompts_ids)
+        return self._difference(self._hidden(ids, mask, _positions_of(mask), None), mask)
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Unit-length mean of the last layer over each text's tokens, (B, H) float32."""
+        ids, mask = self._padded(texts)
+        with torch.no_grad():
+            return _mean_over_tokens(self._hidden(ids, mask, _positions_of(mask), None), mask)
+
+    def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None) -> Tensor:
+        output = self.model.base_model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _difference(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        last = mask.sum(dim=1) - 1
+        answer = hidden[torch.arange(len(last), device=hidden.device), last]  # (B, H)
+        return answer.float() @ self._yes_minus_no
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        # Right padding: with a causal mask no real token ever sees a pad, and no query row is empty.
+        tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+        ids = pad_sequence(tensors, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+        return ids.to(self.device), mask.to(self.device)
+
+    def _check_head(self) -> None:
+        ids, mask = self._padded([self.encoder.probe])
+        with torch.no_grad():
+            logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[0, -1].float()
+            ours = float(self.answer_whole([self.encoder.probe])[0])
+        theirs = float(logits[self.encoder.yes] - logits[self.encoder.no])
+        if abs(theirs - ours) > _HEAD_TOLERANCE[self.model.dtype] * (1.0 + abs(ours)):
+            raise ModelUnsuitable(
+                f"model {self.spec.name!r} transforms its logits after the output layer (soft-capping or scaling); "
+                "Lethe reads two rows of the output layer only and would score it wrongly"
+            )
+
+
+def _head_difference(model: PreTrainedModel, yes: int, no: int) -> Tensor:
+    head: Any = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise ModelUnsuitable(
+            "the model has no plain output layer; Lethe needs one row of it for 'Yes' and one for 'No'"
+        )
+    difference: Tensor = (head.weight[yes].float() - head.weight[no].float()).detach()
+    return difference
+
+
+def _positions_of(mask: Tensor) -> Tensor:
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _mean_over_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
+    counted = mask[:, :, None].float()
+    mean = (hidden.float() * counted).sum(dim=1) / counted.sum(dim=1)
+    return torch.nn.functional.normalize(mean, dim=1)

@@ -1,0 +1,30 @@
+"""Pure: the neighbours' errors and the mask -> the weights of the adapters, eqs. 7 and 8 of Hu et al. 2024."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+
+def mean_errors(errors: Floats, neighbours: NDArray[np.int64]) -> Doubles:
+    """Eq. 7: each adapter's mean error over a request's neighbours, (B, K), from errors (V, K) and rows (B, n)."""
+    if neighbours.shape[1] == 0:
+        return np.zeros((len(neighbours), errors.shape[1]))
+    mean: Doubles = errors[neighbours].mean(axis=1, dtype=np.float64)
+    return mean
+
+
+def softmax_weights(error_k: Doubles, tau: float, allowed: NDArray[np.bool_]) -> Floats:
+    """Eq. 8: w = softmax(−tau · error) over the allowed adapters, (B, K) float32; exactly 0 for every other one.
+
+    Rows sum to 1, or to 0 where no adapter is allowed.
+    """
+    weights = np.zeros(error_k.shape, dtype=np.float32)
+    if allowed.any():
+        logits = -tau * error_k[:, allowed]
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights[:, allowed] = shifted / shifted.sum(axis=1, keepdims=True)
+    return weights

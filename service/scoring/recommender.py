@@ -1,0 +1,109 @@
+"""One query, from what is asked to ranked items: history, candidates, scores, order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import anyio.to_thread
+import numpy as np
+
+from service.errors import UnknownItem
+from service.llm.frozen import FrozenModel
+from service.records import Item, Opinion
+from service.scoring.requests import Query, Ranked, Recommendation, Scored, ScoreRequest
+from service.scoring.snapshot import Snapshot, Snapshots
+
+RETRIEVED = 100  # candidates taken from the catalogue when a query names none
+
+
+class Catalogue(Protocol):
+    """The ledger, as far as a query needs it."""
+
+    def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]: ...
+
+    def seen(self, user_id: str) -> frozenset[str]: ...
+
+    def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]: ...
+
+    def find_titles(self, titles: Sequence[str]) -> dict[str, Item]: ...
+
+    def generation(self) -> str | None: ...
+
+
+class Queue(Protocol):
+    """The batcher."""
+
+    async def submit(self, request: ScoreRequest, timeout: float) -> Scored: ...
+
+
+class Recommender:
+    """Answers queries with the published generation."""
+
+    def __init__(
+        self, catalogue: Catalogue, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, timeout: float
+    ) -> None:
+        self._catalogue = catalogue
+        self._snapshots = snapshots
+        self._frozen = frozen
+        self._queue = queue
+        self._timeout = timeout
+
+    async def recommend(self, query: Query) -> Recommendation:
+        """The `top_k` best candidates.
+
+        Raises:
+            UnknownUser, UnknownItem: of the query's names; nothing of them is repeated in the message.
+            Overloaded, TimedOut, NotReady, LedgerUnavailable: no answer now.
+        """
+        request = await anyio.to_thread.run_sync(self._prepare, query)
+        scored = await self._queue.submit(request, self._timeout)
+        best = sorted(range(len(scored.scores)), key=lambda number: -scored.scores[number])[: query.top_k]
+        items = tuple(
+            Ranked(request.candidates[n].item_id or None, request.candidates[n].title, scored.scores[n], rank)
+            for rank, n in enumerate(best, 1)
+        )
+        return Recommendation(scored.generation, scored.fence, scored.degraded, items, scored.weights)
+
+    def _prepare(self, query: Query) -> ScoreRequest:
+        snapshot = self._snapshots.of(self._catalogue.generation())
+        history, seen = self._history(query, snapshot)
+        if query.candidates is None:
+            candidates = self._retrieve(history, seen, snapshot)
+        else:
+            candidates = self._resolve(query.candidates)
+        return ScoreRequest(history, tuple(candidates))
+
+    def _history(self, query: Query, snapshot: Snapshot) -> tuple[tuple[Opinion, ...], frozenset[str]]:
+        length = snapshot.config.history_length
+        if query.user_id is not None:
+            return self._catalogue.history(query.user_id, length), self._catalogue.seen(query.user_id)
+        liked, disliked = self._resolve(query.liked), self._resolve(query.disliked)
+        opinions = [*(Opinion(item, True) for item in liked), *(Opinion(item, False) for item in disliked)]
+        return tuple(opinions), frozenset(opinion.item.item_id for opinion in opinions)
+
+    def _resolve(self, names: Sequence[str]) -> list[Item]:
+        """Item ids first, then titles; a title that no catalogue knows is an item without an id: the model reads text."""
+        by_id = self._catalogue.items_by_id(names)
+        by_title = self._catalogue.find_titles([name for name in names if name not in by_id])
+        return [by_id.get(name) or by_title.get(name) or Item("", name) for name in names]
+
+    def _retrieve(self, history: Sequence[Opinion], seen: frozenset[str], snapshot: Snapshot) -> list[Item]:
+        """Unseen items of the catalogue, nearest to the mean of what was liked (or of all that was seen)."""
+        anchors = [opinion.item for opinion in history if opinion.liked] or [opinion.item for opinion in history]
+        if not snapshot.item_ids:
+            raise UnknownItem("the catalogue is empty, so candidates cannot be retrieved; name them in `candidates`")
+        center = self._embed(anchors, snapshot) if anchors else snapshot.item_embeddings.mean(axis=0)
+        hidden = [snapshot.item_number[item_id] for item_id in seen if item_id in snapshot.item_number]
+        numbers = snapshot.catalogue.nearest(center[None].astype(np.float32), RETRIEVED, hidden)[0]
+        ids = [snapshot.item_ids[number] for number in numbers]
+        items = self._catalogue.items_by_id(ids)
+        return [items[item_id] for item_id in ids if item_id in items]
+
+    def _embed(self, items: Sequence[Item], snapshot: Snapshot) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        known = [snapshot.item_number[item.item_id] for item in items if item.item_id in snapshot.item_number]
+        foreign = [self._frozen.encoder.item(item) for item in items if item.item_id not in snapshot.item_number]
+        rows = [snapshot.item_embeddings[known]] if known else []
+        rows += [self._frozen.embed(foreign).cpu().numpy()] if foreign else []
+        center = np.concatenate(rows).mean(axis=0)
+        return np.asarray(center, dtype=np.float32)

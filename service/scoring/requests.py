@@ -1,0 +1,58 @@
+"""What goes into scoring and what comes out of it. Values only: no tensors, no HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.records import Item, Opinion
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One history and the items to score for it."""
+
+    history: tuple[Opinion, ...]
+    candidates: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The answer to one `ScoreRequest`, as of one generation and one fence."""
+
+    scores: tuple[float, ...]  # P(Yes) / (P(Yes) + P(No)), one per candidate, in the request's order
+    weights: dict[str, float]  # adapter digest -> w_k; routing reads the context, so all candidates share them
+    generation: str
+    fence: int
+    degraded: bool  # some adapter is masked and not yet retrained
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a caller asks. Either `user_id` or a history; each entry of it is an item id or a title."""
+
+    user_id: str | None
+    liked: tuple[str, ...]
+    disliked: tuple[str, ...]
+    candidates: tuple[str, ...] | None  # None: retrieve them from the catalogue
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One item of an answer. `rank` counts from 1; `item_id` is None for a title that no catalogue knows."""
+
+    item_id: str | None
+    title: str
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The answer to one `Query`, best first."""
+
+    generation: str
+    fence: int
+    degraded: bool
+    items: tuple[Ranked, ...]
+    weights: dict[str, float]

@@ -1,0 +1,110 @@
+"""A batch of requests -> P(Yes) of every candidate. Reads as the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.llm.frozen import Contexts, FrozenModel
+from service.records import Mask
+from service.routing.weights import mean_errors, softmax_weights
+from service.scoring.requests import Scored, ScoreRequest
+from service.scoring.snapshot import Snapshot, Snapshots
+
+Floats = NDArray[np.float32]
+
+
+class MaskSource(Protocol):
+    """The ledger, as far as scoring needs it."""
+
+    def mask(self) -> Mask: ...
+
+
+class Stopwatch(Protocol):
+    """Takes the seconds that the parts of a batch took."""
+
+    def observe_forward(self, seconds: float) -> None: ...
+
+    def observe_neighbours(self, seconds: float) -> None: ...
+
+
+class Scorer:
+    """Scores under the mask that the ledger holds at the moment the batch starts."""
+
+    def __init__(self, masks: MaskSource, snapshots: Snapshots, frozen: FrozenModel, stopwatch: Stopwatch) -> None:
+        self._masks = masks
+        self._snapshots = snapshots
+        self._frozen = frozen
+        self._stopwatch = stopwatch
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """One answer a request; rows of all requests share the forward passes.
+
+        Raises:
+            LedgerUnavailable: the mask cannot be known, so nothing may be scored.
+            NotReady, Damaged: there is no generation to score with.
+        """
+        mask = self._masks.mask()
+        snapshot = self._snapshots.of(mask.generation)
+        began = perf_counter()
+        contexts = self._read(requests, snapshot)
+        weights = self._route(contexts, snapshot, mask)
+        routed = perf_counter()
+        scores = self._answer(requests, contexts, weights, snapshot)
+        self._stopwatch.observe_forward(perf_counter() - routed)
+        self._stopwatch.observe_neighbours(routed - began)
+        return [_scored(own, w, snapshot, mask) for own, w in zip(_split(scores, requests), weights, strict=True)]
+
+    def _read(self, requests: Sequence[ScoreRequest], snapshot: Snapshot) -> Contexts:
+        encoder = self._frozen.encoder
+        return self._frozen.read_contexts([encoder.context(request.history, snapshot.noun) for request in requests])
+
+    def _route(self, contexts: Contexts, snapshot: Snapshot, mask: Mask) -> Floats:
+        near = snapshot.neighbours.nearest(
+            contexts.embeddings.cpu().numpy(), snapshot.config.top_n, snapshot.hidden_rows(mask.rows)
+        )
+        error_k = mean_errors(snapshot.errors, near)
+        return softmax_weights(error_k, snapshot.config.tau, snapshot.allowed(mask.adapters))
+
+    def _answer(
+        self, requests: Sequence[ScoreRequest], contexts: Contexts, weights: Floats, snapshot: Snapshot
+    ) -> list[float]:
+        owner = [number for number, request in enumerate(requests) for _ in request.candidates]
+        if not owner:
+            return []
+        rows = torch.tensor(owner, device=self._frozen.device)
+        row_weights = torch.from_numpy(weights[owner])  # (rows, K)
+        encoder, config = self._frozen.encoder, snapshot.config
+        questions = [encoder.question(item, snapshot.noun) for request in requests for item in request.candidates]
+        if config.activation == "question":
+            difference = snapshot.mixture.answer(
+                questions, contexts.rows(rows), snapshot.stack, row_weights, config.level
+            )
+        else:
+            heads = [encoder.context(request.history, snapshot.noun) for request in requests]
+            whole = [heads[number] + question for number, question in zip(owner, questions, strict=True)]
+            difference = snapshot.mixture.answer_whole(whole, snapshot.stack, row_weights, config.level)
+        scores: list[float] = torch.sigmoid(difference).tolist()
+        return scores
+
+
+def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
+    ends = list(accumulate(len(request.candidates) for request in requests))
+    starts = [0, *ends[:-1]]
+    return [tuple(scores[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _scored(scores: tuple[float, ...], weights: Floats, snapshot: Snapshot, mask: Mask) -> Scored:
+    return Scored(
+        scores=scores,
+        weights=dict(zip(snapshot.stack.digests, weights.tolist(), strict=True)),
+        generation=snapshot.generation,
+        fence=mask.fence,
+        degraded=not weights.any(),
+    )

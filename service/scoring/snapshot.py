@@ -1,0 +1,139 @@
+"""One generation in memory, immutable and swapped whole. Everything in it was verified by digest when it was read."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import Store, StoreFailure
+from service.build.build import config_of
+from service.build.rows import load_array
+from service.errors import Damaged, NotReady
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.records import BuildConfig
+from service.routing.neighbours import Neighbours
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A generation as the scorer wants it: K adapters, V validation rows, N catalogue items."""
+
+    generation: str
+    manifest: dict[str, Any]
+    config: BuildConfig
+    noun: str
+    mixture: Mixture
+    stack: AdapterStack
+    errors: Floats  # (V, K)
+    neighbours: Neighbours  # over the V validation rows
+    row_number: dict[str, int]  # opaque key -> row
+    item_ids: tuple[str, ...]
+    item_number: dict[str, int]
+    item_embeddings: Floats  # (N, H)
+    catalogue: Neighbours  # over the N items
+
+    def allowed(self, masked: Collection[str]) -> NDArray[np.bool_]:
+        """(K,), True for the adapters that no mask forbids."""
+        return np.array([digest not in masked for digest in self.stack.digests], dtype=np.bool_)
+
+    def hidden_rows(self, masked: Collection[str]) -> list[int]:
+        """The numbers of the masked validation rows."""
+        return [self.row_number[key] for key in masked if key in self.row_number]
+
+
+def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures) -> Snapshot:
+    """Read a generation.
+
+    Raises:
+        Damaged: a file is missing or does not have its digest; the worker will build it again.
+        NotReady: it was made for another frozen model than the one that is loaded.
+    """
+    try:
+        stored = store.generation(generation)
+        folders = {adapter["digest"]: store.adapter(adapter["digest"]) for adapter in stored.manifest["adapters"]}
+        files = {name: stored.read(name) for name in stored.manifest["files"]}
+        config = config_of(stored.manifest)
+        _check_model(stored.manifest, frozen)
+        stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
+    except StoreFailure as failure:
+        raise Damaged(str(failure)) from failure
+    item_ids = tuple(json.loads(files["items.json"]))
+    item_embeddings = load_array(files["item_embeddings.npy"])
+    return Snapshot(
+        generation=generation,
+        manifest=stored.manifest,
+        config=config,
+        noun=stored.manifest["noun"],
+        mixture=mixtures.of(config.lora_targets),
+        stack=stack,
+        errors=load_array(files["errors.npy"]),
+        neighbours=Neighbours(load_array(files["embeddings.npy"])),
+        row_number={key: number for number, key in enumerate(json.loads(files["rows.json"]))},
+        item_ids=item_ids,
+        item_number={item_id: number for number, item_id in enumerate(item_ids)},
+        item_embeddings=item_embeddings,
+        catalogue=Neighbours(item_embeddings),
+    )
+
+
+class Mixtures:
+    """One mixture for each set of target modules, for good: a batch may still run on the generation before."""
+
+    def __init__(self, frozen: FrozenModel) -> None:
+        self._frozen = frozen
+        self._by_targets: dict[tuple[str, ...], Mixture] = {}
+
+    def of(self, targets: tuple[str, ...]) -> Mixture:
+        if targets not in self._by_targets:
+            self._by_targets[targets] = Mixture(self._frozen, targets)
+        return self._by_targets[targets]
+
+
+class Snapshots:
+    """Holds the newest snapshot. Anybody may ask for a generation; it is loaded once and replaces the one before."""
+
+    def __init__(self, store: Store, frozen: FrozenModel) -> None:
+        self._store = store
+        self._frozen = frozen
+        self._loading = threading.Lock()
+        self._mixtures = Mixtures(frozen)
+        self._current: Snapshot | None = None
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The newest snapshot, without waiting."""
+        return self._current
+
+    def of(self, generation: str | None) -> Snapshot:
+        """The snapshot of the generation that the ledger calls published.
+
+        Raises:
+            NotReady: nothing is published yet.
+            Damaged: it cannot be read.
+        """
+        if generation is None:
+            raise NotReady("no generation is published yet; run `lethe build`, or wait for the worker")
+        current = self._current
+        if current is not None and current.generation == generation:
+            return current
+        with self._loading:
+            if self._current is None or self._current.generation != generation:
+                self._current = load_snapshot(self._store, generation, self._frozen, self._mixtures)
+            return self._current
+
+
+def _check_model(manifest: dict[str, Any], frozen: FrozenModel) -> None:
+    if manifest["frozen"] != {"digest": frozen.encoder.digest, "dtype": frozen.spec.dtype}:
+        raise NotReady(
+            "the published generation was built on another frozen model than the one that is configured; "
+            "set LETHE_MODEL (and LETHE_DTYPE) back, or run `lethe build` with the new one"
+        )

@@ -1,0 +1,589 @@
+"""What the ledger promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from service.data.ledger import Ledger
+from service.errors import (
+    IdempotencyConflict,
+    ImportRefused,
+    InvalidInput,
+    InvalidSetting,
+    LedgerUnavailable,
+    UnknownRequest,
+    UnknownUser,
+)
+from service.records import Interaction, Item, Opinion
+
+SECRET = b"a secret of the tests"
+CANARY = "canary-7f3b1e"
+ITEMS = [Item(f"i{n}", f"Title {n} (1999)", 1999, ("Drama", "War"), None) for n in range(8)]
+
+
+def rows_of(user: str, *numbers: int, liked: bool = True) -> list[Interaction]:
+    return [Interaction(user, f"i{number}", liked, 1_000 + number) for number in numbers]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/ledger.db"
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield server.replace("/postgres?", f"/{name}?")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    with Ledger(url, SECRET) as opened:
+        yield opened
+
+
+@pytest.fixture
+def filled(ledger: Ledger) -> Ledger:
+    ledger.import_data(ITEMS, [*rows_of("ann", 0, 1, 2), *rows_of("bob", 2, 3)], "movie")
+    ledger.record_exposures(0, {"adapter-a": ["ann"], "adapter-b": ["ann", "bob"]}, {"row-1": "ann", "row-2": "bob"})
+    return ledger
+
+
+@pytest.fixture
+def sqlite_file(tmp_path: Path) -> Path:
+    return tmp_path / "traces" / "ledger.db"
+
+
+# Import
+
+
+def test_an_import_tells_what_it_found_and_did(ledger: Ledger) -> None:
+    first = ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+    assert (first.items, first.interactions, first.users, first.new_items, first.new_interactions) == (8, 2, 1, 8, 2)
+    changed = [replace(ITEMS[0], year=2000), *ITEMS[1:]]
+    second = ledger.import_data(changed, [*rows_of("ann", 0, liked=False), *rows_of("ann", 1, 2)], None)
+    assert (second.new_items, second.new_interactions, second.changed_interactions) == (0, 1, 1)
+    assert ledger.items_by_id(["i0", "nothing"]) == {"i0": changed[0]}
+    assert ledger.noun() == "movie"
+
+
+def test_importing_twice_changes_nothing(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+    before = ledger.mask().revision, ledger.view()
+    again = ledger.import_data(reversed(ITEMS), reversed(rows_of("ann", 0, 1)), "movie")
+    assert (again.new_items, again.new_interactions, again.changed_interactions) == (0, 0, 0)
+    assert (ledger.mask().revision, ledger.view()) == before
+
+
+def test_an_import_that_changes_something_raises_the_revision(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
+    before = ledger.mask().revision
+    ledger.import_data([], rows_of("ann", 1), None)
+    assert ledger.mask().revision > before
+
+
+def test_a_row_of_an_unknown_item_leaves_nothing_of_the_import(ledger: Ledger) -> None:
+    rows = [*rows_of("ann", 0), Interaction("ann", "elsewhere", True, 1), *rows_of("ann", 1)]
+    with pytest.raises(ImportRefused) as refused:
+        ledger.import_data(ITEMS, rows, "movie")
+    assert "ann" not in str(refused.value).split()
+    assert (ledger.counts().items, ledger.counts().interactions, ledger.noun()) == (0, 0, "item")
+
+
+def test_what_the_database_refuses_in_the_middle_leaves_nothing_of_the_import(ledger: Ledger) -> None:
+    broken = [*ITEMS[:3], replace(ITEMS[3], year="not a year\x00"), *ITEMS[4:]]  # type: ignore[arg-type]
+    rows = [*rows_of("ann", 0), Interaction("ann", "i1", None, 5)]  # type: ignore[arg-type]
+    with pytest.raises((LedgerUnavailable, TypeError, ValueError)):
+        ledger.import_data(broken, rows, "movie")
+    assert (ledger.counts().items, ledger.counts().interactions) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", ["nul\0", "half \ud800"])
+def test_text_that_no_database_stores_is_refused_as_the_input_it_is(ledger: Ledger, bad: str) -> None:
+    with pytest.raises(ImportRefused):
+        ledger.import_data(ITEMS, [Interaction(bad, "i0", True, 1)], "movie")
+    for ask in (
+        ledger.subject,
+        ledger.seen,
+        lambda user: ledger.history(user, 3),
+        lambda u: ledger.forget(u, None, None),
+    ):
+        with pytest.raises(InvalidInput):
+            ask(bad)
+    assert ledger.items_by_id([bad]) == {}
+    assert ledger.find_titles([bad]) == {}
+    with pytest.raises(UnknownRequest):
+        ledger.request(bad)
+
+
+def test_a_timestamp_out_of_range_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(ImportRefused):
+        ledger.import_data(ITEMS, [Interaction("ann", "i0", True, 2**63)], "movie")
+
+
+def test_a_ledger_keeps_to_one_noun(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, [], "movie")
+    with pytest.raises(ImportRefused):
+        ledger.import_data([], [], "book")
+
+
+def test_the_view_does_not_depend_on_the_order_of_arrival(ledger: Ledger, tmp_path: Path) -> None:
+    rows = [
+        Interaction(user, f"i{n}", bool(n % 2), 5 + n // 3)
+        for user in ("Zoe", "ann", "émile", "10", "9")
+        for n in range(8)
+    ]
+    shuffled = random.Random(3).sample(rows, len(rows))
+    ledger.import_data(ITEMS, rows, "movie")
+    with Ledger(f"sqlite:///{tmp_path}/other.db", SECRET) as other:
+        other.import_data([], [], "movie")
+        for row in shuffled:
+            other.import_data(random.Random(4).sample(ITEMS, len(ITEMS)), [row], "movie")
+        assert other.view() == ledger.view()
+    interactions = ledger.view().interactions
+    assert list(interactions) == sorted(interactions)
+    for mine in interactions.values():
+        assert list(mine) == sorted(mine, key=lambda row: (row.timestamp, row.item_id))
+
+
+# Questions
+
+
+def test_a_history_is_the_last_opinions_oldest_first(ledger: Ledger) -> None:
+    rows = [Interaction("ann", "i3", True, 7), Interaction("ann", "i1", False, 7), Interaction("ann", "i5", True, 1)]
+    ledger.import_data(ITEMS, rows, "movie")
+    assert ledger.history("ann", 2) == (Opinion(ITEMS[1], False), Opinion(ITEMS[3], True))
+    assert ledger.seen("ann") == {"i1", "i3", "i5"}
+    assert ledger.seen("nobody") == frozenset()
+
+
+def test_an_unknown_user_is_not_named(ledger: Ledger) -> None:
+    with pytest.raises(UnknownUser) as unknown:
+        ledger.history(CANARY, 10)
+    assert str(unknown.value) == "nothing is held of this user"
+
+
+def test_of_two_items_with_one_title_the_smallest_id_is_found(ledger: Ledger) -> None:
+    twins = [Item("b", "Heat"), Item("a", "Heat"), Item("c", "heat")]
+    ledger.import_data(twins, [], "movie")
+    assert ledger.find_titles(["Heat", "Cold"]) == {"Heat": Item("a", "Heat")}
+
+
+def test_the_same_user_has_the_same_subject_only_under_the_same_secret(ledger: Ledger, tmp_path: Path) -> None:
+    with Ledger(f"sqlite:///{tmp_path}/other.db", b"another") as other:
+        assert other.subject("ann") != ledger.subject("ann") == ledger.subject("ann")
+    assert len(ledger.subject("ann")) == 64
+
+
+# Where units stand
+
+
+def test_placements_and_partitions_are_kept_only_of_users_who_are_held(filled: Ledger) -> None:
+    filled.save_placements([("ann", "ann", "d1", "01"), ("gone", "gone", "d2", "10")])
+    filled.save_placements([("ann", "ann", "d3", "11")])
+    assert filled.placements() == {"ann": ("d3", "11")}
+    filled.record_partition("p", [("ann", "ann", "0"), ("gone", "gone", "1")])
+    filled.record_partition("q", [("ann", "ann", "7")])
+    assert filled.recorded_partition("p") == {"ann": "0"}
+    filled.forget("ann", None, None)
+    assert (filled.placements(), filled.recorded_partition("p"), filled.recorded_partition("q")) == ({}, {}, {})
+
+
+# Forgetting
+
+
+def test_forgetting_deletes_and_masks_and_moves_the_fence_at_once(filled: Ledger) -> None:
+    before = filled.mask()
+    request = filled.forget("ann", None, None)
+    after = filled.mask()
+    assert (request.state, request.scope, request.fence) == ("accepted", "user", 1)
+    assert (request.erased_interactions, request.masked_rows) == (3, 1)
+    assert request.affected_shards == ("adapter-a", "adapter-b")
+    assert (after.adapters, after.rows) == ({"adapter-a", "adapter-b"}, {"row-1"})
+    assert (after.fence, after.revision > before.revision) == (1, True)
+    assert list(filled.view().interactions) == ["bob"]
+    assert filled.owed() == [request] == [filled.request(request.request_id)]
+
+
+def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = filled.view(), filled.mask(), filled.owed()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the machine stops here")
+
+    monkeypatch.setattr("service.data.ledger._bury", fail)
+    with pytest.raises(RuntimeError):
+        filled.forget("ann", None, None)
+    assert (filled.view(), filled.mask(), filled.owed()) == before
+
+
+def test_forgetting_single_interactions_keeps_the_user(filled: Ledger) -> None:
+    request = filled.forget("ann", ["i1", "no such item"], None)
+    assert (request.scope, request.erased_interactions, request.state) == ("interactions", 1, "accepted")
+    assert filled.seen("ann") == {"i0", "i2"}
+    assert filled.mask().adapters == {"adapter-a", "adapter-b"}
+    later = filled.forget("ann", None, None)
+    assert (later.fence, later.affected_shards, later.erased_interactions) == (2, ("adapter-a", "adapter-b"), 2)
+
+
+def test_forgetting_interactions_that_nobody_holds_is_completed_at_once(filled: Ledger) -> None:
+    request = filled.forget("ann", ["i7"], None)
+    assert (request.state, request.erased_interactions, filled.mask().adapters) == ("completed", 0, frozenset())
+
+
+def test_forgetting_no_items_at_all_is_refused(filled: Ledger) -> None:
+    with pytest.raises(InvalidInput):
+        filled.forget("ann", [], None)
+
+
+def test_forgetting_a_stranger_is_completed_and_keeps_them_out(filled: Ledger) -> None:
+    before = filled.mask()
+    request = filled.forget("cy", None, None)
+    assert (request.state, request.erased_interactions, request.fence) == ("completed", 0, before.fence)
+    assert request.completed_at == request.accepted_at
+    assert (filled.mask(), filled.owed()) == (before, [])
+    assert filled.import_data([], rows_of("cy", 1), None).tombstoned == 1
+
+
+def test_nobody_is_told_completed_while_their_deletion_is_owed(filled: Ledger) -> None:
+    first = filled.forget("ann", None, None)
+    assert filled.forget("ann", None, None) == first
+    filled.start([first.request_id])
+    assert filled.forget("ann", None, None).request_id == first.request_id
+    filled.complete(first.request_id, "{}")
+    assert filled.forget("ann", None, None).state == "completed"
+
+
+def test_a_user_whose_every_interaction_is_being_forgotten_is_still_owed_their_own_deletion(ledger: Ledger) -> None:
+    # A build may have read them before, and not yet have said so.
+    ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
+    ledger.forget("ann", ["i0"], None)
+    request = ledger.forget("ann", None, None)
+    assert request.state == "accepted"
+    ledger.record_exposures(0, {"late": ["ann"]}, {})
+    assert ledger.mask().adapters == {"late"}
+
+
+def test_a_user_who_came_back_while_their_deletion_is_owed_can_be_forgotten_again(filled: Ledger) -> None:
+    first = filled.forget("ann", None, None)
+    filled.import_data([], rows_of("ann", 4), None, allow_returning=True)
+    second = filled.forget("ann", None, None)
+    assert (second.request_id == first.request_id, second.erased_interactions, second.fence) == (False, 1, 2)
+    assert filled.seen("ann") == frozenset()
+
+
+# Tombstones
+
+
+def test_a_forgotten_user_does_not_come_back_by_a_stale_import(filled: Ledger) -> None:
+    filled.forget("ann", None, None)
+    counts = filled.import_data(ITEMS, [*rows_of("ann", 0, 1, 4), *rows_of("bob", 2)], "movie")
+    assert (counts.tombstoned, counts.new_interactions, counts.users, counts.interactions) == (3, 0, 2, 4)
+    assert list(filled.view().interactions) == ["bob"]
+
+
+def test_a_forgotten_interaction_does_not_come_back_but_others_may(filled: Ledger) -> None:
+    filled.forget("ann", ["i1"], None)
+    counts = filled.import_data([], rows_of("ann", 1, 5), None)
+    assert (counts.tombstoned, filled.seen("ann")) == (1, {"i0", "i2", "i5"})
+
+
+def test_a_user_may_return_when_the_import_says_so(filled: Ledger) -> None:
+    filled.forget("ann", ["i1"], None)
+    filled.forget("ann", None, None)
+    before = filled.mask().revision
+    counts = filled.import_data([], rows_of("ann", 1), None, allow_returning=True)
+    assert (counts.tombstoned, counts.new_interactions, filled.seen("ann")) == (0, 1, {"i1"})
+    assert filled.mask().revision > before
+    assert filled.import_data([], rows_of("ann", 1, 2), None).tombstoned == 0
+
+
+# Idempotency
+
+
+def test_a_key_gives_the_same_answer_again(filled: Ledger) -> None:
+    first = filled.forget("ann", ["i1", "i0"], "key")
+    assert filled.forget("ann", ["i0", "i1", "i1"], "key") == first
+    assert filled.mask().fence == 1
+
+
+@pytest.mark.parametrize(("user", "items"), [("bob", ["i1"]), ("ann", None), ("ann", ["i2"])])
+def test_a_key_is_not_taken_for_another_request(filled: Ledger, user: str, items: list[str] | None) -> None:
+    filled.forget("ann", ["i1"], "key")
+    with pytest.raises(IdempotencyConflict):
+        filled.forget(user, items, "key")
+    assert filled.mask().fence == 1
+
+
+def test_a_key_used_while_the_deletion_was_owed_keeps_its_answer(filled: Ledger) -> None:
+    first = filled.forget("ann", None, "one")
+    filled.forget("ann", None, "two")
+    filled.complete(first.request_id, "{}")
+    assert filled.forget("ann", None, "two").request_id == first.request_id
+
+
+def test_twenty_threads_with_one_key_make_one_request(filled: Ledger) -> None:
+    gate = threading.Barrier(20)
+
+    def ask(_: int) -> str:
+        gate.wait()
+        return filled.forget("ann", None, "key").request_id
+
+    with ThreadPoolExecutor(20) as pool:
+        assert len(set(pool.map(ask, range(20)))) == 1
+    assert (len(filled.owed()), filled.mask().fence) == (1, 1)
+
+
+def test_concurrent_deletions_each_get_a_fence_of_their_own(ledger: Ledger) -> None:
+    users = [f"user-{n}" for n in range(12)]
+    ledger.import_data(ITEMS, [row for user in users for row in rows_of(user, 0, 1)], "movie")
+    with ThreadPoolExecutor(6) as pool:
+        fences = sorted(request.fence for request in pool.map(lambda user: ledger.forget(user, None, None), users))
+    assert fences == list(range(1, 13))
+    assert ledger.counts().interactions == 0
+
+
+# Exposures
+
+
+def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_saw(filled: Ledger) -> None:
+    view = filled.view()
+    request = filled.forget("ann", None, None)
+    before = filled.mask()
+    filled.record_exposures(view.fence, {"new-a": ["ann", "bob"], "new-b": ["bob"]}, {"new-1": "ann", "new-2": "bob"})
+    mask = filled.mask()
+    assert mask.adapters - before.adapters == {"new-a"}
+    assert mask.rows - before.rows == {"new-1"}
+    assert mask.revision > before.revision
+    filled.complete(request.request_id, "{}")
+    assert filled.mask().adapters == frozenset()
+    assert filled.forget("ann", None, None).state == "completed"  # so no exposure of hers was kept
+    assert filled.forget("bob", None, None).affected_shards == ("adapter-b", "new-a", "new-b")
+
+
+def test_who_was_forgotten_before_the_view_is_not_masked_by_it(filled: Ledger) -> None:
+    filled.forget("ann", None, None)
+    filled.record_exposures(filled.view().fence, {"clean": ["bob"]}, {})
+    assert "clean" not in filled.mask().adapters
+
+
+def test_a_user_who_loses_single_interactions_during_a_build_is_masked_and_stays_known(filled: Ledger) -> None:
+    view = filled.view()
+    filled.forget("ann", ["i1"], None)
+    filled.record_exposures(view.fence, {"new": ["ann"]}, {})
+    assert "new" in filled.mask().adapters
+    assert "new" in filled.forget("ann", None, None).affected_shards
+
+
+def test_recording_exposures_again_changes_nothing(filled: Ledger) -> None:
+    before = filled.mask()
+    filled.record_exposures(0, {"adapter-a": ["ann"]}, {"row-1": "ann"})
+    assert filled.mask() == before
+
+
+def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> None:
+    filled.drop_exposures_except({"adapter-b"}, {"row-2"})
+    request = filled.forget("ann", None, None)
+    assert (request.affected_shards, request.masked_rows) == (("adapter-b",), 0)
+
+
+def test_a_mask_outlives_its_request_only_as_long_as_its_artifact(filled: Ledger) -> None:
+    view = filled.view()
+    request = filled.forget("ann", None, None)
+    filled.complete(request.request_id, "{}")
+    filled.record_exposures(view.fence, {"stale": ["ann"]}, {})
+    assert filled.mask().adapters == {"stale"}
+    filled.drop_exposures_except({"stale"}, ())
+    assert filled.mask().adapters == {"stale"}
+    filled.drop_exposures_except((), ())
+    assert filled.mask().adapters == frozenset()
+
+
+# The life of a request
+
+
+def test_a_request_goes_through_its_states(filled: Ledger) -> None:
+    identity = filled.forget("ann", None, None).request_id
+    filled.start([identity])
+    first = filled.request(identity)
+    assert (first.state, first.attempts, first.retraining_at is not None) == ("retraining", 1, True)
+    filled.fail([identity], "the disk is full")
+    assert (filled.request(identity).state, filled.request(identity).error) == ("failed", "the disk is full")
+    assert [request.request_id for request in filled.owed()] == [identity]
+    filled.start([identity])
+    again = filled.request(identity)
+    assert (again.attempts, again.error, again.retraining_at) == (2, None, first.retraining_at)
+    filled.complete(identity, '{"receipt": 1}')
+    done = filled.request(identity)
+    assert (done.state, done.receipt, filled.owed()) == ("completed", '{"receipt": 1}', [])
+    assert (filled.mask().adapters, filled.mask().rows) == (frozenset(), frozenset())
+
+
+def test_completing_again_changes_nothing(filled: Ledger) -> None:
+    identity = filled.forget("ann", None, None).request_id
+    filled.complete(identity, "first")
+    before = filled.request(identity), filled.mask()
+    filled.complete(identity, "second")
+    filled.fail([identity], "too late")
+    filled.start([identity])
+    assert (filled.request(identity), filled.mask()) == before
+
+
+def test_completing_one_request_keeps_the_masks_of_another(filled: Ledger) -> None:
+    first, second = filled.forget("ann", None, None), filled.forget("bob", None, None)
+    filled.complete(first.request_id, "{}")
+    assert (filled.mask().adapters, filled.mask().rows) == ({"adapter-b"}, {"row-2"})
+    assert filled.owed() == [second]
+
+
+@pytest.mark.parametrize("act", [lambda ledger: ledger.request("x"), lambda ledger: ledger.complete("x", "{}")])
+def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger, act: Callable[[Ledger], object]) -> None:
+    with pytest.raises(UnknownRequest):
+        act(ledger)
+
+
+def test_publishing_is_seen_in_the_mask_and_only_a_change_raises_the_revision(ledger: Ledger) -> None:
+    assert (ledger.generation(), ledger.mask().generation) == (None, None)
+    ledger.publish("g1", 3)
+    before = ledger.mask()
+    ledger.publish("g1", 3)
+    assert ledger.mask() == before
+    assert (before.generation, ledger.generation(), ledger.published_fence()) == ("g1", "g1", 3)
+    ledger.publish("g1", 4)
+    assert ledger.mask().revision > before.revision
+
+
+def test_numbers_for_operators(filled: Ledger) -> None:
+    assert filled.oldest_owed_age(0.0) == 0.0
+    request = filled.forget("ann", None, None)
+    filled.forget("stranger", None, None)
+    assert filled.requests_by_state() == {"accepted": 1, "retraining": 0, "completed": 1, "failed": 0}
+    assert filled.oldest_owed_age(request.accepted_at + 9) == pytest.approx(9)
+    filled.complete(request.request_id, "{}")
+    assert [accepted for accepted, _ in filled.completion_times()] == [request.accepted_at]
+    filled.set_shards_training(4)
+    assert filled.shards_training() == 4
+
+
+# Traces
+
+
+def bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_after_a_deletion_the_user_is_in_none_of_the_files(sqlite_file: Path) -> None:
+    everyone = [f"{CANARY}-{n:04}" for n in range(150)]
+    items = [Item(f"i{n}", f"Title {n}") for n in range(60)]
+    rows = [Interaction(user, f"i{n}", True, n) for user in everyone for n in range(60)]
+    gone = everyone[::3]
+    with Ledger(f"sqlite:///{sqlite_file}", SECRET) as ledger:
+        # In random order, so that pages split: a split leaves copies that deleting rows does not reach.
+        ledger.import_data(items, random.Random(1).sample(rows, len(rows)), "movie")
+        ledger.save_placements((user, user, "digest", "0") for user in everyone)
+        ledger.record_partition("p", [(user, user, "0") for user in everyone])
+        ledger.record_exposures(0, {"a": everyone}, {f"row-{n}": user for n, user in enumerate(everyone)})
+        assert all(user.encode() in bytes_of(sqlite_file.parent) for user in gone)
+        for user in gone:
+            ledger.forget(user, None, f"key of {user}")
+        ledger.erase_traces()
+        content = bytes_of(sqlite_file.parent)
+        assert [user for user in gone if user.encode() in content] == []
+        assert all(user.encode() in content for user in set(everyone) - set(gone))
+
+
+def test_a_completed_request_keeps_no_user_id(url: str) -> None:
+    with Ledger(url, SECRET) as ledger:
+        ledger.import_data(ITEMS, rows_of(CANARY, 0, 1), "movie")
+        ledger.record_exposures(0, {"a": [CANARY]}, {"r": CANARY})
+        request = ledger.forget(CANARY, None, f"{CANARY}-key")
+        ledger.start([request.request_id])
+        ledger.complete(request.request_id, "{}")
+        ledger.erase_traces()
+        assert CANARY not in repr(ledger.request(request.request_id))
+    if url.startswith("sqlite"):
+        assert CANARY.encode() not in bytes_of(Path(url.removeprefix("sqlite:///")).parent)
+        return
+    with psycopg.connect(url) as connection:
+        for (table,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall():
+            assert CANARY not in repr(connection.execute(f"SELECT * FROM {table}").fetchall())
+
+
+def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.data.ledger.BUSY_SECONDS", 0.2)
+    with Ledger(f"sqlite:///{sqlite_file}", SECRET) as ledger:
+        ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
+        with ledger._reading() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM items").all()
+            ledger.forget("ann", None, None)
+            with pytest.raises(LedgerUnavailable):
+                ledger.erase_traces()
+        ledger.erase_traces()
+
+
+# Opening
+
+
+def test_a_ledger_is_the_same_after_it_is_opened_again(url: str) -> None:
+    with Ledger(url, SECRET) as ledger:
+        ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
+        ledger.forget("ann", None, None)
+        before = ledger.view(), ledger.mask(), ledger.owed()
+    with Ledger(url, SECRET) as ledger:
+        assert (ledger.view(), ledger.mask(), ledger.owed()) == before
+
+
+def test_two_ledgers_on_one_database_see_each_other(url: str) -> None:
+    with Ledger(url, SECRET) as one, Ledger(url, SECRET) as two:
+        one.import_data(ITEMS, rows_of("ann", 0), "movie")
+        one.record_exposures(0, {"a": ["ann"]}, {})
+        assert two.mask().adapters == frozenset()
+        one.forget("ann", None, None)
+        assert two.mask().adapters == {"a"}
+
+
+def test_a_new_database_may_be_opened_by_many_at_once(url: str) -> None:
+    gate = threading.Barrier(6)
+
+    def open_it(_: int) -> int:
+        gate.wait()
+        with Ledger(url, SECRET) as ledger:
+            return ledger.mask().fence
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(open_it, range(6))) == [0] * 6
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "mysql://host/db", "no url", "sqlite://", "sqlite:///:memory:", "postgresql://h:x/d"]
+)
+def test_a_url_that_cannot_be_a_ledger_is_refused(bad: str) -> None:
+    with pytest.raises(InvalidSetting):
+        Ledger(bad, SECRET)
+
+
+def test_an_empty_secret_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db", b"")
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"this is not a database" * 100)
+    with pytest.raises(LedgerUnavailable):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db", SECRET)
+
+
+def test_a_server_that_does_not_answer_is_unavailable() -> None:
+    with pytest.raises(LedgerUnavailable):
+        Ledger("postgresql://nobody@127.0.0.1:1/nothing", SECRET)

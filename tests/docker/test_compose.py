@@ -1,0 +1,239 @@
+"""The containers' files agree with each other and with what the code offers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCKER = REPOSITORY / "docker"
+COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+OURS = ("setup", "api", "worker")
+DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+DASHBOARDS = sorted((DOCKER / "grafana" / "dashboards").glob("*.json"))
+ALERTS = DOCKER / "prometheus" / "alerts.yml"
+TELEMETRY = REPOSITORY / "service" / "entrypoints" / "telemetry.py"
+
+
+def offered(module: str) -> Any:
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not there")
+    return importlib.import_module(module)
+
+
+def mounts() -> Iterator[tuple[str, str]]:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source, target = volume.split(":")[:2]
+            yield source, target
+
+
+def instructions(word: str) -> list[str]:
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.removeprefix(word).strip() for line in joined.splitlines() if line.startswith(f"{word} ")]
+
+
+def expressions() -> Iterator[str]:
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            yield from (target["expr"] for target in panel.get("targets", []))
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+# docker-compose.yml
+
+
+def test_every_process_of_the_service_is_there() -> None:
+    assert set(SERVICES) == {*OURS, "postgres", "redis", "prometheus", "grafana"}
+
+
+def test_every_mounted_path_exists_and_every_volume_is_declared() -> None:
+    for source, _ in mounts():
+        if source.startswith("."):
+            assert (REPOSITORY / source).exists(), source
+        else:
+            assert source in COMPOSE["volumes"]
+    assert set(COMPOSE["volumes"]) == {source for source, _ in mounts() if not source.startswith(".")}
+
+
+def test_every_image_is_pinned_by_a_tag() -> None:
+    for service in SERVICES.values():
+        name, _, tag = service["image"].partition(":")
+        assert name
+        assert re.match(r"v?\d", tag), service["image"]
+
+
+def test_the_image_is_of_the_projects_version() -> None:
+    version = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert {SERVICES[name]["image"] for name in OURS} == {f"lethe:{version[1]}"}
+
+
+def test_the_processes_of_the_service_share_one_home_and_its_settings() -> None:
+    for name in OURS:
+        assert SERVICES[name]["environment"] == SERVICES["api"]["environment"]
+        assert SERVICES[name]["volumes"] == ["home:/data"]
+        assert SERVICES[name]["environment"]["LETHE_HOME"] == "/data"
+
+
+def test_a_missing_secret_or_password_is_refused() -> None:
+    environment = SERVICES["api"]["environment"]
+    assert environment["LETHE_SECRET"].startswith("${LETHE_SECRET:?")
+    assert "${POSTGRES_PASSWORD:?" in environment["LETHE_DATABASE_URL"]
+    assert environment["LETHE_DATABASE_URL"].startswith("postgresql+psycopg://lethe:")
+
+
+def test_urls_name_services_that_are_there() -> None:
+    environment = SERVICES["api"]["environment"]
+    assert "@postgres:5432/" in environment["LETHE_DATABASE_URL"]
+    assert environment["LETHE_REDIS_URL"].startswith("redis://redis:6379/")
+    assert SERVICES["postgres"]["environment"]["POSTGRES_DB"] in environment["LETHE_DATABASE_URL"].rsplit("/", 1)[1]
+
+
+def test_nothing_is_open_beyond_this_machine() -> None:
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert "ports" not in SERVICES["postgres"]
+    assert "ports" not in SERVICES["redis"]
+
+
+def test_serving_and_work_wait_for_the_setup_and_the_setup_for_its_servers() -> None:
+    for name in ("api", "worker"):
+        assert SERVICES[name]["depends_on"]["setup"]["condition"] == "service_completed_successfully"
+    for name in ("postgres", "redis"):
+        assert SERVICES["setup"]["depends_on"][name]["condition"] == "service_healthy"
+        assert SERVICES[name]["healthcheck"]["test"]
+
+
+def test_redis_keeps_nothing_on_disk() -> None:
+    assert SERVICES["redis"]["command"] == ["redis-server", "--save", "", "--appendonly", "no"]
+    assert "volumes" not in SERVICES["redis"]
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    fields = offered("service.config").Settings.model_fields
+    named = {name for service in SERVICES.values() for name in service.get("environment", {})}
+    named |= set(re.findall(r"LETHE_[A-Z_]+", DOCKERFILE + (REPOSITORY / "docker-compose.yml").read_text()))
+    for name in sorted(named):
+        if name.startswith("LETHE_"):
+            assert name.removeprefix("LETHE_").lower() in fields, name
+
+
+@pytest.mark.parametrize("command", [*(SERVICES[name]["command"] for name in OURS), json.loads(instructions("CMD")[0])])
+def test_every_command_exists_with_its_options(command: list[str]) -> None:
+    typer = importlib.import_module("typer.main")
+    root = typer.get_command(offered("service.entrypoints.cli").app)
+    assert command[0] in root.commands
+    parameters = root.commands[command[0]].params
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word for word in command if word.startswith("--")} <= options
+
+
+# The image
+
+
+def test_everything_that_is_copied_exists_and_reaches_the_build() -> None:
+    allowed = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {path for line in instructions("COPY") if "--from" not in line for path in line.split()[:-1]}
+    assert copied == allowed
+    for path in copied:
+        assert (REPOSITORY / path).exists(), path
+
+
+def test_every_package_of_the_project_is_copied() -> None:
+    packages = {path.parent.name for path in REPOSITORY.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    copied = " ".join(instructions("COPY")).split()
+    assert packages <= set(copied)
+
+
+def test_the_image_runs_as_an_ordinary_user_with_its_home_on_a_volume() -> None:
+    assert instructions("USER") == ["lethe"]
+    assert json.loads(instructions("VOLUME")[0]) == ["/data"]
+    assert "LETHE_HOME=/data" in DOCKERFILE
+
+
+def test_the_image_starts_lethe_itself_and_asks_it_whether_it_is_well() -> None:
+    assert json.loads(instructions("ENTRYPOINT")[0]) == ["lethe"]
+    check = instructions("HEALTHCHECK")[0]
+    command = json.loads(check[check.index("[") :])
+    assert command[:2] == ["python", "-c"]
+    compile(command[2], "healthcheck", "exec")
+
+
+def test_what_serves_no_http_has_no_http_health_check() -> None:
+    for name in ("setup", "worker"):
+        assert SERVICES[name]["healthcheck"] == {"disable": True}
+
+
+def test_the_image_installs_what_the_constraints_pin() -> None:
+    installs = [line for line in instructions("RUN") if line.startswith("pip install")]
+    assert installs
+    assert all("--constraint constraints.txt" in line for line in installs)
+
+
+# What is watched
+
+
+def test_every_metric_that_is_watched_is_one_that_telemetry_declares() -> None:
+    if not TELEMETRY.exists():
+        pytest.skip("there is no telemetry to compare with")
+    declared = set(re.findall(r'"(lethe_[a-z_]+)"', TELEMETRY.read_text()))
+    exposed = {name + suffix for name in declared for suffix in ("", "_total", "_bucket", "_sum", "_count")}
+    watched = {name for expression in expressions() for name in re.findall(r"\blethe_[a-z_]+", expression)}
+    assert watched
+    assert watched <= exposed
+
+
+def test_every_declared_metric_is_on_the_dashboard() -> None:
+    if not TELEMETRY.exists():
+        pytest.skip("there is no telemetry to compare with")
+    shown = " ".join(path.read_text() for path in DASHBOARDS)
+    for name in re.findall(r'"(lethe_[a-z_]+)"', TELEMETRY.read_text()):
+        assert name in shown, name
+
+
+def test_prometheus_reads_the_alerts_and_the_replicas() -> None:
+    config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
+    assert all((DOCKER / "prometheus" / name).exists() for name in config["rule_files"])
+    (job,) = config["scrape_configs"]
+    (discovery,) = job["dns_sd_configs"]
+    assert discovery["names"] == ["api"]
+    assert discovery["port"] == int(instructions("EXPOSE")[0])
+
+
+def test_there_is_an_alert_for_what_an_operator_must_not_miss() -> None:
+    rules = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+    expected = {"LetheDeletionOverdue", "LetheDeletionFailed", "LetheServerErrors", "LetheSlow"}
+    assert expected <= set(rules)
+    assert "24 * 3600" in rules["LetheDeletionOverdue"]["expr"]
+    for rule in rules.values():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"]
+
+
+def test_grafana_finds_its_data_source_and_dashboards() -> None:
+    (source,) = yaml.safe_load((DOCKER / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((DOCKER / "grafana/provisioning/dashboards/lethe.yml").read_text())["providers"]
+    assert provider["options"]["path"] in {target for _, target in mounts()}
+    for path in DASHBOARDS:
+        panels = json.loads(path.read_text())["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        used = {target["datasource"]["uid"] for panel in panels for target in panel.get("targets", [])}
+        assert used == {source["uid"]}
+
+
+def test_the_home_dashboard_is_mounted() -> None:
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    (folder,) = (source for source, target in mounts() if target == str(Path(home).parent))
+    assert (REPOSITORY / folder / Path(home).name).exists()

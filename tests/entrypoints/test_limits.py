@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from service.entrypoints import problems
+from service.entrypoints.limits import BoundedBody, Limits, Observed
+
+JSON = {"Content-Type": "application/json"}
+LIMITS = Limits(max_body_bytes=100, request_seconds=0.2)
+
+
+class FakeObserver:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        assert 0 <= seconds < 5
+        self.seen.append((route, method, status))
+
+
+async def _echo(body: dict[str, str]) -> dict[str, str]:
+    return body
+
+
+async def _read(request: Request) -> dict[str, int]:
+    return {"read": len(await request.body())}
+
+
+async def _half() -> StreamingResponse:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionError
+
+    return StreamingResponse(chunks())
+
+
+def _app(observer: FakeObserver) -> FastAPI:
+    app = FastAPI(
+        middleware=[Middleware(Observed, observer=observer), Middleware(BoundedBody, limits=LIMITS)],
+        exception_handlers={HTTPException: problems.handle},
+    )
+    app.add_api_route("/echo", _echo, methods=["POST"])
+    app.add_api_route("/read/{name}", _read, methods=["POST"])
+    app.add_api_route("/half", _half)
+    return app
+
+
+def _call(method: str, path: str, observer: FakeObserver | None = None, **options: Any) -> httpx.Response:
+    async def call() -> httpx.Response:
+        transport = httpx.ASGITransport(_app(observer or FakeObserver()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://door") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(call())
+
+
+async def _stream(*chunks: bytes, pause: float = 0) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("path", ["/echo", "/read/x"])
+def test_a_body_at_the_limit_passes_and_one_above_it_does_not(path: str) -> None:
+    for size, status in ((100, 200), (101, 413)):
+        body = b'{"a": "' + b"x" * (size - 9) + b'"}'
+        for content in (body, _stream(body[:50], body[50:])):
+            observer = FakeObserver()
+            response = _call("POST", path, observer, content=content, headers=JSON)
+            assert response.status_code == status
+            assert observer.seen == [("/read/{name}" if path == "/read/x" else path, "POST", status)]
+
+
+def test_a_refused_body_is_not_read_to_its_end() -> None:
+    taken = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            taken.append(1)
+            yield b"x" * 40
+
+    response = _call("POST", "/read/x", content=endless(), headers=JSON)
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+    assert response.headers["content-type"] == problems.MEDIA_TYPE
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("declared", ["101", "9" * 5000])
+def test_a_body_that_announces_itself_as_too_large_is_not_read_at_all(declared: str) -> None:
+    response = _call("POST", "/read/x", content=_stream(b"{}"), headers=JSON | {"Content-Length": declared})
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize("declared", ["-1", "many", "\u00b2".encode()])
+def test_a_length_that_is_no_number_is_not_believed(declared: str) -> None:
+    response = _call("POST", "/read/x", content=_stream(b"x" * 101), headers=JSON | {"Content-Length": declared})
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""])
+def test_only_json_is_taken(media_type: str) -> None:
+    response = _call("POST", "/echo", content=b"{}", headers={"Content-Type": media_type})
+    assert response.status_code == 415
+
+
+def test_json_may_name_its_charset() -> None:
+    headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+    assert _call("POST", "/echo", content=b"{}", headers=headers).status_code == 200
+
+
+def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+    slow = _stream(*[b"x"] * 10, pause=0.05)
+    assert _call("POST", "/read/x", content=slow, headers=JSON).status_code == 408
+
+
+def test_a_failure_in_the_middle_of_an_answer_is_counted_and_breaks_the_connection() -> None:
+    observer = FakeObserver()
+    with pytest.raises(ConnectionError):
+        _call("GET", "/half", observer)
+    assert observer.seen == [("/half", "GET", 200)]
+
+
+def test_no_answer_may_be_kept_by_a_proxy() -> None:
+    assert _call("GET", "/none").headers["cache-control"] == "no-store"

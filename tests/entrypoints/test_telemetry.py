@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.entrypoints.telemetry import JsonFormatter, Telemetry, configure_logging
+
+
+@pytest.fixture
+def _logging_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("uvicorn.access").disabled = False
+
+
+def _record(error: BaseException | None = None, **fields: object) -> logging.LogRecord:
+    info = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("room", logging.WARNING, "room.py", 1, "it %s", ("happened",), info)
+    record.fields = fields
+    return record
+
+
+def test_observations_come_out_under_their_published_names() -> None:
+    telemetry = Telemetry()
+    telemetry.observe_request("/recommend", "POST", 200, 0.02)
+    telemetry.observe_batch(12, 3)
+    telemetry.observe_forward(0.1)
+    telemetry.observe_neighbours(0.001)
+    telemetry.observe_mask(0.01)
+    lines = telemetry.render().decode().splitlines()
+    for line in (
+        'lethe_http_requests_total{method="POST",route="/recommend",status="200"} 1.0',
+        'lethe_http_request_seconds_count{route="/recommend"} 1.0',
+        "lethe_batch_rows_sum 12.0",
+        "lethe_queue_depth 3.0",
+        "lethe_forward_seconds_count 1.0",
+        "lethe_neighbour_seconds_count 1.0",
+        "lethe_forget_mask_seconds_count 1.0",
+    ):
+        assert line in lines
+    telemetry.observe_queue(0)
+    assert "lethe_queue_depth 0.0" in telemetry.render().decode().splitlines()
+
+
+def test_two_processes_worth_of_metrics_can_live_in_one() -> None:
+    Telemetry().observe_forward(1)
+    assert "lethe_forward_seconds_count 0.0" in Telemetry().render().decode()
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    line = JsonFormatter().format(_record(route="/x", seconds=0.5))
+    assert "\n" not in line
+    parsed = json.loads(line)
+    assert parsed.pop("time").endswith("+00:00")
+    assert parsed == {"level": "warning", "logger": "room", "event": "it happened", "route": "/x", "seconds": 0.5}
+
+
+def test_an_exception_is_logged_with_its_causes_but_without_any_message() -> None:
+    try:
+        try:
+            raise KeyError("secret")
+        except KeyError as cause:
+            raise ValueError("secret") from cause
+    except ValueError as error:
+        line = JsonFormatter().format(_record(error))
+    assert "secret" not in line
+    chain = json.loads(line)["exception"]
+    assert [link["type"] for link in chain] == ["builtins.ValueError", "builtins.KeyError"]
+    assert "test_telemetry.py" in chain[0]["frames"][0]
+
+
+@pytest.mark.usefixtures("_logging_restored")
+def test_every_logger_writes_json_lines_and_the_servers_access_log_is_silent() -> None:
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    logging.getLogger("uvicorn.error").info("started")
+    logging.getLogger("uvicorn.access").info("GET /?user=1")
+    logging.getLogger("service.room").debug("too much")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["started"]

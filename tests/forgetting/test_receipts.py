@@ -1,0 +1,282 @@
+"""A receipt says what was done, and any change to it is noticed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters_store import canonical_json
+from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
+from service.forgetting.receipts import ReceiptSigner, receipt_content, verify
+from service.records import ForgetRequest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUEST = ForgetRequest(
+    request_id="b7c1",
+    subject="5f" * 32,
+    scope="user",
+    state="retraining",
+    fence=7,
+    affected_shards=("a" * 64, "b" * 64),
+    erased_interactions=120,
+    masked_rows=3,
+    accepted_at=1_750_000_000.25,
+    retraining_at=1_750_000_001.0,
+)
+SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+
+
+def content_of(request: ForgetRequest, claim: str = "strict") -> dict[str, Any]:
+    return receipt_content(
+        request,
+        generation_before="1" * 64,
+        generation_after="2" * 64,
+        adapters={"a" * 64: "c" * 64, "b" * 64: None},
+        claim=claim,
+        unit="user",
+        frozen_digest="f" * 64,
+        environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
+        completed_at=1_750_000_100.0,
+    )
+
+
+CONTENT = content_of(REQUEST)
+DOCUMENT = SIGNER.sign(CONTENT)
+RECEIPT_AT = DOCUMENT.index('"receipt":') + len('"receipt":')
+RECEIPT_END = RECEIPT_AT + len(canonical_json(CONTENT).decode()) - 1
+
+
+# What it states
+
+
+def test_a_receipt_states_the_whole_deletion() -> None:
+    assert CONTENT == {
+        "format": "lethe-receipt-1",
+        "request_id": "b7c1",
+        "subject": "5f" * 32,
+        "scope": "user",
+        "held": True,
+        "accepted_at": "2025-06-15T15:06:40.250Z",
+        "retraining_at": "2025-06-15T15:06:41.000Z",
+        "completed_at": "2025-06-15T15:08:20.000Z",
+        "fence": 7,
+        "exactness": "strict: the whole generation is byte for byte that of a clean build without the subject",
+        "unit": "user",
+        "counts": {"interactions": 120, "shards": 2, "validation_rows": 3},
+        "generation": {"before": "1" * 64, "after": "2" * 64},
+        "adapters": {"a" * 64: "c" * 64, "b" * 64: None},
+        "frozen_model": "f" * 64,
+        "environment": {"torch": "2.9.0", "platform": "Linux-x86_64"},
+    }
+
+
+def test_a_receipt_says_when_nothing_was_held() -> None:
+    nothing = replace(REQUEST, affected_shards=(), erased_interactions=0, masked_rows=0, retraining_at=None)
+    content = content_of(nothing)
+    assert content["held"] is False
+    assert content["retraining_at"] is None
+    assert content["counts"] == {"interactions": 0, "shards": 0, "validation_rows": 0}
+
+
+def test_a_recorded_partition_is_claimed_as_such() -> None:
+    assert content_of(REQUEST, "recorded")["exactness"].startswith("relative to the recorded partition: every adapter")
+
+
+def test_a_claim_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match="recorded, strict"):
+        content_of(REQUEST, "perfect")
+
+
+# Signing and verifying
+
+
+def test_a_signed_receipt_comes_back() -> None:
+    assert verify(DOCUMENT, None) == CONTENT
+    assert verify(DOCUMENT, SIGNER.public_key_pem()) == CONTENT
+    assert json.loads(DOCUMENT)["algorithm"] == "Ed25519"
+
+
+def test_signing_is_deterministic() -> None:
+    assert SIGNER.sign(dict(reversed(CONTENT.items()))) == DOCUMENT
+
+
+def test_layout_and_order_of_the_document_do_not_matter() -> None:
+    document = json.loads(DOCUMENT)
+    assert verify(json.dumps(dict(reversed(document.items())), indent=2), None) == CONTENT
+
+
+def test_other_tools_can_verify_it() -> None:
+    document = json.loads(DOCUMENT)
+    key = SIGNER._private_key.public_key()
+    assert base64.b64decode(document["public_key"]) == key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    key.verify(base64.b64decode(document["signature"]), canonical_json(document["receipt"]))
+
+
+@given(st.integers(RECEIPT_AT, RECEIPT_END - 1), st.characters())
+def test_every_changed_character_of_the_content_is_refused(position: int, character: str) -> None:
+    changed = DOCUMENT[:position] + character + DOCUMENT[position + 1 :]
+    if changed == DOCUMENT:
+        assert verify(changed, None) == CONTENT
+        return
+    with pytest.raises(ReceiptInvalid):
+        verify(changed, None)
+
+
+def test_every_character_of_the_document_counts() -> None:
+    for position, character in enumerate(DOCUMENT[:-1]):
+        other = "B" if character == "A" else "A"
+        with pytest.raises(ReceiptInvalid):
+            verify(DOCUMENT[:position] + other + DOCUMENT[position + 1 :], None)
+
+
+def test_every_removed_character_of_the_document_is_refused() -> None:
+    for position in range(len(DOCUMENT) - 1):
+        with pytest.raises(ReceiptInvalid):
+            verify(DOCUMENT[:position] + DOCUMENT[position + 1 :], None)
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text() | st.lists(st.text())))
+def test_any_content_survives_the_round_trip(content: dict[str, Any]) -> None:
+    assert verify(SIGNER.sign(content), SIGNER.public_key_pem()) == content
+
+
+def test_another_keys_receipt_is_refused() -> None:
+    other = ReceiptSigner(Ed25519PrivateKey.generate())
+    with pytest.raises(ReceiptInvalid, match="another key"):
+        verify(other.sign(CONTENT), SIGNER.public_key_pem())
+
+
+def test_a_swapped_key_does_not_make_a_signature_true() -> None:
+    document = json.loads(DOCUMENT)
+    other = json.loads(ReceiptSigner(Ed25519PrivateKey.generate()).sign(CONTENT))
+    with pytest.raises(ReceiptInvalid, match="does not match"):
+        verify(json.dumps({**document, "public_key": other["public_key"]}), None)
+
+
+DOCUMENT_OBJECT: dict[str, Any] = json.loads(DOCUMENT)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        "not JSON",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        json.dumps(CONTENT),
+        json.dumps({**DOCUMENT_OBJECT, "receipt": "text"}),
+        json.dumps({**DOCUMENT_OBJECT, "algorithm": "none"}),
+        json.dumps({**DOCUMENT_OBJECT, "signature": None}),
+        json.dumps({**DOCUMENT_OBJECT, "signature": "é"}),
+        json.dumps({**DOCUMENT_OBJECT, "public_key": "AAAA"}),
+        json.dumps({**DOCUMENT_OBJECT, "more": 1}),
+        json.dumps({**DOCUMENT_OBJECT, "receipt": {"a": "\ud800"}}),
+        json.dumps({**DOCUMENT_OBJECT, "receipt": {"a": float("nan")}}),
+        DOCUMENT.replace('"fence":7', '"fence":8,"fence":7'),
+    ],
+)
+def test_what_is_no_receipt_is_refused(document: str) -> None:
+    with pytest.raises(ReceiptInvalid):
+        verify(document, None)
+
+
+@pytest.mark.parametrize("pem", ["", "no key"])
+def test_a_public_key_that_is_none_is_the_callers_mistake(pem: str) -> None:
+    with pytest.raises(InvalidInput, match="public key"):
+        verify(DOCUMENT, pem)
+
+
+# The key file
+
+
+def test_a_key_is_made_once_and_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "receipts.pem"
+    first, second = ReceiptSigner.open(path), ReceiptSigner.open(path)
+    assert first.public_key_pem() == second.public_key_pem()
+    assert first.public_key_pem().startswith("-----BEGIN PUBLIC KEY-----")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(path.parent) == ["receipts.pem"]
+
+
+def test_a_key_made_under_any_umask_is_its_owners_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ReceiptSigner.open(tmp_path / "key.pem")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_key_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "key.pem"
+    ReceiptSigner.open(path)
+    path.chmod(mode)
+    with pytest.raises(InvalidSetting, match="chmod 600"):
+        ReceiptSigner.open(path)
+
+
+def pem_of_another_kind() -> bytes:
+    return generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@pytest.mark.parametrize("content", [b"", b"no key", pem_of_another_kind()])
+def test_a_file_that_holds_no_ed25519_key_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(InvalidSetting, match="Ed25519"):
+        ReceiptSigner.open(path)
+    assert path.read_bytes() == content
+
+
+def test_a_key_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSetting, match="give it to the user"):
+        ReceiptSigner.open(tmp_path / "file" / "key.pem")
+
+
+OPENS = """
+import sys
+from pathlib import Path
+from service.forgetting.receipts import ReceiptSigner
+print("ready", flush=True)
+sys.stdin.readline()
+print(ReceiptSigner.open(Path(sys.argv[1])).public_key_pem())
+"""
+
+
+def test_processes_that_race_get_one_key(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    openers = [open_elsewhere(path) for _ in range(4)]
+    for opener in openers:
+        assert opener.stdout is not None
+        assert opener.stdout.readline() == "ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write("go\n")
+        opener.stdin.flush()
+    keys = {opener.communicate(timeout=60)[0].strip() for opener in openers}
+    assert keys == {ReceiptSigner.open(path).public_key_pem().strip()}
+    assert os.listdir(tmp_path) == ["key.pem"]
+
+
+def open_elsewhere(path: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", OPENS, str(path)]
+    return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import LetheError, NotReady, Overloaded, TimedOut
+from service.records import Item
+from service.scoring.batcher import Batcher
+from service.scoring.requests import Scored, ScoreRequest
+
+SOON = 5.0  # seconds; nothing here should come near it
+
+
+class FakeScorer:
+    """Scores an item by its id. It can be held, so that a test decides what is waiting meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        ids = [candidate.item_id for request in requests for candidate in request.candidates]
+        self.batches.append(ids)
+        self.threads.add(threading.current_thread().name)
+        assert self.may_go.wait(SOON)
+        if "stop" in ids:
+            raise StopIteration
+        if "bad" in ids:
+            raise NotReady("bad request in the batch")
+        return [_scored(request) for request in requests]
+
+
+class FakeObserver:
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+        self.depth = 0
+
+    def observe_batch(self, rows: int, queue_depth: int) -> None:
+        self.batches.append((rows, queue_depth))
+
+    def observe_queue(self, queue_depth: int) -> None:
+        self.depth = queue_depth
+
+
+def _request(*ids: str) -> ScoreRequest:
+    return ScoreRequest((), tuple(Item(item_id, item_id) for item_id in ids))
+
+
+def _scored(request: ScoreRequest) -> Scored:
+    scores = tuple(float(len(candidate.item_id)) for candidate in request.candidates)
+    return Scored(scores, {candidate.item_id: 1.0 for candidate in request.candidates}, "g", 0, degraded=False)
+
+
+class Bench:
+    """A started batcher, held in its first forward with the request `first` in it."""
+
+    def __init__(self, max_rows: int = 4, max_queued_rows: int = 8) -> None:
+        self.scorer, self.observer = FakeScorer(), FakeObserver()
+        self.batcher = Batcher(self.scorer, self.observer, max_rows, max_queued_rows)
+
+    def send(self, *ids: str, timeout: float = SOON) -> asyncio.Task[Scored]:
+        return asyncio.create_task(self.batcher.submit(_request(*ids), timeout))
+
+    async def hold(self) -> asyncio.Task[Scored]:
+        await self.batcher.start()
+        self.scorer.may_go.clear()
+        first = self.send("first")
+        while not self.scorer.batches:
+            await asyncio.sleep(0.001)
+        return first
+
+
+def _run(story: Callable[[Bench], Awaitable[None]], bench: Bench | None = None) -> Bench:
+    bench = bench or Bench()
+
+    async def framed() -> None:
+        try:
+            await story(bench)
+        finally:
+            bench.scorer.may_go.set()
+            await bench.batcher.stop()
+
+    asyncio.run(framed())
+    return bench
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_an_idle_batcher_scores_a_request_at_once_and_alone() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        assert await bench.send("a", "bb") == _scored(_request("a", "bb"))
+
+    bench = _run(story)
+    assert bench.scorer.batches == [["a", "bb"]]
+    assert bench.observer.batches == [(2, 0)]
+
+
+def test_requests_that_arrive_during_a_forward_join_the_next_batch_up_to_max_rows() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), bench.send("a", "b"), bench.send("c"), bench.send("d", "e"), bench.send("f")]
+        await _settle()
+        assert bench.observer.depth == 6
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+
+    bench = _run(story)
+    assert bench.scorer.batches == [["first"], ["a", "b", "c"], ["d", "e", "f"]]
+    assert bench.observer.batches == [(1, 0), (3, 3), (3, 0)]
+    assert bench.observer.depth == 0
+
+
+def test_a_request_larger_than_a_batch_runs_alone() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), bench.send("a"), bench.send(*"bcdefg"), bench.send("h")]
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+
+    assert _run(story).scorer.batches == [["first"], ["a"], list("bcdefg"), ["h"]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 6), min_size=1, max_size=30))
+def test_every_waiter_gets_the_answer_to_its_own_request(sizes: list[int]) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        requests = [[f"{n}-{k}" for k in range(size)] for n, size in enumerate(sizes)]
+        answers = await asyncio.gather(*(bench.send(*ids) for ids in requests))
+        assert answers == [_scored(_request(*ids)) for ids in requests]
+
+    bench = _run(story, Bench(max_rows=5, max_queued_rows=1000))
+    assert len(bench.scorer.threads) == 1
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), bench.send(*"abcdef")]
+        await _settle()
+        with pytest.raises(Overloaded) as refused:
+            await bench.batcher.submit(_request(*"xyz"), SOON)
+        assert refused.value.retry_after >= 1
+        tasks.append(bench.send("g", "h"))
+        await _settle()
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+
+    assert all("x" not in batch for batch in _run(story).scorer.batches)
+
+
+def test_a_request_larger_than_the_whole_queue_is_taken_when_nothing_waits() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        assert len((await bench.send(*"abcdefghij")).scores) == 10
+
+    _run(story)
+
+
+def test_requests_without_candidates_cost_a_place_too() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), *(bench.send() for _ in range(8))]
+        await _settle()
+        with pytest.raises(Overloaded):
+            await bench.batcher.submit(_request(), SOON)
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+
+    _run(story)
+
+
+def test_a_waiter_whose_time_is_up_is_told_so_and_its_request_is_never_scored() -> None:
+    async def story(bench: Bench) -> None:
+        first = await bench.hold()
+        with pytest.raises(TimedOut):
+            await bench.batcher.submit(_request("late"), 0.01)
+        assert bench.observer.depth == 0
+        bench.scorer.may_go.set()
+        await first
+
+    assert _run(story).scorer.batches == [["first"]]
+
+
+def test_a_request_whose_waiter_left_is_dropped_before_it_is_scored() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), bench.send("a")]
+        gone = bench.send("gone")
+        await _settle()
+        gone.cancel()
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+        assert gone.cancelled()
+
+    assert _run(story).scorer.batches == [["first"], ["a"]]
+
+
+def test_a_waiter_that_leaves_during_its_forward_harms_nobody() -> None:
+    async def story(bench: Bench) -> None:
+        first = await bench.hold()
+        first.cancel()
+        await _settle()
+        second = bench.send("a")
+        bench.scorer.may_go.set()
+        assert await second == _scored(_request("a"))
+
+    _run(story)
+
+
+@pytest.mark.parametrize(("poison", "kind"), [("bad", NotReady), ("stop", RuntimeError)])
+def test_one_bad_request_fails_alone(poison: str, kind: type[Exception]) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.hold()
+        tasks = [bench.send("a"), bench.send(poison), bench.send("b")]
+        await _settle()
+        bench.scorer.may_go.set()
+        good, bad, also_good = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (good, also_good) == (_scored(_request("a")), _scored(_request("b")))
+        assert isinstance(bad, kind)
+
+    assert _run(story).scorer.batches == [["first"], ["a", poison, "b"], ["a"], [poison], ["b"]]
+
+
+def test_a_scorer_that_answers_too_little_gives_nobody_a_wrong_answer() -> None:
+    class Short(FakeScorer):
+        def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+            return super().score(requests)[1:]
+
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        answers = await asyncio.gather(bench.send("a"), bench.send("b"), return_exceptions=True)
+        assert all(isinstance(answer, ValueError) for answer in answers)
+
+    bench = Bench()
+    bench.scorer = Short()
+    bench.batcher = Batcher(bench.scorer, bench.observer)
+    _run(story, bench)
+
+
+def test_stopping_finishes_what_is_queued_and_refuses_what_is_new() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), *(bench.send(name) for name in "abcdef")]
+        await _settle()
+        stopping = [asyncio.create_task(bench.batcher.stop()) for _ in range(2)]
+        await _settle()
+        with pytest.raises(Overloaded):
+            await bench.batcher.submit(_request("new"), SOON)
+        bench.scorer.may_go.set()
+        await asyncio.gather(*stopping)
+        assert [task.done() and len(task.result().scores) for task in tasks] == [1] * 7
+
+    assert all("new" not in batch for batch in _run(story).scorer.batches)
+
+
+def test_nobody_waits_in_vain_when_stopping_is_cut_short() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), bench.send("a")]
+        await _settle()
+        stopping = asyncio.create_task(bench.batcher.stop())
+        await _settle()
+        stopping.cancel()
+        threading.Timer(0.05, bench.scorer.may_go.set).start()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(answer, Overloaded) for answer in answers)
+
+    _run(story)
+
+
+def test_it_refuses_before_it_is_started_and_can_be_started_again() -> None:
+    async def story(bench: Bench) -> None:
+        with pytest.raises(LetheError):
+            await bench.batcher.submit(_request("early"), SOON)
+        for _ in range(2):
+            await bench.batcher.start()
+            await bench.batcher.start()
+            await bench.send("a")
+            await bench.batcher.stop()
+
+    assert _run(story).scorer.batches == [["a"], ["a"]]
