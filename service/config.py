@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     def ledger_url(self) -> str:
         return self.database_url or f"sqlite:///{self.home.absolute() / 'ledger.sqlite'}"
 
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process read these same settings."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        plain = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
+        return {**os.environ, **{f"LETHE_{name.upper()}": value for name, value in plain.items()}}
+
     def cores(self) -> int:
         return len(os.sched_getaffinity(0))
 

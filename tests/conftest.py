@@ -1,4 +1,4 @@
-"""Real servers for the tests: a PostgreSQL and a Redis of their own, started once per session on this machine."""
+"""What many tests share: a PostgreSQL and a Redis of their own, tiny models; each made once per session."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from service.data import prompts
+from service.records import Item
 
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -82,3 +90,91 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the real data sets are not here (looked for ../shared/data beside the repository)")
     return SHARED_DATA
+
+
+# Tiny models
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,  # ten times the usual: scores of different prompts are to differ visibly
+    "tie_word_embeddings": False,
+}
+_GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function: architecture, changed configuration fields -> folder of a random model of it with a tokenizer."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def folder_of(architecture: str, vocabulary: int = 480, **changed: Any) -> Path:
+        key = (architecture, vocabulary, *sorted(changed.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(f"tiny-{architecture}")
+            _save_tiny_model(made[key], architecture, _tiny_tokenizer(vocabulary), changed)
+        return made[key]
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def random_adapter() -> Callable[..., dict[str, torch.Tensor]]:
+    """A function: model, target names, rank, seed -> a LoRA of random A and B as PEFT names its tensors."""
+
+    def adapter_of(model: torch.nn.Module, targets: Sequence[str], rank: int, seed: int) -> dict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in targets:
+                transposed = type(module).__name__ == "Conv1D"  # GPT-2 stores (d_in, d_out)
+                d_out, d_in = module.weight.T.shape if transposed else module.weight.shape
+                tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(rank, d_in, generator=random) / 5
+                tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(d_out, rank, generator=random) / 5
+        return tensors
+
+    return adapter_of
+
+
+def _save_tiny_model(
+    folder: Path, architecture: str, tokenizer: PreTrainedTokenizerFast, changed: dict[str, Any]
+) -> None:
+    sizes = _GPT2_SIZES if architecture == "gpt2" else _SIZES
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = AutoConfig.for_model(architecture, **{**sizes, "vocab_size": len(tokenizer), **ids, **changed})
+    torch.manual_seed(20240)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    # It knows the prompts' own words; everything else it spells in bytes.
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    item = Item("1", "Film (1999)", 1999, ("Drama",))
+    texts = [prompts.context_text((), "movie"), prompts.question_text(item, "movie"), prompts.item_text(item)]
+    tokenizer.train_from_iterator([*texts, *prompts.ANSWERS * 9], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")

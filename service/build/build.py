@@ -50,6 +50,8 @@ class Built:
     generation: str
     fence: int
     trained: tuple[str, ...]  # digests of the adapters that had to be trained
+    shards: dict[str, str]  # adapter digest -> name of its shard
+    rows: frozenset[str]  # keys of the validation rows
 
 
 def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
@@ -115,7 +117,13 @@ class Builder:
         files = maker.files(users, list(shards), known_rows(previous, self.frozen), config)
         files |= self._catalogue_files(corpus.items, previous)
         manifest = self._manifest(corpus, config, shards, users)
-        return Built(self._store.add_generation(manifest, files), fence, trained)
+        return Built(
+            generation=self._store.add_generation(manifest, files),
+            fence=fence,
+            trained=trained,
+            shards={digest: shard.name for digest, shard in shards.items()},
+            rows=frozenset(key for user in users for key in user.keys),
+        )
 
     # Which adapters there should be
 

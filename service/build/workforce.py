@@ -55,15 +55,15 @@ class Workforce:
                     number, task = waiting.pop()
                     connection, process = self._start(function, task)
                     running[connection] = (number, process)
-                for connection in wait(list(running)):
-                    assert isinstance(connection, Connection)
-                    kind, value = _receive(connection)
+                ready = set(wait(list(running)))
+                for talking in [connection for connection in running if connection in ready]:
+                    kind, value = _receive(talking)
                     if kind == "steps":
                         on_steps(value)
                         continue
-                    number, process = running.pop(connection)
+                    number, process = running.pop(talking)
                     process.join()
-                    connection.close()
+                    talking.close()
                     if kind == "error":
                         raise value
                     yield number, value

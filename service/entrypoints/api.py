@@ -30,9 +30,11 @@ class Recommends(Protocol):
     def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
 
 
-class LedgerDoor(LedgerReadings, Protocol):
+class Takes(Protocol):
     def forget(self, user_id: str, item_ids: list[str] | None, idempotency_key: str | None) -> ForgetRequest: ...
 
+
+class LedgerDoor(LedgerReadings, Protocol):
     def request(self, request_id: str) -> ForgetRequest: ...
 
 
@@ -57,6 +59,7 @@ class Services:
 
     recommender: Recommends
     ledger: LedgerDoor
+    intake: Takes
     generations: Generations
     bell: Rings
     telemetry: Telemetry
@@ -100,7 +103,7 @@ def forget(
 ) -> schemas.ForgetAnswer:
     """Forget a user, or some of their interactions. Effective at once; the receipt follows."""
     began = perf_counter()
-    accepted = services.ledger.forget(body.user_id, body.item_ids, idempotency_key)
+    accepted = services.intake.forget(body.user_id, body.item_ids, idempotency_key)
     services.telemetry.observe_mask(perf_counter() - began)
     # After the answer: a bell that cannot ring only delays a deletion, it must not make an accepted one look refused.
     after.add_task(services.bell.ring)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from service.data import prompts
 from service.errors import ModelUnsuitable
@@ -55,8 +55,7 @@ class Encoder:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelUnsuitable(f"model {spec.name!r} has no usable tokenizer or configuration: {error}") from error
-        positions = int(getattr(config, "max_position_embeddings", _UNKNOWN_POSITIONS))
-        return cls(tokenizer, positions, digest_of_files(folder))
+        return cls(tokenizer, _positions(config), digest_of_files(folder))
 
     def context(self, history: Sequence[Opinion], noun: str) -> list[int]:
         """Token ids of the context. The oldest opinions are left out where all of them would not fit the positions."""
@@ -118,6 +117,13 @@ def digest_of_files(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n".encode())
     return total.hexdigest()
+
+
+def _positions(config: PretrainedConfig) -> int:
+    # A sliding window counts the padding inside a batch, so no prompt may be longer than the window.
+    text = config.get_text_config()
+    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "sliding_window"))
+    return min((int(limit) for limit in limits if limit), default=_UNKNOWN_POSITIONS)
 
 
 def _answer_token(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:

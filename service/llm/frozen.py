@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
@@ -61,12 +62,12 @@ class FrozenModel:
                 cannot give.
         """
         encoder = Encoder.load(spec)
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelUnsuitable(
                 f"model {spec.name!r} cannot be loaded as a causal language model from safetensors: {error}"
             ) from error
@@ -136,7 +137,9 @@ class FrozenModel:
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[0, -1].float()
             ours = float(self.answer_whole([self.encoder.probe])[0])
         theirs = float(logits[self.encoder.yes] - logits[self.encoder.no])
-        if abs(theirs - ours) > _HEAD_TOLERANCE[self.model.dtype] * (1.0 + abs(ours)):
+        # A soft cap barely shows where logits are small, as they may be after the probe.
+        capped = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        if capped or abs(theirs - ours) > _HEAD_TOLERANCE[self.model.dtype] * (1.0 + abs(ours)):
             raise ModelUnsuitable(
                 f"model {self.spec.name!r} transforms its logits after the output layer (soft-capping or scaling); "
                 "Lethe reads two rows of the output layer only and would score it wrongly"

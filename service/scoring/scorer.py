@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.errors import Damaged
 from service.llm.frozen import Contexts, FrozenModel
 from service.records import Mask
 from service.routing.weights import mean_errors, softmax_weights
@@ -50,8 +51,7 @@ class Scorer:
             LedgerUnavailable: the mask cannot be known, so nothing may be scored.
             NotReady, Damaged: there is no generation to score with.
         """
-        mask = self._masks.mask()
-        snapshot = self._snapshots.of(mask.generation)
+        mask, snapshot = self._now()
         began = perf_counter()
         contexts = self._read(requests, snapshot)
         weights = self._route(contexts, snapshot, mask)
@@ -60,6 +60,17 @@ class Scorer:
         self._stopwatch.observe_forward(perf_counter() - routed)
         self._stopwatch.observe_neighbours(routed - began)
         return [_scored(own, w, snapshot, mask) for own, w in zip(_split(scores, requests), weights, strict=True)]
+
+    def _now(self) -> tuple[Mask, Snapshot]:
+        mask = self._masks.mask()
+        try:
+            return mask, self._snapshots.of(mask.generation)
+        except Damaged:
+            # The worker may have erased that generation while it was being read, having published a newer one.
+            newer = self._masks.mask()
+            if newer.generation == mask.generation:
+                raise
+            return newer, self._snapshots.of(newer.generation)
 
     def _read(self, requests: Sequence[ScoreRequest], snapshot: Snapshot) -> Contexts:
         encoder = self._frozen.encoder

@@ -210,7 +210,7 @@ def test_forgetting_deletes_and_masks_and_moves_the_fence_at_once(filled: Ledger
     assert (request.state, request.scope, request.fence) == ("accepted", "user", 1)
     assert (request.erased_interactions, request.masked_rows) == (3, 1)
     assert request.affected_shards == ("adapter-a", "adapter-b")
-    assert (after.adapters, after.rows) == ({"adapter-a", "adapter-b"}, {"row-1"})
+    assert (after.adapters, after.rows) == (frozenset({"adapter-a", "adapter-b"}), frozenset({"row-1"}))
     assert (after.fence, after.revision > before.revision) == (1, True)
     assert list(filled.view().interactions) == ["bob"]
     assert filled.owed() == [request] == [filled.request(request.request_id)]
@@ -296,7 +296,7 @@ def test_a_forgotten_user_does_not_come_back_by_a_stale_import(filled: Ledger) -
 def test_a_forgotten_interaction_does_not_come_back_but_others_may(filled: Ledger) -> None:
     filled.forget("ann", ["i1"], None)
     counts = filled.import_data([], rows_of("ann", 1, 5), None)
-    assert (counts.tombstoned, filled.seen("ann")) == (1, {"i0", "i2", "i5"})
+    assert (counts.tombstoned, filled.seen("ann")) == (1, frozenset({"i0", "i2", "i5"}))
 
 
 def test_a_user_may_return_when_the_import_says_so(filled: Ledger) -> None:
@@ -304,7 +304,7 @@ def test_a_user_may_return_when_the_import_says_so(filled: Ledger) -> None:
     filled.forget("ann", None, None)
     before = filled.mask().revision
     counts = filled.import_data([], rows_of("ann", 1), None, allow_returning=True)
-    assert (counts.tombstoned, counts.new_interactions, filled.seen("ann")) == (0, 1, {"i1"})
+    assert (counts.tombstoned, counts.new_interactions, filled.seen("ann")) == (0, 1, frozenset({"i1"}))
     assert filled.mask().revision > before
     assert filled.import_data([], rows_of("ann", 1, 2), None).tombstoned == 0
 
@@ -443,7 +443,7 @@ def test_completing_again_changes_nothing(filled: Ledger) -> None:
 def test_completing_one_request_keeps_the_masks_of_another(filled: Ledger) -> None:
     first, second = filled.forget("ann", None, None), filled.forget("bob", None, None)
     filled.complete(first.request_id, "{}")
-    assert (filled.mask().adapters, filled.mask().rows) == ({"adapter-b"}, {"row-2"})
+    assert (filled.mask().adapters, filled.mask().rows) == (frozenset({"adapter-b"}), frozenset({"row-2"}))
     assert filled.owed() == [second]
 
 

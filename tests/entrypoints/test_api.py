@@ -141,10 +141,12 @@ class Door:
         self.life: list[str] = []
         self.recommender = recommender or FakeRecommender()
         self.bell = bell or FakeBell()
+        held = ledger or FakeLedger()
         self.app = create_app(
             Services(
                 recommender=self.recommender,
-                ledger=ledger or FakeLedger(),
+                ledger=held,
+                intake=held,
                 generations=generations or FakeGenerations(),
                 bell=self.bell,
                 telemetry=Telemetry(),

@@ -1,0 +1,36 @@
+# One virtual environment, made once and again whenever what decides it changes.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: serve test test-slow check format clean
+
+serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
+	$(BIN)/lethe serve --demo
+
+test: $(VENV)/.installed-dev ## set up and run the tests
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.installed-dev ## the tests that take minutes
+	$(BIN)/pytest -q -m slow
+
+check: $(VENV)/.installed-dev ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .lethe
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

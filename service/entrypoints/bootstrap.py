@@ -1,0 +1,134 @@
+"""The one place that wires: it names concrete classes and hands them over by constructor."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+
+from adapters_store import Store
+from service.build.build import Builder
+from service.build.progress import Progress, Silent
+from service.build.workforce import Workforce
+from service.config import Settings
+from service.data.ledger import Ledger
+from service.entrypoints.api import Services, create_app
+from service.entrypoints.limits import Limits
+from service.entrypoints.telemetry import Telemetry
+from service.errors import InvalidSetting
+from service.forgetting.bell import Bell, open_bell
+from service.forgetting.intake import Intake
+from service.forgetting.receipts import ReceiptSigner
+from service.forgetting.reconcile import Reconciler
+from service.llm.encoder import ModelSpec
+from service.llm.frozen import FrozenModel
+from service.scoring.batcher import Batcher
+from service.scoring.recommender import Recommender
+from service.scoring.refresher import Refresher
+from service.scoring.scorer import Scorer
+from service.scoring.snapshot import Snapshots
+
+_PRELOAD = ("service.build.training", "service.build.rows", "service.build.embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What every process of one installation shares."""
+
+    settings: Settings
+    secret: bytes
+    ledger: Ledger
+    store: Store
+    signer: ReceiptSigner
+
+    @classmethod
+    def open(cls, settings: Settings) -> Home:
+        """Make the home folder if it is not there, and open what is in it.
+
+        Raises:
+            InvalidSetting: the folder cannot be used.
+            LedgerUnavailable: the database cannot be reached.
+        """
+        try:
+            settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            secret = settings.secret.encode() if settings.secret else _secret_file(settings.home / "secret")
+        except OSError as error:
+            raise InvalidSetting(
+                f"LETHE_HOME cannot be used ({error.strerror}); give a folder that this user may write"
+            ) from error
+        return cls(
+            settings=settings,
+            secret=secret,
+            ledger=Ledger(settings.ledger_url(), secret),
+            store=Store(settings.home / "store"),
+            signer=ReceiptSigner.open(settings.home / "receipts.pem"),
+        )
+
+    def bell(self) -> Bell:
+        return open_bell(self.settings.redis_url, self.settings.home / "worker.lock")
+
+    def model(self) -> ModelSpec:
+        settings = self.settings
+        return ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
+
+    def builder(self, store: Store | None = None, progress: Progress | None = None) -> Builder:
+        settings = self.settings
+        processes = settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores())
+        workforce = Workforce(processes, _PRELOAD)
+        return Builder(self.ledger, store or self.store, self.model(), workforce, self.secret, progress or Silent())
+
+    def reconciler(self, bell: Bell, progress: Progress | None = None) -> Reconciler:
+        builder = self.builder(progress=progress)
+        return Reconciler(self.ledger, self.store, builder, bell, self.signer, self.settings.build_config())
+
+
+def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
+    """The application of one API replica: one frozen model, one scoring thread, one refresher."""
+    settings = home.settings
+    torch.set_num_threads(settings.threads or settings.cores())
+    telemetry, bell, frozen = Telemetry(), home.bell(), FrozenModel.load(home.model())
+    snapshots = Snapshots(home.store, frozen)
+    refresher = Refresher(home.ledger, snapshots, bell.wait)
+    scorer = Scorer(home.ledger, snapshots, frozen, telemetry)
+    batcher = Batcher(scorer, telemetry, settings.max_batch_rows, settings.max_queued_rows)
+
+    async def start() -> None:
+        await batcher.start()
+        refresher.start()
+        on_start()
+
+    async def stop() -> None:
+        refresher.stop()
+        await batcher.stop()
+        on_stop()
+        bell.close()
+        home.ledger.close()
+
+    return create_app(
+        Services(
+            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout),
+            ledger=home.ledger,
+            intake=Intake(home.ledger, home.signer),
+            generations=refresher,
+            bell=bell,
+            telemetry=telemetry,
+            limits=Limits(settings.max_body_bytes, settings.request_timeout),
+            on_start=start,
+            on_stop=stop,
+        )
+    )
+
+
+def _secret_file(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_hex(32).encode())
+    return path.read_bytes()

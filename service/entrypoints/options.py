@@ -1,0 +1,56 @@
+"""Command-line flags made from the settings, so that each has one description and one default."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from service.config import Settings
+
+
+def with_settings(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one flag for each named setting; it receives those that were given as the dictionary `given`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> Any:
+            given = {name: arguments.pop(name) for name in names}
+            return command(**arguments, given=given)
+
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "given"]
+        flags = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name))
+            for name in names
+        ]
+        run.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
+        return run
+
+    return decorate
+
+
+def _flag(name: str) -> Any:
+    field = Settings.model_fields[name]
+    default = field.default
+    shown = ",".join(default) if isinstance(default, tuple) else default
+    known = f" (default: {shown})" if default is not None else ""
+    option = typer.Option(f"--{name.replace('_', '-')}", help=f"{_describe(name)}{known}", show_default=False)
+    return Annotated[_type(name), option]
+
+
+def _type(name: str) -> Any:
+    # Words and tuples stay text: the settings check them and say what was expected.
+    kind = Settings.model_fields[name].annotation
+    return (kind if kind in (int, float, bool) else str) | None
+
+
+def _describe(name: str) -> str:
+    field = Settings.model_fields[name]
+    if field.description:
+        return field.description
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return " | ".join(choices) if choices else name.replace("_", " ").capitalize()

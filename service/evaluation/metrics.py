@@ -1,0 +1,38 @@
+"""How good a list of scores is against what people said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def auc(scores: Sequence[float], liked: Sequence[bool]) -> float:
+    """Area under the ROC curve: the chance that a liked target outscores a disliked one; ties count half.
+
+    NaN where one of the two classes is absent.
+    """
+    order = sorted(range(len(scores)), key=lambda n: scores[n])
+    rank_sum, position = 0.0, 0
+    while position < len(order):
+        end = position
+        while end < len(order) and scores[order[end]] == scores[order[position]]:
+            end += 1
+        shared_rank = (position + 1 + end) / 2
+        rank_sum += shared_rank * sum(liked[n] for n in order[position:end])
+        position = end
+    positives = sum(liked)
+    negatives = len(liked) - positives
+    if not positives or not negatives:
+        return math.nan
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def accuracy(scores: Sequence[float], liked: Sequence[bool]) -> float:
+    """Share of targets on the right side of 0.5."""
+    return sum((score > 0.5) == yes for score, yes in zip(scores, liked, strict=True)) / len(scores)
+
+
+def log_loss(scores: Sequence[float], liked: Sequence[bool]) -> float:
+    """Mean −ln P(y), in nats."""
+    likely = (score if yes else 1.0 - score for score, yes in zip(scores, liked, strict=True))
+    return -sum(math.log(max(p, 1e-12)) for p in likely) / len(scores)

@@ -1,0 +1,192 @@
+"""Owed deletions -> build -> publish -> erase -> receipt.
+
+Level-triggered: each pass compares what the ledger wants with what the store holds and closes the difference. Every step may
+be repeated, so a crash anywhere is repaired by the next pass. Several deletions that wait cost one build.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters_store import Store, StoreFailure
+from service.build.build import Builder, Built, config_of, environment
+from service.data.ledger import Ledger
+from service.errors import LetheError
+from service.forgetting.bell import Bell
+from service.forgetting.receipts import ReceiptSigner, receipt_content
+from service.records import BuildConfig, ForgetRequest
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 300.0  # seconds between two attempts at a deletion that keeps failing
+_HEARTBEAT = 5.0  # seconds after which a worker looks at the ledger even if nobody rang
+
+
+class StopSignal(Protocol):
+    """Says whether the worker was asked to end."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+
+class Reconciler:
+    """Brings the store in line with the ledger. `first_config` serves where nothing is published yet."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        builder: Builder,
+        bell: Bell,
+        signer: ReceiptSigner,
+        first_config: BuildConfig,
+    ) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._builder = builder
+        self._bell = bell
+        self._signer = signer
+        self._first_config = first_config
+        self._verified: str | None = None  # the generation whose files were last found sound
+
+    def settle(self) -> bool:
+        """One pass if anything is owed or out of line; says whether there was.
+
+        Raises:
+            LetheError, StoreFailure: the pass failed. Requests are `failed` with the reason, and still owed.
+        """
+        if not self._ledger.owed() and self._in_line():
+            return False
+        self.rebuild(self.config())
+        return True
+
+    def rebuild(self, config: BuildConfig) -> Built:
+        """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
+        owed = self._ledger.owed()
+        ids = [request.request_id for request in owed]
+        self._ledger.start(ids)
+        try:
+            before = self._served()
+            built = self._builder.build(config)
+            self._publish(built)
+            self._erase(built)
+            for request in owed:
+                # One that came while the ledger was being read may not be in what was built; the next pass has it.
+                if request.fence <= built.fence:
+                    self._ledger.complete(request.request_id, self._receipt(request, before, built))
+        except (LetheError, StoreFailure, OSError) as error:
+            self._ledger.fail(ids, reason(error))
+            self._verified = None
+            raise
+        self._bell.ring()
+        return built
+
+    def run(self, stop: StopSignal, first_pause: float) -> None:
+        """Settle whenever somebody rings, and every few seconds; after a failure pause, twice as long each time."""
+        pause = first_pause
+        while not stop.is_set():
+            try:
+                self._settle_alone()
+                pause = first_pause
+            except (LetheError, StoreFailure, OSError) as error:
+                log.warning("reconcile_failed", extra={"reason": reason(error), "retry_in_seconds": pause})
+                stop.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
+            self._bell.wait(_HEARTBEAT)
+
+    def _settle_alone(self) -> None:
+        with self._bell.courtesy_lock() as held:
+            while held and self.settle():
+                log.info("reconciled")
+
+    def _in_line(self) -> bool:
+        """What the ledger calls published is what the store serves, and all of its files are sound."""
+        generation = self._ledger.generation()
+        if generation is None:
+            return self._ledger.counts().interactions == 0
+        if self._store.active() != generation:
+            return False
+        if self._verified != generation and self._sound(generation):
+            self._verified = generation
+        return self._verified == generation
+
+    def _sound(self, generation: str) -> bool:
+        try:
+            for adapter in self._store.generation(generation).manifest["adapters"]:
+                self._store.adapter(adapter["digest"])
+        except StoreFailure:
+            return False
+        return True
+
+    def config(self) -> BuildConfig:
+        """How to build: as the published generation says it was. A deletion never changes how the model is built."""
+        generation = self._ledger.generation()
+        try:
+            return config_of(self._store.generation(generation).manifest) if generation else self._first_config
+        except StoreFailure:
+            return self._first_config
+
+    def _served(self) -> _Served:
+        generation = self._ledger.generation()
+        try:
+            manifest = self._store.generation(generation).manifest if generation else {"adapters": []}
+        except StoreFailure:
+            return _Served(generation, {})
+        return _Served(generation, {adapter["digest"]: adapter["shard"] for adapter in manifest["adapters"]})
+
+    def _publish(self, built: Built) -> None:
+        self._store.publish(built.generation)
+        self._ledger.publish(built.generation, built.fence)
+        self._bell.ring()
+
+    def _erase(self, built: Built) -> None:
+        self._store.erase_except(list(built.shards), [built.generation])
+        self._ledger.drop_exposures_except(list(built.shards), built.rows)
+        self._ledger.erase_traces()
+
+    def _receipt(self, request: ForgetRequest, before: _Served, built: Built) -> str:
+        manifest = self._store.generation(built.generation).manifest
+        return self._signer.sign(
+            receipt_content(
+                request,
+                generation_before=before.generation,
+                generation_after=built.generation,
+                adapters={
+                    digest: _successor(digest, before.shards, built.shards) for digest in request.affected_shards
+                },
+                claim="recorded" if manifest["config"]["partition"] == "algorithm1" else "strict",
+                unit=manifest["config"]["unit"],
+                frozen_digest=manifest["frozen"]["digest"],
+                environment=environment(),
+                completed_at=time.time(),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    generation: str | None
+    shards: dict[str, str]  # adapter digest -> name of its shard
+
+
+def reason(error: Exception) -> str:
+    """What may be told of a failure to anybody: an operating system's error may name a path, so its kind only."""
+    return str(error) if isinstance(error, LetheError | StoreFailure) else type(error).__name__
+
+
+def _successor(digest: str, before: Mapping[str, str], after: Mapping[str, str]) -> str | None:
+    """The adapter that now stands where `digest` stood: of its shard, or of the one that its shard was merged into."""
+    if digest in after:
+        return digest
+    shard = before.get(digest)
+    if shard is None:
+        return None
+    by_name = {name: successor for successor, name in after.items()}
+    merged = (by_name[shard[:end]] for end in range(len(shard), -1, -1) if shard[:end] in by_name)
+    return next(merged, None)

@@ -1,0 +1,83 @@
+"""Keeps the snapshot in memory up with the published generation, off the scoring thread, and says how it stands."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from service.errors import Damaged, LedgerUnavailable, NotReady
+from service.records import Mask
+from service.scoring.snapshot import Snapshots
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+class MaskSource(Protocol):
+    def mask(self) -> Mask: ...
+
+
+class Refresher:
+    """A thread that loads what is published as soon as the bell rings, so that no request has to wait for it."""
+
+    def __init__(self, masks: MaskSource, snapshots: Snapshots, wait: Callable[[float], bool]) -> None:
+        self._masks = masks
+        self._snapshots = snapshots
+        self._wait = wait
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
+        self.reason = "the service has just started"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def ready(self) -> bool:
+        """A generation is loaded and can be scored with."""
+        return self._snapshots.current is not None
+
+    def generation_info(self) -> dict[str, Any]:
+        """What `GET /generation` tells.
+
+        Raises:
+            NotReady: nothing is loaded yet.
+            LedgerUnavailable: the mask cannot be known.
+        """
+        snapshot = self._snapshots.current
+        if snapshot is None:
+            raise NotReady(self.reason)
+        mask, config = self._masks.mask(), snapshot.config
+        return {
+            "generation": snapshot.generation,
+            "fence": mask.fence,
+            "partition": config.partition,
+            "unit": config.unit,
+            "activation": config.activation,
+            "level": config.level,
+            "frozen_digest": snapshot.manifest["frozen"]["digest"],
+            "shards": [
+                {
+                    "digest": adapter["digest"],
+                    "name": adapter["shard"],
+                    "samples": adapter["samples"],
+                    "masked": adapter["digest"] in mask.adapters,
+                }
+                for adapter in snapshot.manifest["adapters"]
+            ],
+            "validation_rows": snapshot.manifest["validation_rows"],
+        }
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._snapshots.of(self._masks.mask().generation)
+            except (NotReady, Damaged, LedgerUnavailable) as error:
+                if str(error) != self.reason:
+                    log.warning("not_ready", extra={"reason": str(error)})
+                self.reason = str(error)
+            self._wait(_POLL_SECONDS)

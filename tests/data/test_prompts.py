@@ -1,0 +1,58 @@
+"""The wording is TALLRec's, and nothing in a title can leave its place in it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.data import prompts
+from service.records import Item, Opinion, Sample
+
+HEAT, BABE = Item("1", "Heat (1995)"), Item("2", "Babe (1995)")
+DUNE = Item("3", "Dune", author="Frank Herbert")
+
+opinions = st.lists(
+    st.builds(Opinion, st.builds(Item, st.just("x"), st.text(min_size=1), author=st.none() | st.text()), st.booleans())
+)
+
+
+def test_a_prompt_reads_as_released() -> None:
+    read = prompts.prompt(Sample("ann", (Opinion(HEAT, True), Opinion(BABE, False)), HEAT, True), "movie")
+    assert read.context == (
+        "### Instruction:\nGiven the user's preference and unpreference, identify whether the user will like the target "
+        'movie by answering "Yes." or "No.".\n\n### Input:\nUser Preference: "Heat (1995)"\n'
+        'User Unpreference: "Babe (1995)"\n'
+    )
+    assert read.question == 'Whether the user will like the target movie "Heat (1995)"?\n\n### Response:\n'
+
+
+def test_books_name_their_author() -> None:
+    assert prompts.history_text([Opinion(DUNE, True)]) == (
+        'User Preference: "Dune" written by Frank Herbert\nUser Unpreference: \n'
+    )
+    assert '"Dune" written by Frank Herbert' in prompts.target_text(DUNE, "book")
+
+
+def test_an_empty_history_is_a_prompt_too() -> None:
+    assert prompts.history_text([]) == "User Preference: \nUser Unpreference: \n"
+
+
+@given(opinions, st.text(min_size=1))
+def test_a_title_cannot_write_lines_of_its_own(history: list[Opinion], title: str) -> None:
+    context = prompts.context_text(history, "movie")
+    question = prompts.question_text(Item("x", title), "movie")
+    assert len(context.splitlines()) == len(prompts.context_text([], "movie").splitlines())
+    assert len(question.splitlines()) == len(prompts.question_text(HEAT, "movie").splitlines())
+
+
+@given(opinions, opinions)
+def test_every_question_opens_with_the_same_words(one: list[Opinion], other: list[Opinion]) -> None:
+    for opinion in one + other:
+        assert prompts.question_text(opinion.item, "movie").startswith(prompts.invocation_text("movie"))
+
+
+@given(opinions)
+def test_the_context_does_not_know_the_target(history: list[Opinion]) -> None:
+    read = [prompts.prompt(Sample("ann", tuple(history), target, True), "movie") for target in (HEAT, BABE)]
+    assert read[0].context == read[1].context
+    assert read[0].question != read[1].question

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.data import prompts
+from service.errors import ModelUnsuitable
+from service.llm.encoder import Encoder, ModelSpec, digest_of_files
+from service.llm.frozen import FrozenModel
+from service.records import Item, Opinion
+
+NOUN = "movie"
+TITLES = ("Heat (1995)", "Up", "The Good, the Bad and the Ugly (1966)", "Yes", "Amélie", "Se7en (1995)")
+
+
+@pytest.fixture
+def frozen(tiny_models, architecture):
+    return FrozenModel.load(ModelSpec(str(tiny_models(architecture))))
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_models):
+    return Encoder.load(ModelSpec(str(tiny_models("llama"))))
+
+
+def _history(length):
+    return [Opinion(Item(str(n), TITLES[n % len(TITLES)]), n % 3 == 0) for n in range(length)]
+
+
+def _contexts(encoder):
+    return [encoder.context(_history(length), NOUN) for length in (0, 1, 6, 3)]
+
+
+def _questions(encoder):
+    return [encoder.question(Item("", title), NOUN) for title in TITLES[:4]]
+
+
+def _equal(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+# Scores
+
+
+def test_a_score_given_its_context_does_not_depend_on_its_batch_mates(frozen):
+    contexts, questions = _contexts(frozen.encoder), _questions(frozen.encoder)
+    together = frozen.answer(questions, frozen.read_contexts(contexts))
+    alone = [frozen.answer([q], frozen.read_contexts([c])) for q, c in zip(questions, contexts, strict=True)]
+    _equal(together, torch.cat(alone))
+    assert together.std() > 0.01
+
+
+def test_a_score_of_a_whole_prompt_does_not_depend_on_its_batch_mates(frozen):
+    whole = [c + q for c, q in zip(_contexts(frozen.encoder), _questions(frozen.encoder), strict=True)]
+    _equal(frozen.answer_whole(whole), torch.cat([frozen.answer_whole([row]) for row in whole]))
+
+
+def test_a_context_read_once_gives_the_logits_of_the_whole_prompt(frozen):
+    contexts, questions = _contexts(frozen.encoder), _questions(frozen.encoder)
+    whole = [c + q for c, q in zip(contexts, questions, strict=True)]
+    logits = [frozen.model(input_ids=torch.tensor([row])).logits[0, -1] for row in whole]
+    plain = torch.stack([row[frozen.encoder.yes] - row[frozen.encoder.no] for row in logits])
+    _equal(frozen.answer_whole(whole), plain)
+    _equal(frozen.answer(questions, frozen.read_contexts(contexts)), plain)
+
+
+def test_a_context_may_serve_many_questions(frozen):
+    contexts, questions = _contexts(frozen.encoder), _questions(frozen.encoder)
+    read = frozen.read_contexts(contexts)
+    rows = torch.tensor([2, 0, 2, 2])
+    repeated = frozen.answer(questions, read.rows(rows))
+    _equal(repeated, frozen.answer(questions, frozen.read_contexts([contexts[n] for n in rows])))
+    assert torch.equal(read.rows(rows).embeddings, read.embeddings[rows])
+    assert torch.equal(read.rows(rows).mask, read.mask[rows])
+
+
+def test_answering_leaves_a_context_as_it_was(frozen):
+    read = frozen.read_contexts(_contexts(frozen.encoder))
+    first = frozen.answer(_questions(frozen.encoder), read)
+    assert torch.equal(frozen.answer(_questions(frozen.encoder), read), first)
+
+
+def test_an_embedding_does_not_depend_on_its_batch_mates(frozen):
+    contexts = _contexts(frozen.encoder)
+    alone = torch.cat([frozen.embed([context]) for context in contexts])
+    _equal(frozen.embed(contexts), alone)
+    _equal(frozen.read_contexts(contexts).embeddings, alone)
+    _equal(alone.norm(dim=1), torch.ones(len(contexts)))
+
+
+def test_a_sliding_window_never_cuts_a_prompt_whatever_its_batch_mates(tiny_models):
+    frozen = FrozenModel.load(ModelSpec(str(tiny_models("mistral", sliding_window=160))))
+    contexts = [frozen.encoder.context(_history(length), NOUN) for length in (0, 2, 60)]
+    questions = [frozen.encoder.question(Item("", title), NOUN) for title in ("Up", "Heat", "x" * 300)]
+    together = frozen.answer(questions, frozen.read_contexts(contexts))
+    alone = [frozen.answer([q], frozen.read_contexts([c])) for q, c in zip(questions, contexts, strict=True)]
+    _equal(together, torch.cat(alone))
+
+
+# What cannot be scored with
+
+
+def test_a_model_that_caps_its_logits_is_refused(tiny_models):
+    with pytest.raises(ModelUnsuitable, match="soft-capping"):
+        FrozenModel.load(ModelSpec(str(tiny_models("gemma2", head_dim=8))))
+
+
+def test_a_model_that_scales_its_logits_is_refused(tiny_models):
+    with pytest.raises(ModelUnsuitable, match="scaling"):
+        FrozenModel.load(ModelSpec(str(tiny_models("granite", logits_scaling=4.0))))
+
+
+def test_a_tokenizer_without_a_single_token_for_an_answer_is_refused(tiny_models):
+    with pytest.raises(ModelUnsuitable, match="'Yes' as a single token"):
+        Encoder.load(ModelSpec(str(tiny_models("llama", vocabulary=258))))
+
+
+def test_a_folder_without_safetensors_is_refused(tiny_models, tmp_path):
+    folder = shutil.copytree(tiny_models("llama"), tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelUnsuitable, match="save_pretrained"):
+        FrozenModel.load(ModelSpec(str(folder)))
+
+
+def test_a_folder_without_tokenizer_is_refused(tiny_models, tmp_path):
+    folder = shutil.copytree(tiny_models("llama"), tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ModelUnsuitable):
+        FrozenModel.load(ModelSpec(str(folder)))
+
+
+def test_a_torn_weights_file_is_refused(tiny_models, tmp_path):
+    folder = shutil.copytree(tiny_models("llama"), tmp_path / "model")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelUnsuitable, match="cannot be loaded"):
+        FrozenModel.load(ModelSpec(str(folder)))
+
+
+def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused(tmp_path):
+    with pytest.raises(ModelUnsuitable, match="neither a folder nor a reachable"):
+        FrozenModel.load(ModelSpec(str(tmp_path / "missing")))
+
+
+# The digest
+
+
+def test_the_digest_changes_with_every_file_of_the_model(tiny_models, tmp_path):
+    folder = shutil.copytree(tiny_models("llama"), tmp_path / "model")
+    seen = {digest_of_files(folder)}
+    for path in sorted(folder.iterdir()):
+        with path.open("ab") as file:
+            file.write(b" ")
+        seen.add(digest_of_files(folder))
+    assert len(seen) == 1 + len(list(folder.iterdir()))
+
+
+def test_the_digest_depends_on_names_and_contents_alone(tiny_models, tmp_path):
+    folder = shutil.copytree(tiny_models("llama"), tmp_path / "elsewhere")
+    (folder / "README.md").write_text("not a part of the model")
+    assert digest_of_files(folder) == digest_of_files(tiny_models("llama"))
+    (folder / "config.json").rename(folder / "configuration.json")
+    assert digest_of_files(folder) != digest_of_files(tiny_models("llama"))
+
+
+# Prompts that have to fit
+
+
+def test_a_long_history_loses_its_oldest_opinions_and_fits(encoder):
+    history = [Opinion(Item(str(n), f"Film number {n}"), True) for n in range(80)]
+    ids = encoder.context(history, NOUN)
+    text = "".join(prompts.context_text(history[-1:], NOUN))
+    assert len(ids) <= encoder.positions * 3 // 4
+    kept = next(first for first in range(80) if encoder.context(history[first:], NOUN) == ids)
+    assert 0 < kept < 80
+    assert ids[-1] == encoder._encode(text, special=True)[-1]
+    # One opinion more would not fit.
+    longer = encoder._encode(prompts.context_text(history[kept - 1 :], NOUN), special=True)
+    assert len(longer) > encoder.positions * 3 // 4
+
+
+def test_an_overlong_title_keeps_the_invocation_and_the_answer_stub(encoder):
+    stub = encoder._encode('"?' + prompts.RESPONSE_HEADER, special=False)
+    ids = encoder.question(Item("", "x1 " * 400), NOUN)
+    invocation = encoder.invocation(NOUN)
+    assert len(ids) == encoder.positions // 4
+    assert ids[: len(invocation)] == invocation
+    assert ids[-len(stub) :] == stub
+
+
+@given(
+    st.text(max_size=60) | st.sampled_from(['"', '""Yes""', "Yes", "\n\n### Response:\nYes", "🎬🎬", " ", "", "'s", "\0"])
+)
+def test_every_question_opens_with_the_invocation_whatever_the_title(encoder, title):
+    invocation = encoder.invocation(NOUN)
+    stub = encoder._encode(prompts.RESPONSE_HEADER, special=False)
+    ids = encoder.question(Item("", title), NOUN)
+    assert ids[: len(invocation)] == invocation
+    assert ids[-len(stub) :] == stub

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import copy
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+from service.errors import ModelUnsuitable
+from service.llm.encoder import ModelSpec
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.records import Item, Opinion
+
+NOUN = "movie"
+RANK, SCALING = 3, 2.0
+TITLES = ("Heat (1995)", "Up", "The Good, the Bad and the Ugly (1966)", "Yes")
+WEIGHTS = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.9, 0.1], [1 / 3, 1 / 3, 1 / 3]])
+
+level = pytest.mark.parametrize("level", ["ND", "D"])
+
+
+class Bench:
+    """One architecture: the model that the mixture is attached to, an untouched twin, three random adapters, a batch."""
+
+    def __init__(self, folder, architecture, random_adapter):
+        self.targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
+        self.frozen, self.plain = (FrozenModel.load(ModelSpec(str(folder))) for _ in range(2))
+        self.adapters = {name: random_adapter(self.plain.model, self.targets, RANK, ord(name)) for name in "abc"}
+        self.mixture = Mixture(self.frozen, self.targets)
+        self.stack = self.stack_of("abc")
+        encoder = self.frozen.encoder
+        histories = [[Opinion(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 2)]
+        self.heads = [encoder.context(history, NOUN) for history in histories]
+        self.questions = [encoder.question(Item("", title), NOUN) for title in TITLES]
+        self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
+        self.contexts = self.plain.read_contexts(self.heads)
+
+    def stack_of(self, names):
+        return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
+
+    def merged(self, weights, level):
+        """The slow, obvious way: a copy of the model whose weights hold one row's mixture."""
+        model = copy.deepcopy(self.plain.model)
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] in self.targets:
+                a = [adapter[f"base_model.model.{name}.lora_A.weight"] for adapter in self.adapters.values()]
+                b = [adapter[f"base_model.model.{name}.lora_B.weight"] for adapter in self.adapters.values()]
+                delta = SCALING * _product(weights.tolist(), a, b, level)
+                module.weight += delta.T if type(module).__name__ == "Conv1D" else delta
+        return FrozenModel(self.plain.spec, model, self.plain.encoder)
+
+
+def _product(weights, a, b, level):
+    if level == "ND":
+        return sum(w * (b_k @ a_k) for w, a_k, b_k in zip(weights, a, b, strict=True))
+    mean_b = sum(w * b_k for w, b_k in zip(weights, b, strict=True))
+    mean_a = sum(w * a_k for w, a_k in zip(weights, a, strict=True))
+    return mean_b @ mean_a
+
+
+@pytest.fixture
+def bench(tiny_models, architecture, random_adapter):
+    return Bench(tiny_models(architecture), architecture, random_adapter)
+
+
+@pytest.fixture
+def llama(tiny_models, random_adapter):
+    return Bench(tiny_models("llama"), "llama", random_adapter)
+
+
+def _equal(ours, theirs, tolerance=1e-4):
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+# Against slow and obvious ways
+
+
+@level
+def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench, level):
+    slow = [bench.merged(w, level).answer_whole([row]) for w, row in zip(WEIGHTS, bench.whole, strict=True)]
+    fast = bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS, level)
+    _equal(fast, torch.cat(slow).detach())
+    assert (fast - bench.plain.answer_whole(bench.whole)).abs().max() > 0.01
+
+
+@level
+def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_frozen_model(bench, level):
+    slow = []
+    for number, question in enumerate(bench.questions):
+        context = bench.contexts.rows(torch.tensor([number]))
+        slow.append(bench.merged(WEIGHTS[number], level).answer([question], context))
+    _equal(bench.mixture.answer(bench.questions, bench.contexts, bench.stack, WEIGHTS, level), torch.cat(slow))
+
+
+def test_the_two_levels_differ_unless_one_adapter_has_all_the_weight(llama):
+    nd, d = (llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, level) for level in ("ND", "D"))
+    assert (nd - d).abs()[[0, 2, 3]].min() > 1e-4
+    _equal(nd[1], d[1], 1e-6)
+
+
+def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
+    lora = LoraConfig(
+        r=RANK,
+        lora_alpha=int(RANK * SCALING),
+        target_modules=list(bench.targets),
+        fan_in_fan_out="c_attn" in bench.targets,
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model = get_peft_model(copy.deepcopy(bench.plain.model), lora, adapter_name="a")
+        for name in "bc":
+            model.add_adapter(name, lora)
+    for name, tensors in bench.adapters.items():
+        set_peft_model_state_dict(model, tensors, adapter_name=name)
+    model.add_weighted_adapter(list("abc"), WEIGHTS[0].tolist(), "mixed", combination_type="cat")
+    model.set_adapter("mixed")
+    theirs = FrozenModel(bench.plain.spec, model.get_base_model(), bench.plain.encoder).answer_whole(bench.whole)
+    _equal(bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS[:1].expand(4, 3), "ND"), theirs)
+
+
+# Weights
+
+
+@level
+def test_an_adapter_of_weight_zero_is_not_there(bench, level):
+    without = bench.mixture.answer_whole(bench.whole, bench.stack_of("ac"), torch.tensor([[0.4, 0.6]] * 4), level)
+    masked = bench.mixture.answer_whole(bench.whole, bench.stack, torch.tensor([[0.4, 0.0, 0.6]] * 4), level)
+    _equal(masked, without, 1e-6)
+
+
+@level
+def test_without_any_weight_the_frozen_model_answers_alone(bench, level):
+    nothing = torch.zeros(4, 3)
+    whole = bench.mixture.answer_whole(bench.whole, bench.stack, nothing, level)
+    asked = bench.mixture.answer(bench.questions, bench.contexts, bench.stack, nothing, level)
+    assert torch.equal(whole, bench.plain.answer_whole(bench.whole))
+    assert torch.equal(asked, bench.plain.answer(bench.questions, bench.contexts))
+
+
+def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama):
+    empty = AdapterStack.of({}, SCALING, llama.frozen)
+    answered = llama.mixture.answer_whole(llama.whole, empty, torch.zeros(4, 0), "ND")
+    assert torch.equal(answered, llama.plain.answer_whole(llama.whole))
+
+
+@level
+def test_rows_of_one_batch_may_have_different_weights(bench, level):
+    alone = []
+    for number in range(4):
+        context = bench.contexts.rows(torch.tensor([number]))
+        weights = WEIGHTS[number : number + 1]
+        alone.append(bench.mixture.answer([bench.questions[number]], context, bench.stack, weights, level))
+    _equal(bench.mixture.answer(bench.questions, bench.contexts, bench.stack, WEIGHTS, level), torch.cat(alone))
+
+
+# Calls beside and after one another
+
+
+def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
+    stacks = [llama.stack, llama.stack_of("cb")]
+    weights = [WEIGHTS, torch.tensor([[0.1, 0.9]] * 4)]
+
+    def score(which):
+        return llama.mixture.answer_whole(llama.whole, stacks[which], weights[which], "ND")
+
+    expected = [score(0), score(1)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(score, [0, 1] * 40))
+    for number, answered in enumerate(found):
+        _equal(answered, expected[number % 2], 1e-6)
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+
+
+def test_after_a_call_the_frozen_model_is_what_it_was(bench):
+    before = {name: parameter.clone() for name, parameter in bench.frozen.model.named_parameters()}
+    bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS, "ND")
+    assert torch.equal(bench.frozen.answer_whole(bench.whole), bench.plain.answer_whole(bench.whole))
+    assert all(torch.equal(before[name], parameter) for name, parameter in bench.frozen.model.named_parameters())
+
+
+def test_after_a_failed_call_the_frozen_model_is_what_it_was(llama):
+    with pytest.raises(RuntimeError):
+        llama.mixture.answer_whole(llama.whole, llama.stack, torch.ones(4, 7), "ND")
+    assert torch.equal(llama.frozen.answer_whole(llama.whole), llama.plain.answer_whole(llama.whole))
+
+
+def test_two_mixtures_of_one_model_do_not_add_up(llama):
+    before = llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, "ND")
+    other = Mixture(llama.frozen, ("o_proj",))
+    assert torch.equal(llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, "ND"), before)
+    assert other.frozen is llama.frozen
+
+
+def test_a_target_that_names_no_layer_is_refused_with_the_names_there_are(llama):
+    with pytest.raises(ModelUnsuitable, match=r"'query'.*'q_proj'"):
+        Mixture(llama.frozen, ("query",))
