@@ -15,7 +15,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from adapters_store import DamagedArtifact, Store, StoredGeneration, canonical_json, digest_of
+from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
 from service.build.embedding import EmbeddingTask, embed_groups
 from service.build.placement import Placer, Unit
 from service.build.progress import Progress, Silent
@@ -168,7 +168,7 @@ class Builder:
             return False
         try:
             self._store.adapter(digest)
-        except DamagedArtifact:
+        except (DamagedArtifact, MissingArtifact):
             # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
             self._store.remove_adapter(digest)
             return False
@@ -243,10 +243,11 @@ class Builder:
         }
 
     def _previous(self) -> StoredGeneration | None:
-        active = self._store.active()
+        # It saves work only, so one that cannot be read is not worth refusing to build.
         try:
+            active = self._store.active()
             return self._store.generation(active) if active else None
-        except DamagedArtifact:
+        except (DamagedArtifact, MissingArtifact):
             return None
 
 

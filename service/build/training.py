@@ -19,10 +19,12 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from service.build.workforce import Report
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import Contexts, FrozenModel
+from service.llm.mixture import target_modules
 from service.records import BuildConfig
 
 _CONTEXT_MEMORY = 256 * 2**20  # bytes of keys and values kept between epochs
@@ -58,6 +60,7 @@ def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=list(config.lora_targets),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -131,7 +134,8 @@ class _ContextReader:
 
 def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:
     content = lora.to_dict()
-    content["base_model_name_or_path"] = task.model.name
+    # Where the model lies is no property of the adapter; which one it is, the generation's manifest says by digest.
+    content["base_model_name_or_path"] = None
     content["inference_mode"] = True
     if task.config.activation == "question":
         content["alora_invocation_tokens"] = task.invocation

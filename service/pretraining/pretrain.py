@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,8 +78,14 @@ def pretrain(corpus_dir: Path, out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     for _ in _optimize(model, lessons, recipe):
-        copy.deepcopy(model).to(torch.float16).save_pretrained(out)
+        _save(model, out)
     (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "films": len(films)}, indent=2) + "\n")
+
+
+def _save(model: LlamaForCausalLM, out: Path) -> None:
+    # In 16 bits for the repository; every float16 is exactly a float32, so loading in float32 loses nothing more.
+    half: Any = copy.deepcopy(model)
+    half.to(torch.float16).save_pretrained(out)
 
 
 class Lessons:
@@ -89,7 +96,7 @@ class Lessons:
         self._features = FilmFeatures.of(films)
         self._rng = np.random.default_rng(recipe.seed)
         self._recipe = recipe
-        self._pad = tokenizer.convert_tokens_to_ids(PAD)
+        self.pad = int(tokenizer.encode(PAD)[0])
         self._tokenizer = tokenizer
         self.yes, self.no = (tokenizer.encode(answer)[0] for answer in prompts.ANSWERS)
         self._items = [
@@ -102,7 +109,7 @@ class Lessons:
         sequences = [self._person() for _ in range(self._recipe.people_per_step)]
         width = max(len(ids) for ids, *_ in sequences)
         count = len(sequences)
-        ids = torch.full((count, width), self._pad)
+        ids = torch.full((count, width), self.pad)
         positions = torch.zeros((count, width), dtype=torch.long)
         block = torch.full((count, width), -1)
         for row, (tokens, place, owner, _, _) in enumerate(sequences):
@@ -118,11 +125,7 @@ class Lessons:
         chosen = self._rng.choice(len(self._films), self._recipe.facts_per_step, p=self._features.popularity)
         rows = [self._tokenizer.encode(self._fact(int(n))) for n in chosen]
         width = max(map(len, rows))
-        return torch.tensor([row + [self._pad] * (width - len(row)) for row in rows])
-
-    @property
-    def pad(self) -> int:
-        return int(self._pad)
+        return torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
 
     def _person(self) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
         # A history of 1 to 10 films: mostly full ones, as in the papers, but newcomers too.

@@ -23,7 +23,7 @@ class Neighbours:
 
     def nearest(self, queries: Floats, n: int, excluded: Iterable[int] = ()) -> Indices:
         """Row numbers (B, n) nearest first; fewer columns where fewer rows are left. `excluded` rows are never given."""
-        hidden = np.fromiter(excluded, dtype=np.int64)
+        hidden = np.unique(np.fromiter(excluded, dtype=np.int64))
         left = self.count - len(hidden)
         if left <= 0 or n <= 0:
             return np.empty((len(queries), 0), dtype=np.int64)

@@ -28,9 +28,9 @@ class Bench:
     def __init__(self, folder, architecture, random_adapter):
         self.targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
         self.frozen, self.plain = (FrozenModel.load(ModelSpec(str(folder))) for _ in range(2))
-        self.adapters = {name: random_adapter(self.plain.model, self.targets, RANK, ord(name)) for name in "abc"}
+        self.adapters = {name: random_adapter(self.plain.model, self.targets, RANK, ord(name)) for name in "xyz"}
         self.mixture = Mixture(self.frozen, self.targets)
-        self.stack = self.stack_of("abc")
+        self.stack = self.stack_of("xyz")
         encoder = self.frozen.encoder
         histories = [[Opinion(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 2)]
         self.heads = [encoder.context(history, NOUN) for history in histories]
@@ -111,12 +111,12 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        model = get_peft_model(copy.deepcopy(bench.plain.model), lora, adapter_name="a")
-        for name in "bc":
+        model = get_peft_model(copy.deepcopy(bench.plain.model), lora, adapter_name="x")
+        for name in "yz":
             model.add_adapter(name, lora)
     for name, tensors in bench.adapters.items():
         set_peft_model_state_dict(model, tensors, adapter_name=name)
-    model.add_weighted_adapter(list("abc"), WEIGHTS[0].tolist(), "mixed", combination_type="cat")
+    model.add_weighted_adapter(list("xyz"), WEIGHTS[0].tolist(), "mixed", combination_type="cat")
     model.set_adapter("mixed")
     theirs = FrozenModel(bench.plain.spec, model.get_base_model(), bench.plain.encoder).answer_whole(bench.whole)
     _equal(bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS[:1].expand(4, 3), "ND"), theirs)
@@ -127,7 +127,7 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
 
 @level
 def test_an_adapter_of_weight_zero_is_not_there(bench, level):
-    without = bench.mixture.answer_whole(bench.whole, bench.stack_of("ac"), torch.tensor([[0.4, 0.6]] * 4), level)
+    without = bench.mixture.answer_whole(bench.whole, bench.stack_of("xz"), torch.tensor([[0.4, 0.6]] * 4), level)
     masked = bench.mixture.answer_whole(bench.whole, bench.stack, torch.tensor([[0.4, 0.0, 0.6]] * 4), level)
     _equal(masked, without, 1e-6)
 
@@ -161,7 +161,7 @@ def test_rows_of_one_batch_may_have_different_weights(bench, level):
 
 
 def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
-    stacks = [llama.stack, llama.stack_of("cb")]
+    stacks = [llama.stack, llama.stack_of("zy")]
     weights = [WEIGHTS, torch.tensor([[0.1, 0.9]] * 4)]
 
     def score(which):

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from service.build.training import Lesson, TrainingTask, train_adapter
+from service.errors import ModelUnsuitable
+from service.llm.encoder import Encoder, ModelSpec
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.records import BuildConfig, Item, Opinion
+
+NOUN = "movie"
+CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
+DIGEST = "5eed" * 16
+
+activation = pytest.mark.parametrize("activation", ["question", "prompt"])
+
+
+def _task(folder, config=CONFIG, digest=DIGEST):
+    spec = ModelSpec(str(folder))
+    encoder = Encoder.load(spec)
+    return TrainingTask(digest, spec, encoder.invocation(NOUN), tuple(_lessons(encoder)), config)
+
+
+def _lessons(encoder):
+    for number in range(10):
+        liked = number % 2 == 0
+        history = [Opinion(Item(str(n), f"Film {n}"), n % 2 == 0) for n in range(number % 4)]
+        question = encoder.question(Item("", f"{'Good' if liked else 'Bad'} {number}"), NOUN)
+        yield Lesson(encoder.context(history, NOUN), question, liked)
+
+
+def _for(architecture, activation):
+    targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
+    return replace(CONFIG, lora_targets=targets, activation=activation)
+
+
+def _nothing(steps):
+    pass
+
+
+def _scores(files, task):
+    """Lethe's own logit differences under one adapter, given as files."""
+    frozen = FrozenModel.load(task.model)
+    config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
+    mixture = Mixture(frozen, config.lora_targets)
+    stack = AdapterStack.of({task.digest: tensors}, config.lora_alpha / config.lora_rank, frozen)
+    alone = torch.ones(len(task.lessons), 1)
+    if config.activation == "prompt":
+        return mixture.answer_whole([one.context + one.question for one in task.lessons], stack, alone, "ND")
+    contexts = frozen.read_contexts([one.context for one in task.lessons])
+    return mixture.answer([one.question for one in task.lessons], contexts, stack, alone, "ND")
+
+
+def _scores_without(task):
+    return FrozenModel.load(task.model).answer_whole([one.context + one.question for one in task.lessons])
+
+
+@activation
+def test_peft_alone_opens_an_adapter_and_gives_the_same_score(tiny_models, tmp_path, architecture, activation):
+    task = _task(tiny_models(architecture), _for(architecture, activation))
+    files = train_adapter(task, _nothing)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(task.model.name), tmp_path).eval()
+    encoder = Encoder.load(task.model)
+    theirs = []
+    for lesson in task.lessons:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([lesson.context + lesson.question])).logits[0, -1]
+        theirs.append(logits[encoder.yes] - logits[encoder.no])
+    ours = _scores(files, task)
+    torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-4, atol=1e-4)
+    assert (ours - _scores_without(task)).abs().max() > 0.05
+
+
+@activation
+def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
+    first = train_adapter(task, _nothing)
+    torch.manual_seed(999)
+    torch.randn(1000) @ torch.randn(1000)
+    assert train_adapter(task, _nothing) == first
+
+
+def test_another_digest_visits_the_batches_in_another_order(tiny_models):
+    task = _task(tiny_models("llama"))
+    assert train_adapter(task, _nothing) != train_adapter(replace(task, digest="0a" * 32), _nothing)
+
+
+@activation
+def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
+    scores = _scores(train_adapter(task, _nothing), task)
+    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    before = _scores_without(task)
+    assert scores[liked].mean() > before[liked].mean()
+    assert scores[~liked].mean() < before[~liked].mean()
+    assert scores[liked].min() > scores[~liked].max()
+
+
+def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, epochs=0))
+    first, second = (train_adapter(replace(task, digest=digest), _nothing) for digest in (DIGEST, "0a" * 32))
+    assert first == second
+    tensors = safetensors.torch.load(first["adapter_model.safetensors"])
+    assert all(tensor.any() == ("lora_A" in name) for name, tensor in tensors.items())
+
+
+@activation
+def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(tiny_models, tmp_path, activation):
+    folder = tiny_models("llama")
+    task = _task(folder, replace(CONFIG, activation=activation))
+    files = train_adapter(task, _nothing)
+    assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
+    for content in files.values():
+        assert str(folder).encode() not in content
+        assert folder.name.encode() not in content
+    stated = json.loads(files["adapter_config.json"])
+    assert stated["base_model_name_or_path"] is None
+    assert (stated["r"], stated["lora_alpha"]) == (2, 6)
+    assert stated["target_modules"] == ["q_proj", "v_proj"]
+    assert stated.get("alora_invocation_tokens") == (task.invocation if activation == "question" else None)
+
+
+def test_where_the_model_lies_does_not_change_an_adapter(tiny_models, tmp_path):
+    task = _task(tiny_models("llama"))
+    (tmp_path / "elsewhere").symlink_to(tiny_models("llama"))
+    elsewhere = replace(task, model=ModelSpec(str(tmp_path / "elsewhere")))
+    assert train_adapter(elsewhere, _nothing) == train_adapter(task, _nothing)
+
+
+def test_an_epoch_is_a_step(tiny_models):
+    steps = []
+    train_adapter(_task(tiny_models("llama")), steps.append)
+    assert steps == [1, 1, 1]
+
+
+def test_a_target_that_names_no_layer_is_refused(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, lora_targets=("query",)))
+    with pytest.raises(ModelUnsuitable, match="q_proj"):
+        train_adapter(task, _nothing)
