@@ -129,3 +129,5 @@ class ForgetRequest:
     attempts: int = 0
     error: str | None = None
     receipt: str | None = None  # the signed document, as JSON
+    shard_names: tuple[str | None, ...] = ()  # of the affected shards, in the same order
+    generation_before: str | None = None  # what was served when it was accepted

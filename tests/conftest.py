@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import shutil
@@ -17,10 +18,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from service.data import prompts
+from service.llm.frozen import FrozenModel
 from service.records import Item
 
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -94,6 +97,9 @@ def shared_data() -> Path:
 
 # Tiny models
 
+settings.register_profile("lethe", deadline=None)  # a busy machine is no failure
+settings.load_profile("lethe")
+
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gpt2")
 _SIZES = {
     "hidden_size": 32,
@@ -150,6 +156,33 @@ def random_adapter() -> Callable[..., dict[str, torch.Tensor]]:
         return tensors
 
     return adapter_of
+
+
+@pytest.fixture(scope="session")
+def merged_model() -> Callable[..., FrozenModel]:
+    """The slow, obvious mixture: frozen model, adapters, scaling, one row's weights, level -> a model that holds it."""
+
+    def merged(
+        frozen: FrozenModel, adapters: Sequence[dict[str, torch.Tensor]], scaling: float, w: list[float], level: str
+    ) -> FrozenModel:
+        model = copy.deepcopy(frozen.model)
+        for name, module in model.named_modules():
+            if f"base_model.model.{name}.lora_A.weight" in adapters[0]:
+                a = [adapter[f"base_model.model.{name}.lora_A.weight"] for adapter in adapters]
+                b = [adapter[f"base_model.model.{name}.lora_B.weight"] for adapter in adapters]
+                delta = scaling * _mixed_product(w, a, b, level)
+                module.weight += delta.T if type(module).__name__ == "Conv1D" else delta
+        return FrozenModel(frozen.spec, model, frozen.encoder)
+
+    return merged
+
+
+def _mixed_product(w: list[float], a: list[torch.Tensor], b: list[torch.Tensor], level: str) -> torch.Tensor:
+    if level == "ND":  # eq. 6
+        return sum((w_k * (b_k @ a_k) for w_k, a_k, b_k in zip(w, a, b, strict=True)), torch.zeros(()))
+    mean_b = sum((w_k * b_k for w_k, b_k in zip(w, b, strict=True)), torch.zeros(()))  # eq. 5
+    mean_a = sum((w_k * a_k for w_k, a_k in zip(w, a, strict=True)), torch.zeros(()))
+    return mean_b @ mean_a
 
 
 def _save_tiny_model(

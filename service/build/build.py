@@ -110,6 +110,7 @@ class Builder:
             fence,
             {digest: sorted({sample.user_id for sample in shard.samples}) for digest, shard in shards.items()},
             {key: user.user_id for user in users for key in user.keys},
+            {digest: shard.name for digest, shard in shards.items()},
         )
         trained = self._train_missing(shards, corpus.noun, config)
         previous = self._previous()

@@ -84,7 +84,7 @@ class Placer:
         if new:
             shards = (
                 self._first_shards(new, noun, config)
-                if not recorded
+                if len(new) == len(units)
                 else self._more_shards(units, recorded, noun, config)
             )
             self._ledger.record_partition(name, [(unit.key, unit.user_id, shards[unit.key]) for unit in new])

@@ -100,7 +100,7 @@ def _work(connection: Connection, function: Callable[[Any, Report], Any], task: 
             connection.send(("result", function(task, lambda steps: connection.send(("steps", steps)))))
         except LetheError as error:
             connection.send(("error", error))
-        except (RuntimeError, OSError, ValueError, KeyError, MemoryError) as error:
+        except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             # The type alone: its text could quote a sample.
             connection.send(("error", TaskFailed(f"a build process failed with {type(error).__name__}")))
             raise

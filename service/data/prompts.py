@@ -38,6 +38,7 @@ def invocation_text(noun: str) -> str:
 
 
 def target_text(target: Item, noun: str) -> str:
+    """The question as TALLRec words it; an author's name goes inside the quotes."""
     named = _mention(target) if target.author else _one_line(target.title)
     return f'{invocation_text(noun)} "{named}"?'
 

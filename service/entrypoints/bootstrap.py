@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from adapters_store import Store
 from service.build.build import Builder
 from service.build.progress import Progress, Silent
+from service.build.rehearsal import RehearsalLedger
 from service.build.workforce import Workforce
 from service.config import Settings
 from service.data.ledger import Ledger
@@ -76,11 +77,18 @@ class Home:
         settings = self.settings
         return ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
 
-    def builder(self, store: Store | None = None, progress: Progress | None = None) -> Builder:
+    def builder(self, progress: Progress | None = None) -> Builder:
+        return self._builder(self.ledger, self.store, progress)
+
+    def rehearsal(self, store: Store, progress: Progress | None = None) -> Builder:
+        """A builder into another store, of which the ledger notes nothing."""
+        return self._builder(RehearsalLedger(self.settings.ledger_url(), self.secret), store, progress)
+
+    def _builder(self, ledger: Ledger, store: Store, progress: Progress | None) -> Builder:
         settings = self.settings
         processes = settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores())
         workforce = Workforce(processes, _PRELOAD)
-        return Builder(self.ledger, store or self.store, self.model(), workforce, self.secret, progress or Silent())
+        return Builder(ledger, store, self.model(), workforce, self.secret, progress or Silent())
 
     def reconciler(self, bell: Bell, progress: Progress | None = None) -> Reconciler:
         builder = self.builder(progress=progress)

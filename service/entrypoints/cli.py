@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adapters_store import Store, StoreFailure
@@ -23,7 +24,7 @@ from service.entrypoints.bootstrap import Home, serving_app
 from service.entrypoints.console import progress_for_stderr
 from service.entrypoints.options import with_settings
 from service.entrypoints.telemetry import configure_logging
-from service.entrypoints.worker import Supervisor, run_worker
+from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import InvalidSetting, LetheError
 from service.evaluation import tallrec
 from service.forgetting.intake import Intake
@@ -146,6 +147,8 @@ def serve(
         on_start=supervisor.start if supervisor else lambda: None,
         on_stop=supervisor.stop if supervisor else lambda: None,
     )
+    # uvicorn drains on SIGTERM and then raises it again, for whoever was listening before.
+    exit_on_sigterm()
     uvicorn.run(
         application,
         host=opened.settings.host,
@@ -276,7 +279,8 @@ def main() -> None:
     try:
         app()
     except (LetheError, StoreFailure) as error:
-        err.print(f"[red]lethe:[/red] {error}", markup=True, highlight=False)
+        # One line, whatever a library wrote into it; a bracket in it is no markup.
+        err.print(f"[red]lethe:[/red] {escape(' '.join(str(error).split()))}", highlight=False)
         sys.exit(1)
 
 
@@ -341,7 +345,7 @@ def _status(opened: Home) -> dict[str, Any]:
 def _verify_rebuild(opened: Home, active: str) -> None:
     config = opened.reconciler(opened.bell()).config()
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        built = opened.builder(store=Store(Path(scratch)), progress=progress).build(config)
+        built = opened.rehearsal(Store(Path(scratch)), progress).build(config)
     if built.generation != active:
         raise StoreFailure(
             f"a clean build gives generation {built.generation}, but {active} is served; "

@@ -34,6 +34,9 @@ from service.records import Mask
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES = ("accepted", "retraining", "completed", "failed")
 
+# What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
+LOGGED = ("reason", "status", "retry_in_seconds", "again_in_seconds")
+
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -174,7 +177,10 @@ def _histogram(name: str, documentation: str, seconds: Sequence[float]) -> Histo
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, event, the record's `fields`, and an exception without its message."""
+    """One JSON object per line: time, level, logger, event, known fields, and an exception without its message.
+
+    Known fields are those of the record's `fields`, and the record's own attributes that `LOGGED` names.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -182,6 +188,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
+            **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from adapters_store import Store, StoreFailure
@@ -71,14 +70,13 @@ class Reconciler:
         ids = [request.request_id for request in owed]
         self._ledger.start(ids)
         try:
-            before = self._served()
             built = self._builder.build(config)
             self._publish(built)
             self._erase(built)
             for request in owed:
                 # One that came while the ledger was being read may not be in what was built; the next pass has it.
                 if request.fence <= built.fence:
-                    self._ledger.complete(request.request_id, self._receipt(request, before, built))
+                    self._ledger.complete(request.request_id, self._receipt(request, built))
         except (LetheError, StoreFailure, OSError) as error:
             self._ledger.fail(ids, reason(error))
             self._verified = None
@@ -110,14 +108,14 @@ class Reconciler:
         generation = self._ledger.generation()
         if generation is None:
             return self._ledger.counts().interactions == 0
-        if self._store.active() != generation:
-            return False
         if self._verified != generation and self._sound(generation):
             self._verified = generation
         return self._verified == generation
 
     def _sound(self, generation: str) -> bool:
         try:
+            if self._store.active() != generation:
+                return False
             for adapter in self._store.generation(generation).manifest["adapters"]:
                 self._store.adapter(adapter["digest"])
         except StoreFailure:
@@ -132,14 +130,6 @@ class Reconciler:
         except StoreFailure:
             return self._first_config
 
-    def _served(self) -> _Served:
-        generation = self._ledger.generation()
-        try:
-            manifest = self._store.generation(generation).manifest if generation else {"adapters": []}
-        except StoreFailure:
-            return _Served(generation, {})
-        return _Served(generation, {adapter["digest"]: adapter["shard"] for adapter in manifest["adapters"]})
-
     def _publish(self, built: Built) -> None:
         self._store.publish(built.generation)
         self._ledger.publish(built.generation, built.fence)
@@ -150,16 +140,15 @@ class Reconciler:
         self._ledger.drop_exposures_except(list(built.shards), built.rows)
         self._ledger.erase_traces()
 
-    def _receipt(self, request: ForgetRequest, before: _Served, built: Built) -> str:
+    def _receipt(self, request: ForgetRequest, built: Built) -> str:
         manifest = self._store.generation(built.generation).manifest
+        affected = zip(request.affected_shards, request.shard_names, strict=True)
         return self._signer.sign(
             receipt_content(
                 request,
-                generation_before=before.generation,
+                generation_before=request.generation_before,
                 generation_after=built.generation,
-                adapters={
-                    digest: _successor(digest, before.shards, built.shards) for digest in request.affected_shards
-                },
+                adapters={digest: _successor(digest, shard, built.shards) for digest, shard in affected},
                 claim="recorded" if manifest["config"]["partition"] == "algorithm1" else "strict",
                 unit=manifest["config"]["unit"],
                 frozen_digest=manifest["frozen"]["digest"],
@@ -169,22 +158,15 @@ class Reconciler:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Served:
-    generation: str | None
-    shards: dict[str, str]  # adapter digest -> name of its shard
-
-
 def reason(error: Exception) -> str:
     """What may be told of a failure to anybody: an operating system's error may name a path, so its kind only."""
     return str(error) if isinstance(error, LetheError | StoreFailure) else type(error).__name__
 
 
-def _successor(digest: str, before: Mapping[str, str], after: Mapping[str, str]) -> str | None:
+def _successor(digest: str, shard: str | None, after: Mapping[str, str]) -> str | None:
     """The adapter that now stands where `digest` stood: of its shard, or of the one that its shard was merged into."""
     if digest in after:
         return digest
-    shard = before.get(digest)
     if shard is None:
         return None
     by_name = {name: successor for successor, name in after.items()}

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
 from service.llm.frozen import Contexts, FrozenModel
@@ -112,16 +113,22 @@ class Mixture:
 
 
 def target_modules(frozen: FrozenModel, targets: Sequence[str]) -> list[tuple[str, nn.Module]]:
-    """The modules whose last name part is one of `targets`.
+    """The linear layers whose last name part is one of `targets`; the output layer is none of them.
 
     Raises:
-        ModelUnsuitable: a target that names no module; the message lists the names there are.
+        ModelUnsuitable: a target that names no such layer; the message lists the names there are.
     """
-    named = [(name, module) for name, module in frozen.model.named_modules() if name.rpartition(".")[2] in targets]
+    head = frozen.model.get_output_embeddings()  # only two of its rows are read, so nothing can be attached to it
+    layers: list[tuple[str, nn.Module]] = [
+        (name, module)
+        for name, module in frozen.model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    named = [(name, module) for name, module in layers if name.rpartition(".")[2] in targets]
     missing = set(targets) - {name.rpartition(".")[2] for name, _ in named}
     if missing:
-        there = sorted({name.rpartition(".")[2] for name, m in frozen.model.named_modules() if hasattr(m, "weight")})
-        raise ModelUnsuitable(f"lora_targets {sorted(missing)} name no layer of this model; it has {there}")
+        there = sorted({name.rpartition(".")[2] for name, _ in layers})
+        raise ModelUnsuitable(f"lora_targets {sorted(missing)} name no linear layer of this model; it has {there}")
     return named
 
 

@@ -51,6 +51,7 @@ def _film(row: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
+    """Read the arguments and write the catalogue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder with the public catalogues")
     parser.add_argument("output", type=Path)

@@ -47,7 +47,8 @@ class Recipe:
     heads: int = 7
     people_per_step: int = 24
     facts_per_step: int = 32
-    steps: int = 2400
+    steps: int = 800
+    schedule_steps: int = 2400  # the cosine is laid out for this many
     peak_learning_rate: float = 1e-3
     warmup_steps: int = 150
     least_votes: int = 100
@@ -203,7 +204,7 @@ def _facts_loss(model: LlamaForCausalLM, lessons: Lessons) -> Tensor:
 def _learning_rate_share(step: int, recipe: Recipe) -> float:
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    done = (step - recipe.warmup_steps) / max(1, recipe.schedule_steps - recipe.warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
@@ -238,6 +239,7 @@ def _tokenizer_texts(films: list[PublicFacts]) -> list[str]:
 
 
 def main() -> None:
+    """Read the arguments and pretrain."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path, help="folder with the public data (see docs/base-model.md)")
     parser.add_argument("out", type=Path, help="folder for the model")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from adapters_store import Store
-from service.build.build import Builder, config_of
+from service.build.build import Builder, config_of, corpus_of
 from service.build.workforce import Workforce
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user
@@ -140,3 +140,210 @@ def test_the_number_of_processes_does_not_matter(home, clean_home):
     other = clean_home(INTERACTIONS, processes=1)
     other.build()
     assert other.files() == home.files()
+
+
+def test_a_person_with_a_single_interaction_has_no_sample_and_changes_nothing(home, clean_home):
+    newcomer = Interaction("newcomer", ITEMS[0].item_id, True, 5)
+    other = clean_home([*INTERACTIONS, newcomer])
+    assert other.build().generation == home.store.active()
+
+
+# Forgetting is a clean build without the person
+
+
+VARIANTS = {
+    "tree-user": CONFIG,
+    "tree-sample": replace(CONFIG, unit="sample"),
+    "tree-user-prompt": replace(CONFIG, activation="prompt", level="D"),
+    "random-user": replace(CONFIG, partition="random"),
+    "random-sample": replace(CONFIG, partition="random", unit="sample"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(homes, clean_home, tmp_path, name):
+    variant = VARIANTS[name]
+    home, clean = homes(tmp_path / "home", variant), clean_home(_without(TRAINING_USER))
+    before = home.files()
+    home.ledger.forget(TRAINING_USER, None, None)
+    home.build(variant)
+    clean.build(variant)
+    assert home.files() == clean.files()
+    assert home.files() != before
+
+
+@pytest.mark.parametrize("name", ["tree-user", "tree-sample"])
+def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(homes, clean_home, tmp_path, name):
+    variant = VARIANTS[name]
+    item = next(row.item_id for row in INTERACTIONS if row.user_id == TRAINING_USER)
+    home, clean = homes(tmp_path / "home", variant), clean_home(_without(TRAINING_USER, item))
+    home.ledger.forget(TRAINING_USER, [item], None)
+    home.build(variant)
+    clean.build(variant)
+    assert home.files() == clean.files()
+
+
+def test_the_order_of_deletions_does_not_matter(home, clean_home):
+    for user in (OTHER_TRAINING_USER, TRAINING_USER):
+        home.ledger.forget(user, None, None)
+        home.build()
+    gone = {OTHER_TRAINING_USER, TRAINING_USER}
+    clean = clean_home([row for row in INTERACTIONS if row.user_id not in gone])
+    clean.build()
+    assert home.files() == clean.files()
+
+
+def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):
+    before, times = set(home.store.digests()), home.times()
+    home.ledger.forget(TRAINING_USER, None, None)
+    built = home.build()
+    kept = before & set(home.store.digests())
+    assert len(built.trained) == 1
+    assert set(home.store.digests()) == kept | set(built.trained)
+    assert len(kept) >= 3
+    now = home.times()
+    assert all(now[path] == times[path] for path in times if path.parent.name in kept)
+
+
+def test_forgetting_a_validation_user_changes_no_adapter(home, clean_home):
+    before, times = home.store.active(), home.times()
+    mine = set(home.ledger.mask().rows)
+    home.ledger.forget(VALIDATION_USER, None, None)
+    masked = home.ledger.mask().rows - mine
+    built = home.build()
+    assert built.trained == ()
+    assert built.generation != before
+    assert home.times() == times
+    assert masked
+    assert not masked & built.rows
+    clean = clean_home(_without(VALIDATION_USER))
+    clean.build()
+    assert home.files() == clean.files()
+
+
+def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home):
+    before = set(home.store.digests())
+    home.ledger.forget(TRAINING_USER, None, None)
+    mask = home.ledger.mask()
+    home.build()
+    assert mask.adapters == before - set(home.store.digests())
+    assert len(mask.adapters) == 1
+    assert mask.rows == frozenset()
+
+
+def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clean_home):
+    home = clean_home(INTERACTIONS)
+    view = home.ledger.view()
+    home.ledger.forget(TRAINING_USER, None, None)
+    built = home.builder.build_corpus(corpus_of(view, CONFIG), CONFIG, view.fence)
+    masked = home.ledger.mask().adapters
+    assert len(masked) == 1
+    assert masked < set(built.shards)
+
+
+# Damage is repaired
+
+
+def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home):
+    files = home.files()
+    digest = home.store.digests()[0]
+    torn = home.store.root / "adapters" / digest / "adapter_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1] + b"\xff")
+    assert home.build().trained == (digest,)
+    assert home.files() == files
+
+
+def test_a_lost_adapter_is_made_again_to_the_same_bytes(home):
+    files = home.files()
+    digest = home.store.digests()[0]
+    home.store.remove_adapter(digest)
+    assert home.build().trained == (digest,)
+    assert home.files() == files
+
+
+@pytest.mark.parametrize("damage", ["torn file", "lost generation", "torn ACTIVE"])
+def test_a_damaged_generation_is_made_again_to_the_same_bytes(home, damage):
+    files, root = home.files(), home.store.root
+    active = root / "generations" / home.store.active()
+    if damage == "torn file":
+        (active / "errors.npy").write_bytes(b"torn")
+    elif damage == "lost generation":
+        shutil.rmtree(active)
+    else:
+        (root / "ACTIVE").write_text("torn")
+    home.build()
+    assert home.files() == files
+
+
+# Algorithm 1
+
+
+def test_algorithm1_keeps_its_recorded_partition_and_equals_a_clean_build_that_is_given_it(homes, model, tmp_path):
+    config = replace(CONFIG, partition="algorithm1")
+    home = homes(tmp_path / "home", config)
+    shards = {shard["shard"]: shard for shard in home.store.generation(home.store.active()).manifest["adapters"]}
+    home.ledger.forget(TRAINING_USER, None, None)
+    built = home.build(config)
+    now = {shard["shard"]: shard for shard in home.store.generation(built.generation).manifest["adapters"]}
+    assert now.keys() == shards.keys()
+    changed = [name for name in now if now[name] != shards[name]]
+    assert [now[name]["digest"] for name in changed] == list(built.trained)
+    assert len(changed) == 1
+    # The ledger after the deletion holds the recorded partition and never the user; the store is new.
+    (tmp_path / "clean").mkdir()
+    home.ledger.close()
+    shutil.copy(home.folder / "ledger.db", tmp_path / "clean" / "ledger.db")
+    clean = Home(tmp_path / "clean", model)
+    clean.build(config)
+    assert clean.files() == home.files()
+
+
+def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes, tmp_path):
+    config = replace(CONFIG, partition="algorithm1")
+    home = homes(tmp_path / "home", config)
+    newcomer = next(name for name in map("newcomer-{}".format, range(99)) if not is_validation_user(name, 20, 0))
+    rows = [Interaction(newcomer, item.item_id, True, n) for n, item in enumerate(ITEMS[:4])]
+    home.ledger.import_data([], rows, None)
+    assert len(home.build(config).trained) == 1
+
+
+# What a generation says of itself
+
+
+def test_a_manifest_states_its_configuration(home):
+    assert config_of(home.store.generation(home.store.active()).manifest) == CONFIG
+
+
+def test_the_store_holds_no_user_id_no_title_and_no_path(home, model):
+    forbidden = [*USERS, *(item.title for item in ITEMS), str(home.folder), str(model), model.name]
+    for name, content in home.files().items():
+        found = [text for text in forbidden if text.encode() in content or text in name]
+        assert not found, name
+
+
+def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home):
+    manifest = home.store.generation(home.store.active()).manifest
+    assert sorted(adapter["digest"] for adapter in manifest["adapters"]) == home.store.digests()
+    samples = [adapter["samples"] for adapter in manifest["adapters"]]
+    assert max(samples) <= CONFIG.max_shard_size
+    training = {row.user_id for row in INTERACTIONS if not is_validation_user(row.user_id, 20, 0)}
+    assert sum(samples) == 3 * len(training)
+    assert set(manifest) == {
+        "adapters",
+        "catalogue",
+        "config",
+        "environment",
+        "files",
+        "format",
+        "frozen",
+        "noun",
+        "template",
+        "validation_rows",
+    }
+
+
+def test_a_ledger_without_training_samples_still_makes_a_generation(clean_home):
+    home = clean_home(INTERACTIONS[:1])
+    built = home.build()
+    assert built.trained == ()
+    assert home.adapters(built.generation) == []

@@ -140,6 +140,17 @@ def test_where_the_model_lies_does_not_change_an_adapter(tiny_models, tmp_path):
     assert train_adapter(elsewhere, _nothing) == train_adapter(task, _nothing)
 
 
+@activation
+def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
+    half = replace(task, model=replace(task.model, dtype="bfloat16"))
+    files = train_adapter(half, _nothing)
+    assert train_adapter(half, _nothing) == files
+    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    scores = _scores(files, half)
+    assert scores[liked].mean() > scores[~liked].mean() + 1.0
+
+
 def test_an_epoch_is_a_step(tiny_models):
     steps = []
     train_adapter(_task(tiny_models("llama")), steps.append)

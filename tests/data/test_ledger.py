@@ -222,7 +222,7 @@ def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, mon
     def fail(*_: object) -> None:
         raise RuntimeError("the machine stops here")
 
-    monkeypatch.setattr("service.data.ledger._bury", fail)
+    monkeypatch.setattr("service.data.ledger.deletions._bury", fail)
     with pytest.raises(RuntimeError):
         filled.forget("ann", None, None)
     assert (filled.view(), filled.mask(), filled.owed()) == before
@@ -521,10 +521,10 @@ def test_a_completed_request_keeps_no_user_id(url: str) -> None:
 
 
 def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.data.ledger.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("service.data.ledger.database.BUSY_SECONDS", 0.2)
     with Ledger(f"sqlite:///{sqlite_file}", SECRET) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
-        with ledger._reading() as connection:
+        with ledger._database.reading() as connection:
             connection.exec_driver_sql("SELECT count(*) FROM items").all()
             ledger.forget("ann", None, None)
             with pytest.raises(LedgerUnavailable):

@@ -62,6 +62,19 @@ def test_a_log_line_is_one_json_object() -> None:
     assert parsed == {"level": "warning", "logger": "room", "event": "it happened", "route": "/x", "seconds": 0.5}
 
 
+def test_a_log_line_tells_the_reason_and_drops_what_nobody_vouched_for() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.Logger("room")
+    logger.addHandler(handler)
+    told = {"reason": "the disk is full", "status": -9, "retry_in_seconds": 5.0, "again_in_seconds": 2.0}
+    logger.warning("reconcile_failed", extra={**told, "user_id": "ann"})
+    line = json.loads(stream.getvalue())
+    assert {name: line.get(name) for name in told} == told
+    assert "ann" not in stream.getvalue()
+
+
 def test_an_exception_is_logged_with_its_causes_but_without_any_message() -> None:
     try:
         try:

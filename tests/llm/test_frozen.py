@@ -188,7 +188,8 @@ def test_an_overlong_title_keeps_the_invocation_and_the_answer_stub(encoder):
 
 
 @given(
-    st.text(max_size=60) | st.sampled_from(['"', '""Yes""', "Yes", "\n\n### Response:\nYes", "🎬🎬", " ", "", "'s", "\0"])
+    st.text(max_size=60)
+    | st.sampled_from(['"', '""Yes""', "Yes", "\n\n### Response:\nYes", "🎬🎬", " ", "", "'s", "\0"])
 )
 def test_every_question_opens_with_the_invocation_whatever_the_title(encoder, title):
     invocation = encoder.invocation(NOUN)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +26,8 @@ level = pytest.mark.parametrize("level", ["ND", "D"])
 class Bench:
     """One architecture: the model that the mixture is attached to, an untouched twin, three random adapters, a batch."""
 
-    def __init__(self, folder, architecture, random_adapter):
+    def __init__(self, folder, architecture, random_adapter, merged_model):
+        self._merged_model = merged_model
         self.targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
         self.frozen, self.plain = (FrozenModel.load(ModelSpec(str(folder))) for _ in range(2))
         self.adapters = {name: random_adapter(self.plain.model, self.targets, RANK, ord(name)) for name in "xyz"}
@@ -42,33 +44,17 @@ class Bench:
         return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
 
     def merged(self, weights, level):
-        """The slow, obvious way: a copy of the model whose weights hold one row's mixture."""
-        model = copy.deepcopy(self.plain.model)
-        for name, module in model.named_modules():
-            if name.rpartition(".")[2] in self.targets:
-                a = [adapter[f"base_model.model.{name}.lora_A.weight"] for adapter in self.adapters.values()]
-                b = [adapter[f"base_model.model.{name}.lora_B.weight"] for adapter in self.adapters.values()]
-                delta = SCALING * _product(weights.tolist(), a, b, level)
-                module.weight += delta.T if type(module).__name__ == "Conv1D" else delta
-        return FrozenModel(self.plain.spec, model, self.plain.encoder)
-
-
-def _product(weights, a, b, level):
-    if level == "ND":
-        return sum(w * (b_k @ a_k) for w, a_k, b_k in zip(weights, a, b, strict=True))
-    mean_b = sum(w * b_k for w, b_k in zip(weights, b, strict=True))
-    mean_a = sum(w * a_k for w, a_k in zip(weights, a, strict=True))
-    return mean_b @ mean_a
+        return self._merged_model(self.plain, list(self.adapters.values()), SCALING, weights.tolist(), level)
 
 
 @pytest.fixture
-def bench(tiny_models, architecture, random_adapter):
-    return Bench(tiny_models(architecture), architecture, random_adapter)
+def bench(tiny_models, architecture, random_adapter, merged_model):
+    return Bench(tiny_models(architecture), architecture, random_adapter, merged_model)
 
 
 @pytest.fixture
-def llama(tiny_models, random_adapter):
-    return Bench(tiny_models("llama"), "llama", random_adapter)
+def llama(tiny_models, random_adapter, merged_model):
+    return Bench(tiny_models("llama"), "llama", random_adapter, merged_model)
 
 
 def _equal(ours, theirs, tolerance=1e-4):
@@ -195,6 +181,21 @@ def test_two_mixtures_of_one_model_do_not_add_up(llama):
     assert other.frozen is llama.frozen
 
 
-def test_a_target_that_names_no_layer_is_refused_with_the_names_there_are(llama):
-    with pytest.raises(ModelUnsuitable, match=r"'query'.*'q_proj'"):
-        Mixture(llama.frozen, ("query",))
+@pytest.mark.parametrize("target", ["query", "lm_head", "embed_tokens", "norm"])
+def test_a_target_that_names_no_linear_layer_inside_is_refused_with_the_names_there_are(llama, target):
+    with pytest.raises(ModelUnsuitable, match=rf"'{target}'.*'q_proj'"):
+        Mixture(llama.frozen, ("v_proj", target))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_gives_nearly_the_same_scores(llama, dtype):
+    half = FrozenModel.load(replace(llama.frozen.spec, dtype=dtype))
+    stack = AdapterStack.of(llama.adapters, SCALING, half)
+    mixture = Mixture(half, llama.targets)
+    for level in ("ND", "D"):
+        exact = llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, level)
+        found = mixture.answer_whole(llama.whole, stack, WEIGHTS, level)
+        assert found.dtype == torch.float32
+        _equal(found, exact, 0.25 if dtype == "bfloat16" else 0.05)
+        asked = mixture.answer(llama.questions, half.read_contexts(llama.heads), stack, torch.zeros(4, 3), level)
+        _equal(asked, llama.plain.answer_whole(llama.whole), 0.25 if dtype == "bfloat16" else 0.05)

@@ -1,0 +1,29 @@
+"""A ledger for builds whose result is only compared, never served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from service.data.ledger import Ledger
+
+
+class RehearsalLedger(Ledger):
+    """Reads as the ledger does and notes nothing of a build: no deletion may name an adapter that was never served."""
+
+    def save_placements(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+        """Note nothing."""
+
+    def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Note nothing."""
+
+    def record_exposures(
+        self,
+        view_fence: int,
+        adapters: Mapping[str, Iterable[str]],
+        rows: Mapping[str, str],
+        shards: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note nothing."""
+
+    def set_shards_training(self, count: int) -> None:
+        """Note nothing."""

@@ -1,0 +1,13 @@
+"""Files of other people -> items and interactions: MovieLens, Book-Crossing, tables (CSV, JSONL, Parquet), and the demo.
+
+Files may be plain, `.xz` or `.gz`. A row that cannot be taken becomes a Rejection, which tells where and why, never what
+stood there; too many of them refuse the whole import. Importers know nothing of the ledger.
+"""
+
+from service.data.importers.book_crossing import bookcrossing
+from service.data.importers.bundled import demo
+from service.data.importers.dataset import Dataset, Rejection
+from service.data.importers.movie_lens import movielens
+from service.data.importers.tables import table
+
+__all__ = ["Dataset", "Rejection", "bookcrossing", "demo", "movielens", "table"]

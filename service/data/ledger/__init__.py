@@ -1,0 +1,14 @@
+"""The one truth about who is in the model and which deletions are owed. SQLAlchemy Core over SQLite or PostgreSQL.
+
+Every write is one transaction, and writers queue: on SQLite by `BEGIN IMMEDIATE`, on PostgreSQL by locking the one row of
+`state`. So a deletion, its masks and its place in the order of deletions (the fence) become visible together.
+
+What remains of a forgotten user: their keyed hash (in `forget_requests` and `tombstones`), and the names of the artifacts
+that had seen them, until these artifacts are replaced.
+"""
+
+from service.data.ledger.histories import LedgerCounts
+from service.data.ledger.importing import ImportCounts
+from service.data.ledger.ledger import Ledger
+
+__all__ = ["ImportCounts", "Ledger", "LedgerCounts"]

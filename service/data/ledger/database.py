@@ -1,0 +1,179 @@
+"""The database under the ledger: opening SQLite or PostgreSQL, the transactions on it, and erasing what rows left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from service.data.ledger import tables
+from service.data.ledger.statements import insert_new
+from service.errors import InvalidSetting, LedgerUnavailable
+
+BUSY_SECONDS = 5.0
+
+_SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
+_BEGIN = "ledger_begin"  # execution option: how SQLite opens the transaction
+
+
+class Database:
+    """An open database with the ledger's tables; safe to share among threads.
+
+    Everything raises LedgerUnavailable when the database cannot be asked.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _open_engine(url)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        self._make_tables()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the database throughout."""
+        options = {_BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._connection(**options) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that no other writer runs beside. An exception in the block undoes it."""
+        options = {_BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
+        with self._connection(**options) as connection, connection.begin():
+            if not self._sqlite:
+                connection.execute(sa.select(tables.state.c.id).with_for_update()).all()
+            yield connection
+
+    def erase_traces(self) -> None:
+        """Overwrite what deleted rows left in the database's own files.
+
+        SQLite: the file is rewritten (a page that was split keeps a stale copy of moved rows, which `secure_delete` does
+        not see), and the write-ahead log is emptied; waits up to 5 s for long readers, then raises LedgerUnavailable.
+        PostgreSQL: VACUUM, which frees the rows' space for reuse; WAL archives and backups are the operator's.
+        """
+        if self._sqlite:
+            self._insist(_rewrite_file)
+            self._insist(_empty_wal)
+            return
+        with self._outside_transactions() as connection:
+            for table in (tables.interactions, tables.placements, tables.memberships, tables.exposures):
+                connection.exec_driver_sql(f"VACUUM {table.name}")
+
+    @contextmanager
+    def _connection(self, **options: Any) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect().execution_options(**options) as connection:
+                yield connection
+        except (DBAPIError, PoolTimeout) as error:
+            # The text of a refused row quotes the row, so only errors of the connection are shown as the cause.
+            cause = error if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)) else None
+            raise LedgerUnavailable(f"the ledger's database cannot be asked ({_driver_word(error)})") from cause
+
+    @contextmanager
+    def _outside_transactions(self) -> Iterator[sa.Connection]:
+        options = {} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
+        with self._connection(**options) as connection:
+            yield connection
+
+    def _make_tables(self) -> None:
+        if self._sqlite:
+            # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
+            self._insist(_use_wal)
+        with self._connection(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
+            if not self._sqlite:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+            tables.metadata.create_all(connection)
+            insert_new(connection, tables.state, [{"id": 1}])
+
+    def _insist(self, attempt: Callable[[sa.Connection], bool]) -> None:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while not self._attempted(attempt):
+            if time.monotonic() > deadline:
+                raise LedgerUnavailable("the ledger's file stays in use by others; close long readers and try again")
+            time.sleep(0.02)
+
+    def _attempted(self, attempt: Callable[[sa.Connection], bool]) -> bool:
+        try:
+            with self._outside_transactions() as connection:
+                return attempt(connection)
+        except LedgerUnavailable as error:
+            if "SQLITE_BUSY" in str(error):
+                return False
+            raise
+
+
+def _open_engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise InvalidSetting("the ledger's URL cannot be read; expected sqlite:///file or postgresql://…") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _open_sqlite(parsed)
+    if backend in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
+    raise InvalidSetting(f"the ledger lives in SQLite or PostgreSQL, not in {backend!r}")
+
+
+def _open_sqlite(url: sa.URL) -> sa.Engine:
+    if url.database in (None, "", ":memory:"):
+        raise InvalidSetting("the ledger needs a file: deletions owed must outlive the process")
+    _make_folder(Path(str(url.database)).parent)
+    engine = sa.create_engine(
+        url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}
+    )
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerUnavailable(f"the ledger's folder cannot be made ({type(error).__name__})") from error
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not open transactions by itself: `_begin_sqlite` says which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    statement = connection.get_execution_options().get(_BEGIN)
+    if statement is not None:
+        connection.exec_driver_sql(statement)
+
+
+def _use_wal(connection: sa.Connection) -> bool:
+    return bool(connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar() == "wal")
+
+
+def _rewrite_file(connection: sa.Connection) -> bool:
+    connection.exec_driver_sql("VACUUM")
+    return True
+
+
+def _empty_wal(connection: sa.Connection) -> bool:
+    busy, _pages, _moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+    return not busy
+
+
+def _driver_word(error: Exception) -> str:
+    # The driver's name for the error, never its text: that may quote a row.
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
+    return f"{type(original or error).__name__} {code or ''}".strip()

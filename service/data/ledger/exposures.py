@@ -1,0 +1,74 @@
+"""Who has been seen by what: which adapters and validation rows must be masked when a user asks to be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.data.ledger import tables
+from service.data.ledger.hashes import KeyedHashes
+from service.data.ledger.masks import add_masks
+from service.data.ledger.requests import find_requests
+from service.data.ledger.state import raise_revision
+from service.data.ledger.statements import chunks, insert_new
+from service.records import ForgetRequest
+
+
+def exposure_rows(
+    adapters: Mapping[str, Iterable[str]], rows: Mapping[str, str], shards: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Rows of `exposures`: adapters (digest -> user ids), then validation rows (key -> user id)."""
+    of_adapters = [
+        {"kind": "adapter", "key": digest, "user_id": user, "shard": shards.get(digest)}
+        for digest, users in adapters.items()
+        for user in users
+    ]
+    return of_adapters + [{"kind": "row", "key": key, "user_id": user, "shard": None} for key, user in rows.items()]
+
+
+def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
+    """Note the exposures. What has seen somebody who asked after `view_fence` is masked at once."""
+    late = _late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
+    gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
+    insert_new(connection, tables.exposures, [row for row in seen if row["user_id"] not in gone])
+    masks = [(row["kind"], row["key"], r.request_id) for row in seen for r in late.get(row["user_id"], ())]
+    if add_masks(connection, masks):
+        raise_revision(connection)
+
+
+def _late_requests(
+    connection: sa.Connection, view_fence: int, users: Collection[str], hashes: KeyedHashes
+) -> dict[str, list[ForgetRequest]]:
+    late = find_requests(connection, tables.forget_requests.c.fence > view_fence)
+    if not late:  # as a rule; then nobody need be hashed
+        return {}
+    user_of = {hashes.subject(user): user for user in users}
+    by_user: dict[str, list[ForgetRequest]] = {}
+    for request in late:
+        if request.subject in user_of:
+            by_user.setdefault(user_of[request.subject], []).append(request)
+    return by_user
+
+
+def drop_except(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> None:
+    """Drop exposures of artifacts that exist no more, and masks that outlived both their request and artifact."""
+    kept = {"adapter": frozenset(adapters), "row": frozenset(rows)}
+    request = tables.forget_requests.c
+    completed = sa.select(request.request_id).where(request.state == "completed")
+    _delete_gone(connection, tables.exposures, kept)
+    if _delete_gone(connection, tables.masks, kept, tables.masks.c.request_id.in_(completed)):
+        raise_revision(connection)
+
+
+def _delete_gone(
+    connection: sa.Connection, table: sa.Table, kept: Mapping[str, frozenset[str]], *only: sa.ColumnElement[bool]
+) -> int:
+    deleted = 0
+    for kind, alive in kept.items():
+        of_kind = (table.c.kind == kind, *only)
+        held = set(connection.scalars(sa.select(table.c.key).where(*of_kind).distinct()))
+        for chunk in chunks(held - alive):
+            deleted += connection.execute(sa.delete(table).where(*of_kind, table.c.key.in_(chunk))).rowcount
+    return deleted

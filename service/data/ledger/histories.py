@@ -1,0 +1,58 @@
+"""Who has liked what: the interactions, read by user or all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+import sqlalchemy as sa
+
+from service.data.ledger import tables
+from service.data.ledger.catalogue import all_items, item_of
+from service.data.ledger.state import noun, read_state
+from service.data.ledger.statements import count, storable
+from service.errors import UnknownUser
+from service.records import Interaction, LedgerView, Opinion
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCounts:
+    """What the ledger holds now."""
+
+    items: int
+    interactions: int
+    users: int
+
+
+def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[Opinion, ...]:
+    """The user's last opinions, oldest first. Raises UnknownUser when there are none."""
+    c = tables.interactions.c
+    query = sa.select(*tables.items.c, c.liked).join_from(tables.interactions, tables.items)
+    newest_first = query.where(c.user_id == storable(user_id)).order_by(c.timestamp.desc(), c.item_id.desc())
+    rows = connection.execute(newest_first.limit(limit)).all()
+    if not rows:
+        raise UnknownUser("nothing is held of this user")
+    return tuple(Opinion(item_of(row), row.liked) for row in reversed(rows))
+
+
+def read_seen(connection: sa.Connection, user_id: str) -> frozenset[str]:
+    """Ids of the user's items; of an unknown user none."""
+    c = tables.interactions.c
+    return frozenset(connection.scalars(sa.select(c.item_id).where(c.user_id == storable(user_id))))
+
+
+def read_counts(connection: sa.Connection) -> LedgerCounts:
+    """Three countings in one transaction."""
+    users = connection.scalar(sa.select(sa.func.count(tables.interactions.c.user_id.distinct())))
+    return LedgerCounts(count(connection, tables.items), count(connection, tables.interactions), int(users or 0))
+
+
+def read_view(connection: sa.Connection) -> LedgerView:
+    """Everything that a build wants, in an order that does not depend on how it came in."""
+    c = tables.interactions.c
+    rows = connection.execute(sa.select(tables.interactions).order_by(c.user_id, c.timestamp, c.item_id))
+    by_user = {
+        user_id: tuple(Interaction(user_id, row.item_id, row.liked, row.timestamp) for row in mine)
+        for user_id, mine in groupby(rows, key=lambda row: str(row.user_id))
+    }
+    return LedgerView(read_state(connection).fence, noun(connection), all_items(connection), by_user)

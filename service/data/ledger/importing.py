@@ -1,0 +1,137 @@
+"""Taking in a catalogue and interactions, past the tombstones of those who asked to be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import sqlalchemy as sa
+
+from service.data.ledger import tables
+from service.data.ledger.catalogue import items_by_id, row_of
+from service.data.ledger.hashes import KeyedHashes
+from service.data.ledger.state import raise_revision, read_state, set_state
+from service.data.ledger.statements import chunks, count, is_storable, upsert
+from service.errors import ImportRefused
+from service.records import Interaction, Item
+
+_TIMESTAMP_LIMIT = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class ImportCounts:
+    """What an import found (distinct, in the given data) and what it did."""
+
+    items: int
+    interactions: int
+    users: int
+    new_items: int
+    new_interactions: int
+    changed_interactions: int
+    tombstoned: int  # interactions skipped, because their user had asked to be forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Data that a database can store, one row per key: of several with one key, the last."""
+
+    items: dict[str, Item]
+    interactions: dict[tuple[str, str], Interaction]
+    subjects: dict[str, str]  # user id -> keyed hash
+
+    @classmethod
+    def of(cls, items: Iterable[Item], interactions: Iterable[Interaction], hashes: KeyedHashes) -> Self:
+        by_id = {item.item_id: item for item in items}
+        by_pair = {(row.user_id, row.item_id): row for row in interactions}
+        _check_storable(by_id.values(), by_pair.values())
+        return cls(by_id, by_pair, {user_id: hashes.subject(user_id) for user_id, _ in by_pair})
+
+
+def _check_storable(items: Iterable[Item], interactions: Iterable[Interaction]) -> None:
+    texts = {text for item in items for text in (item.item_id, item.title, item.author or "", *item.genres)}
+    for row in interactions:
+        texts.update((row.user_id, row.item_id))
+        if not -_TIMESTAMP_LIMIT <= row.timestamp < _TIMESTAMP_LIMIT:
+            raise ImportRefused("a timestamp is out of range; expected seconds since the epoch")
+    if not all(map(is_storable, texts)):
+        raise ImportRefused("an id or title holds a character that cannot be stored (NUL or a lone surrogate)")
+
+
+def take(connection: sa.Connection, given: Given, noun: str | None, allow_returning: bool) -> ImportCounts:
+    """Take in what is new or has changed. The revision is raised only when something is."""
+    named = _take_noun(connection, noun)
+    buried = _buried_pairs(connection, given)
+    returning = buried if allow_returning else set()
+    banned = buried - returning
+    _remove_tombstones(connection, given, returning)
+    wanted = [row for pair, row in given.interactions.items() if pair not in banned]
+    new_items, changed_items = _take_items(connection, given.items)
+    _check_items_known(connection, given.items, wanted)
+    new, changed = _take_interactions(connection, wanted)
+    if named or returning or new_items or changed_items or new or changed:
+        raise_revision(connection)
+    found = len(given.items), len(given.interactions), len(given.subjects)
+    return ImportCounts(*found, new_items, new, changed, len(banned))
+
+
+def _take_noun(connection: sa.Connection, noun: str | None) -> bool:
+    known = read_state(connection).noun
+    if noun is None or noun == known:
+        return False
+    if known is not None and count(connection, tables.items):
+        raise ImportRefused(f"this ledger's catalogue is of the noun {known!r}, not {noun!r}; use a ledger of its own")
+    set_state(connection, noun=noun)
+    return True
+
+
+def _buried_pairs(connection: sa.Connection, given: Given) -> set[tuple[str, str]]:
+    """The given (user id, item id) that lie under a tombstone."""
+    graves: dict[str, set[str]] = {}
+    for chunk in chunks(given.subjects.values()):
+        for row in connection.execute(sa.select(tables.tombstones).where(tables.tombstones.c.subject.in_(chunk))):
+            graves.setdefault(row.subject, set()).add(row.item_id)
+    return {
+        (user, item)
+        for user, item in given.interactions
+        if graves.get(given.subjects[user], set()) & {tables.WHOLE_USER, item}
+    }
+
+
+def _remove_tombstones(connection: sa.Connection, given: Given, pairs: set[tuple[str, str]]) -> None:
+    graves = {(given.subjects[user], grave) for user, item in pairs for grave in (tables.WHOLE_USER, item)}
+    c = tables.tombstones.c
+    for subject, item_id in sorted(graves):
+        connection.execute(sa.delete(tables.tombstones).where(c.subject == subject, c.item_id == item_id))
+
+
+def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[int, int]:
+    """How many were new, and how many had changed."""
+    known = items_by_id(connection, given)
+    differing = [item for item in given.values() if known.get(item.item_id) != item]
+    upsert(connection, tables.items, [row_of(item) for item in differing])
+    new = sum(item.item_id not in known for item in differing)
+    return new, len(differing) - new
+
+
+def _check_items_known(connection: sa.Connection, given: Mapping[str, Item], wanted: Iterable[Interaction]) -> None:
+    missing = {row.item_id for row in wanted} - given.keys()
+    unknown = missing - items_by_id(connection, missing).keys()
+    if unknown:
+        raise ImportRefused(
+            f"{len(unknown)} item ids of the interactions are neither among the given items nor in the ledger; "
+            "import their items first or along with them"
+        )
+
+
+def _take_interactions(connection: sa.Connection, wanted: Sequence[Interaction]) -> tuple[int, int]:
+    """How many were new, and how many had changed."""
+    known: dict[tuple[str, str], tuple[bool, int]] = {}
+    for chunk in chunks({row.user_id for row in wanted}):
+        theirs = sa.select(tables.interactions).where(tables.interactions.c.user_id.in_(chunk))
+        for row in connection.execute(theirs):
+            known[row.user_id, row.item_id] = (row.liked, row.timestamp)
+    differing = [row for row in wanted if known.get((row.user_id, row.item_id)) != (row.liked, row.timestamp)]
+    upsert(connection, tables.interactions, [asdict(row) for row in differing])
+    new = sum((row.user_id, row.item_id) not in known for row in differing)
+    return new, len(differing) - new

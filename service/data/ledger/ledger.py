@@ -1,0 +1,244 @@
+"""The ledger's face: every question and every change, and where each transaction begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from service.data.ledger import catalogue, deletions, exposures, histories, placements, requests, state, tables
+from service.data.ledger.database import Database
+from service.data.ledger.hashes import KeyedHashes
+from service.data.ledger.histories import LedgerCounts
+from service.data.ledger.importing import Given, ImportCounts, take
+from service.data.ledger.masks import read_mask
+from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion
+
+
+class Ledger:
+    """An open ledger; safe to share among threads.
+
+    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL. `secret` keys the hashes of user ids: with another secret,
+    tombstones no longer recognize anybody. Every method raises LedgerUnavailable when the database cannot be asked.
+    """
+
+    def __init__(self, url: str, secret: bytes) -> None:
+        self._hashes = KeyedHashes(secret)
+        self._database = Database(url)
+        self._last_mask: Mask | None = None
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def subject(self, user_id: str) -> str:
+        """The keyed hash under which a user is known after their deletion: hex HMAC-SHA256 of the id."""
+        return self._hashes.subject(user_id)
+
+    # What is known
+
+    def import_data(
+        self,
+        items: Iterable[Item],
+        interactions: Iterable[Interaction],
+        noun: str | None,
+        allow_returning: bool = False,
+    ) -> ImportCounts:
+        """Take in a catalogue and interactions, all or nothing. Of two rows with one key the last counts.
+
+        Rows that the ledger already holds change nothing. Interactions under a tombstone are skipped, unless
+        `allow_returning` says that their users came back of their own will: then these tombstones are removed.
+        Raises ImportRefused for an interaction with an unknown item, or another noun than the catalogue's.
+        """
+        given = Given.of(items, interactions, self._hashes)
+        with self._database.writing() as connection:
+            return take(connection, given, noun, allow_returning)
+
+    def noun(self) -> str:
+        """What the catalogue's items are called in prompts; "item" until an import has said."""
+        with self._database.reading() as connection:
+            return state.noun(connection)
+
+    def items(self) -> tuple[Item, ...]:
+        """The catalogue, by item id."""
+        with self._database.reading() as connection:
+            return catalogue.all_items(connection)
+
+    def items_by_id(self, ids: Iterable[str]) -> dict[str, Item]:
+        """The items with these ids; unknown ids are absent."""
+        with self._database.reading() as connection:
+            return catalogue.items_by_id(connection, ids)
+
+    def find_titles(self, titles: Iterable[str]) -> dict[str, Item]:
+        """Title -> item, for exact titles; of several items with one title, that with the smallest id."""
+        with self._database.reading() as connection:
+            return catalogue.items_by_title(connection, titles)
+
+    def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]:
+        """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""
+        with self._database.reading() as connection:
+            return histories.read_history(connection, user_id, limit)
+
+    def seen(self, user_id: str) -> frozenset[str]:
+        """Ids of the items that the user has interacted with; empty for an unknown user."""
+        with self._database.reading() as connection:
+            return histories.read_seen(connection, user_id)
+
+    def counts(self) -> LedgerCounts:
+        with self._database.reading() as connection:
+            return histories.read_counts(connection)
+
+    def view(self) -> LedgerView:
+        """One consistent reading of everything that a build wants, whatever the order in which it came in."""
+        with self._database.reading() as connection:
+            return histories.read_view(connection)
+
+    # Where each unit stands
+
+    def placements(self) -> dict[str, tuple[str, str]]:
+        """Unit key -> (digest of what the path was computed from, path in the public tree)."""
+        with self._database.reading() as connection:
+            return placements.read_placements(connection)
+
+    def save_placements(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+        """Store (user_id, unit_key, digest, path), replacing; users of whom nothing is held are left out."""
+        columns = ("user_id", "unit_key", "digest", "path")
+        given = [dict(zip(columns, row, strict=True)) for row in rows]
+        with self._database.writing() as connection:
+            placements.save_of_held_users(connection, tables.placements, given)
+
+    def recorded_partition(self, partition_digest: str) -> dict[str, str]:
+        """Unit key -> shard name, as recorded under this digest; empty when nothing is."""
+        with self._database.reading() as connection:
+            return placements.read_partition(connection, partition_digest)
+
+    def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Store (unit_key, user_id, shard name) under this digest; users of whom nothing is held are left out."""
+        columns = ("partition_digest", "unit_key", "user_id", "shard")
+        given = [dict(zip(columns, (partition_digest, *row), strict=True)) for row in rows]
+        with self._database.writing() as connection:
+            placements.save_of_held_users(connection, tables.memberships, given)
+
+    # Who has been seen by what
+
+    def record_exposures(
+        self,
+        view_fence: int,
+        adapters: Mapping[str, Iterable[str]],
+        rows: Mapping[str, str],
+        shards: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that these adapters (digest -> user ids) and validation rows (key -> user id) have seen these users.
+
+        `shards` (digest -> name of its shard) lets a receipt name what replaced an adapter, long after it is gone.
+
+        To be called before any of them is used. Whoever asked for deletion after the view of `view_fence` was read is
+        masked here at once: at the time of their request, nobody knew that these artifacts would see them.
+        """
+        seen = exposures.exposure_rows(adapters, rows, shards or {})
+        with self._database.writing() as connection:
+            exposures.record(connection, seen, view_fence, self._hashes)
+
+    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str]) -> None:
+        """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact."""
+        with self._database.writing() as connection:
+            exposures.drop_except(connection, adapters, rows)
+
+    def mask(self) -> Mask:
+        """What may not be used now. Cheap: one row is read while nothing has changed."""
+        with self._database.reading() as connection:
+            mask = read_mask(connection, self._last_mask)
+        # Threads may leave an older one here: its revision tells, and the next reading is a full one.
+        self._last_mask = mask
+        return mask
+
+    # Deletions
+
+    def forget(self, user_id: str, item_ids: Sequence[str] | None, idempotency_key: str | None) -> ForgetRequest:
+        """Delete a user (or only these of their interactions) and mask all that has seen them, in one transaction.
+
+        The answer is `completed` at once when nothing was held. A user whose deletion is still owed gets that request.
+        Raises InvalidInput for an empty list of items, IdempotencyConflict for a key used for another request.
+        """
+        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, self._hashes)
+        with self._database.writing() as connection:
+            return deletions.accept(connection, wish)
+
+    def request(self, request_id: str) -> ForgetRequest:
+        """Raises UnknownRequest."""
+        with self._database.reading() as connection:
+            return requests.one_request(connection, request_id)
+
+    def owed(self) -> list[ForgetRequest]:
+        """Deletions that are not completed, oldest first; failed ones are to be tried again."""
+        with self._database.reading() as connection:
+            return requests.find_requests(connection, requests.OWED)
+
+    def start(self, request_ids: Iterable[str]) -> None:
+        """Note that work on these owed requests begins; completed ones are left as they are."""
+        with self._database.writing() as connection:
+            requests.start(connection, request_ids)
+
+    def fail(self, request_ids: Iterable[str], reason: str) -> None:
+        """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
+        with self._database.writing() as connection:
+            requests.fail(connection, request_ids, reason)
+
+    def complete(self, request_id: str, receipt: str) -> None:
+        """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
+        with self._database.writing() as connection:
+            requests.complete(connection, request_id, receipt)
+
+    def erase_traces(self) -> None:
+        """Overwrite what deleted rows left in the database's own files.
+
+        On SQLite waits up to 5 s for long readers, then raises LedgerUnavailable.
+        """
+        self._database.erase_traces()
+
+    # What is served, and how things stand
+
+    def publish(self, generation: str, fence: int) -> None:
+        """Note the generation that is served, and the fence of the view that it was built from."""
+        with self._database.writing() as connection:
+            state.publish(connection, generation, fence)
+
+    def generation(self) -> str | None:
+        """The published generation, if any."""
+        with self._database.reading() as connection:
+            generation: str | None = state.read_state(connection).generation
+            return generation
+
+    def published_fence(self) -> int:
+        """The fence of the view that the published generation was built from; 0 before the first."""
+        with self._database.reading() as connection:
+            return int(state.read_state(connection).published_fence)
+
+    def set_shards_training(self, count: int) -> None:
+        with self._database.writing() as connection:
+            state.set_state(connection, shards_training=count)
+
+    def shards_training(self) -> int:
+        with self._database.reading() as connection:
+            return int(state.read_state(connection).shards_training)
+
+    def requests_by_state(self) -> dict[str, int]:
+        """Every state -> how many requests are in it."""
+        with self._database.reading() as connection:
+            return requests.count_by_state(connection)
+
+    def completion_times(self) -> list[tuple[float, float]]:
+        """(accepted_at, completed_at) in seconds of the deletions that were owed for a time, oldest first."""
+        with self._database.reading() as connection:
+            return requests.completion_times(connection)
+
+    def oldest_owed_age(self, now: float) -> float:
+        """Seconds since the oldest owed deletion was accepted; 0 when none is owed."""
+        with self._database.reading() as connection:
+            since = requests.oldest_owed_since(connection)
+        return 0.0 if since is None else max(0.0, now - since)

@@ -1,0 +1,30 @@
+"""Where each unit stands: its path in the public tree, and the recorded shards of each partition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.data.ledger import tables
+from service.data.ledger.statements import chunks, upsert
+
+
+def read_placements(connection: sa.Connection) -> dict[str, tuple[str, str]]:
+    """Unit key -> (digest, path)."""
+    return {row.unit_key: (row.digest, row.path) for row in connection.execute(sa.select(tables.placements))}
+
+
+def read_partition(connection: sa.Connection, partition_digest: str) -> dict[str, str]:
+    """Unit key -> shard name."""
+    query = sa.select(tables.memberships).where(tables.memberships.c.partition_digest == partition_digest)
+    return {row.unit_key: row.shard for row in connection.execute(query)}
+
+
+def save_of_held_users(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Store, replacing. A user forgotten since the caller read its view must not come back through what was computed."""
+    user_id = tables.interactions.c.user_id
+    held: set[str] = set()
+    for chunk in chunks({row["user_id"] for row in rows}):
+        held.update(connection.scalars(sa.select(user_id).where(user_id.in_(chunk)).distinct()))
+    upsert(connection, table, [row for row in rows if row["user_id"] in held])

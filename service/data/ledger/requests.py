@@ -1,0 +1,96 @@
+"""Forget requests after they were accepted: asking for them, their states, and figures about them for operators."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.data.ledger import tables
+from service.data.ledger.state import raise_revision
+from service.data.ledger.statements import chunks, is_storable
+from service.errors import UnknownRequest
+from service.records import ForgetRequest
+
+OWED_STATES = ("accepted", "retraining", "failed")
+REQUEST_STATES = (*OWED_STATES, "completed")
+
+_LISTS = ("affected_shards", "shard_names")  # stored as JSON
+
+_requests = tables.forget_requests
+OWED = _requests.c.state.in_(OWED_STATES)
+
+
+def add_request(connection: sa.Connection, request: ForgetRequest) -> None:
+    """Store a request that was just accepted."""
+    row = asdict(request) | {name: json.dumps(getattr(request, name)) for name in _LISTS}
+    connection.execute(sa.insert(_requests), [row])
+
+
+def find_requests(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[ForgetRequest]:
+    """The requests that meet all conditions, in the order in which they were accepted."""
+    in_order = sa.select(_requests).order_by(_requests.c.fence, _requests.c.accepted_at)
+    rows = map(dict, connection.execute(in_order.where(*conditions)).mappings())
+    return [ForgetRequest(**row | {name: tuple(json.loads(row[name])) for name in _LISTS}) for row in rows]
+
+
+def one_request(connection: sa.Connection, request_id: str) -> ForgetRequest:
+    """Raises UnknownRequest."""
+    found = find_requests(connection, _requests.c.request_id == request_id) if is_storable(request_id) else []
+    if not found:
+        raise UnknownRequest("no forget request has this id")
+    return found[0]
+
+
+def start(connection: sa.Connection, request_ids: Iterable[str]) -> None:
+    """The time at which work first began stays; each beginning counts as an attempt."""
+    first_time = sa.func.coalesce(_requests.c.retraining_at, time.time())
+    attempts = _requests.c.attempts + 1
+    _change_owed(connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None)
+
+
+def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> None:
+    """The requests stay owed."""
+    _change_owed(connection, request_ids, state="failed", error=reason)
+
+
+def _change_owed(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> None:
+    for ids in chunks(request_ids):
+        connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), OWED).values(**values))
+
+
+def complete(connection: sa.Connection, request_id: str, receipt: str) -> None:
+    """The masks fall; the first receipt stays. Raises UnknownRequest."""
+    request = one_request(connection, request_id)
+    if request.receipt is not None:
+        return
+    # A request of which nothing was held is completed from the start, and only waits for its receipt.
+    completed_at = request.completed_at or time.time()
+    done = {"state": "completed", "completed_at": completed_at, "receipt": receipt, "error": None}
+    connection.execute(sa.update(_requests).where(_requests.c.request_id == request_id).values(**done))
+    connection.execute(sa.delete(tables.masks).where(tables.masks.c.request_id == request_id))
+    raise_revision(connection)
+
+
+def count_by_state(connection: sa.Connection) -> dict[str, int]:
+    """Every state -> how many requests are in it."""
+    state = _requests.c.state
+    found = connection.execute(sa.select(state, sa.func.count()).group_by(state))
+    return dict.fromkeys(REQUEST_STATES, 0) | {row[0]: row[1] for row in found}
+
+
+def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
+    """(accepted_at, completed_at) of the deletions that were owed for a time, oldest first."""
+    c = _requests.c
+    query = sa.select(c.accepted_at, c.completed_at).where(c.completed_at > c.accepted_at).order_by(c.accepted_at)
+    return [(row.accepted_at, row.completed_at) for row in connection.execute(query)]
+
+
+def oldest_owed_since(connection: sa.Connection) -> float | None:
+    """When the oldest owed deletion was accepted."""
+    since: float | None = connection.scalar(sa.select(sa.func.min(_requests.c.accepted_at)).where(OWED))
+    return since

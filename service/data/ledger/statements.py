@@ -1,0 +1,59 @@
+"""What SQLite and PostgreSQL both take: storable text, lists of ids of any length, and inserts that meet known keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.errors import InvalidInput
+
+Row = sa.Row[Any]
+
+_CHUNK = 500  # ids per statement: below SQLite's limit on bound variables
+_T = TypeVar("_T")
+
+
+def is_storable(text: str) -> bool:
+    """PostgreSQL takes no NUL, and neither database a lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def storable(text: str) -> str:
+    """The text itself. Raises InvalidInput."""
+    if not is_storable(text):
+        raise InvalidInput("an id holds a character that cannot be stored (NUL or a lone surrogate)")
+    return text
+
+
+def chunks(values: Iterable[_T]) -> Iterator[list[_T]]:
+    """The values in lists that are short enough for one statement."""
+    chosen = list(values)
+    for start in range(0, len(chosen), _CHUNK):
+        yield chosen[start : start + _CHUNK]
+
+
+def count(connection: sa.Connection, table: sa.Table) -> int:
+    return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows whose key is not there yet."""
+    if rows:
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
+
+
+def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows, replacing those of the same key."""
+    if not rows:
+        return
+    keys = [column.name for column in table.primary_key]
+    statement = _insert(connection, table)
+    replaced = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

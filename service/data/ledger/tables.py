@@ -1,0 +1,88 @@
+"""The tables, as both databases hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+WHOLE_USER = ""  # the `item_id` of a tombstone that stands for everything of a user
+
+# Byte order on both databases, as Python sorts: other collations would give other histories.
+_Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+metadata = sa.MetaData()
+
+
+def _table(name: str, *columns: sa.Column[Any], indexed: str | None = None) -> sa.Table:
+    indexes = [sa.Index(f"{name}_{indexed}", indexed)] if indexed else []
+    return sa.Table(name, metadata, *columns, *indexes, sqlite_with_rowid=False)
+
+
+def _key(name: str) -> sa.Column[str]:
+    return sa.Column(name, _Text, primary_key=True)
+
+
+def _text(name: str, nullable: bool = False) -> sa.Column[str]:
+    return sa.Column(name, _Text, nullable=nullable)
+
+
+def _whole(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, default=0)
+
+
+items = _table(
+    "items",
+    _key("item_id"),
+    _text("title"),
+    sa.Column("year", sa.Integer),
+    _text("genres"),
+    _text("author", nullable=True),
+    indexed="title",
+)
+interactions = _table(
+    "interactions",
+    _key("user_id"),
+    sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
+    sa.Column("liked", sa.Boolean, nullable=False),
+    _whole("timestamp"),
+)
+state = _table(
+    "state",
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    _whole("fence"),
+    _whole("revision"),
+    _text("generation", nullable=True),
+    _whole("published_fence"),
+    _whole("shards_training"),
+    _text("noun", nullable=True),
+)
+placements = _table("placements", _key("unit_key"), _text("user_id"), _text("digest"), _text("path"), indexed="user_id")
+memberships = _table(
+    "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed="user_id"
+)
+exposures = _table(
+    "exposures", _key("kind"), _key("key"), _key("user_id"), _text("shard", nullable=True), indexed="user_id"
+)
+forget_requests = _table(
+    "forget_requests",
+    _key("request_id"),
+    _text("subject"),
+    _text("scope"),
+    _text("state"),
+    _whole("fence"),
+    _text("affected_shards"),
+    _text("shard_names"),
+    _text("generation_before", nullable=True),
+    _whole("erased_interactions"),
+    _whole("masked_rows"),
+    sa.Column("accepted_at", sa.Double, nullable=False),
+    sa.Column("retraining_at", sa.Double),
+    sa.Column("completed_at", sa.Double),
+    _whole("attempts"),
+    _text("error", nullable=True),
+    _text("receipt", nullable=True),
+    indexed="subject",
+)
+idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
+masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed="request_id")
+tombstones = _table("tombstones", _key("subject"), _key("item_id"), _text("request_id"))

@@ -1,0 +1,140 @@
+"""What somebody at a terminal is promised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from service.entrypoints.cli import app
+
+from .conftest import OTHERS, SUBJECT, TRAINING_USERS, USERS, Installation
+
+
+def _paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _paths(inner, (*path, name))
+
+
+@pytest.mark.parametrize("path", list(_paths(typer.main.get_command(app))), ids=lambda path: " ".join(path) or "lethe")
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    answer = CliRunner().invoke(app, [*path, "--help"])
+    assert answer.exit_code == 0
+    assert "Usage" in answer.output
+
+
+def test_importing_the_demo_twice_changes_nothing(installations: Callable[..., Installation]) -> None:
+    installation = installations()
+    first = installation.lethe("import", "demo")
+    assert "(0 new" not in first
+    assert "(0 new interactions, 0 changed, 0 new items" in installation.lethe("import", "demo")
+
+
+def test_building_twice_trains_nothing_the_second_time(built: Installation) -> None:
+    before = built.adapter_files()
+    again = built.build()
+    assert again["trained"] == 0
+    assert again["generation"] == built.report("status")["generation"]
+    assert built.adapter_files() == before
+
+
+def test_the_status_is_one_json_document(built: Installation) -> None:
+    status = built.report("status")
+    assert len(status["generation"]) == 64
+    assert sum(shard["samples"] for shard in status["shards"]) == 13 * (len(TRAINING_USERS) - 1)
+    assert {shard["digest"] for shard in status["shards"]} == set(built.adapter_files())
+    assert status["owed"] == []
+
+
+def test_the_status_for_people_names_every_shard(built: Installation) -> None:
+    text = built.run("status", COLUMNS="200").out
+    assert all(shard["digest"] in text for shard in built.report("status")["shards"])
+
+
+def test_a_clean_build_gives_the_same_bytes(built: Installation) -> None:
+    assert "byte for byte" in built.lethe("verify", "--rebuild")
+
+
+def test_a_rehearsed_build_leaves_no_trace_and_a_deletion_needs_no_server_when_the_caller_waits(
+    built: Installation,
+) -> None:
+    before = built.report("status")
+    known = [user for user in USERS if user != SUBJECT]
+    built.import_people([*known, *(f"late-{number}" for number in range(6))])
+    differs = built.run("verify", "--rebuild")
+    assert differs.code == 1
+    assert "run `lethe build`" in differs.err
+    answer = built.report("forget", OTHERS[0], "--wait")
+    assert answer["state"] == "completed"
+    assert set(answer["affected_shards"]) <= {shard["digest"] for shard in before["shards"]}
+    assert len(answer["affected_shards"]) == 1
+    after = built.report("status")
+    assert after["owed"] == []
+    assert after["generation"] != before["generation"]
+    assert built.run("verify").code == 0
+
+
+def test_a_file_with_malformed_rows_is_named_with_its_line_and_nothing_is_imported(
+    installations: Callable[..., Installation], tmp_path: Path
+) -> None:
+    installation = installations()
+    items, interactions = tmp_path / "items.csv", tmp_path / "said.csv"
+    items.write_text("item_id,title\ni1,Heat\n")
+    interactions.write_text("user_id,item_id,liked,timestamp\nann,i1,1,5\nbob,i1,perhaps,6\n")
+    given = ["--items", str(items), "--interactions", str(interactions), "--max-rejected", "0"]
+    refused = installation.run("import", "table", *given)
+    assert refused.code == 1
+    assert "said.csv line 3" in refused.err
+    assert "bob" not in refused.err
+    status = installation.report("status")
+    assert (status["items"], status["interactions"]) == (0, 0)
+
+
+def test_an_unknown_variable_is_refused_by_its_name(installations: Callable[..., Installation]) -> None:
+    refused = installations().run("status", LETHE_EPOCH="3")
+    assert refused.code == 1
+    assert "LETHE_EPOCH" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["build", "serve"])
+def test_a_model_that_cannot_answer_yes_or_no_is_refused_in_one_line(
+    installations: Callable[..., Installation], tiny_model: Path, tmp_path: Path, command: str
+) -> None:
+    for file in tiny_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    _forget_word(tmp_path / "tokenizer.json", "Yes")
+    installation = installations(tmp_path)
+    installation.import_people(USERS[:8])
+    refused = installation.run(command)
+    assert refused.code == 1
+    assert len(refused.err.splitlines()) == 1
+    assert "'Yes'" in refused.err
+    assert "single token" in refused.err
+
+
+def _forget_word(tokenizer: Path, word: str) -> None:
+    content = json.loads(tokenizer.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["unsaid"] = vocabulary.pop(word)
+    content["model"]["merges"] = [merge for merge in content["model"]["merges"] if "".join(merge) != word]
+    tokenizer.write_text(json.dumps(content))
+
+
+def test_a_damaged_file_fails_verification_in_one_line(built: Installation) -> None:
+    digest = built.report("status")["shards"][0]["digest"]
+    weights = built.home / "store" / "adapters" / digest / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    damaged = built.run("verify")
+    weights.write_bytes(content)
+    assert damaged.code == 1
+    assert len(damaged.err.splitlines()) == 1
+    assert digest in damaged.err
+    assert built.run("verify").code == 0

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
+from service.records import Item, Opinion
+from service.scoring import recommender
+from service.scoring.recommender import Recommender
+from service.scoring.requests import Query, Ranked, Scored
+
+ASKED = Query(user_id=None, liked=(), disliked=(), candidates=None, top_k=5)
+MINE = replace(ASKED, user_id="someone")
+TIMEOUT = 2.5
+
+
+class FakeCatalogue:
+    """The ledger as far as a query needs it: one user who has seen items 0 to 3 and likes the even ones."""
+
+    def __init__(self, world):
+        self._world = world
+        self.items = {item.item_id: item for item in world.items}
+        self.opinions = [Opinion(item, number % 2 == 0) for number, item in enumerate(world.items[:4])]
+
+    def history(self, user_id, limit):
+        if user_id != "someone":
+            raise UnknownUser("nothing is held of this user")
+        return tuple(self.opinions[-limit:])
+
+    def seen(self, user_id):
+        return frozenset(opinion.item.item_id for opinion in self.opinions)
+
+    def items_by_id(self, ids):
+        return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
+
+    def find_titles(self, titles):
+        return {item.title: item for item in self.items.values() if item.title in titles}
+
+    def generation(self):
+        return self._world.current.generation
+
+
+class FakeQueue:
+    """Scores an item by the length of its title, then by its place; or raises what it was told to."""
+
+    def __init__(self):
+        self.requests, self.timeouts = [], []
+        self.refusal = None
+
+    async def submit(self, request, timeout):
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        self.timeouts.append(timeout)
+        scores = tuple(len(item.title) / 100 for item in request.candidates)
+        return Scored(scores, {"d": 1.0}, "generation", 7, degraded=True)
+
+
+class Desk:
+    def __init__(self, world):
+        self.world = world
+        self.catalogue, self.queue = FakeCatalogue(world), FakeQueue()
+        self._recommender = Recommender(self.catalogue, world.snapshots, world.frozen, self.queue, TIMEOUT)
+
+    def ask(self, query):
+        return asyncio.run(self._recommender.recommend(query))
+
+    def asked(self, query):
+        """The request that was put into the queue for a query."""
+        self.ask(query)
+        return self.queue.requests[-1]
+
+
+@pytest.fixture
+def desk(world):
+    world.publish()
+    return Desk(world)
+
+
+def _nearest(world, numbers, seen):
+    embeddings = world.snapshots.current.item_embeddings
+    closeness = embeddings @ embeddings[numbers].mean(axis=0)
+    return [str(n) for n in np.argsort(-closeness, kind="stable") if str(n) not in seen]
+
+
+# What is scored
+
+
+def test_a_user_is_scored_with_their_own_history_on_items_they_have_not_seen(desk):
+    request = desk.asked(MINE)
+    assert request.history == tuple(desk.catalogue.opinions)
+    assert {item.item_id for item in request.candidates} == {str(number) for number in range(4, 12)}
+
+
+def test_the_history_is_no_longer_than_the_generation_was_built_with(world):
+    world.publish(history_length=2)
+    desk = Desk(world)
+    request = desk.asked(MINE)
+    assert [opinion.item.item_id for opinion in request.history] == ["2", "3"]
+    assert not {item.item_id for item in request.candidates} & {"0", "1", "2", "3"}
+
+
+def test_candidates_are_retrieved_nearest_to_what_was_liked(desk):
+    request = desk.asked(MINE)
+    found = [item.item_id for item in request.candidates]
+    assert found == _nearest(desk.world, [0, 2], {"0", "1", "2", "3"})
+
+
+def test_who_liked_nothing_gets_what_is_near_to_what_they_saw(desk):
+    request = desk.asked(replace(ASKED, disliked=("5", "6")))
+    assert [item.item_id for item in request.candidates] == _nearest(desk.world, [5, 6], {"5", "6"})
+
+
+def test_who_says_nothing_gets_the_middle_of_the_catalogue(desk):
+    request = desk.asked(ASKED)
+    assert request.history == ()
+    assert [item.item_id for item in request.candidates] == _nearest(desk.world, list(range(12)), set())
+
+
+def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk):
+    request = desk.asked(replace(ASKED, liked=("Unheard of (2031)", "7")))
+    assert request.history == (Opinion(Item("", "Unheard of (2031)"), True), Opinion(desk.catalogue.items["7"], True))
+    assert len(request.candidates) == 11
+
+
+def test_no_more_than_a_bounded_number_is_retrieved(tmp_path, world):
+    world.items = tuple(Item(str(number), f"Film {number}") for number in range(recommender.RETRIEVED + 20))
+    world.publish()
+    assert len(Desk(world).asked(ASKED).candidates) == recommender.RETRIEVED
+
+
+def test_an_item_that_the_ledger_lost_meanwhile_is_not_retrieved(desk):
+    del desk.catalogue.items["9"]
+    assert "9" not in {item.item_id for item in desk.asked(MINE).candidates}
+
+
+def test_who_has_seen_everything_gets_an_empty_ranking(desk):
+    desk.catalogue.opinions = [Opinion(item, True) for item in desk.world.items]
+    assert desk.ask(MINE).items == ()
+
+
+def test_named_candidates_are_scored_as_named_even_when_seen(desk):
+    request = desk.asked(replace(MINE, candidates=("3", "Film 5", "Unheard of")))
+    assert request.candidates == (desk.catalogue.items["3"], desk.catalogue.items["5"], Item("", "Unheard of"))
+
+
+def test_an_id_is_taken_before_a_title(desk):
+    desk.catalogue.items["100"] = Item("100", "8")
+    request = desk.asked(replace(ASKED, liked=("8",), candidates=("8",)))
+    assert request.candidates == (desk.catalogue.items["8"],)
+    assert request.history == (Opinion(desk.catalogue.items["8"], True),)
+
+
+def test_liked_comes_before_disliked_and_each_keeps_its_order(desk):
+    request = desk.asked(replace(ASKED, liked=("4", "1"), disliked=("Film 0", "Unheard of")))
+    assert [(o.item.title, o.liked) for o in request.history] == [
+        ("Film 4", True),
+        ("Film 1", True),
+        ("Film 0", False),
+        ("Unheard of", False),
+    ]
+
+
+# What is answered
+
+
+def test_the_best_come_first_with_ranks_from_one(desk):
+    answer = desk.ask(replace(ASKED, candidates=("a", "Film 11", "bcd", "ef"), top_k=3))
+    assert answer.items == (
+        Ranked("11", "Film 11", 0.07, 1),
+        Ranked(None, "bcd", 0.03, 2),
+        Ranked(None, "ef", 0.02, 3),
+    )
+
+
+def test_equal_scores_keep_the_order_of_the_candidates(desk):
+    answer = desk.ask(replace(ASKED, candidates=("bb", "aa", "cc")))
+    assert [item.title for item in answer.items] == ["bb", "aa", "cc"]
+
+
+def test_fewer_candidates_than_wanted_are_all_ranked(desk):
+    assert len(desk.ask(replace(ASKED, candidates=("a", "b"), top_k=50)).items) == 2
+
+
+def test_an_answer_states_what_it_was_scored_with(desk):
+    answer = desk.ask(MINE)
+    assert (answer.generation, answer.fence, answer.degraded, answer.weights) == ("generation", 7, True, {"d": 1.0})
+    assert desk.queue.timeouts == [TIMEOUT]
+
+
+# No answer
+
+
+def test_an_unknown_user_is_refused_before_anything_is_scored(desk):
+    with pytest.raises(UnknownUser):
+        desk.ask(replace(ASKED, user_id="nobody"))
+    assert desk.queue.requests == []
+
+
+def test_retrieval_from_an_empty_catalogue_is_refused_but_named_candidates_are_scored(world):
+    world.items = ()
+    world.publish()
+    desk = Desk(world)
+    with pytest.raises(UnknownItem, match="name them in `candidates`"):
+        desk.ask(ASKED)
+    assert [item.title for item in desk.ask(replace(ASKED, candidates=("Up",))).items] == ["Up"]
+
+
+def test_nothing_is_answered_before_a_generation_is_published(world):
+    with pytest.raises(NotReady):
+        Desk(world).ask(ASKED)
+
+
+def test_a_refusal_of_the_queue_reaches_the_caller(desk):
+    desk.queue.refusal = Overloaded("too much is waiting")
+    with pytest.raises(Overloaded):
+        desk.ask(MINE)

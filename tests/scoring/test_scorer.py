@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from service.errors import Damaged, NotReady
+from service.llm.encoder import ModelSpec
+from service.llm.frozen import FrozenModel
+from service.records import Item, Opinion
+from service.scoring.requests import ScoreRequest
+from service.scoring.scorer import Scorer
+
+activation = pytest.mark.parametrize("activation", ["question", "prompt"])
+level = pytest.mark.parametrize("level", ["ND", "D"])
+
+
+class FakeStopwatch:
+    def __init__(self):
+        self.forward, self.neighbours = [], []
+
+    def observe_forward(self, seconds):
+        self.forward.append(seconds)
+
+    def observe_neighbours(self, seconds):
+        self.neighbours.append(seconds)
+
+
+@pytest.fixture
+def scorer(world):
+    return Scorer(world, world.snapshots, world.frozen, FakeStopwatch())
+
+
+def _request(history, candidates):
+    return ScoreRequest(
+        tuple(Opinion(Item("", f"Film {n}"), n % 2 == 0) for n in range(history)),
+        tuple(Item("", f"Other film {n}") for n in range(candidates)),
+    )
+
+
+REQUESTS = [_request(0, 2), _request(5, 1), _request(2, 0), _request(3, 4)]
+
+
+def _assert_same(ours, theirs):
+    assert [one.generation for one in ours] == [one.generation for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.scores == pytest.approx(other.scores, rel=1e-4)
+        assert one.weights == pytest.approx(other.weights, rel=1e-4)
+
+
+class SlowPath:
+    """Everything again in the slowest, most obvious way: one candidate at a time, plain Python, merged weights."""
+
+    def __init__(self, world, merged_model, folder):
+        self.world = world
+        self.plain = FrozenModel.load(ModelSpec(str(folder)))
+        self._merged_model = merged_model
+
+    def weights(self, request):
+        world = self.world
+        mask = world.current
+        context = self.plain.encoder.context(request.history, "movie")
+        query = self.plain.embed([context])[0].numpy()
+        rows = [n for n, key in enumerate(world.rows) if key not in mask.rows]
+        near = sorted(rows, key=lambda n: -float(world.embeddings[n] @ query))[: world.config.top_n]
+        errors = [sum(float(world.errors[n, k]) for n in near) / len(near) for k in range(len(world.digests))]
+        powers = [
+            0.0 if digest in mask.adapters else math.exp(-world.config.tau * error)
+            for digest, error in zip(world.digests, errors, strict=True)
+        ]
+        return [power / sum(powers) for power in powers]
+
+    def scores(self, request):
+        world = self.world
+        adapters = [world.adapter(digest) for digest in world.digests]
+        merged = self._merged_model(self.plain, adapters, 2.0, self.weights(request), world.config.level)
+        return [self._score(merged, request, candidate) for candidate in request.candidates]
+
+    def _score(self, merged, request, candidate):
+        encoder = self.plain.encoder
+        context = encoder.context(request.history, "movie")
+        question = encoder.question(candidate, "movie")
+        if self.world.config.activation == "prompt":
+            difference = merged.answer_whole([context + question])
+        else:
+            difference = merged.answer([question], self.plain.read_contexts([context]))
+        return 1.0 / (1.0 + math.exp(-float(difference[0])))
+
+
+@pytest.fixture
+def slow(world, merged_model, tiny_models):
+    return SlowPath(world, merged_model, tiny_models("llama"))
+
+
+# Scores
+
+
+@activation
+@level
+def test_scores_and_weights_are_those_of_the_slow_path(world, scorer, slow, activation, level):
+    world.publish(activation=activation, level=level)
+    world.change(adapters=frozenset(world.digests[:1]), rows=frozenset(world.rows[:5]))
+    for scored, request in zip(scorer.score(REQUESTS), REQUESTS, strict=True):
+        assert scored.scores == pytest.approx(slow.scores(request), rel=1e-4)
+        assert list(scored.weights.values()) == pytest.approx(slow.weights(request), rel=1e-4)
+        assert list(scored.weights) == world.digests
+
+
+@activation
+@level
+def test_a_batch_of_requests_gives_what_each_gives_alone(world, scorer, activation, level):
+    world.publish(activation=activation, level=level)
+    together = scorer.score(REQUESTS)
+    _assert_same(together, [scorer.score([request])[0] for request in REQUESTS])
+    assert [len(scored.scores) for scored in together] == [2, 1, 0, 4]
+    assert len({score for scored in together for score in scored.scores}) == 7
+
+
+def test_a_request_without_candidates_has_no_scores(world, scorer):
+    world.publish()
+    assert scorer.score([_request(1, 0)])[0].scores == ()
+
+
+def test_weights_are_positive_and_sum_to_one(world, scorer):
+    world.publish()
+    for scored in scorer.score(REQUESTS):
+        assert min(scored.weights.values()) > 0.0
+        assert math.fsum(scored.weights.values()) == pytest.approx(1.0)
+
+
+def test_a_generation_without_validation_rows_weighs_all_adapters_the_same(world, scorer):
+    world.publish(rows=0)
+    assert list(scorer.score(REQUESTS)[1].weights.values()) == pytest.approx([1 / 3] * 3)
+
+
+def test_a_generation_without_adapters_scores_as_the_frozen_model(world, scorer):
+    world.publish(adapters=0)
+    scored = scorer.score(REQUESTS)[3]
+    assert scored.scores == pytest.approx(_frozen_scores(world.frozen, REQUESTS[3]), rel=1e-4)
+    assert (scored.weights, scored.degraded) == ({}, False)
+
+
+def test_a_batch_is_measured_once(world, scorer):
+    world.publish()
+    scorer.score(REQUESTS)
+    watch = scorer._stopwatch
+    assert (len(watch.forward), len(watch.neighbours)) == (1, 1)
+    assert min(watch.forward + watch.neighbours) >= 0.0
+
+
+def _frozen_scores(frozen, request):
+    encoder = frozen.encoder
+    context = encoder.context(request.history, "movie")
+    whole = [context + encoder.question(item, "movie") for item in request.candidates]
+    return torch.sigmoid(frozen.answer_whole(whole)).tolist()
+
+
+# The mask
+
+
+@activation
+def test_a_masked_shard_has_weight_exactly_zero_in_the_very_next_batch(world, scorer, activation):
+    first, *others = world.publish(activation=activation)
+    before = scorer.score(REQUESTS)
+    world.change(adapters=frozenset({first}), fence=1)
+    after = scorer.score(REQUESTS)
+    for old, new in zip(before, after, strict=True):
+        assert new.weights[first] == 0.0
+        kept = math.fsum(old.weights[digest] for digest in others)
+        assert [new.weights[d] for d in others] == pytest.approx([old.weights[d] / kept for d in others], rel=1e-4)
+        assert (old.fence, new.fence) == (0, 1)
+        assert (old.degraded, new.degraded) == (False, True)
+    assert before[3].scores != after[3].scores
+
+
+def test_a_masked_validation_row_does_not_route_in_the_very_next_batch(world, scorer):
+    world.publish(top_n=1, tau=50.0)
+    request = REQUESTS[1]
+    query = world.frozen.embed([world.frozen.encoder.context(request.history, "movie")])[0].numpy()
+    nearest, second = np.argsort(-(world.embeddings @ query))[:2]
+    assert _best(scorer.score([request])[0]) == world.digests[world.errors[nearest].argmin()]
+    world.change(rows=frozenset({world.rows[nearest], "a row of another generation"}))
+    assert _best(scorer.score([request])[0]) == world.digests[world.errors[second].argmin()]
+
+
+def _best(scored):
+    return max(scored.weights, key=scored.weights.get)
+
+
+@activation
+def test_with_everything_masked_the_frozen_model_answers_alone_and_says_so(world, scorer, activation):
+    digests = world.publish(activation=activation)
+    world.change(adapters=frozenset(digests))
+    for scored, request in zip(scorer.score(REQUESTS), REQUESTS, strict=True):
+        assert scored.degraded
+        assert set(scored.weights.values()) == {0.0}
+        if request.candidates:
+            assert scored.scores == pytest.approx(_frozen_scores(world.frozen, request), rel=1e-4)
+
+
+def test_a_mask_of_an_adapter_that_is_not_served_changes_nothing(world, scorer):
+    world.publish()
+    before = scorer.score(REQUESTS)
+    world.change(adapters=frozenset({"0" * 64}))
+    assert scorer.score(REQUESTS) == before
+
+
+# Generations
+
+
+def test_a_generation_published_meanwhile_is_swapped_in_before_scoring(world, scorer):
+    old = world.publish(seed=1)
+    before = scorer.score(REQUESTS)
+    new = world.publish(seed=2, adapters=2)
+    after = scorer.score(REQUESTS)
+    assert [list(scored.weights) for scored in (before[0], after[0])] == [old, new]
+    assert after[0].generation == world.current.generation != before[0].generation
+
+
+def test_a_generation_with_other_targets_is_not_disturbed_by_the_one_before(world, scorer, slow):
+    world.publish(seed=1)
+    scorer.score(REQUESTS)
+    world.publish(seed=2, lora_targets=("q_proj", "o_proj"))
+    assert scorer.score(REQUESTS)[3].scores == pytest.approx(slow.scores(REQUESTS[3]), rel=1e-4)
+
+
+def test_a_generation_is_read_once(world, scorer):
+    world.publish()
+    scorer.score(REQUESTS)
+    snapshot = world.snapshots.current
+    scorer.score(REQUESTS)
+    assert world.snapshots.current is snapshot
+
+
+def test_nothing_is_scored_before_a_generation_is_published(scorer):
+    with pytest.raises(NotReady, match="no generation is published"):
+        scorer.score(REQUESTS)
+
+
+def test_a_generation_of_another_frozen_model_is_not_scored_with(world, scorer):
+    world.publish(frozen={"digest": "0" * 64, "dtype": "float32"})
+    with pytest.raises(NotReady, match="LETHE_MODEL"):
+        scorer.score(REQUESTS)
+
+
+def test_a_damaged_adapter_is_not_scored_with(world, scorer):
+    digest = world.publish()[1]
+    torn = world.store.root / "adapters" / digest / "adapter_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(Damaged):
+        scorer.score(REQUESTS)
+    assert world.snapshots.current is None
+
+
+@pytest.mark.parametrize("name", ["errors.npy", "manifest.json", "rows.json"])
+def test_a_damaged_generation_is_not_scored_with(world, scorer, name):
+    world.publish()
+    (world.store.root / "generations" / world.current.generation / name).write_bytes(b"{}")
+    with pytest.raises(Damaged):
+        scorer.score(REQUESTS)
+
+
+def test_a_generation_that_was_erased_while_it_was_read_gives_way_to_the_newer_one(world, scorer):
+    world.publish(seed=1)
+    stale = world.current
+    new = world.publish(seed=2)
+    world.store.erase_except(new, [world.current.generation])
+    late = Scorer(_Stale(stale, world), world.snapshots, world.frozen, FakeStopwatch())
+    assert late.score(REQUESTS)[0].generation == world.current.generation
+
+
+class _Stale:
+    """Tells an old mask first, as a batch has it that began just before a publication."""
+
+    def __init__(self, stale, world):
+        self._stale = stale
+        self._world = world
+
+    def mask(self):
+        told, self._stale = self._stale, None
+        return told or self._world.mask()

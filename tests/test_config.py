@@ -1,0 +1,103 @@
+"""Settings are right from the start, or nothing starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.config import load_settings
+from service.errors import InvalidSetting
+from service.records import BuildConfig
+
+READ_IN_A_CHILD = "from service.config import load_settings; print(load_settings().model_dump_json())"
+
+
+def plain_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith("LETHE_")}
+
+
+def read_in_a_child(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", READ_IN_A_CHILD], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
+    assert load_settings().build_config() == BuildConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", "many"),
+        ("tau", -1),
+        ("learning_rate", float("nan")),
+        ("partition", "kmeans"),
+        ("level", "X"),
+        ("port", 70_000),
+        ("device", "tpu"),
+        ("log_level", "LOUD"),
+        ("lora_targets", " , "),
+        ("secret", "short"),
+        ("validation_percent", 91),
+        ("max_body_bytes", 10),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:
+    with pytest.raises(InvalidSetting, match=f"LETHE_{name.upper()}: ") as refused:
+        load_settings(**{name: value})
+    if isinstance(value, str) and value.strip(" ,"):
+        assert value not in str(refused.value)
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    with pytest.raises(InvalidSetting, match=r"LETHE_EPOCHS: .*; LETHE_TAU: "):
+        load_settings(epochs=0, tau=-1)
+
+
+def test_a_person_must_fit_into_a_shard() -> None:
+    with pytest.raises(InvalidSetting, match=r"samples_per_user \(20\) exceeds max_shard_size \(10\)"):
+        load_settings(samples_per_user=20, max_shard_size=10)
+    assert load_settings(samples_per_user=20, max_shard_size=10, unit="sample").max_shard_size == 10
+
+
+def test_what_is_not_given_keeps_its_default() -> None:
+    assert load_settings(epochs=None, tau=3).build_config() == BuildConfig(tau=3)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().epochs = 4
+
+
+def test_a_child_process_reads_the_same_settings(tmp_path: Path) -> None:
+    given = load_settings(
+        home=tmp_path,
+        secret="sixteen or more characters",
+        redis_url="redis://127.0.0.1:1/0",
+        lora_targets="q_proj,v_proj,o_proj",
+        learning_rate=1e-5,
+        tau=0.1 + 0.2,
+        partition="random",
+        epochs=9,
+    )
+    child = read_in_a_child({**plain_environment(), **_own(given.environment())})
+    assert child.stderr == ""
+    assert json.loads(child.stdout) == json.loads(given.model_dump_json())
+
+
+def _own(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith("LETHE_")}
+
+
+@pytest.mark.parametrize("name", ["LETHE_EPOCH", "LETHE_", "LETHE_HOMES"])
+def test_a_variable_that_names_no_setting_is_refused(name: str) -> None:
+    child = read_in_a_child({**plain_environment(), name: "3"})
+    assert child.returncode != 0
+    assert f"InvalidSetting: unknown settings in the environment: {name};" in child.stderr
