@@ -103,7 +103,6 @@ def _work(connection: Connection, function: Callable[[Any, Report], Any], task: 
         except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             # The type alone: its text could quote a sample.
             connection.send(("error", TaskFailed(f"a build process failed with {type(error).__name__}")))
-            raise
 
 
 def _die_with_parent() -> None:

@@ -7,6 +7,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from service.entrypoints.telemetry import configure_logging
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import InvalidSetting, LetheError
 from service.evaluation import tallrec
+from service.forgetting.bell import Bell
 from service.forgetting.intake import Intake
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
@@ -115,7 +118,7 @@ def build(given: dict[str, Any], demo: DemoOption = False, home: HomeOption = No
         _import_demo_if_empty(opened)
     began = time.monotonic()
     bell = opened.bell()
-    with progress_for_stderr() as progress, bell.courtesy_lock():
+    with progress_for_stderr() as progress, _undisturbed(bell):
         built = opened.reconciler(bell, progress).rebuild(opened.settings.build_config())
     bell.close()
     report = {
@@ -303,6 +306,21 @@ def _import(dataset: importers.Dataset, home: Path | None, allow_returning: bool
         f"{counts.new_items:,} new items, {len(dataset.rejected):,} malformed rows left out, "
         f"{dataset.unknown_items:,} of unknown items, {counts.tombstoned:,} of forgotten people skipped)"
     )
+
+
+@contextmanager
+def _undisturbed(bell: Bell) -> Iterator[None]:
+    """Wait until no worker is building."""
+    told = False
+    while True:
+        with bell.courtesy_lock() as held:
+            if held:
+                yield
+                return
+        if not told:
+            err.print("another process is building; waiting for it")
+            told = True
+        time.sleep(WAIT_POLL)
 
 
 def _import_demo_if_empty(opened: Home) -> None:

@@ -80,7 +80,7 @@ class RankedItem(BaseModel):
 
 
 class RecommendAnswer(BaseModel):
-    """The served generation's ranking, as of `fence`. `degraded` while a masked shard waits to be retrained."""
+    """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone."""
 
     model_config = _answer(
         {

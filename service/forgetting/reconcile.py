@@ -14,7 +14,7 @@ from typing import Protocol
 from adapters_store import Store, StoreFailure
 from service.build.build import Builder, Built, config_of, environment
 from service.data.ledger import Ledger
-from service.errors import LetheError
+from service.errors import LetheError, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.records import BuildConfig, ForgetRequest
@@ -132,7 +132,9 @@ class Reconciler:
 
     def _publish(self, built: Built) -> None:
         self._store.publish(built.generation)
-        self._ledger.publish(built.generation, built.fence)
+        if not self._ledger.publish(built.generation, built.fence):
+            # The store now differs from the ledger, so the next pass builds again and erases what was made here.
+            raise StoreError("meanwhile a generation was published that knows of later deletions; this one is dropped")
         self._bell.ring()
 
     def _erase(self, built: Built) -> None:

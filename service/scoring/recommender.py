@@ -66,7 +66,8 @@ class Recommender:
         return Recommendation(scored.generation, scored.fence, scored.degraded, items, scored.weights)
 
     def _prepare(self, query: Query) -> ScoreRequest:
-        snapshot = self._snapshots.of(self._catalogue.generation())
+        # What is in memory will do here: history length and catalogue. The batch decides which generation scores.
+        snapshot = self._snapshots.current or self._snapshots.of(self._catalogue.generation())
         history, seen = self._history(query, snapshot)
         if query.candidates is None:
             candidates = self._retrieve(history, seen, snapshot)

@@ -23,7 +23,7 @@ class Scored:
     weights: dict[str, float]  # adapter digest -> w_k; routing reads the context, so all candidates share them
     generation: str
     fence: int
-    degraded: bool  # some adapter is masked and not yet retrained
+    degraded: bool  # no adapter may be used, so the frozen model answered alone
 
 
 @dataclass(frozen=True, slots=True)

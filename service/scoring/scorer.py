@@ -117,5 +117,5 @@ def _scored(scores: tuple[float, ...], weights: Floats, snapshot: Snapshot, mask
         weights=dict(zip(snapshot.stack.digests, weights.tolist(), strict=True)),
         generation=snapshot.generation,
         fence=mask.fence,
-        degraded=not snapshot.allowed(mask.adapters).all(),
+        degraded=not snapshot.allowed(mask.adapters).any(),
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+from collections.abc import Iterator
 
 import psutil
+import pytest
 
 from .conftest import BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
 
@@ -27,31 +29,37 @@ def _all_gone(processes: list[psutil.Process]) -> bool:
     return not any(map(is_alive, processes))
 
 
-def test_a_worker_that_is_killed_while_it_retrains_is_replaced_and_the_deletion_completed(built: Installation) -> None:
-    with built.serving_ready() as server:
-        eventually(lambda: server.worker().cpu_times().user > 1, "the worker is at work")
-        request_id = _forget_until_retraining(server, OTHERS[1])
-        worker = _family(server.worker())
-        worker[0].kill()
-        done = server.completed(request_id)
-        assert done["attempts"] >= 2
-        assert done["error"] is None
-        eventually(lambda: _all_gone(worker), "nothing of the killed worker is left", GRACE)
-        assert server.stop() == 0
+@pytest.fixture(scope="module")
+def server(built: Installation) -> Iterator[Server]:
+    with built.serving_ready() as running:
+        yield running
+
+
+def test_a_worker_that_is_killed_while_it_retrains_is_replaced_and_the_deletion_completed(
+    server: Server, built: Installation
+) -> None:
+    request_id = _forget_until_retraining(server, OTHERS[1])
+    worker = _family(server.worker())
+    worker[0].kill()
+    done = server.completed(request_id)
+    assert done["attempts"] >= 2
+    assert done["error"] is None
+    eventually(lambda: _all_gone(worker), "nothing of the killed worker is left", GRACE)
     assert '"event": "worker_ended", "status": -9' in built.log.read_text()
     assert built.run("verify").code == 0
 
 
-def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_completes(built: Installation) -> None:
-    with built.serving_ready() as server:
-        request_id = _forget_until_retraining(server, OTHERS[2])
-        worker = _family(server.worker())
-        server.kill()
-        eventually(lambda: _all_gone(worker), "the worker has followed its server", GRACE)
+def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_completes_and_drains(
+    server: Server, built: Installation
+) -> None:
+    request_id = _forget_until_retraining(server, OTHERS[2])
+    worker = _family(server.worker())
+    server.kill()
+    eventually(lambda: _all_gone(worker), "the worker has followed its server", GRACE)
     assert [request["state"] for request in built.report("status")["owed"]] == ["retraining"]
-    with built.serving_ready() as server:
-        assert server.completed(request_id)["attempts"] >= 2
-        _a_request_in_flight_is_answered_while_the_server_drains(server)
+    with built.serving_ready() as following:
+        assert following.completed(request_id)["attempts"] >= 2
+        _a_request_in_flight_is_answered_while_the_server_drains(following)
     assert built.report("status")["owed"] == []
     assert built.run("verify").code == 0
 

@@ -112,6 +112,7 @@ def test_a_person_is_forgotten(server: Server, installed: Installation, built: I
         assert explained["items"][0]["weights"].get(gone, 0.0) == 0.0
         assert sum(explained["items"][0]["weights"].values()) == pytest.approx(1, abs=1e-5)
         assert explained["fence"] >= accepted["fence"]
+        assert explained["degraded"] is False  # the other shards are there
         done = server.completed(accepted["request_id"])
     assert visitor.statuses
     assert set(visitor.statuses) == {200}

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from adapters_store import Store, StoreFailure, canonical_json, digest_of
 from service.build.build import Built
 from service.data.ledger import Ledger
-from service.errors import LedgerUnavailable, LetheError
+from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
@@ -306,6 +306,28 @@ def _crashes_and_recovers(folder: Path, steps: int, expected: str | None) -> boo
     }
     world.ledger.close()
     return not crashed
+
+
+def test_a_slow_build_never_brings_back_whom_a_faster_one_has_forgotten(world: World) -> None:
+    """Two workers at once: a courtesy lock may be lost, and then only the ledger stands between them."""
+    requests: list[str] = []
+
+    def meanwhile() -> None:
+        requests.append(world.forget("bob"))
+        world.reconciler().settle()
+
+    world.forget("eve")
+    slow = world.reconciler(FakeBuilder(world.ledger, world.store, meanwhile))
+    with pytest.raises(StoreError, match="later deletions"):
+        slow.settle()
+    assert world.ledger.request(requests[0]).state == "completed"
+    published = world.ledger.generation()
+    assert world.reconciler().settle()
+    assert world.ledger.generation() == published
+    assert world.is_settled()
+    files = [path.read_bytes() for path in world.store.root.rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"bob" in content for content in files if b"row-" not in content)
 
 
 @pytest.mark.parametrize("damage", ["adapter", "generation", "active", "torn active"])

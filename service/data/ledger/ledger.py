@@ -203,10 +203,14 @@ class Ledger:
 
     # What is served, and how things stand
 
-    def publish(self, generation: str, fence: int) -> None:
-        """Note the generation that is served, and the fence of the view that it was built from."""
+    def publish(self, generation: str, fence: int) -> bool:
+        """Note the generation that is served, and the fence of the view that it was built from.
+
+        False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
+        are not in the earlier one.
+        """
         with self._database.writing() as connection:
-            state.publish(connection, generation, fence)
+            return state.publish(connection, generation, fence)
 
     def generation(self) -> str | None:
         """The published generation, if any."""

@@ -31,8 +31,11 @@ def noun(connection: sa.Connection) -> str:
     return str(read_state(connection).noun or DEFAULT_NOUN)
 
 
-def publish(connection: sa.Connection, generation: str, fence: int) -> None:
-    """Raises the revision only when something changes."""
+def publish(connection: sa.Connection, generation: str, fence: int) -> bool:
+    """Whether this view is not older than the published one. Raises the revision only when something changes."""
     state = read_state(connection)
+    if fence < state.published_fence:
+        return False
     if (state.generation, state.published_fence) != (generation, fence):
         raise_revision(connection, generation=generation, published_fence=fence)
+    return True

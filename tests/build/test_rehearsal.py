@@ -1,0 +1,35 @@
+"""A build that is only compared must not be remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.build.rehearsal import RehearsalLedger
+from service.data.ledger import Ledger
+from service.records import Interaction, Item
+
+SECRET = b"a secret of the tests"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    opened = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
+    opened.import_data([Item("i1", "Heat")], [Interaction("ann", "i1", True, 5)], "movie")
+    opened.record_exposures(0, {"served": ["ann"]}, {}, {"served": "0"})
+    return opened
+
+
+def test_a_deletion_does_not_name_what_a_rehearsal_has_made(ledger: Ledger, tmp_path: Path) -> None:
+    rehearsal = RehearsalLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
+    before = ledger.mask()
+    rehearsal.record_exposures(0, {"rehearsed": ["ann"]}, {"row": "ann"}, {"rehearsed": "0"})
+    rehearsal.save_placements([("ann", "ann", "digest", "01")])
+    rehearsal.record_partition("digest", [("ann", "ann", "000000")])
+    rehearsal.set_shards_training(3)
+    assert rehearsal.view() == ledger.view()
+    assert (ledger.placements(), ledger.recorded_partition("digest"), ledger.shards_training()) == ({}, {}, 0)
+    assert ledger.mask() == before
+    request = ledger.forget("ann", None, None)
+    assert (request.affected_shards, request.shard_names, request.masked_rows) == (("served",), ("0",), 0)
