@@ -85,8 +85,8 @@ class BuildConfig:
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
-    epochs: int = 3
-    learning_rate: float = 1e-3
+    epochs: int = 2
+    learning_rate: float = 3e-3
     batch_size: int = 32
     seed: int = 0
     top_n: int = 100  # n: neighbours among the validation samples

@@ -16,7 +16,7 @@ import transformers
 from numpy.typing import NDArray
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
-from service.build.embedding import EmbeddingTask, embed_groups
+from service.build.embedding import PublicTextsTask, embed_public_texts
 from service.build.placement import Placer, Unit
 from service.build.progress import Progress, Silent
 from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
@@ -210,12 +210,12 @@ class Builder:
         return digest_of([self.frozen, [asdict(item) for item in items]])
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
-        rows = [(self._encoder.item(item),) for item in items]
+        rows = [self._encoder.item(item) for item in items]
         tasks = [
-            EmbeddingTask(self._model, tuple(rows[i : i + _ITEMS_A_TASK])) for i in range(0, len(rows), _ITEMS_A_TASK)
+            PublicTextsTask(self._model, tuple(rows[i : i + _ITEMS_A_TASK])) for i in range(0, len(rows), _ITEMS_A_TASK)
         ]
         self._progress.phase("embedding the catalogue", len(items))
-        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        parts = dict(self._workforce.run(embed_public_texts, tasks, self._progress.advance))
         found = [parts[number] for number in range(len(tasks))]
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 

@@ -14,6 +14,26 @@ from service.llm.frozen import FrozenModel
 
 Floats = NDArray[np.float32]
 _BATCH = 16
+_PUBLIC_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTextsTask:
+    """Token rows that are nobody's: they may share batches."""
+
+    model: ModelSpec
+    texts: tuple[list[int], ...]
+
+
+def embed_public_texts(task: PublicTextsTask, report: Report) -> Floats:
+    """(texts, H), rows of unit length. Reports one step a text."""
+    frozen = FrozenModel.load(task.model)
+    parts = []
+    for i in range(0, len(task.texts), _PUBLIC_BATCH):
+        batch = task.texts[i : i + _PUBLIC_BATCH]
+        parts.append(frozen.embed(batch).cpu().numpy())
+        report(len(batch))
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adapters_store import digest_of
 from service.build import partition
-from service.build.embedding import EmbeddingTask, embed_groups
+from service.build.embedding import EmbeddingTask, PublicTextsTask, embed_groups, embed_public_texts
 from service.build.progress import Progress
 from service.build.workforce import Workforce
 from service.data import prompts
@@ -20,6 +20,7 @@ from service.records import BuildConfig, Item, Opinion, Sample
 
 Floats = NDArray[np.float32]
 _GROUPS_A_TASK = 64
+_WINDOWS_EMBEDDED = 4  # of a unit, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +123,27 @@ class Placer:
         return digest_of([self._encoder.digest, self._model.dtype, config.tree_depth, texts])
 
     def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
-        groups = [(self._encoder.context(anchor, noun),) for anchor in anchors]
-        return self._embed(groups, "reading anchor prompts")
+        texts = tuple(self._encoder.context(anchor, noun) for anchor in anchors)
+        self._progress.phase("reading anchor prompts", len(texts))
+        [(_, rows)] = self._workforce.run(
+            embed_public_texts, [PublicTextsTask(self._model, texts)], self._progress.advance
+        )
+        return rows
 
     def _embed_units(self, units: Sequence[Unit], noun: str) -> Floats:
-        groups = [tuple(self._encoder.context(sample.history, noun) for sample in unit.samples) for unit in units]
-        return self._embed(groups, "placing users")
-
-    def _embed(self, groups: Sequence[tuple[list[int], ...]], phase: str) -> Floats:
+        groups = [tuple(self._encoder.context(s.history, noun) for s in _spread(unit.samples)) for unit in units]
         tasks = [
             EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
             for i in range(0, len(groups), _GROUPS_A_TASK)
         ]
-        self._progress.phase(phase, len(groups))
+        self._progress.phase("placing users", len(groups))
         parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
         return np.concatenate([parts[number] for number in range(len(tasks))])
+
+
+def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
+    # A user's windows overlap almost wholly; a few of them, evenly spaced, say where the user stands.
+    return samples[:: -(-len(samples) // _WINDOWS_EMBEDDED)]
 
 
 def _shard_name(number: int) -> str:

@@ -27,7 +27,7 @@ from service.llm.frozen import Contexts, FrozenModel
 from service.llm.mixture import target_modules
 from service.records import BuildConfig
 
-_CONTEXT_MEMORY = 256 * 2**20  # bytes of keys and values kept between epochs
+_CONTEXT_MEMORY = 64 * 2**20  # bytes of keys and values kept between epochs
 _WARMUP_SHARE = 0.1
 
 

@@ -34,7 +34,8 @@ from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
-_PRELOAD = ("service.build.training", "service.build.rows", "service.build.embedding")
+# What a child would otherwise import anew: every one of them runs the main module again.
+_PRELOAD = ("service.build.training", "service.build.rows", "service.entrypoints.cli")
 
 
 @dataclass(frozen=True, slots=True)
