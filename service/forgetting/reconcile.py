@@ -66,9 +66,9 @@ class Reconciler:
 
     def rebuild(self, config: BuildConfig) -> Built:
         """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
-        owed = self._ledger.owed()
-        ids = [request.request_id for request in owed]
+        ids = [request.request_id for request in self._ledger.owed()]
         self._ledger.start(ids)
+        owed = [self._ledger.request(request_id) for request_id in ids]
         try:
             built = self._builder.build(config)
             self._publish(built)
