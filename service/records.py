@@ -1,4 +1,4 @@
-"""Frozen records shared by every room. They hold values only: no I/O, no tensors, no behaviour beyond their own fields."""
+"""Frozen records shared by every room. They hold values only: no I/O, no tensors, no behavior beyond their own fields."""
 
 from __future__ import annotations
 

@@ -23,8 +23,9 @@ from service.config import Settings, load_settings
 from service.data import importers
 from service.data.samples import tallrec_split
 from service.entrypoints.bootstrap import Home, serving_app
-from service.entrypoints.console import progress_for_stderr
-from service.entrypoints.options import with_settings
+from service.entrypoints.console import err, progress_for_stderr
+from service.entrypoints.imports import import_app, import_demo_if_empty
+from service.entrypoints.options import HomeOption, open_home, with_settings
 from service.entrypoints.telemetry import configure_logging
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import InvalidSetting, LetheError
@@ -36,9 +37,6 @@ from service.records import BuildConfig
 
 app = typer.Typer(
     name="lethe", no_args_is_help=True, add_completion=False, help="A recommendation service that can forget."
-)
-import_app = typer.Typer(
-    no_args_is_help=True, help="Read interactions into the ledger. Importing twice changes nothing."
 )
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how good the recommendations are.")
 app.add_typer(import_app, name="import")
@@ -53,69 +51,18 @@ BUILD_SETTINGS = (
     "build_processes",
 )
 SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_rows", "max_queued_rows", "log_level")
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Folder of ledger, store and keys (LETHE_HOME; default: .lethe)")
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]
-RejectOption = Annotated[
-    int, typer.Option(min=0, help="Malformed rows that are left out before the import is refused.")
-]
-ReturningOption = Annotated[bool, typer.Option(help="Take people back in who were forgotten.")]
 WAIT_POLL = 0.5  # seconds
-
-err = Console(stderr=True, soft_wrap=True)
-
-
-@import_app.command("movielens")
-def import_movielens(
-    folder: Annotated[Path, typer.Argument(help="MovieLens 100K, 1M or latest; files may be packed as .xz or .gz")],
-    home: HomeOption = None,
-    max_rejected: RejectOption = 100,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """MovieLens: liked means a rating above 3."""
-    _import(importers.movielens(folder, max_rejected), home, allow_returning)
-
-
-@import_app.command("bookcrossing")
-def import_bookcrossing(
-    folder: Annotated[Path, typer.Argument(help="Book-Crossing's CSV files")],
-    home: HomeOption = None,
-    max_rejected: RejectOption = 100,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """Book-Crossing: liked means a rating above 5; rows without a rating are left out."""
-    _import(importers.bookcrossing(folder, max_rejected), home, allow_returning)
-
-
-@import_app.command("table")
-def import_table(
-    items: Annotated[Path | None, typer.Option(help="item_id, title; optional: year, genres, author")] = None,
-    interactions: Annotated[Path | None, typer.Option(help="user_id, item_id, liked or rating, timestamp")] = None,
-    liked_above: Annotated[float | None, typer.Option(help="A rating above this counts as liked.")] = None,
-    noun: Annotated[str, typer.Option(help="What an item is called in prompts, e.g. movie, book, song")] = "item",
-    home: HomeOption = None,
-    max_rejected: RejectOption = 100,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """Your own data: CSV, JSONL or Parquet by file name, plain or packed."""
-    _import(importers.table(items, interactions, liked_above, noun, max_rejected), home, allow_returning)
-
-
-@import_app.command("demo")
-def import_demo(home: HomeOption = None) -> None:
-    """The bundled demo: 2,000 real movie titles and 400 simulated people."""
-    _import(importers.demo(), home, allow_returning=False)
 
 
 @app.command()
 @with_settings(BUILD_SETTINGS)
 def build(given: dict[str, Any], demo: DemoOption = False, home: HomeOption = None, json_: JsonOption = False) -> None:
     """Make the generation that the ledger and the settings describe, and publish it. Computes only what is missing."""
-    opened = _open(home, given)
+    opened = open_home(home, given)
     if demo:
-        _import_demo_if_empty(opened)
+        import_demo_if_empty(opened)
     began = time.monotonic()
     bell = opened.bell()
     with progress_for_stderr() as progress, _undisturbed(bell):
@@ -140,10 +87,10 @@ def serve(
     home: HomeOption = None,
 ) -> None:
     """Answer HTTP requests, and (with a worker) build what is missing and carry out deletions."""
-    opened = _open(home, given)
+    opened = open_home(home, given)
     configure_logging(opened.settings.log_level)
     if demo:
-        _import_demo_if_empty(opened)
+        import_demo_if_empty(opened)
     supervisor = Supervisor(opened.settings) if worker else None
     application = serving_app(
         opened,
@@ -168,7 +115,7 @@ def worker_(
     supervised: Annotated[bool, typer.Option(hidden=True, help="End when standard input closes.")] = False,
 ) -> None:
     """Carry out deletions and build what is missing, until stopped."""
-    settings = _settings(home, {})
+    settings = load_settings(home=home)
     configure_logging(settings.log_level)
     with progress_for_stderr() as progress:
         run_worker(settings, supervised, progress)
@@ -183,7 +130,7 @@ def forget(
     json_: JsonOption = False,
 ) -> None:
     """Forget a person, or some of what is held of them. With --wait, does the work here if no worker is at it."""
-    opened = _open(home, {})
+    opened = open_home(home, {})
     request = Intake(opened.ledger, opened.signer).forget(user_id, item_id, None)
     bell = opened.bell()
     bell.ring()
@@ -210,7 +157,7 @@ def forget(
 @app.command()
 def status(home: HomeOption = None, json_: JsonOption = False) -> None:
     """What is served, from what, and which deletions are owed."""
-    opened = _open(home, {})
+    opened = open_home(home, {})
     report = _status(opened)
     if json_:
         _print(report, json_)
@@ -226,7 +173,7 @@ def verify(
     home: HomeOption = None,
 ) -> None:
     """Check every file of the published generation against its digest; exit code 1 if anything differs."""
-    opened = _open(home, {})
+    opened = open_home(home, {})
     active = opened.ledger.generation()
     if active is None:
         raise InvalidSetting("nothing is published yet, so there is nothing to verify; run `lethe build`")
@@ -252,7 +199,9 @@ def evaluate_movielens(
     items = {item.item_id: item for item in dataset.items}
     defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        opened = Home.open(_settings(Path(scratch), defaults | {k: v for k, v in given.items() if v is not None}))
+        # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
+        given["database_url"] = f"sqlite:///{scratch}/ledger.sqlite"
+        opened = open_home(Path(scratch), defaults | {name: v for name, v in given.items() if v is not None})
         opened.ledger.import_data(dataset.items, [], dataset.noun)
         report = tallrec.evaluate(
             tallrec_split(dataset.interactions, items),
@@ -287,27 +236,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def _settings(home: Path | None, given: dict[str, Any]) -> Settings:
-    return load_settings(home=home, **given)
-
-
-def _open(home: Path | None, given: dict[str, Any]) -> Home:
-    return Home.open(_settings(home, given))
-
-
-def _import(dataset: importers.Dataset, home: Path | None, allow_returning: bool) -> None:
-    opened = _open(home, {})
-    counts = opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun, allow_returning)
-    for rejection in dataset.rejected:
-        err.print(f"left out: {rejection.file}, line {rejection.line}: {rejection.reason}", markup=False)
-    typer.echo(
-        f"{counts.interactions:,} interactions, {counts.users:,} users, {counts.items:,} items "
-        f"({counts.new_interactions:,} new interactions, {counts.changed_interactions:,} changed, "
-        f"{counts.new_items:,} new items, {len(dataset.rejected):,} malformed rows left out, "
-        f"{dataset.unknown_items:,} of unknown items, {counts.tombstoned:,} of forgotten people skipped)"
-    )
-
-
 @contextmanager
 def _undisturbed(bell: Bell) -> Iterator[None]:
     """Wait until no worker is building."""
@@ -321,12 +249,6 @@ def _undisturbed(bell: Bell) -> Iterator[None]:
             err.print("another process is building; waiting for it")
             told = True
         time.sleep(WAIT_POLL)
-
-
-def _import_demo_if_empty(opened: Home) -> None:
-    if opened.ledger.counts().items == 0:
-        demo = importers.demo()
-        opened.ledger.import_data(demo.items, demo.interactions, demo.noun)
 
 
 def _status(opened: Home) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from service.build.progress import Progress
+err = Console(stderr=True, soft_wrap=True)
 
 
 class BarProgress:
@@ -65,6 +65,3 @@ class LineProgress:
 def progress_for_stderr() -> BarProgress | LineProgress:
     """Bars on a terminal, lines elsewhere. Use it as a context manager."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
-
-
-__all__ = ["BarProgress", "LineProgress", "Progress", "progress_for_stderr"]

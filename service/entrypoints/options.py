@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from service.config import Settings
+from service.config import Settings, load_settings
+from service.entrypoints.bootstrap import Home
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Folder of ledger, store and keys (LETHE_HOME; default: .lethe)")
+]
+
+
+def open_home(home: Path | None, given: Mapping[str, Any]) -> Home:
+    """The installation that environment and flags describe.
+
+    Raises:
+        InvalidSetting, LedgerUnavailable: what is wrong, and what was expected.
+    """
+    return Home.open(load_settings(home=home, **given))
 
 
 def with_settings(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

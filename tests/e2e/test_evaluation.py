@@ -1,0 +1,30 @@
+"""An evaluation on real data, in a scratch folder."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_an_evaluation_reaches_the_floor_and_never_touches_the_ledger_of_the_installation(shared_data, tmp_path):
+    ledger = tmp_path / "installation.sqlite"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "service.entrypoints.cli",
+            "evaluate",
+            "movielens-100k",
+            shared_data / "ml-100k",
+            "--json",
+        ],
+        env={**os.environ, "LETHE_DATABASE_URL": f"sqlite:///{ledger}"},
+        capture_output=True,
+        check=True,
+        timeout=600,
+    )
+    assert json.loads(done.stdout)["auc"] >= 0.70
+    assert not ledger.exists()
