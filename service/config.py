@@ -34,34 +34,42 @@ class Settings(BaseSettings):
     request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
     max_batch_rows: int = Field(256, ge=1, description="Candidates scored in one forward pass")
     max_queued_rows: int = Field(4096, ge=1, description="Candidates that may wait before 429")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG | INFO | WARNING | ERROR"
+    )
 
     model: str = Field(str(BUNDLED_MODEL), description="Frozen model: a folder or a Hugging Face hub id")
     model_revision: str | None = Field(None, description="Commit of the hub id")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Of the frozen model: float32 | bfloat16 | float16"
+    )
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu | cuda | cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads for scoring; 0: all cores")
     build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")
-    partition: Literal["tree", "algorithm1", "random"] = "tree"
-    unit: Literal["user", "sample"] = "user"
+    partition: Literal["tree", "algorithm1", "random"] = Field(
+        "tree", description="tree (public, strict) | algorithm1 (the paper's, recorded) | random"
+    )
+    unit: Literal["user", "sample"] = Field("user", description="What a shard never splits: user | sample")
     tree_depth: int = Field(_DEFAULTS.tree_depth, ge=0, le=8, description="Semantic levels of the public tree")
-    activation: Literal["question", "prompt"] = "question"
-    level: Literal["ND", "D"] = "ND"
+    activation: Literal["question", "prompt"] = Field(
+        "question", description="Tokens that meet the adapters: question (the target's) | prompt (all)"
+    )
+    level: Literal["ND", "D"] = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
-    history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50)
+    history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
     validation_percent: int = Field(_DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing")
-    lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512)
-    lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1)
+    lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512, description="r of every adapter")
+    lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1, description="Adapters are scaled by alpha / r")
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         _DEFAULTS.lora_targets, min_length=1, description="Linear layers that adapters are on, comma-separated"
     )
-    epochs: int = Field(_DEFAULTS.epochs, ge=1)
-    learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, lt=1)
-    batch_size: int = Field(_DEFAULTS.batch_size, ge=1)
-    seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**31)
+    epochs: int = Field(_DEFAULTS.epochs, ge=1, description="Passes over a shard's samples")
+    learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, lt=1, description="Peak rate of AdamW")
+    batch_size: int = Field(_DEFAULTS.batch_size, ge=1, description="Samples per training step")
+    seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**31, description="Of splits, hashes and training; public")
     top_n: int = Field(_DEFAULTS.top_n, ge=1, description="n: validation neighbours that decide the weights")
     tau: float = Field(_DEFAULTS.tau, ge=0, description="Sharpness of the weights; 0: all equal")
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
@@ -53,7 +53,7 @@ def _flag(name: str) -> Any:
     default = field.default
     shown = ",".join(default) if isinstance(default, tuple) else default
     known = f" (default: {shown})" if default is not None else ""
-    option = typer.Option(f"--{name.replace('_', '-')}", help=f"{_describe(name)}{known}", show_default=False)
+    option = typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{known}", show_default=False)
     return Annotated[_type(name), option]
 
 
@@ -61,11 +61,3 @@ def _type(name: str) -> Any:
     # Words and tuples stay text: the settings check them and say what was expected.
     kind = Settings.model_fields[name].annotation
     return (kind if kind in (int, float, bool) else str) | None
-
-
-def _describe(name: str) -> str:
-    field = Settings.model_fields[name]
-    if field.description:
-        return field.description
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    return " | ".join(choices) if choices else name.replace("_", " ").capitalize()
