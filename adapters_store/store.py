@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,7 +203,9 @@ class Store:
         self.generation(generation_id)
         with self._temporary() as work, _failures(f"publish generation {generation_id}"):
             _write_synced(work / ACTIVE, f"{generation_id}\n".encode())
+            sys.audit("lethe.store.before_swap")
             os.replace(work / ACTIVE, self.root / ACTIVE)
+            sys.audit("lethe.store.after_swap")
             _sync_directory(self.root)
 
     def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
@@ -260,6 +263,7 @@ class Store:
                 continue
             except DamagedArtifact:
                 self._remove(path)
+        sys.audit("lethe.store.renamed")
         _sync_directory(path.parent)
 
     def _remove(self, path: Path) -> bool:
@@ -269,6 +273,7 @@ class Store:
         except FileNotFoundError:
             return False
         _sync_directory(path.parent)
+        sys.audit("lethe.store.erasing")
         _erase(doomed, wait=True)
         _sync_directory(self._tmp)
         return True

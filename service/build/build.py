@@ -6,6 +6,7 @@ Everything is named by the digest of what it was made from, so what did not chan
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -158,7 +159,7 @@ class Builder:
         self._progress.phase("training shards", len(tasks) * config.epochs)
         self._ledger.set_shards_training(len(tasks))
         try:
-            for number, files in self._workforce.run(train_adapter, tasks, self._progress.advance):
+            for number, files in self._workforce.run(train_adapter, tasks, self._trained):
                 self._keep_adapter(missing[number], files)
         finally:
             self._ledger.set_shards_training(0)
@@ -178,6 +179,10 @@ class Builder:
     def _training_task(self, digest: str, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
         lessons = tuple(self._lesson(sample, noun) for sample in shard.samples)
         return TrainingTask(digest, self._model, self._encoder.invocation(noun), lessons, config)
+
+    def _trained(self, epochs: int) -> None:
+        sys.audit("lethe.build.training")
+        self._progress.advance(epochs)
 
     def _keep_adapter(self, digest: str, files: Mapping[str, bytes]) -> None:
         with self._store.new_adapter(digest) as folder:

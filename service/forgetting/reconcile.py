@@ -7,6 +7,7 @@ be repeated, so a crash anywhere is repaired by the next pass. Several deletions
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -76,7 +77,10 @@ class Reconciler:
             for request in owed:
                 # One that came while the ledger was being read may not be in what was built; the next pass has it.
                 if request.fence <= built.fence:
-                    self._ledger.complete(request.request_id, self._receipt(request, built))
+                    receipt = self._receipt(request, built)
+                    sys.audit("lethe.reconcile.before_receipt")
+                    self._ledger.complete(request.request_id, receipt)
+                    sys.audit("lethe.reconcile.completed")
         except (LetheError, StoreFailure, OSError) as error:
             self._ledger.fail(ids, reason(error))
             self._verified = None
@@ -135,10 +139,12 @@ class Reconciler:
         if not self._ledger.publish(built.generation, built.fence):
             # The store now differs from the ledger, so the next pass builds again and erases what was made here.
             raise StoreError("meanwhile a generation was published that knows of later deletions; this one is dropped")
+        sys.audit("lethe.reconcile.published")
         self._bell.ring()
 
     def _erase(self, built: Built) -> None:
         self._store.erase_except(list(built.shards), [built.generation])
+        sys.audit("lethe.reconcile.erased")
         self._ledger.drop_exposures_except(list(built.shards), built.rows)
         self._ledger.erase_traces()
 

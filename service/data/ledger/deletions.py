@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -103,6 +104,7 @@ def _new_request(
     )
     add_request(connection, request)
     add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in exposures])
+    sys.audit("lethe.forget.masked")
     if held:
         raise_revision(connection, fence=request.fence)
     return request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -167,7 +168,10 @@ class Ledger:
         """
         wish = deletions.Wish.of(user_id, item_ids, idempotency_key, self._hashes)
         with self._database.writing() as connection:
-            return deletions.accept(connection, wish)
+            request = deletions.accept(connection, wish)
+            sys.audit("lethe.forget.before_commit")
+        sys.audit("lethe.forget.after_commit")
+        return request
 
     def request(self, request_id: str) -> ForgetRequest:
         """Raises UnknownRequest."""
