@@ -3,16 +3,8 @@
 It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
-from adapters_store.store import (
-    DamagedArtifact,
-    Erased,
-    MissingArtifact,
-    Store,
-    StoredGeneration,
-    StoreFailure,
-    canonical_json,
-    digest_of,
-)
+from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory
+from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
     "DamagedArtifact",
@@ -23,4 +15,5 @@ __all__ = [
     "StoredGeneration",
     "canonical_json",
     "digest_of",
+    "sync_directory",
 ]

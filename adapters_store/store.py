@@ -13,7 +13,6 @@ number alone would not, because containers that share the store count their proc
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,9 +23,25 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from adapters_store.files import (
+    DamagedArtifact,
+    MissingArtifact,
+    StoreFailure,
+    erase,
+    failures,
+    file_digest,
+    is_abandoned,
+    lock_directory,
+    read,
+    renamed,
+    sync_directory,
+    sync_file,
+    verify_files,
+    write_synced,
+)
 
 SUMS = "SHA256SUMS"
 MANIFEST = "manifest.json"
@@ -34,25 +49,6 @@ ACTIVE = "ACTIVE"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-_ADVICE = {
-    errno.ENOSPC: "The disk is full: free some space and try again.",
-    errno.EDQUOT: "The disk quota is used up: free some space and try again.",
-    errno.EROFS: "The file system is read-only: mount it for writing, or choose another directory.",
-    errno.EACCES: "The directory may not be written: give it to the user that runs this process.",
-    errno.EPERM: "The directory may not be written: give it to the user that runs this process.",
-}
-
-
-class StoreFailure(Exception):
-    """The store cannot be read or written, or it was asked for something that it refuses."""
-
-
-class DamagedArtifact(StoreFailure):
-    """What lies on the disk is not what its digest says."""
-
-
-class MissingArtifact(StoreFailure):
-    """The store holds nothing under this digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class StoredGeneration:
         """
         if name not in self.manifest["files"]:
             raise MissingArtifact(f"generation {self.id} holds no file named {name!r}")
-        content = _read(self.path / name, f"generation {self.id}")
+        content = read(self.path / name, f"generation {self.id}")
         if hashlib.sha256(content).hexdigest() != self.manifest["files"][name]:
             raise DamagedArtifact(f"generation {self.id}: {name} is not what the manifest states; build again")
         return content
@@ -108,7 +104,7 @@ class Store:
         self._adapters = root / "adapters"
         self._generations = root / "generations"
         self._tmp = root / "tmp"
-        with _failures("open the store"):
+        with failures("open the store"):
             root.parent.mkdir(parents=True, exist_ok=True)
             for directory in (root, self._adapters, self._generations, self._tmp):
                 directory.mkdir(mode=0o700, exist_ok=True)
@@ -136,8 +132,8 @@ class Store:
     def adapter_sums(self, digest: str) -> dict[str, str]:
         """Return `{file name: SHA-256}` of an adapter, verified. Raises as `adapter` does."""
         path, what = self._adapter_path(digest), f"adapter {digest}"
-        sums = _parse_sums(_read(path / SUMS, what), what)
-        _verify_files(path, sums, {SUMS}, what)
+        sums = _parse_sums(read(path / SUMS, what), what)
+        verify_files(path, sums, {SUMS}, what)
         return sums
 
     @contextmanager
@@ -149,15 +145,15 @@ class Store:
         """
         path = self._adapter_path(digest)
         with self._temporary() as work:
-            with _failures(f"write adapter {digest}", only=(errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+            with failures(f"write adapter {digest}", only=(errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
                 yield work
-            with _failures(f"write adapter {digest}"):
+            with failures(f"write adapter {digest}"):
                 _seal(work)
                 self._settle(work, path, lambda: self.adapter_sums(digest))
 
     def remove_adapter(self, digest: str) -> None:
         """Remove an adapter if it is present. Raises `StoreFailure`."""
-        with _failures(f"remove adapter {digest}"):
+        with failures(f"remove adapter {digest}"):
             self._remove(self._adapter_path(digest))
 
     def add_generation(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
@@ -168,10 +164,10 @@ class Store:
         """
         content = canonical_json(_with_files(manifest, files))
         generation_id = hashlib.sha256(content).hexdigest()
-        with self._temporary() as work, _failures(f"write generation {generation_id}"):
+        with self._temporary() as work, failures(f"write generation {generation_id}"):
             for name, data in {**files, MANIFEST: content}.items():
-                _write_synced(work / name, data)
-            _sync_directory(work)
+                write_synced(work / name, data)
+            sync_directory(work)
             self._settle(work, self._generation_path(generation_id), lambda: self.generation(generation_id))
         return generation_id
 
@@ -181,11 +177,11 @@ class Store:
         Raises `MissingArtifact`, or `DamagedArtifact` if a file is torn, missing or not listed.
         """
         path, what = self._generation_path(generation_id), f"generation {generation_id}"
-        content = _read(path / MANIFEST, what)
+        content = read(path / MANIFEST, what)
         if hashlib.sha256(content).hexdigest() != generation_id:
             raise DamagedArtifact(f"{what}: its manifest does not have the digest that names it; build again")
         manifest: dict[str, Any] = json.loads(content)
-        _verify_files(path, manifest["files"], {MANIFEST}, what)
+        verify_files(path, manifest["files"], {MANIFEST}, what)
         return StoredGeneration(generation_id, manifest, path)
 
     def active(self) -> str | None:
@@ -193,7 +189,7 @@ class Store:
         path = self.root / ACTIVE
         if not path.exists():
             return None
-        content = _read(path, ACTIVE).decode("ascii", "replace")
+        content = read(path, ACTIVE).decode("ascii", "replace")
         if not _DIGEST.fullmatch(content.removesuffix("\n")):
             raise DamagedArtifact(f"{ACTIVE} does not hold a generation's id; publish a generation again")
         return content.removesuffix("\n")
@@ -201,12 +197,12 @@ class Store:
     def publish(self, generation_id: str) -> None:
         """Make a stored generation the served one, atomically. Raises as `generation` does, then nothing changed."""
         self.generation(generation_id)
-        with self._temporary() as work, _failures(f"publish generation {generation_id}"):
-            _write_synced(work / ACTIVE, f"{generation_id}\n".encode())
+        with self._temporary() as work, failures(f"publish generation {generation_id}"):
+            write_synced(work / ACTIVE, f"{generation_id}\n".encode())
             sys.audit("lethe.store.before_swap")
             os.replace(work / ACTIVE, self.root / ACTIVE)
             sys.audit("lethe.store.after_swap")
-            _sync_directory(self.root)
+            sync_directory(self.root)
 
     def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
         """Remove every other adapter and generation, and all temporary files that no process is working on.
@@ -215,12 +211,17 @@ class Store:
         """
         if (active := self.active()) is not None and active not in generations:
             raise StoreFailure(f"generation {active} is published and may not be erased; publish another one first")
-        with _failures("erase old adapters and generations"):
+        with failures("erase old adapters and generations"):
             return Erased(
                 adapters=self._erase_others(self._adapters, adapters),
                 generations=self._erase_others(self._generations, generations),
                 temporary=self._erase_temporary(),
             )
+
+    def abandoned(self) -> int:
+        """Return how many temporary entries no process is working on. Raises `StoreFailure`."""
+        with failures("look for temporary files"):
+            return sum(is_abandoned(self._tmp / name) for name in os.listdir(self._tmp))
 
     def _adapter_path(self, digest: str) -> Path:
         return self._adapters / _checked(digest)
@@ -230,32 +231,32 @@ class Store:
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        with _failures("create a temporary directory"):
-            path, lock = self._new_temporary()
+        with failures("create a temporary directory"):
+            path, held = self._new_temporary()
         try:
             yield path
         finally:
             # The error that brought us here matters more than one of this cleaning; `erase_except` comes again.
             shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            os.close(held)
 
     def _new_temporary(self) -> tuple[Path, int]:
         while True:
             path = self._new_temporary_path()
             path.mkdir(mode=0o700)
-            lock = _lock(path, wait=True)
-            if lock is not None and path.exists():
-                return path, lock
+            held = lock_directory(path, wait=True)
+            if held is not None and path.exists():
+                return path, held
             # Another process erased it between its creation and its lock.
-            if lock is not None:
-                os.close(lock)
+            if held is not None:
+                os.close(held)
 
     def _new_temporary_path(self) -> Path:
         return self._tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
 
     def _settle(self, work: Path, path: Path, verify: Callable[[], object]) -> None:
         """Rename `work` to `path`, unless a sound artifact is there already."""
-        while not _renamed(work, path):
+        while not renamed(work, path):
             try:
                 verify()
                 return
@@ -264,7 +265,7 @@ class Store:
             except DamagedArtifact:
                 self._remove(path)
         sys.audit("lethe.store.renamed")
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     def _remove(self, path: Path) -> bool:
         doomed = self._new_temporary_path()
@@ -272,10 +273,10 @@ class Store:
             os.rename(path, doomed)
         except FileNotFoundError:
             return False
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         sys.audit("lethe.store.erasing")
-        _erase(doomed, wait=True)
-        _sync_directory(self._tmp)
+        erase(doomed, wait=True)
+        sync_directory(self._tmp)
         return True
 
     def _erase_others(self, parent: Path, keep: Collection[str]) -> tuple[str, ...]:
@@ -283,21 +284,9 @@ class Store:
         return tuple(name for name in others if self._remove(parent / name))
 
     def _erase_temporary(self) -> int:
-        erased = sum(_erase(self._tmp / name, wait=False) for name in sorted(os.listdir(self._tmp)))
-        _sync_directory(self._tmp)
+        erased = sum(erase(self._tmp / name, wait=False) for name in sorted(os.listdir(self._tmp)))
+        sync_directory(self._tmp)
         return erased
-
-
-@contextmanager
-def _failures(action: str, only: Collection[int] | None = None) -> Iterator[None]:
-    """Turn operating system errors (those of `only`, or all) into `StoreFailure`s that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        if only is not None and error.errno not in only:
-            raise
-        advice = _ADVICE.get(error.errno or 0, "Check the store's directory and disk.")
-        raise StoreFailure(f"cannot {action}: {error.strerror or error}. {advice}") from error
 
 
 def _checked(digest: str) -> str:
@@ -307,27 +296,8 @@ def _checked(digest: str) -> str:
 
 
 def _names(parent: Path) -> list[str]:
-    with _failures("list the store"):
+    with failures("list the store"):
         return sorted(name for name in os.listdir(parent) if _DIGEST.fullmatch(name))
-
-
-@contextmanager
-def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
-    try:
-        with path.open("rb") as file:
-            yield file
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        # Asked after the failure, because an eraser may have come between.
-        if os.path.lexists(path.parent):
-            raise DamagedArtifact(f"{what}: {path.name} is missing or no plain file; build again") from None
-        raise MissingArtifact(f"the store holds no {what}; build again") from None
-    except OSError as error:
-        raise StoreFailure(f"cannot read {what}: {error.strerror or error}. Check the store's disk.") from error
-
-
-def _read(path: Path, what: str) -> bytes:
-    with _opened(path, what) as file:
-        return file.read()
 
 
 def _parse_sums(content: bytes, what: str) -> dict[str, str]:
@@ -339,25 +309,6 @@ def _parse_sums(content: bytes, what: str) -> dict[str, str]:
     return {name: digest for digest, name in pairs}
 
 
-def _verify_files(path: Path, sums: Mapping[str, str], beside: set[str], what: str) -> None:
-    try:
-        found = set(os.listdir(path))
-    except FileNotFoundError:
-        raise MissingArtifact(f"the store holds no {what}; build again") from None
-    if wrong := sorted(found ^ (set(sums) | beside)):
-        raise DamagedArtifact(f"{what}: {wrong[0]!r} is missing or not listed; build again")
-    for name, digest in sums.items():
-        if _file_digest(path / name, what) != digest:
-            raise DamagedArtifact(f"{what}: {name} does not have the digest that is listed; build again")
-
-
-def _file_digest(path: Path, what: str) -> str:
-    if path.is_symlink():
-        raise DamagedArtifact(f"{what}: {path.name} is no plain file; build again")
-    with _opened(path, what) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _seal(work: Path) -> None:
     """Write the sums of all files beside them and bring everything to the disk."""
     names = sorted(os.listdir(work))
@@ -366,10 +317,10 @@ def _seal(work: Path) -> None:
     for name in names:
         if not _FILE_NAME.fullmatch(name) or name == SUMS or not (work / name).is_file() or (work / name).is_symlink():
             raise StoreFailure(f"an adapter holds plain files only, and {name!r} is none")
-        _sync_file(work / name)
-    sums = "".join(f"{_file_digest(work / name, 'adapter')}  {name}\n" for name in names)
-    _write_synced(work / SUMS, sums.encode())
-    _sync_directory(work)
+        sync_file(work / name)
+    sums = "".join(f"{file_digest(work / name, 'adapter')}  {name}\n" for name in names)
+    write_synced(work / SUMS, sums.encode())
+    sync_directory(work)
 
 
 def _with_files(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -379,64 +330,3 @@ def _with_files(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict
         if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
             raise ValueError(f"{name!r} is not a plain file name")
     return {**manifest, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
-
-
-def _renamed(work: Path, path: Path) -> bool:
-    try:
-        os.rename(work, path)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            return False
-        raise
-    return True
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(path: Path, wait: bool) -> int | None:
-    """Lock a directory, and return the descriptor that holds the lock; None if another holds it or it is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _erase(path: Path, wait: bool) -> bool:
-    """Remove a temporary entry and return whether that was done: not while another process works in it."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return True
-    lock = _lock(path, wait)
-    if lock is None:
-        return False
-    try:
-        # Another process may have removed it before this lock was got.
-        if path.exists():
-            shutil.rmtree(path)
-    finally:
-        os.close(lock)
-    return True

@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu | cuda | cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads for scoring; 0: all cores")
     build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
+    forget_deadline: float = Field(86_400, gt=0, description="Seconds after which an owed deletion is overdue")
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")

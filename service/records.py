@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,11 @@ class BuildConfig:
     top_n: int = 100  # n: neighbours among the validation samples
     tau: float = 100.0
 
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> Self:
+        """The configuration that a manifest or the ledger states as JSON."""
+        return cls(**{**stated, "lora_targets": tuple(stated["lora_targets"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -112,6 +119,29 @@ class LedgerView:
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """What the ledger knows of the served generation; `fence` is that of the view from which it was built."""
+
+    generation: str
+    fence: int
+    config: BuildConfig
+    frozen: Mapping[str, str]  # what identifies the frozen model
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """What stays of a deletion, so that a stale import or a restored ledger cannot bring back what was forgotten.
+
+    `grave` is a keyed hash of the user and one item, or empty for everything of the user.
+    """
+
+    subject: str
+    grave: str
+    request_id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequest:
     """One deletion, as the ledger knows it. Times are seconds since the epoch; it holds no user id."""
 
@@ -123,7 +153,9 @@ class ForgetRequest:
     affected_shards: tuple[str, ...]  # digests of the adapters that were masked
     erased_interactions: int
     masked_rows: int
+    masked_samples: int  # of the person, that the masked adapters had been trained on
     accepted_at: float
+    masked_at: float
     retraining_at: float | None = None
     completed_at: float | None = None
     attempts: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from service.data import prompts
 from service.data.ledger import Ledger
 from service.data.samples import canonical, is_validation_user, sample_order_key, user_samples
 from service.llm.encoder import Encoder, ModelSpec
-from service.records import BuildConfig, Item, LedgerView, Sample, Shard
+from service.records import BuildConfig, Item, LedgerView, Published, Sample, Shard
 
 FORMAT = "lethe-generation-1"
 _ADAPTER_FORMAT = "lethe-adapter-1"
@@ -48,11 +48,18 @@ class Corpus:
 class Built:
     """A complete generation in the store, not yet published, and what its making took."""
 
-    generation: str
-    fence: int
+    published: Published  # what the ledger is to note of it
     trained: tuple[str, ...]  # digests of the adapters that had to be trained
     shards: dict[str, str]  # adapter digest -> name of its shard
     rows: frozenset[str]  # keys of the validation rows
+
+    @property
+    def generation(self) -> str:
+        return self.published.generation
+
+    @property
+    def fence(self) -> int:
+        return self.published.fence
 
 
 def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
@@ -109,7 +116,7 @@ class Builder:
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
         self._ledger.record_exposures(
             fence,
-            {digest: sorted({sample.user_id for sample in shard.samples}) for digest, shard in shards.items()},
+            {digest: [sample.user_id for sample in shard.samples] for digest, shard in shards.items()},
             {key: user.user_id for user in users for key in user.keys},
             {digest: shard.name for digest, shard in shards.items()},
         )
@@ -120,8 +127,7 @@ class Builder:
         files |= self._catalogue_files(corpus.items, previous)
         manifest = self._manifest(corpus, config, shards, users)
         return Built(
-            generation=self._store.add_generation(manifest, files),
-            fence=fence,
+            published=Published(self._store.add_generation(manifest, files), fence, config, self.frozen),
             trained=trained,
             shards={digest: shard.name for digest, shard in shards.items()},
             rows=frozenset(key for user in users for key in user.keys),
@@ -270,8 +276,7 @@ def environment() -> dict[str, str]:
 
 def config_of(manifest: Mapping[str, Any]) -> BuildConfig:
     """The build configuration that a generation was made with."""
-    stated = manifest["config"]
-    return replace(BuildConfig(), **{**stated, "lora_targets": tuple(stated["lora_targets"])})
+    return BuildConfig.of(manifest["config"])
 
 
 def _units(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:

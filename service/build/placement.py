@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from service.build.progress import Progress
 from service.build.workforce import Workforce
 from service.data import prompts
 from service.data.ledger import Ledger
+from service.data.samples import canonical, sample_order_key
 from service.llm.encoder import Encoder, ModelSpec
 from service.records import BuildConfig, Item, Opinion, Sample
 
@@ -31,6 +32,11 @@ class Unit:
     user_id: str
     samples: tuple[Sample, ...]
     digest: str
+
+
+def units_of(samples: Mapping[str, tuple[Sample, ...]], noun: str, config: BuildConfig) -> list[Unit]:
+    """The units of everybody's samples (by user), users in order of their ids."""
+    return [unit for user, own in sorted(samples.items()) for unit in _units_of_user(user, own, noun, config)]
 
 
 class Placer:
@@ -56,6 +62,21 @@ class Placer:
         sizes = {unit.key: len(unit.samples) for unit in units}
         return partition.shards_of_paths(paths, sizes, config.max_shard_size)
 
+    def tree(self, items: Sequence[Item], noun: str, config: BuildConfig) -> partition.PublicTree:
+        """The semantic levels that a catalogue makes."""
+        return self._tree_through(partition.anchor_histories(items, config.history_length, config.seed), noun, config)
+
+    def embed(self, units: Sequence[Unit], noun: str) -> Floats:
+        """Where the units stand in the frozen model's space: (units, H), rows of unit length."""
+        groups = [tuple(self._encoder.context(s.history, noun) for s in _spread(unit.samples)) for unit in units]
+        tasks = [
+            EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
+            for i in range(0, len(groups), _GROUPS_A_TASK)
+        ]
+        self._progress.phase("placing users", len(groups))
+        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        return np.concatenate([parts[number] for number in range(len(tasks))])
+
     def _hash_paths(self, units: Sequence[Unit], config: BuildConfig) -> dict[str, str]:
         return {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
 
@@ -69,8 +90,8 @@ class Placer:
         paths = {key: known[key][1] for key, digest in wanted.items() if key in known and known[key][0] == digest}
         new = [unit for unit in units if unit.key not in paths]
         if new:
-            tree = partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
-            embeddings = self._embed_units(new, noun)
+            tree = self._tree_through(anchors, noun, config)
+            embeddings = self.embed(new, noun)
             found = {unit.key: tree.path(embedding) for unit, embedding in zip(new, embeddings, strict=True)}
             self._ledger.save_placements((u.user_id, u.key, wanted[u.key], found[u.key]) for u in new)
             paths.update(found)
@@ -81,6 +102,7 @@ class Placer:
             [self._encoder.digest, noun, config.unit, config.max_shard_size, config.seed, config.samples_per_user]
         )
         recorded = self._ledger.recorded_partition(name)
+        self._ledger.prune_partition(name, {unit.key for unit in units})
         new = [unit for unit in units if unit.key not in recorded]
         if new:
             shards = (
@@ -94,14 +116,14 @@ class Placer:
 
     def _first_shards(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
         sizes = [len(unit.samples) for unit in units]
-        numbers = partition.algorithm1(self._embed_units(units, noun), sizes, config.max_shard_size, config.seed)
+        numbers = partition.algorithm1(self.embed(units, noun), sizes, config.max_shard_size, config.seed)
         return {unit.key: _shard_name(number) for unit, number in zip(units, numbers, strict=True)}
 
     def _more_shards(
         self, units: Sequence[Unit], recorded: dict[str, str], noun: str, config: BuildConfig
     ) -> dict[str, str]:
         # Who came after the first build joins the nearest recorded shard that has room.
-        embeddings = dict(zip((unit.key for unit in units), self._embed_units(units, noun), strict=True))
+        embeddings = dict(zip((unit.key for unit in units), self.embed(units, noun), strict=True))
         members: dict[str, list[Unit]] = {}
         for unit in units:
             if unit.key in recorded:
@@ -122,6 +144,9 @@ class Placer:
         texts = [prompts.context_text(anchor, noun) for anchor in anchors]
         return digest_of([self._encoder.digest, self._model.dtype, config.tree_depth, texts])
 
+    def _tree_through(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> partition.PublicTree:
+        return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
+
     def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
         texts = tuple(self._encoder.context(anchor, noun) for anchor in anchors)
         self._progress.phase("reading anchor prompts", len(texts))
@@ -130,15 +155,14 @@ class Placer:
         )
         return rows
 
-    def _embed_units(self, units: Sequence[Unit], noun: str) -> Floats:
-        groups = [tuple(self._encoder.context(s.history, noun) for s in _spread(unit.samples)) for unit in units]
-        tasks = [
-            EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
-            for i in range(0, len(groups), _GROUPS_A_TASK)
-        ]
-        self._progress.phase("placing users", len(groups))
-        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
-        return np.concatenate([parts[number] for number in range(len(tasks))])
+
+def _units_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
+    if config.unit == "user":
+        return [Unit(user, user, samples, digest_of([canonical(sample, noun) for sample in samples]))]
+    return [
+        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), digest_of(canonical(sample, noun)))
+        for sample in samples
+    ]
 
 
 def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:

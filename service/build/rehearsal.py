@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from service.data.ledger import Ledger
 
@@ -14,6 +14,9 @@ class RehearsalLedger(Ledger):
         """Note nothing."""
 
     def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Note nothing."""
+
+    def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
         """Note nothing."""
 
     def record_exposures(

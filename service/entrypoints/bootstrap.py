@@ -26,6 +26,8 @@ from service.forgetting.bell import Bell, open_bell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
+from service.forgetting.restore import Restored, restore_check
+from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
@@ -47,6 +49,7 @@ class Home:
     ledger: Ledger
     store: Store
     signer: ReceiptSigner
+    tombstones: TombstoneFile
 
     @classmethod
     def open(cls, settings: Settings) -> Home:
@@ -69,7 +72,15 @@ class Home:
             ledger=Ledger(settings.ledger_url(), secret),
             store=Store(settings.home / "store"),
             signer=ReceiptSigner.open(settings.home / "receipts.pem"),
+            tombstones=TombstoneFile(settings.home / "tombstones.jsonl"),
         )
+
+    def intake(self) -> Intake:
+        return Intake(self.ledger, self.signer, self.tombstones)
+
+    def restore_check(self) -> Restored:
+        """To be called before anything is answered or built: the ledger may be an old one that was restored."""
+        return restore_check(self.ledger, self.tombstones, self.intake())
 
     def bell(self) -> Bell:
         return open_bell(self.settings.redis_url, self.settings.home / "worker.lock")
@@ -100,7 +111,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     """The application of one API replica: one frozen model, one scoring thread, one refresher."""
     settings = home.settings
     torch.set_num_threads(settings.threads or settings.cores())
-    telemetry, bell, frozen = Telemetry(), home.bell(), FrozenModel.load(home.model())
+    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
     refresher = Refresher(home.ledger, snapshots, bell.wait)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry)
@@ -122,7 +133,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
         Services(
             recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout),
             ledger=home.ledger,
-            intake=Intake(home.ledger, home.signer),
+            intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,

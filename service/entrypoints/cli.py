@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,40 +15,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adapters_store import Store, StoreFailure
+from adapters_store import StoreFailure
 from service.config import Settings, load_settings
-from service.data import importers
-from service.data.samples import tallrec_split
 from service.entrypoints.bootstrap import Home, serving_app
-from service.entrypoints.console import err, progress_for_stderr
+from service.entrypoints.console import err, print_report, progress_for_stderr
+from service.entrypoints.evaluations import evaluate_app
 from service.entrypoints.imports import import_app, import_demo_if_empty
-from service.entrypoints.options import HomeOption, open_home, with_settings
+from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, open_home, with_settings
+from service.entrypoints.proofs import receipts_app, restore_check, verify
 from service.entrypoints.telemetry import configure_logging
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
-from service.errors import InvalidSetting, LetheError
-from service.evaluation import tallrec
+from service.errors import LetheError
 from service.forgetting.bell import Bell
-from service.forgetting.intake import Intake
-from service.llm.frozen import FrozenModel
-from service.records import BuildConfig
 
 app = typer.Typer(
     name="lethe", no_args_is_help=True, add_completion=False, help="A recommendation service that can forget."
 )
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how good the recommendations are.")
 app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(receipts_app, name="receipts")
+app.command()(verify)
+app.command()(restore_check)
 
-BUILD_SETTINGS = (
-    *(name for name in BuildConfig.__dataclass_fields__),
-    "model",
-    "model_revision",
-    "dtype",
-    "device",
-    "build_processes",
-)
 SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_rows", "max_queued_rows", "log_level")
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]
 WAIT_POLL = 0.5  # seconds
 
@@ -63,6 +49,7 @@ def build(given: dict[str, Any], demo: DemoOption = False, home: HomeOption = No
     opened = open_home(home, given)
     if demo:
         import_demo_if_empty(opened)
+    opened.restore_check()
     began = time.monotonic()
     bell = opened.bell()
     with progress_for_stderr() as progress, _undisturbed(bell):
@@ -75,7 +62,7 @@ def build(given: dict[str, Any], demo: DemoOption = False, home: HomeOption = No
         "validation_rows": len(built.rows),
         "seconds": round(time.monotonic() - began, 1),
     }
-    _print(report, json_)
+    print_report(report, json_)
 
 
 @app.command()
@@ -91,6 +78,7 @@ def serve(
     configure_logging(opened.settings.log_level)
     if demo:
         import_demo_if_empty(opened)
+    opened.restore_check()
     supervisor = Supervisor(opened.settings) if worker else None
     application = serving_app(
         opened,
@@ -131,7 +119,8 @@ def forget(
 ) -> None:
     """Forget a person, or some of what is held of them. With --wait, does the work here if no worker is at it."""
     opened = open_home(home, {})
-    request = Intake(opened.ledger, opened.signer).forget(user_id, item_id, None)
+    opened.restore_check()
+    request = opened.intake().forget(user_id, item_id, None)
     bell = opened.bell()
     bell.ring()
     while wait and request.state != "completed":
@@ -143,7 +132,7 @@ def forget(
         if request.state != "completed":
             time.sleep(WAIT_POLL)
     bell.close()
-    _print(
+    print_report(
         {
             "request_id": request.request_id,
             "state": request.state,
@@ -160,61 +149,11 @@ def status(home: HomeOption = None, json_: JsonOption = False) -> None:
     opened = open_home(home, {})
     report = _status(opened)
     if json_:
-        _print(report, json_)
+        print_report(report, json_)
         return
-    _print({name: value for name, value in report.items() if not isinstance(value, list)}, json_)
+    print_report({name: value for name, value in report.items() if not isinstance(value, list)}, json_)
     _print_rows("shards", report["shards"])
     _print_rows("owed deletions", report["owed"])
-
-
-@app.command()
-def verify(
-    rebuild: Annotated[bool, typer.Option(help="Build again in an empty store and compare every byte.")] = False,
-    home: HomeOption = None,
-) -> None:
-    """Check every file of the published generation against its digest; exit code 1 if anything differs."""
-    opened = open_home(home, {})
-    active = opened.ledger.generation()
-    if active is None:
-        raise InvalidSetting("nothing is published yet, so there is nothing to verify; run `lethe build`")
-    manifest = opened.store.generation(active).manifest
-    for adapter in manifest["adapters"]:
-        if opened.store.adapter_sums(adapter["digest"]) != adapter["files"]:
-            raise StoreFailure(f"adapter {adapter['digest']} is not the one that the manifest names; run `lethe build`")
-    typer.echo(f"generation {active}: {len(manifest['adapters'])} adapters sound")
-    if rebuild:
-        _verify_rebuild(opened, active)
-
-
-@evaluate_app.command("movielens-100k")
-@with_settings(BUILD_SETTINGS)
-def evaluate_movielens(
-    folder: Annotated[Path, typer.Argument(help="MovieLens 100K")],
-    given: dict[str, Any],
-    training_samples: Annotated[int, typer.Option(min=1, max=8000, help="Windows drawn from TALLRec's 8,000")] = 1024,
-    json_: JsonOption = False,
-) -> None:
-    """TALLRec's split: train on 1,024 windows, test on 1,000; in a scratch folder that is removed afterwards."""
-    dataset = importers.movielens(folder)
-    items = {item.item_id: item for item in dataset.items}
-    defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
-    with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
-        given["database_url"] = f"sqlite:///{scratch}/ledger.sqlite"
-        opened = open_home(Path(scratch), defaults | {name: v for name, v in given.items() if v is not None})
-        opened.ledger.import_data(dataset.items, [], dataset.noun)
-        report = tallrec.evaluate(
-            tallrec_split(dataset.interactions, items),
-            dataset.items,
-            opened.ledger,
-            opened.store,
-            opened.builder(progress=progress),
-            FrozenModel.load(opened.model()),
-            opened.settings.build_config(),
-            training_samples,
-        )
-        opened.ledger.close()
-    _print(dataclasses.asdict(report), json_)
 
 
 @app.command()
@@ -253,9 +192,10 @@ def _undisturbed(bell: Bell) -> Iterator[None]:
 
 def _status(opened: Home) -> dict[str, Any]:
     mask, counts = opened.ledger.mask(), opened.ledger.counts()
-    manifest = opened.store.generation(mask.generation).manifest if mask.generation else {"adapters": []}
+    manifest, store = _served(opened, mask.generation)
     return {
         "generation": mask.generation,
+        "store": store,
         "fence": mask.fence,
         **dataclasses.asdict(counts),
         "validation_rows": manifest.get("validation_rows", 0),
@@ -269,11 +209,13 @@ def _status(opened: Home) -> dict[str, Any]:
             }
             for adapter in manifest["adapters"]
         ],
+        "overdue": opened.ledger.overdue(opened.settings.forget_deadline),
         "owed": [
             {
                 "request_id": request.request_id,
                 "state": request.state,
-                "age_seconds": round(time.time() - request.accepted_at, 1),
+                "overdue": opened.ledger.now() - request.accepted_at > opened.settings.forget_deadline,
+                "age_seconds": round(opened.ledger.now() - request.accepted_at, 1),
                 "attempts": request.attempts,
                 "error": request.error,
             }
@@ -282,24 +224,14 @@ def _status(opened: Home) -> dict[str, Any]:
     }
 
 
-def _verify_rebuild(opened: Home, active: str) -> None:
-    config = opened.reconciler(opened.bell()).config()
-    with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        built = opened.rehearsal(Store(Path(scratch)), progress).build(config)
-    if built.generation != active:
-        raise StoreFailure(
-            f"a clean build gives generation {built.generation}, but {active} is served; "
-            "if rows were imported since, run `lethe build`"
-        )
-    typer.echo("a clean build from the ledger gives the same generation, byte for byte")
-
-
-def _print(report: dict[str, Any], json_: bool) -> None:
-    if json_:
-        typer.echo(json.dumps(report, indent=2))
-        return
-    for name, value in report.items():
-        typer.echo(f"{name.replace('_', ' ')}: {value}")
+def _served(opened: Home, generation: str | None) -> tuple[dict[str, Any], str]:
+    """The published manifest, and how the store stands: whoever looks here may do so because it is damaged."""
+    if generation is None:
+        return {"adapters": []}, "nothing is published yet"
+    try:
+        return opened.store.generation(generation).manifest, "sound"
+    except StoreFailure as failure:
+        return {"adapters": []}, str(failure)
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:

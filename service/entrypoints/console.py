@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import TracebackType
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -65,3 +68,12 @@ class LineProgress:
 def progress_for_stderr() -> BarProgress | LineProgress:
     """Bars on a terminal, lines elsewhere. Use it as a context manager."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
+
+
+def print_report(report: dict[str, Any], json_: bool) -> None:
+    """One line a value, or JSON."""
+    if json_:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")

@@ -72,6 +72,9 @@ def import_demo_if_empty(opened: Home) -> None:
 
 def _import(dataset: importers.Dataset, home: Path | None, allow_returning: bool) -> None:
     opened = open_home(home, {})
+    if allow_returning:
+        # Before they are back: a crash in between must not have them forgotten again at the next start.
+        opened.tombstones.remove(opened.ledger.tombstones_over(dataset.interactions))
     counts = opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun, allow_returning)
     for rejection in dataset.rejected:
         err.print(f"left out: {rejection.file}, line {rejection.line}: {rejection.reason}", markup=False)

@@ -12,7 +12,17 @@ import typer
 
 from service.config import Settings, load_settings
 from service.entrypoints.bootstrap import Home
+from service.records import BuildConfig
 
+BUILD_SETTINGS = (
+    *BuildConfig.__dataclass_fields__,
+    "model",
+    "model_revision",
+    "dtype",
+    "device",
+    "build_processes",
+)
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Folder of ledger, store and keys (LETHE_HOME; default: .lethe)")
 ]

@@ -80,7 +80,11 @@ class RankedItem(BaseModel):
 
 
 class RecommendAnswer(BaseModel):
-    """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone."""
+    """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
+
+    `neighbours` is present with `explain`: the validation rows that decided the weights, nearest first. A row is known by a
+    keyed hash, which tells nothing about any person to whoever does not hold the installation's secret.
+    """
 
     model_config = _answer(
         {
@@ -95,16 +99,18 @@ class RecommendAnswer(BaseModel):
     fence: int
     degraded: bool
     items: list[RankedItem]
+    neighbours: list[str] | None = None
 
     @classmethod
     def of(cls, found: Recommendation, explain: bool) -> RecommendAnswer:
         # Fields that are not set are left out of the answer; an unknown item_id is set, to null.
-        extra = {"weights": found.weights} if explain else {}
+        weights = {"weights": found.weights} if explain else {}
+        neighbours = {"neighbours": list(found.neighbours)} if explain else {}
         items = [
-            RankedItem(item_id=item.item_id, title=item.title, score=item.score, rank=item.rank, **extra)
+            RankedItem(item_id=item.item_id, title=item.title, score=item.score, rank=item.rank, **weights)
             for item in found.items
         ]
-        return cls(generation=found.generation, fence=found.fence, degraded=found.degraded, items=items)
+        return cls(generation=found.generation, fence=found.fence, degraded=found.degraded, items=items, **neighbours)
 
 
 class ForgetBody(BaseModel):

@@ -11,7 +11,6 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from time import time
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
@@ -35,7 +34,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES = ("accepted", "retraining", "completed", "failed")
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
-LOGGED = ("reason", "status", "retry_in_seconds", "again_in_seconds")
+LOGGED = ("reason", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
@@ -49,7 +48,9 @@ class LedgerReadings(Protocol):
 
     def completion_times(self) -> Sequence[tuple[float, float]]: ...
 
-    def oldest_owed_age(self, now: float) -> float: ...
+    def oldest_owed_age(self) -> float: ...
+
+    def overdue(self, deadline: float) -> int: ...
 
     def shards_training(self) -> int: ...
 
@@ -65,8 +66,10 @@ class GenerationReadings(Protocol):
 class Telemetry:
     """All metrics of one process, on a registry of their own. Every method may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, forget_deadline: float) -> None:
+        """`forget_deadline`: seconds after which a deletion that is still owed counts as overdue."""
         registry = CollectorRegistry()
+        self._forget_deadline = forget_deadline
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self._registry = registry
@@ -84,7 +87,7 @@ class Telemetry:
 
     def watch(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
         """Read `ledger` and `generations` at every scrape from now on. To be called once."""
-        self._registry.register(_Readings(ledger, generations))
+        self._registry.register(_Readings(ledger, generations, self._forget_deadline))
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answer. `route` is a template, `method` one of a closed set: both become labels."""
@@ -121,9 +124,10 @@ class Telemetry:
 
 
 class _Readings(Collector):
-    def __init__(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
+    def __init__(self, ledger: LedgerReadings, generations: GenerationReadings, forget_deadline: float) -> None:
         self._ledger = ledger
         self._generations = generations
+        self._forget_deadline = forget_deadline
 
     def describe(self) -> Iterable[Metric]:
         # Without this, the registry would ask the ledger while the process is still being wired.
@@ -140,8 +144,10 @@ class _Readings(Collector):
         yield _labelled("lethe_forget_requests", "Deletions by their state.", "state", states)
         took = [completed_at - accepted_at for accepted_at, completed_at in self._ledger.completion_times()]
         yield _histogram("lethe_forget_complete_seconds", "Time from acceptance to receipt.", took)
-        age = self._ledger.oldest_owed_age(time())
+        age = self._ledger.oldest_owed_age()
         yield GaugeMetricFamily("lethe_forget_oldest_owed_seconds", "Age of the oldest deletion still owed.", age)
+        overdue = self._ledger.overdue(self._forget_deadline)
+        yield GaugeMetricFamily("lethe_forget_overdue", "Deletions owed for longer than the deadline.", overdue)
         yield GaugeMetricFamily("lethe_fence", "Deletions that the ledger has counted.", self._ledger.mask().fence)
 
     def _of_generation(self) -> Iterator[Metric]:

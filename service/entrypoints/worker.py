@@ -26,6 +26,7 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
     if supervised:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     home = Home.open(settings)
+    home.restore_check()
     bell = home.bell()
     try:
         home.reconciler(bell, progress).run(threading.Event(), settings.retry_seconds)

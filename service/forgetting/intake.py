@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 from service.build.build import environment
 from service.data.ledger import Ledger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
+from service.forgetting.tombstones import TombstoneFile
 from service.records import ForgetRequest
 
 
 class Intake:
     """Accepts deletions. What the ledger completes at once gets its receipt here: there is nothing to build for it."""
 
-    def __init__(self, ledger: Ledger, signer: ReceiptSigner) -> None:
+    def __init__(self, ledger: Ledger, signer: ReceiptSigner, tombstones: TombstoneFile) -> None:
         self._ledger = ledger
         self._signer = signer
+        self._tombstones = tombstones
 
     def forget(self, user_id: str, item_ids: list[str] | None, idempotency_key: str | None) -> ForgetRequest:
-        """One transaction: rows deleted, masks and tombstone written, fence raised.
+        """One transaction: rows deleted, masks and tombstone written, fence raised; then a copy of the tombstone.
 
         Raises:
             InvalidInput, IdempotencyConflict, LedgerUnavailable: nothing was accepted.
+            StoreError: accepted and masked, but not yet safe from the restore of an old ledger; to be asked again.
         """
         request = self._ledger.forget(user_id, item_ids, idempotency_key)
+        sys.audit("lethe.forget.before_tombstone_file")
+        self._tombstones.bury(self._ledger.tombstones(request.request_id))
         if request.state == "completed" and request.receipt is None:
-            self._ledger.complete(request.request_id, self._empty_receipt(request))
+            receipt = self._empty_receipt(request)
+            self._ledger.complete(request.request_id, receipt, request.masked_at)
         return request
 
     def _empty_receipt(self, request: ForgetRequest) -> str:
-        generation = self._ledger.generation()
         return self._signer.sign(
             receipt_content(
                 request,
-                generation_before=generation,
-                generation_after=generation or "",
+                published=self._ledger.published(),
                 adapters={},
-                claim="strict",
-                unit="user",
-                frozen_digest="",
                 environment=environment(),
-                completed_at=request.completed_at or time.time(),
+                completed_at=request.masked_at,
+                remains=None,
             )
         )

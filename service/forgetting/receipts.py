@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -26,9 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from adapters_store import canonical_json
+from adapters_store import canonical_json, sync_directory
 from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
-from service.records import ForgetRequest
+from service.forgetting.erasure import Remains
+from service.records import BuildConfig, ForgetRequest, Published
 
 FORMAT = "lethe-receipt-1"
 ALGORITHM = "Ed25519"
@@ -38,6 +40,7 @@ CLAIMS = {
         "relative to the recorded partition: every adapter is byte for byte that of a clean build "
         "given the recorded partition"
     ),
+    "nothing held": "nothing was held of the subject, so nothing had to be erased or trained again",
 }
 
 _KEYS = {"receipt", "signature", "public_key", "algorithm"}
@@ -108,22 +111,18 @@ def verify(document: str, public_key_pem: str | None) -> dict[str, Any]:
 def receipt_content(
     request: ForgetRequest,
     *,
-    generation_before: str | None,
-    generation_after: str,
+    published: Published | None,
     adapters: Mapping[str, str | None],
-    claim: str,
-    unit: str,
-    frozen_digest: str,
     environment: Mapping[str, str],
     completed_at: float,
+    remains: Remains | None,
 ) -> dict[str, Any]:
     """Return what a receipt states about a completed deletion, as JSON values.
 
-    `adapters` maps each affected adapter's digest to that of the one that replaced it, or to None if its shard is gone.
-    `claim` is "strict" or "recorded", `completed_at` in seconds since the epoch; times are stated as ISO 8601 in UTC.
+    `published` is what was served when it was completed. `adapters` maps each affected adapter's digest to that of the one
+    that replaced it, or to None if its shard is gone. `completed_at` is in seconds since the epoch; times are stated as
+    ISO 8601 in UTC. `remains` is None where nothing was held, so nothing had to be searched for.
     """
-    if claim not in CLAIMS:
-        raise InvalidSetting(f"{claim!r} is not a claim of exactness; expected one of {', '.join(sorted(CLAIMS))}")
     return {
         "format": FORMAT,
         "request_id": request.request_id,
@@ -131,21 +130,35 @@ def receipt_content(
         "scope": request.scope,
         "held": _was_held(request),
         "accepted_at": _iso(request.accepted_at),
+        "masked_at": _iso(request.masked_at),
         "retraining_at": None if request.retraining_at is None else _iso(request.retraining_at),
         "completed_at": _iso(completed_at),
         "fence": request.fence,
-        "exactness": CLAIMS[claim],
-        "unit": unit,
+        "exactness": CLAIMS[_claim(request, published)],
+        "unit": published and published.config.unit,
         "counts": {
             "interactions": request.erased_interactions,
-            "shards": len(request.affected_shards),
+            "training_samples": request.masked_samples,
             "validation_rows": request.masked_rows,
+            "shards": len(request.affected_shards),
         },
-        "generation": {"before": generation_before, "after": generation_after},
+        "generation": {"before": request.generation_before, "after": published and published.generation},
         "adapters": dict(adapters),
-        "frozen_model": frozen_digest,
+        "frozen_model": published and dict(published.frozen),
+        "configuration": published and _configuration(published.config),
         "environment": dict(environment),
+        "erasure": remains and asdict(remains) | {"found": remains.found},
     }
+
+
+def _configuration(config: BuildConfig) -> dict[str, Any]:
+    return asdict(config) | {"lora_targets": list(config.lora_targets)}
+
+
+def _claim(request: ForgetRequest, published: Published | None) -> str:
+    if published is None or not _was_held(request):
+        return "nothing held"
+    return "recorded" if published.config.partition == "algorithm1" else "strict"
 
 
 def _was_held(request: ForgetRequest) -> bool:
@@ -169,7 +182,7 @@ def _create_key(path: Path) -> None:
         _link_first(temporary, path)
     finally:
         temporary.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _link_first(source: Path, path: Path) -> None:
@@ -178,14 +191,6 @@ def _link_first(source: Path, path: Path) -> None:
         os.link(source, path)
     except FileExistsError:
         return
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_private(path: Path) -> bytes:

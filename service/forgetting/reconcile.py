@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Store, StoreFailure
-from service.build.build import Builder, Built, config_of, environment
+from service.build.build import Builder, Built, environment
 from service.data.ledger import Ledger
 from service.errors import LetheError, StoreError
 from service.forgetting.bell import Bell
+from service.forgetting.erasure import Remains, RemainsFinder
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.records import BuildConfig, ForgetRequest
 
@@ -74,13 +75,8 @@ class Reconciler:
             built = self._builder.build(config)
             self._publish(built)
             self._erase(built)
-            for request in owed:
-                # One that came while the ledger was being read may not be in what was built; the next pass has it.
-                if request.fence <= built.fence:
-                    receipt = self._receipt(request, built)
-                    sys.audit("lethe.reconcile.before_receipt")
-                    self._ledger.complete(request.request_id, receipt)
-                    sys.audit("lethe.reconcile.completed")
+            # One that came while the ledger was being read may not be in what was built; the next pass has it.
+            self._complete([request for request in owed if request.fence <= built.fence], built)
         except (LetheError, StoreFailure, OSError) as error:
             self._ledger.fail(ids, reason(error))
             self._verified = None
@@ -127,16 +123,13 @@ class Reconciler:
         return True
 
     def config(self) -> BuildConfig:
-        """How to build: as the published generation says it was. A deletion never changes how the model is built."""
-        generation = self._ledger.generation()
-        try:
-            return config_of(self._store.generation(generation).manifest) if generation else self._first_config
-        except StoreFailure:
-            return self._first_config
+        """How to build: as the published generation was. A deletion never changes how the model is built."""
+        published = self._ledger.published()
+        return self._first_config if published is None else published.config
 
     def _publish(self, built: Built) -> None:
         self._store.publish(built.generation)
-        if not self._ledger.publish(built.generation, built.fence):
+        if not self._ledger.publish(built.published):
             # The store now differs from the ledger, so the next pass builds again and erases what was made here.
             raise StoreError("meanwhile a generation was published that knows of later deletions; this one is dropped")
         sys.audit("lethe.reconcile.published")
@@ -148,20 +141,28 @@ class Reconciler:
         self._ledger.drop_exposures_except(list(built.shards), built.rows)
         self._ledger.erase_traces()
 
-    def _receipt(self, request: ForgetRequest, built: Built) -> str:
-        manifest = self._store.generation(built.generation).manifest
+    def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:
+        finder = RemainsFinder(self._ledger, self._store)
+        for request in requests:
+            remains = finder.search(request)
+            if remains.found:
+                raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
+            completed_at = max(self._ledger.now(), request.masked_at, request.retraining_at or 0.0)
+            receipt = self._receipt(request, built, remains, completed_at)
+            sys.audit("lethe.reconcile.before_receipt")
+            self._ledger.complete(request.request_id, receipt, completed_at)
+            sys.audit("lethe.reconcile.completed")
+
+    def _receipt(self, request: ForgetRequest, built: Built, remains: Remains, completed_at: float) -> str:
         affected = zip(request.affected_shards, request.shard_names, strict=True)
         return self._signer.sign(
             receipt_content(
                 request,
-                generation_before=request.generation_before,
-                generation_after=built.generation,
+                published=built.published,
                 adapters={digest: _successor(digest, shard, built.shards) for digest, shard in affected},
-                claim="recorded" if manifest["config"]["partition"] == "algorithm1" else "strict",
-                unit=manifest["config"]["unit"],
-                frozen_digest=manifest["frozen"]["digest"],
                 environment=environment(),
-                completed_at=time.time(),
+                completed_at=completed_at,
+                remains=remains,
             )
         )
 
@@ -169,6 +170,14 @@ class Reconciler:
 def reason(error: Exception) -> str:
     """What may be told of a failure to anybody: an operating system's error may name a path, so its kind only."""
     return str(error) if isinstance(error, LetheError | StoreFailure) else type(error).__name__
+
+
+def _named(remains: Remains) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')}: {number}"
+        for name, number in asdict(remains).items()
+        if number and not name.endswith("_searched")
+    )
 
 
 def _successor(digest: str, shard: str | None, after: Mapping[str, str]) -> str | None:

@@ -64,7 +64,7 @@ class Home:
         built = self.builder.build(config)
         self.store.publish(built.generation)
         self.store.erase_except(self.adapters(built.generation), [built.generation])
-        self.ledger.publish(built.generation, built.fence)
+        self.ledger.publish(built.published)
         return built
 
     def adapters(self, generation):

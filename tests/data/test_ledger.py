@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +26,35 @@ from service.errors import (
     UnknownRequest,
     UnknownUser,
 )
-from service.records import Interaction, Item, Opinion
+from service.records import BuildConfig, Interaction, Item, Opinion, Published, Tombstone
 
 SECRET = b"a secret of the tests"
 CANARY = "canary-7f3b1e"
+DONE = 2_000_000_000.5  # when a request is completed
 ITEMS = [Item(f"i{n}", f"Title {n} (1999)", 1999, ("Drama", "War"), None) for n in range(8)]
 
 
 def rows_of(user: str, *numbers: int, liked: bool = True) -> list[Interaction]:
     return [Interaction(user, f"i{number}", liked, 1_000 + number) for number in numbers]
+
+
+_stops: list[str] = []
+
+
+def _stop(event: str, _arguments: object) -> None:
+    if event in _stops:
+        raise RuntimeError("the machine stops here")
+
+
+sys.addaudithook(_stop)  # for good, so it looks at a list
+
+
+@contextmanager
+def stopping_at(step: str) -> Iterator[None]:
+    """Whatever reaches this step of a deletion fails there."""
+    _stops.append(step)
+    yield
+    _stops.remove(step)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -216,16 +239,12 @@ def test_forgetting_deletes_and_masks_and_moves_the_fence_at_once(filled: Ledger
     assert filled.owed() == [request] == [filled.request(request.request_id)]
 
 
-def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = filled.view(), filled.mask(), filled.owed()
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("the machine stops here")
-
-    monkeypatch.setattr("service.data.ledger.deletions._bury", fail)
-    with pytest.raises(RuntimeError):
+@pytest.mark.parametrize("step", ["lethe.forget.masked", "lethe.forget.before_commit"])
+def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, step: str) -> None:
+    before = filled.view(), filled.mask(), filled.owed(), filled.tombstones()
+    with stopping_at(step), pytest.raises(RuntimeError, match="the machine stops here"):
         filled.forget("ann", None, None)
-    assert (filled.view(), filled.mask(), filled.owed()) == before
+    assert (filled.view(), filled.mask(), filled.owed(), filled.tombstones()) == before
 
 
 def test_forgetting_single_interactions_keeps_the_user(filled: Ledger) -> None:
@@ -251,7 +270,7 @@ def test_forgetting_a_stranger_is_completed_and_keeps_them_out(filled: Ledger) -
     before = filled.mask()
     request = filled.forget("cy", None, None)
     assert (request.state, request.erased_interactions, request.fence) == ("completed", 0, before.fence)
-    assert request.completed_at == request.accepted_at
+    assert request.completed_at == request.masked_at
     assert (filled.mask(), filled.owed()) == (before, [])
     assert filled.import_data([], rows_of("cy", 1), None).tombstoned == 1
 
@@ -261,7 +280,7 @@ def test_nobody_is_told_completed_while_their_deletion_is_owed(filled: Ledger) -
     assert filled.forget("ann", None, None) == first
     filled.start([first.request_id])
     assert filled.forget("ann", None, None).request_id == first.request_id
-    filled.complete(first.request_id, "{}")
+    filled.complete(first.request_id, "{}", DONE)
     assert filled.forget("ann", None, None).state == "completed"
 
 
@@ -329,7 +348,7 @@ def test_a_key_is_not_taken_for_another_request(filled: Ledger, user: str, items
 def test_a_key_used_while_the_deletion_was_owed_keeps_its_answer(filled: Ledger) -> None:
     first = filled.forget("ann", None, "one")
     filled.forget("ann", None, "two")
-    filled.complete(first.request_id, "{}")
+    filled.complete(first.request_id, "{}", DONE)
     assert filled.forget("ann", None, "two").request_id == first.request_id
 
 
@@ -366,7 +385,7 @@ def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_
     assert mask.adapters - before.adapters == {"new-a"}
     assert mask.rows - before.rows == {"new-1"}
     assert mask.revision > before.revision
-    filled.complete(request.request_id, "{}")
+    filled.complete(request.request_id, "{}", DONE)
     assert filled.mask().adapters == frozenset()
     assert filled.forget("ann", None, None).state == "completed"  # so no exposure of hers was kept
     assert filled.forget("bob", None, None).affected_shards == ("adapter-b", "new-a", "new-b")
@@ -401,7 +420,7 @@ def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> Non
 def test_a_mask_outlives_its_request_only_as_long_as_its_artifact(filled: Ledger) -> None:
     view = filled.view()
     request = filled.forget("ann", None, None)
-    filled.complete(request.request_id, "{}")
+    filled.complete(request.request_id, "{}", DONE)
     filled.record_exposures(view.fence, {"stale": ["ann"]}, {})
     assert filled.mask().adapters == {"stale"}
     filled.drop_exposures_except({"stale"}, ())
@@ -424,7 +443,7 @@ def test_a_request_goes_through_its_states(filled: Ledger) -> None:
     filled.start([identity])
     again = filled.request(identity)
     assert (again.attempts, again.error, again.retraining_at) == (2, None, first.retraining_at)
-    filled.complete(identity, '{"receipt": 1}')
+    filled.complete(identity, '{"receipt": 1}', DONE)
     done = filled.request(identity)
     assert (done.state, done.receipt, filled.owed()) == ("completed", '{"receipt": 1}', [])
     assert (filled.mask().adapters, filled.mask().rows) == (frozenset(), frozenset())
@@ -432,9 +451,9 @@ def test_a_request_goes_through_its_states(filled: Ledger) -> None:
 
 def test_completing_again_changes_nothing(filled: Ledger) -> None:
     identity = filled.forget("ann", None, None).request_id
-    filled.complete(identity, "first")
+    filled.complete(identity, "first", DONE)
     before = filled.request(identity), filled.mask()
-    filled.complete(identity, "second")
+    filled.complete(identity, "second", DONE)
     filled.fail([identity], "too late")
     filled.start([identity])
     assert (filled.request(identity), filled.mask()) == before
@@ -442,12 +461,12 @@ def test_completing_again_changes_nothing(filled: Ledger) -> None:
 
 def test_completing_one_request_keeps_the_masks_of_another(filled: Ledger) -> None:
     first, second = filled.forget("ann", None, None), filled.forget("bob", None, None)
-    filled.complete(first.request_id, "{}")
+    filled.complete(first.request_id, "{}", DONE)
     assert (filled.mask().adapters, filled.mask().rows) == (frozenset({"adapter-b"}), frozenset({"row-2"}))
     assert filled.owed() == [second]
 
 
-@pytest.mark.parametrize("act", [lambda ledger: ledger.request("x"), lambda ledger: ledger.complete("x", "{}")])
+@pytest.mark.parametrize("act", [lambda ledger: ledger.request("x"), lambda ledger: ledger.complete("x", "{}", DONE)])
 def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger, act: Callable[[Ledger], object]) -> None:
     with pytest.raises(UnknownRequest):
         act(ledger)
@@ -455,22 +474,63 @@ def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger, act: Callable[
 
 def test_publishing_is_seen_in_the_mask_and_only_a_change_raises_the_revision(ledger: Ledger) -> None:
     assert (ledger.generation(), ledger.mask().generation) == (None, None)
-    ledger.publish("g1", 3)
+    published = Published("g1", 3, BuildConfig(epochs=7, lora_targets=("c_attn",)), {"digest": "f"})
+    ledger.publish(published)
     before = ledger.mask()
-    ledger.publish("g1", 3)
+    ledger.publish(published)
     assert ledger.mask() == before
-    assert (before.generation, ledger.generation(), ledger.published_fence()) == ("g1", "g1", 3)
-    ledger.publish("g1", 4)
+    assert (before.generation, ledger.generation(), ledger.published()) == ("g1", "g1", published)
+    ledger.publish(replace(published, fence=4))
     assert ledger.mask().revision > before.revision
 
 
-def test_numbers_for_operators(filled: Ledger) -> None:
-    assert filled.oldest_owed_age(0.0) == 0.0
+class Clock:
+    """Tells what it is told."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_numbers_for_operators(url: str) -> None:
+    clock = Clock(1_000.0)
+    with Ledger(url, SECRET, clock) as ledger:
+        ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+        assert (ledger.oldest_owed_age(), ledger.overdue(0.0)) == (0.0, 0)
+        ledger.forget("ann", None, None)
+        clock.now += 9
+        assert ledger.oldest_owed_age() == pytest.approx(9)
+        assert (ledger.overdue(8.5), ledger.overdue(9.5)) == (1, 0)
+
+
+def test_a_clock_that_is_set_back_makes_no_deletion_end_before_it_began(url: str) -> None:
+    times = iter([1_000.0, 400.0])
+    with Ledger(url, SECRET, clock=lambda: next(times, 300.0)) as ledger:
+        ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+        request = ledger.forget("ann", None, None)
+        assert (request.accepted_at, request.masked_at) == (1_000.0, 1_000.0)
+        assert ledger.oldest_owed_age() == 0.0
+        later = ledger.forget("stranger", None, None)
+        assert [owed.request_id for owed in ledger.owed()] == [request.request_id]
+        assert later.completed_at == 300.0
+
+
+def test_requests_are_in_the_order_of_their_fences_whatever_the_clock_says(url: str) -> None:
+    times = iter(range(100, 0, -1))
+    with Ledger(url, SECRET, clock=lambda: float(next(times))) as ledger:
+        ledger.import_data(ITEMS, [row for user in "abc" for row in rows_of(user, 0)], "movie")
+        requests = [ledger.forget(user, None, None) for user in "cab"]
+        assert [owed.fence for owed in ledger.owed()] == [1, 2, 3]
+        assert ledger.owed() == requests
+
+
+def test_counts_of_states(filled: Ledger) -> None:
     request = filled.forget("ann", None, None)
     filled.forget("stranger", None, None)
     assert filled.requests_by_state() == {"accepted": 1, "retraining": 0, "completed": 1, "failed": 0}
-    assert filled.oldest_owed_age(request.accepted_at + 9) == pytest.approx(9)
-    filled.complete(request.request_id, "{}")
+    filled.complete(request.request_id, "{}", DONE)
     assert [accepted for accepted, _ in filled.completion_times()] == [request.accepted_at]
     filled.set_shards_training(4)
     assert filled.shards_training() == 4
@@ -509,7 +569,7 @@ def test_a_completed_request_keeps_no_user_id(url: str) -> None:
         ledger.record_exposures(0, {"a": [CANARY]}, {"r": CANARY})
         request = ledger.forget(CANARY, None, f"{CANARY}-key")
         ledger.start([request.request_id])
-        ledger.complete(request.request_id, "{}")
+        ledger.complete(request.request_id, "{}", DONE)
         ledger.erase_traces()
         assert CANARY not in repr(ledger.request(request.request_id))
     if url.startswith("sqlite"):
@@ -520,9 +580,8 @@ def test_a_completed_request_keeps_no_user_id(url: str) -> None:
             assert CANARY not in repr(connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
-def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.data.ledger.database.BUSY_SECONDS", 0.2)
-    with Ledger(f"sqlite:///{sqlite_file}", SECRET) as ledger:
+def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path) -> None:
+    with Ledger(f"sqlite:///{sqlite_file}", SECRET, busy_seconds=0.2) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
         with ledger._database.reading() as connection:
             connection.exec_driver_sql("SELECT count(*) FROM items").all()
@@ -532,7 +591,87 @@ def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path, monkeyp
         ledger.erase_traces()
 
 
+@pytest.mark.parametrize("text", [CANARY, "Title 3 (1999)", "i0"])
+def test_mentions_are_counted_in_every_table(ledger: Ledger, text: str) -> None:
+    assert ledger.mentions(text) == 0
+    ledger.import_data(ITEMS, rows_of(CANARY, 0), "movie")
+    ledger.record_exposures(0, {"adapter-a": [CANARY]}, {})
+    found = ledger.mentions(text)
+    assert found == {CANARY: 2, "Title 3 (1999)": 1, "i0": 2}[text]
+    ledger.forget(CANARY, None, None)
+    assert ledger.mentions(text) == {CANARY: 0, "Title 3 (1999)": 1, "i0": 1}[text]
+
+
+# What must not come back
+
+
+def test_a_tombstone_of_an_item_does_not_tell_which_item_it_was(filled: Ledger) -> None:
+    request = filled.forget("ann", ["i1", "i2"], None)
+    stones = filled.tombstones(request.request_id)
+    assert len({stone.grave for stone in stones}) == 2
+    assert not any(item.item_id in repr(stones) for item in ITEMS)
+    assert {stone.fence for stone in stones} == {request.fence}
+    assert filled.tombstones_over(rows_of("ann", 0, 2)) == [s for s in stones if s.grave == _grave(filled, "i2")]
+    counts = filled.import_data([], rows_of("ann", 0, 1, 2, 3), None)
+    assert (counts.tombstoned, counts.new_interactions) == (2, 1)
+
+
+def _grave(ledger: Ledger, item_id: str) -> str:
+    [stone] = ledger.tombstones_over([Interaction("ann", item_id, True, 0)])
+    return stone.grave
+
+
+def test_an_old_ledger_learns_the_later_tombstones_and_finds_whom_it_should_not_hold(url: str, tmp_path: Path) -> None:
+    with Ledger(f"sqlite:///{tmp_path}/newer.db", SECRET) as newer:
+        newer.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 2, 3), *rows_of("cid", 4)], "movie")
+        newer.forget("ann", None, None)
+        newer.forget("bob", ["i3", "never rated"], None)
+        known = newer.tombstones()
+        assert newer.found_again() == {}
+    with Ledger(url, SECRET) as restored:
+        restored.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 2, 3), *rows_of("cid", 4)], "movie")
+        assert restored.found_again() == {}
+        assert (restored.restore_tombstones(known), restored.restore_tombstones(known)) == (3, 0)
+        assert restored.found_again() == {"ann": None, "bob": ["i3"]}
+        assert restored.mask().fence == 2
+        assert sorted(restored.tombstones(), key=repr) == sorted(known, key=repr)
+
+
+def test_the_fence_never_falls_because_of_old_tombstones(filled: Ledger) -> None:
+    for user in ("ann", "bob"):
+        filled.forget(user, None, None)
+    filled.restore_tombstones([Tombstone("s", "", "r", 1)])
+    assert filled.mask().fence == 2
+
+
+def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+    ledger.record_exposures(0, {"a": ["ann", "ann", "bob"], "b": ["ann"]}, {"row": "ann"})
+    request = ledger.forget("ann", None, None)
+    assert (request.masked_samples, request.masked_rows) == (3, 1)
+    assert ledger.masked_by(request.request_id) == ({"a", "b"}, {"row"})
+    ledger.complete(request.request_id, "{}", DONE)
+    assert ledger.masked_by(request.request_id) == (frozenset(), frozenset())
+
+
+def test_recorded_places_of_units_that_are_no_more_are_dropped(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
+    for name in ("p", "q"):
+        ledger.record_partition(name, [("u1", "ann", "0"), ("u2", "ann", "1")])
+    ledger.prune_partition("p", {"u2", "u3"})
+    assert ledger.recorded_partition("p") == {"u2": "1"}
+    assert ledger.recorded_partition("q") == {"u1": "0", "u2": "1"}
+
+
 # Opening
+
+
+def test_a_ledger_of_another_version_is_refused_with_what_to_do(sqlite_file: Path) -> None:
+    Ledger(f"sqlite:///{sqlite_file}", SECRET).close()
+    with closing(sqlite3.connect(sqlite_file)) as connection:
+        connection.execute("ALTER TABLE items ADD COLUMN colour TEXT")
+    with pytest.raises(InvalidSetting, match="another version of Lethe .*items.* import the data into a new ledger"):
+        Ledger(f"sqlite:///{sqlite_file}", SECRET)
 
 
 def test_a_ledger_is_the_same_after_it_is_opened_again(url: str) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from time import time
 from typing import Any
 
 import httpx
@@ -22,7 +21,8 @@ from service.records import ForgetRequest, Mask
 from service.scoring.requests import Query, Ranked, Recommendation
 
 SECRET = "Zaphod-4711"
-FOUND = Recommendation("g1", 2, False, (Ranked("34", "Babe", 0.75, 1), Ranked(None, "New", 0.5, 2)), {"ad1": 1.0})
+RANKED = (Ranked("34", "Babe", 0.75, 1), Ranked(None, "New", 0.5, 2))
+FOUND = Recommendation("g1", 2, False, RANKED, {"ad1": 1.0}, ("row2", "row1"))
 INFO = {
     "generation": "g1",
     "fence": 2,
@@ -37,7 +37,9 @@ INFO = {
     ],
     "validation_rows": 5,
 }
-ACCEPTED = ForgetRequest("f-1", "s", "user", "accepted", 3, ("ad1",), 12, 1, accepted_at=1735732800.0)
+ACCEPTED = ForgetRequest(
+    "f-1", "s", "user", "accepted", 3, ("ad1",), 12, 1, 9, accepted_at=1735732800.0, masked_at=1735732800.5
+)
 COMPLETED = dataclasses.replace(
     ACCEPTED,
     request_id="f-2",
@@ -91,8 +93,11 @@ class FakeLedger:
     def completion_times(self) -> list[tuple[float, float]]:
         return [(0.0, 30.5), (100.0, 102.0)]
 
-    def oldest_owed_age(self, now: float) -> float:
-        return now - time() + 7.5
+    def oldest_owed_age(self) -> float:
+        return 7.5
+
+    def overdue(self, deadline: float) -> int:
+        return 2 if deadline == 86_400.0 else 0
 
     def shards_training(self) -> int:
         return 1
@@ -149,7 +154,7 @@ class Door:
                 intake=held,
                 generations=generations or FakeGenerations(),
                 bell=self.bell,
-                telemetry=Telemetry(),
+                telemetry=Telemetry(forget_deadline=86_400.0),
                 limits=limits or Limits(),
                 on_start=self._start,
                 on_stop=self._stop,
@@ -222,9 +227,10 @@ def test_a_history_may_quote_and_break_lines() -> None:
     assert door.recommender.queries == [Query(None, (title,), ("302",), ("Heat", title), 10)]
 
 
-def test_explaining_adds_the_weights_of_the_shards() -> None:
-    items = Door().post("/recommend", {"user_id": "196", "explain": True}).json()["items"]
-    assert [item["weights"] for item in items] == [{"ad1": 1.0}] * 2
+def test_explaining_adds_the_weights_of_the_shards_and_the_rows_that_decided_them() -> None:
+    answer = Door().post("/recommend", {"user_id": "196", "explain": True}).json()
+    assert [item["weights"] for item in answer["items"]] == [{"ad1": 1.0}] * 2
+    assert answer["neighbours"] == ["row2", "row1"]
 
 
 HISTORY: dict[str, Any] = {"liked": ["A"], "disliked": []}
@@ -559,7 +565,8 @@ def test_the_metrics_read_the_ledger_at_each_scrape() -> None:
     ):
         assert line in text.splitlines()
     assert "process_resident_memory_bytes" in text
-    assert "lethe_forget_oldest_owed_seconds 7." in text
+    assert "lethe_forget_oldest_owed_seconds 7.5" in text
+    assert "lethe_forget_overdue 2.0" in text.splitlines()
 
 
 def test_the_other_metrics_still_come_when_the_ledger_or_the_generation_is_away() -> None:

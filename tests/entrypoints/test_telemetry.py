@@ -9,6 +9,8 @@ import pytest
 
 from service.entrypoints.telemetry import JsonFormatter, Telemetry, configure_logging
 
+DEADLINE = 86_400.0
+
 
 @pytest.fixture
 def _logging_restored() -> Iterator[None]:
@@ -28,7 +30,7 @@ def _record(error: BaseException | None = None, **fields: object) -> logging.Log
 
 
 def test_observations_come_out_under_their_published_names() -> None:
-    telemetry = Telemetry()
+    telemetry = Telemetry(DEADLINE)
     telemetry.observe_request("/recommend", "POST", 200, 0.02)
     telemetry.observe_batch(12, 3)
     telemetry.observe_forward(0.1)
@@ -50,8 +52,8 @@ def test_observations_come_out_under_their_published_names() -> None:
 
 
 def test_two_processes_worth_of_metrics_can_live_in_one() -> None:
-    Telemetry().observe_forward(1)
-    assert "lethe_forward_seconds_count 0.0" in Telemetry().render().decode()
+    Telemetry(DEADLINE).observe_forward(1)
+    assert "lethe_forward_seconds_count 0.0" in Telemetry(DEADLINE).render().decode()
 
 
 def test_a_log_line_is_one_json_object() -> None:

@@ -8,7 +8,7 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from adapters_store import canonical_json
 from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
+from service.forgetting.erasure import Remains
 from service.forgetting.receipts import ReceiptSigner, receipt_content, verify
-from service.records import ForgetRequest
+from service.records import BuildConfig, ForgetRequest, Published
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUEST = ForgetRequest(
@@ -34,23 +35,36 @@ REQUEST = ForgetRequest(
     affected_shards=("a" * 64, "b" * 64),
     erased_interactions=120,
     masked_rows=3,
+    masked_samples=21,
     accepted_at=1_750_000_000.25,
+    masked_at=1_750_000_000.375,
     retraining_at=1_750_000_001.0,
+    generation_before="1" * 64,
 )
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 
 
-def content_of(request: ForgetRequest, claim: str = "strict") -> dict[str, Any]:
+PUBLISHED = Published("2" * 64, 9, BuildConfig(lora_targets=("c_attn",)), {"digest": "f" * 64, "dtype": "float32"})
+NOTHING_LEFT = Remains(
+    person_in_ledger=0,
+    old_adapters=0,
+    old_generations=0,
+    masked_rows_in_use=0,
+    abandoned_files=0,
+    files_naming_old_artifacts=0,
+    files_searched=12,
+    bytes_searched=3456,
+)
+
+
+def content_of(request: ForgetRequest, published: Published | None = PUBLISHED) -> dict[str, Any]:
     return receipt_content(
         request,
-        generation_before="1" * 64,
-        generation_after="2" * 64,
+        published=published,
         adapters={"a" * 64: "c" * 64, "b" * 64: None},
-        claim=claim,
-        unit="user",
-        frozen_digest="f" * 64,
         environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
         completed_at=1_750_000_100.0,
+        remains=NOTHING_LEFT,
     )
 
 
@@ -71,34 +85,48 @@ def test_a_receipt_states_the_whole_deletion() -> None:
         "scope": "user",
         "held": True,
         "accepted_at": "2025-06-15T15:06:40.250Z",
+        "masked_at": "2025-06-15T15:06:40.375Z",
         "retraining_at": "2025-06-15T15:06:41.000Z",
         "completed_at": "2025-06-15T15:08:20.000Z",
         "fence": 7,
         "exactness": "strict: the whole generation is byte for byte that of a clean build without the subject",
         "unit": "user",
-        "counts": {"interactions": 120, "shards": 2, "validation_rows": 3},
+        "counts": {"interactions": 120, "training_samples": 21, "validation_rows": 3, "shards": 2},
         "generation": {"before": "1" * 64, "after": "2" * 64},
         "adapters": {"a" * 64: "c" * 64, "b" * 64: None},
-        "frozen_model": "f" * 64,
+        "frozen_model": {"digest": "f" * 64, "dtype": "float32"},
+        "configuration": {**asdict(BuildConfig()), "lora_targets": ["c_attn"]},
         "environment": {"torch": "2.9.0", "platform": "Linux-x86_64"},
+        "erasure": {
+            "found": 0,
+            "person_in_ledger": 0,
+            "old_adapters": 0,
+            "old_generations": 0,
+            "masked_rows_in_use": 0,
+            "abandoned_files": 0,
+            "files_naming_old_artifacts": 0,
+            "files_searched": 12,
+            "bytes_searched": 3456,
+        },
     }
 
 
 def test_a_receipt_says_when_nothing_was_held() -> None:
-    nothing = replace(REQUEST, affected_shards=(), erased_interactions=0, masked_rows=0, retraining_at=None)
+    nothing = replace(
+        REQUEST, affected_shards=(), erased_interactions=0, masked_rows=0, masked_samples=0, retraining_at=None
+    )
     content = content_of(nothing)
     assert content["held"] is False
     assert content["retraining_at"] is None
-    assert content["counts"] == {"interactions": 0, "shards": 0, "validation_rows": 0}
+    assert set(content["counts"].values()) == {0}
+    assert content["exactness"].startswith("nothing was held")
+    assert content_of(nothing, None)["generation"]["after"] is None
 
 
 def test_a_recorded_partition_is_claimed_as_such() -> None:
-    assert content_of(REQUEST, "recorded")["exactness"].startswith("relative to the recorded partition: every adapter")
-
-
-def test_a_claim_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="recorded, strict"):
-        content_of(REQUEST, "perfect")
+    recorded = replace(PUBLISHED, config=BuildConfig(partition="algorithm1"))
+    claim = content_of(REQUEST, recorded)["exactness"]
+    assert claim.startswith("relative to the recorded partition: every adapter")
 
 
 # Signing and verifying

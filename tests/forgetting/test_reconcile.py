@@ -20,7 +20,8 @@ from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
-from service.records import BuildConfig, Interaction, Item
+from service.forgetting.tombstones import TombstoneFile
+from service.records import BuildConfig, Interaction, Item, Published
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 SECRET = b"a secret of the tests"
@@ -67,7 +68,8 @@ class FakeBuilder:
         manifest = {"adapters": adapters, "config": asdict(config), "frozen": {"digest": "f" * 64}}
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        return Built(generation, view.fence, tuple(digests.values()), shards, frozenset(rows))
+        published = Published(generation, view.fence, config, manifest["frozen"])
+        return Built(published, tuple(digests.values()), shards, frozenset(rows))
 
 
 class World:
@@ -76,6 +78,7 @@ class World:
     def __init__(self, folder: Path, users: tuple[str, ...] = USERS) -> None:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite", SECRET)
         self.store = Store(folder / "store")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
         self.bell = PollingBell(folder / "lock", interval=0.05)
         rows = [Interaction(user, item.item_id, True, 5) for user in users for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")
@@ -89,7 +92,7 @@ class World:
         return Reconciler(ledger, store, builder, self.bell, SIGNER, CONFIG)  # type: ignore[arg-type]
 
     def forget(self, user: str) -> str:
-        return Intake(self.ledger, SIGNER).forget(user, None, None).request_id
+        return Intake(self.ledger, SIGNER, self.tombstones).forget(user, None, None).request_id
 
     def adapters(self) -> dict[str, str]:
         """Name of the shard -> its adapter, as published."""

@@ -16,7 +16,7 @@ from service.data.ledger import tables
 from service.data.ledger.statements import insert_new
 from service.errors import InvalidSetting, LedgerUnavailable
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
 
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
 _BEGIN = "ledger_begin"  # execution option: how SQLite opens the transaction
@@ -28,8 +28,9 @@ class Database:
     Everything raises LedgerUnavailable when the database cannot be asked.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = _open_engine(url)
+    def __init__(self, url: str, busy_seconds: float) -> None:
+        self._busy_seconds = busy_seconds
+        self._engine = _open_engine(url, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._make_tables()
 
@@ -56,7 +57,7 @@ class Database:
         """Overwrite what deleted rows left in the database's own files.
 
         SQLite: the file is rewritten (a page that was split keeps a stale copy of moved rows, which `secure_delete` does
-        not see), and the write-ahead log is emptied; waits up to 5 s for long readers, then raises LedgerUnavailable.
+        not see), and the write-ahead log is emptied; waits for long readers a while, then raises LedgerUnavailable.
         PostgreSQL: VACUUM, which frees the rows' space for reuse; WAL archives and backups are the operator's.
         """
         if self._sqlite:
@@ -64,7 +65,7 @@ class Database:
             self._insist(_empty_wal)
             return
         with self._outside_transactions() as connection:
-            for table in (tables.interactions, tables.placements, tables.memberships, tables.exposures):
+            for table in (tables.interactions, tables.placements, tables.memberships, tables.exposures, tables.masks):
                 connection.exec_driver_sql(f"VACUUM {table.name}")
 
     @contextmanager
@@ -91,10 +92,11 @@ class Database:
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
             tables.metadata.create_all(connection)
+            _check_columns(connection)
             insert_new(connection, tables.state, [{"id": 1}])
 
     def _insist(self, attempt: Callable[[sa.Connection], bool]) -> None:
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + self._busy_seconds
         while not self._attempted(attempt):
             if time.monotonic() > deadline:
                 raise LedgerUnavailable("the ledger's file stays in use by others; close long readers and try again")
@@ -110,26 +112,37 @@ class Database:
             raise
 
 
-def _open_engine(url: str) -> sa.Engine:
+def _check_columns(connection: sa.Connection) -> None:
+    inspector = sa.inspect(connection)
+    for table in tables.metadata.sorted_tables:
+        found = {column["name"] for column in inspector.get_columns(table.name)}
+        if found != {column.name for column in table.c}:
+            raise InvalidSetting(
+                f"this ledger was made by another version of Lethe (its table {table.name} has other columns); "
+                "open it with that version, or import the data into a new ledger"
+            )
+
+
+def _open_engine(url: str, busy_seconds: float) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError) as error:
         raise InvalidSetting("the ledger's URL cannot be read; expected sqlite:///file or postgresql://…") from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        return _open_sqlite(parsed)
+        return _open_sqlite(parsed, busy_seconds)
     if backend in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
         return sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
     raise InvalidSetting(f"the ledger lives in SQLite or PostgreSQL, not in {backend!r}")
 
 
-def _open_sqlite(url: sa.URL) -> sa.Engine:
+def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise InvalidSetting("the ledger needs a file: deletions owed must outlive the process")
     _make_folder(Path(str(url.database)).parent)
     engine = sa.create_engine(
-        url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}
+        url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds}
     )
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,9 +15,12 @@ from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.masks import add_masks
 from service.data.ledger.requests import OWED, add_request, find_requests, one_request
 from service.data.ledger.state import raise_revision, read_state
-from service.data.ledger.statements import Row, chunks, insert_new, storable, upsert
+from service.data.ledger.statements import Row, chunks, insert_new, storable
+from service.data.ledger.tombstones import bury
 from service.errors import IdempotencyConflict, InvalidInput
-from service.records import ForgetRequest
+from service.records import ForgetRequest, Tombstone
+
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +30,30 @@ class Wish:
     user_id: str
     subject: str
     item_ids: frozenset[str] | None
+    graves: tuple[str, ...]  # what tombstones will stand for
     content_hash: str
     key_hash: str | None  # of the idempotency key, if there is one
+    accepted_at: float
 
     @classmethod
-    def of(cls, user_id: str, item_ids: Sequence[str] | None, key: str | None, hashes: KeyedHashes) -> Self:
+    def of(
+        cls, user_id: str, item_ids: Sequence[str] | None, key: str | None, hashes: KeyedHashes, accepted_at: float
+    ) -> Self:
         """Raises InvalidInput for an empty list of items, and for ids that cannot be stored."""
         if item_ids is not None and not item_ids:
             raise InvalidInput("item_ids is empty; leave it out to forget the whole user")
         subject = hashes.subject(user_id)
         chosen = None if item_ids is None else frozenset(map(storable, item_ids))
         content_hash = hashes.of("content", subject, _scope(chosen), *sorted(chosen or ()))
-        return cls(user_id, subject, chosen, content_hash, None if key is None else hashes.of("idempotency", key))
+        return cls(
+            user_id=user_id,
+            subject=subject,
+            item_ids=chosen,
+            graves=(tables.WHOLE_USER,) if chosen is None else tuple(hashes.grave(subject, i) for i in sorted(chosen)),
+            content_hash=content_hash,
+            key_hash=None if key is None else hashes.of("idempotency", key),
+            accepted_at=accepted_at,
+        )
 
     @property
     def scope(self) -> str:
@@ -50,14 +64,14 @@ def _scope(item_ids: frozenset[str] | None) -> str:
     return "user" if item_ids is None else "interactions"
 
 
-def accept(connection: sa.Connection, wish: Wish) -> ForgetRequest:
+def accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetRequest:
     """The request that answers the wish: under a known idempotency key the earlier one. Raises IdempotencyConflict."""
     if wish.key_hash is None:
-        return _accept(connection, wish)
+        return _accept(connection, wish, clock)
     of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash == wish.key_hash)
     known = connection.execute(of_key).first()
     if known is None:
-        request = _accept(connection, wish)
+        request = _accept(connection, wish, clock)
         row = {"key_hash": wish.key_hash, "content_hash": wish.content_hash, "request_id": request.request_id}
         insert_new(connection, tables.idempotency, [row])
         return request
@@ -66,7 +80,7 @@ def accept(connection: sa.Connection, wish: Wish) -> ForgetRequest:
     return one_request(connection, known.request_id)
 
 
-def _accept(connection: sa.Connection, wish: Wish) -> ForgetRequest:
+def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetRequest:
     mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
     exposures = connection.execute(mine).all()
     erased = _erase_interactions(connection, wish)
@@ -77,30 +91,34 @@ def _accept(connection: sa.Connection, wish: Wish) -> ForgetRequest:
                 return earlier
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     held = bool(erased or owed or (exposures and wish.item_ids is None))
-    request = _new_request(connection, wish, erased, exposures if held else (), held)
     _erase_derived(connection, wish)
-    _bury(connection, wish, request.request_id)
+    request = _new_request(connection, wish, erased, exposures if held else (), held, clock)
+    bury(connection, [Tombstone(wish.subject, grave, request.request_id, request.fence) for grave in wish.graves])
     return request
 
 
 def _new_request(
-    connection: sa.Connection, wish: Wish, erased: int, exposures: Sequence[Row], held: bool
+    connection: sa.Connection, wish: Wish, erased: int, exposures: Sequence[Row], held: bool, clock: Clock
 ) -> ForgetRequest:
-    now, state = time.time(), read_state(connection)
-    adapters = sorted((row.key, row.shard) for row in exposures if row.kind == "adapter")
+    state = read_state(connection)
+    adapters = sorted((row.key, row.shard, row.samples) for row in exposures if row.kind == "adapter")
+    # A clock that was set back must not make a receipt state that something ended before it began.
+    masked_at = max(clock(), wish.accepted_at)
     request = ForgetRequest(
         request_id=uuid.uuid4().hex,
         subject=wish.subject,
         scope=wish.scope,
         state="accepted" if held else "completed",
         fence=int(state.fence) + held,
-        affected_shards=tuple(digest for digest, _ in adapters),
-        shard_names=tuple(name for _, name in adapters),
+        affected_shards=tuple(digest for digest, _, _ in adapters),
+        shard_names=tuple(name for _, name, _ in adapters),
         generation_before=state.generation,
         erased_interactions=erased,
         masked_rows=sum(row.kind == "row" for row in exposures),
-        accepted_at=now,
-        completed_at=None if held else now,
+        masked_samples=sum(samples for _, _, samples in adapters),
+        accepted_at=wish.accepted_at,
+        masked_at=masked_at,
+        completed_at=None if held else masked_at,
     )
     add_request(connection, request)
     add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in exposures])
@@ -123,9 +141,3 @@ def _erase_derived(connection: sa.Connection, wish: Wish) -> None:
     whole = (tables.placements, tables.memberships, tables.exposures)
     for table in whole if wish.item_ids is None else (tables.placements,):
         connection.execute(sa.delete(table).where(table.c.user_id == wish.user_id))
-
-
-def _bury(connection: sa.Connection, wish: Wish, request_id: str) -> None:
-    graves = (tables.WHOLE_USER,) if wish.item_ids is None else sorted(wish.item_ids)
-    rows = [{"subject": wish.subject, "item_id": grave, "request_id": request_id} for grave in graves]
-    upsert(connection, tables.tombstones, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -19,13 +20,14 @@ from service.records import ForgetRequest
 def exposure_rows(
     adapters: Mapping[str, Iterable[str]], rows: Mapping[str, str], shards: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Rows of `exposures`: adapters (digest -> user ids), then validation rows (key -> user id)."""
+    """Rows of `exposures`: adapters (digest -> a user id for each sample), then validation rows (key -> user id)."""
     of_adapters = [
-        {"kind": "adapter", "key": digest, "user_id": user, "shard": shards.get(digest)}
+        {"kind": "adapter", "key": digest, "user_id": user, "shard": shards.get(digest), "samples": samples}
         for digest, users in adapters.items()
-        for user in users
+        for user, samples in Counter(users).items()
     ]
-    return of_adapters + [{"kind": "row", "key": key, "user_id": user, "shard": None} for key, user in rows.items()]
+    alone = {"kind": "row", "shard": None, "samples": 1}
+    return of_adapters + [{**alone, "key": key, "user_id": user} for key, user in rows.items()]
 
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:

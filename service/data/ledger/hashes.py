@@ -22,6 +22,10 @@ class KeyedHashes:
         """The hash of a user. Raises InvalidInput for an id that cannot be stored."""
         return self.of("subject", storable(user_id))
 
+    def grave(self, subject: str, item_id: str) -> str:
+        """The hash of one interaction of a user: who knows the user cannot read from it which item it was."""
+        return self.of("grave", subject, item_id)
+
     def of(self, purpose: str, *parts: str) -> str:
         """The hash of these parts; one for another purpose tells nothing about it."""
         message = json.dumps([purpose, *parts]).encode()

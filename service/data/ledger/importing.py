@@ -8,7 +8,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from service.data.ledger import tables
+from service.data.ledger import tables, tombstones
 from service.data.ledger.catalogue import items_by_id, row_of
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.state import raise_revision, read_state, set_state
@@ -58,13 +58,15 @@ def _check_storable(items: Iterable[Item], interactions: Iterable[Interaction]) 
         raise ImportRefused("an id or title holds a character that cannot be stored (NUL or a lone surrogate)")
 
 
-def take(connection: sa.Connection, given: Given, noun: str | None, allow_returning: bool) -> ImportCounts:
+def take(
+    connection: sa.Connection, given: Given, noun: str | None, allow_returning: bool, hashes: KeyedHashes
+) -> ImportCounts:
     """Take in what is new or has changed. The revision is raised only when something is."""
     named = _take_noun(connection, noun)
-    buried = _buried_pairs(connection, given)
-    returning = buried if allow_returning else set()
-    banned = buried - returning
-    _remove_tombstones(connection, given, returning)
+    buried = tombstones.over(connection, given.interactions, given.subjects, hashes)
+    returning = buried if allow_returning else {}
+    banned = buried.keys() - returning.keys()
+    tombstones.remove(connection, {stone for stones in returning.values() for stone in stones})
     wanted = [row for pair, row in given.interactions.items() if pair not in banned]
     new_items, changed_items = _take_items(connection, given.items)
     _check_items_known(connection, given.items, wanted)
@@ -83,26 +85,6 @@ def _take_noun(connection: sa.Connection, noun: str | None) -> bool:
         raise ImportRefused(f"this ledger's catalogue is of the noun {known!r}, not {noun!r}; use a ledger of its own")
     set_state(connection, noun=noun)
     return True
-
-
-def _buried_pairs(connection: sa.Connection, given: Given) -> set[tuple[str, str]]:
-    """The given (user id, item id) that lie under a tombstone."""
-    graves: dict[str, set[str]] = {}
-    for chunk in chunks(given.subjects.values()):
-        for row in connection.execute(sa.select(tables.tombstones).where(tables.tombstones.c.subject.in_(chunk))):
-            graves.setdefault(row.subject, set()).add(row.item_id)
-    return {
-        (user, item)
-        for user, item in given.interactions
-        if graves.get(given.subjects[user], set()) & {tables.WHOLE_USER, item}
-    }
-
-
-def _remove_tombstones(connection: sa.Connection, given: Given, pairs: set[tuple[str, str]]) -> None:
-    graves = {(given.subjects[user], grave) for user, item in pairs for grave in (tables.WHOLE_USER, item)}
-    c = tables.tombstones.c
-    for subject, item_id in sorted(graves):
-        connection.execute(sa.delete(tables.tombstones).where(c.subject == subject, c.item_id == item_id))
 
 
 def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[int, int]:

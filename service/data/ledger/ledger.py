@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from service.data.ledger import catalogue, deletions, exposures, histories, placements, requests, state, tables
-from service.data.ledger.database import Database
+from service.data.ledger import (
+    catalogue,
+    deletions,
+    exposures,
+    histories,
+    masks,
+    placements,
+    requests,
+    state,
+    tables,
+    tombstones,
+)
+from service.data.ledger.database import BUSY_SECONDS, Database
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import Given, ImportCounts, take
-from service.data.ledger.masks import read_mask
-from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion
+from service.data.ledger.statements import count_mentions
+from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion, Published, Tombstone
 
 
 class Ledger:
     """An open ledger; safe to share among threads.
 
     `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL. `secret` keys the hashes of user ids: with another secret,
-    tombstones no longer recognize anybody. Every method raises LedgerUnavailable when the database cannot be asked.
+    tombstones no longer recognize anybody. `clock` tells seconds since the epoch; nothing depends on it but the times that
+    are reported. `busy_seconds` is how long a busy SQLite file is waited for.
+    Every method raises LedgerUnavailable when the database cannot be asked.
     """
 
-    def __init__(self, url: str, secret: bytes) -> None:
+    def __init__(
+        self, url: str, secret: bytes, clock: Callable[[], float] = time.time, busy_seconds: float = BUSY_SECONDS
+    ) -> None:
         self._hashes = KeyedHashes(secret)
-        self._database = Database(url)
+        self._database = Database(url, busy_seconds)
+        self._clock = clock
         self._last_mask: Mask | None = None
 
     def close(self) -> None:
@@ -58,7 +75,7 @@ class Ledger:
         """
         given = Given.of(items, interactions, self._hashes)
         with self._database.writing() as connection:
-            return take(connection, given, noun, allow_returning)
+            return take(connection, given, noun, allow_returning, self._hashes)
 
     def noun(self) -> str:
         """What the catalogue's items are called in prompts; "item" until an import has said."""
@@ -125,6 +142,11 @@ class Ledger:
         with self._database.writing() as connection:
             placements.save_of_held_users(connection, tables.memberships, given)
 
+    def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
+        """Drop what is recorded under this digest of other units than these."""
+        with self._database.writing() as connection:
+            placements.prune_partition(connection, partition_digest, units)
+
     # Who has been seen by what
 
     def record_exposures(
@@ -134,8 +156,9 @@ class Ledger:
         rows: Mapping[str, str],
         shards: Mapping[str, str] | None = None,
     ) -> None:
-        """Note that these adapters (digest -> user ids) and validation rows (key -> user id) have seen these users.
+        """Note that these adapters and validation rows (key -> user id) have seen these users.
 
+        `adapters` maps a digest to a user id for each sample that it was trained on, so that a user may be named often.
         `shards` (digest -> name of its shard) lets a receipt name what replaced an adapter, long after it is gone.
 
         To be called before any of them is used. Whoever asked for deletion after the view of `view_fence` was read is
@@ -153,7 +176,7 @@ class Ledger:
     def mask(self) -> Mask:
         """What may not be used now. Cheap: one row is read while nothing has changed."""
         with self._database.reading() as connection:
-            mask = read_mask(connection, self._last_mask)
+            mask = masks.read_mask(connection, self._last_mask)
         # Threads may leave an older one here: its revision tells, and the next reading is a full one.
         self._last_mask = mask
         return mask
@@ -166,9 +189,9 @@ class Ledger:
         The answer is `completed` at once when nothing was held. A user whose deletion is still owed gets that request.
         Raises InvalidInput for an empty list of items, IdempotencyConflict for a key used for another request.
         """
-        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, self._hashes)
+        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, self._hashes, self._clock())
         with self._database.writing() as connection:
-            request = deletions.accept(connection, wish)
+            request = deletions.accept(connection, wish, self._clock)
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
         return request
@@ -186,17 +209,26 @@ class Ledger:
     def start(self, request_ids: Iterable[str]) -> None:
         """Note that work on these owed requests begins; completed ones are left as they are."""
         with self._database.writing() as connection:
-            requests.start(connection, request_ids)
+            requests.start(connection, request_ids, self._clock())
 
     def fail(self, request_ids: Iterable[str], reason: str) -> None:
         """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
         with self._database.writing() as connection:
             requests.fail(connection, request_ids, reason)
 
-    def complete(self, request_id: str, receipt: str) -> None:
+    def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
         """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
         with self._database.writing() as connection:
-            requests.complete(connection, request_id, receipt)
+            requests.complete(connection, request_id, receipt, completed_at)
+
+    def masked_by(self, request_id: str) -> tuple[frozenset[str], frozenset[str]]:
+        """The adapters and the validation rows that this request has masked; none once it is completed."""
+        with self._database.reading() as connection:
+            return masks.masked_by(connection, request_id)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the ledger's clock."""
+        return self._clock()
 
     def erase_traces(self) -> None:
         """Overwrite what deleted rows left in the database's own files.
@@ -205,27 +237,62 @@ class Ledger:
         """
         self._database.erase_traces()
 
+    # What must not come back
+
+    def tombstones(self, request_id: str | None = None) -> list[Tombstone]:
+        """All tombstones, or those of one request."""
+        chosen = () if request_id is None else (tables.tombstones.c.request_id == request_id,)
+        with self._database.reading() as connection:
+            return tombstones.read_tombstones(connection, *chosen)
+
+    def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]:
+        """The tombstones that an import of these interactions would meet."""
+        given = Given.of((), interactions, self._hashes)
+        with self._database.reading() as connection:
+            found = tombstones.over(connection, given.interactions, given.subjects, self._hashes)
+        return sorted({stone for stones in found.values() for stone in stones}, key=lambda stone: stone.grave)
+
+    def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
+        """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked."""
+        stones = list(known)
+        with self._database.writing() as connection:
+            state.raise_fence(connection, max((stone.fence for stone in stones), default=0))
+            return tombstones.bury_missing(connection, stones)
+
+    def found_again(self) -> dict[str, list[str] | None]:
+        """Users who are held despite a tombstone -> the items concerned, or None for everything.
+
+        Hashes every user's id once, if there is any tombstone.
+        """
+        with self._database.reading() as connection:
+            return tombstones.found_again(connection, self._hashes)
+
+    def mentions(self, text: str) -> int:
+        """How many rows of the database hold this text in any column: a search for what should be gone."""
+        with self._database.reading() as connection:
+            return count_mentions(connection, text)
+
     # What is served, and how things stand
 
-    def publish(self, generation: str, fence: int) -> bool:
-        """Note the generation that is served, and the fence of the view that it was built from.
+    def publish(self, published: Published) -> bool:
+        """Note the generation that is served, how it was built, and the fence of the view that it was built from.
 
         False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
         are not in the earlier one.
         """
         with self._database.writing() as connection:
-            return state.publish(connection, generation, fence)
+            return state.publish(connection, published)
+
+    def published(self) -> Published | None:
+        """What is served and how it was built, if anything is."""
+        with self._database.reading() as connection:
+            return state.published(connection)
 
     def generation(self) -> str | None:
         """The published generation, if any."""
         with self._database.reading() as connection:
             generation: str | None = state.read_state(connection).generation
             return generation
-
-    def published_fence(self) -> int:
-        """The fence of the view that the published generation was built from; 0 before the first."""
-        with self._database.reading() as connection:
-            return int(state.read_state(connection).published_fence)
 
     def set_shards_training(self, count: int) -> None:
         with self._database.writing() as connection:
@@ -245,8 +312,13 @@ class Ledger:
         with self._database.reading() as connection:
             return requests.completion_times(connection)
 
-    def oldest_owed_age(self, now: float) -> float:
+    def oldest_owed_age(self) -> float:
         """Seconds since the oldest owed deletion was accepted; 0 when none is owed."""
         with self._database.reading() as connection:
             since = requests.oldest_owed_since(connection)
-        return 0.0 if since is None else max(0.0, now - since)
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    def overdue(self, deadline: float) -> int:
+        """How many deletions have been owed for longer than `deadline` seconds."""
+        with self._database.reading() as connection:
+            return requests.count_owed_since(connection, self._clock() - deadline)

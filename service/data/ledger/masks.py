@@ -20,6 +20,14 @@ def add_masks(connection: sa.Connection, masks: Iterable[tuple[str, str, str]]) 
     return count(connection, tables.masks) > before
 
 
+def masked_by(connection: sa.Connection, request_id: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The adapters and the validation rows that a request has masked."""
+    mine = sa.select(tables.masks.c.kind, tables.masks.c.key).where(tables.masks.c.request_id == request_id)
+    seen = connection.execute(mine).all()
+    adapters, rows = (frozenset(row.key for row in seen if row.kind == kind) for kind in ("adapter", "row"))
+    return adapters, rows
+
+
 def read_mask(connection: sa.Connection, known: Mask | None) -> Mask:
     """The mask; `known` itself, after reading one row, if nothing has changed since."""
     state = read_state(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,16 @@ def read_partition(connection: sa.Connection, partition_digest: str) -> dict[str
     """Unit key -> shard name."""
     query = sa.select(tables.memberships).where(tables.memberships.c.partition_digest == partition_digest)
     return {row.unit_key: row.shard for row in connection.execute(query)}
+
+
+def prune_partition(connection: sa.Connection, partition_digest: str, units: Collection[str]) -> None:
+    """Drop the recorded places of units that are no more; a sample's key could be guessed by who knows the user."""
+    gone = read_partition(connection, partition_digest).keys() - set(units)
+    c = tables.memberships.c
+    for chunk in chunks(gone):
+        connection.execute(
+            sa.delete(tables.memberships).where(c.partition_digest == partition_digest, c.unit_key.in_(chunk))
+        )
 
 
 def save_of_held_users(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:

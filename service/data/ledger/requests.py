@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -46,9 +45,9 @@ def one_request(connection: sa.Connection, request_id: str) -> ForgetRequest:
     return found[0]
 
 
-def start(connection: sa.Connection, request_ids: Iterable[str]) -> None:
+def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> None:
     """The time at which work first began stays; each beginning counts as an attempt."""
-    first_time = sa.func.coalesce(_requests.c.retraining_at, time.time())
+    first_time = sa.func.coalesce(_requests.c.retraining_at, now)
     attempts = _requests.c.attempts + 1
     _change_owed(connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None)
 
@@ -63,13 +62,13 @@ def _change_owed(connection: sa.Connection, request_ids: Iterable[str], **values
         connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), OWED).values(**values))
 
 
-def complete(connection: sa.Connection, request_id: str, receipt: str) -> None:
+def complete(connection: sa.Connection, request_id: str, receipt: str, now: float) -> None:
     """The masks fall; the first receipt stays. Raises UnknownRequest."""
     request = one_request(connection, request_id)
     if request.receipt is not None:
         return
     # A request of which nothing was held is completed from the start, and only waits for its receipt.
-    completed_at = request.completed_at or time.time()
+    completed_at = request.completed_at or now
     done = {"state": "completed", "completed_at": completed_at, "receipt": receipt, "error": None}
     connection.execute(sa.update(_requests).where(_requests.c.request_id == request_id).values(**done))
     connection.execute(sa.delete(tables.masks).where(tables.masks.c.request_id == request_id))
@@ -86,8 +85,14 @@ def count_by_state(connection: sa.Connection) -> dict[str, int]:
 def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
     """(accepted_at, completed_at) of the deletions that were owed for a time, oldest first."""
     c = _requests.c
-    query = sa.select(c.accepted_at, c.completed_at).where(c.completed_at > c.accepted_at).order_by(c.accepted_at)
+    query = sa.select(c.accepted_at, c.completed_at).where(c.completed_at > c.masked_at).order_by(c.accepted_at)
     return [(row.accepted_at, row.completed_at) for row in connection.execute(query)]
+
+
+def count_owed_since(connection: sa.Connection, moment: float) -> int:
+    """How many owed deletions were accepted before `moment`."""
+    query = sa.select(sa.func.count()).select_from(_requests).where(OWED, _requests.c.accepted_at < moment)
+    return int(connection.scalar(query) or 0)
 
 
 def oldest_owed_since(connection: sa.Connection) -> float | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.data.ledger import tables
 from service.data.ledger.statements import Row
+from service.records import BuildConfig, Published
 
 DEFAULT_NOUN = "item"
 
@@ -31,11 +34,32 @@ def noun(connection: sa.Connection) -> str:
     return str(read_state(connection).noun or DEFAULT_NOUN)
 
 
-def publish(connection: sa.Connection, generation: str, fence: int) -> bool:
+def publish(connection: sa.Connection, published: Published) -> bool:
     """Whether this view is not older than the published one. Raises the revision only when something changes."""
     state = read_state(connection)
-    if fence < state.published_fence:
+    if published.fence < state.published_fence:
         return False
-    if (state.generation, state.published_fence) != (generation, fence):
-        raise_revision(connection, generation=generation, published_fence=fence)
+    values = {
+        "generation": published.generation,
+        "published_fence": published.fence,
+        "published_config": json.dumps(asdict(published.config)),
+        "published_frozen": json.dumps(dict(published.frozen)),
+    }
+    if any(getattr(state, name) != value for name, value in values.items()):
+        raise_revision(connection, **values)
     return True
+
+
+def published(connection: sa.Connection) -> Published | None:
+    """What is served, if anything."""
+    state = read_state(connection)
+    if state.generation is None:
+        return None
+    config, frozen = json.loads(state.published_config), json.loads(state.published_frozen)
+    return Published(state.generation, state.published_fence, BuildConfig.of(config), frozen)
+
+
+def raise_fence(connection: sa.Connection, fence: int) -> None:
+    """Let the fence be at least this: after a restore it must not fall behind what was answered before."""
+    if read_state(connection).fence < fence:
+        raise_revision(connection, fence=fence)

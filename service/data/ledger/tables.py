@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-WHOLE_USER = ""  # the `item_id` of a tombstone that stands for everything of a user
+WHOLE_USER = ""  # the grave that holds everything of a user
 
 # Byte order on both databases, as Python sorts: other collations would give other histories.
 _Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
@@ -53,6 +53,8 @@ state = _table(
     _whole("revision"),
     _text("generation", nullable=True),
     _whole("published_fence"),
+    _text("published_config", nullable=True),
+    _text("published_frozen", nullable=True),
     _whole("shards_training"),
     _text("noun", nullable=True),
 )
@@ -61,7 +63,13 @@ memberships = _table(
     "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed="user_id"
 )
 exposures = _table(
-    "exposures", _key("kind"), _key("key"), _key("user_id"), _text("shard", nullable=True), indexed="user_id"
+    "exposures",
+    _key("kind"),
+    _key("key"),
+    _key("user_id"),
+    _text("shard", nullable=True),
+    _whole("samples"),
+    indexed="user_id",
 )
 forget_requests = _table(
     "forget_requests",
@@ -75,7 +83,9 @@ forget_requests = _table(
     _text("generation_before", nullable=True),
     _whole("erased_interactions"),
     _whole("masked_rows"),
+    _whole("masked_samples"),
     sa.Column("accepted_at", sa.Double, nullable=False),
+    sa.Column("masked_at", sa.Double, nullable=False),
     sa.Column("retraining_at", sa.Double),
     sa.Column("completed_at", sa.Double),
     _whole("attempts"),
@@ -85,4 +95,4 @@ forget_requests = _table(
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
 masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed="request_id")
-tombstones = _table("tombstones", _key("subject"), _key("item_id"), _text("request_id"))
+tombstones = _table("tombstones", _key("subject"), _key("grave"), _text("request_id"), _whole("fence"))

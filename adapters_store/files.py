@@ -1,0 +1,162 @@
+"""Steps on the file system: whole files brought to the disk, renames that never replace, locked temporary directories."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+_ADVICE = {
+    errno.ENOSPC: "The disk is full: free some space and try again.",
+    errno.EDQUOT: "The disk quota is used up: free some space and try again.",
+    errno.EROFS: "The file system is read-only: mount it for writing, or choose another directory.",
+    errno.EACCES: "The directory may not be written: give it to the user that runs this process.",
+    errno.EPERM: "The directory may not be written: give it to the user that runs this process.",
+}
+
+
+class StoreFailure(Exception):
+    """The store cannot be read or written, or it was asked for something that it refuses."""
+
+
+class DamagedArtifact(StoreFailure):
+    """What lies on the disk is not what its digest says."""
+
+
+class MissingArtifact(StoreFailure):
+    """The store holds nothing under this digest."""
+
+
+@contextmanager
+def failures(action: str, only: Collection[int] | None = None) -> Iterator[None]:
+    """Turn operating system errors (those of `only`, or all) into `StoreFailure`s that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        advice = _ADVICE.get(error.errno or 0, "Check the store's directory and disk.")
+        raise StoreFailure(f"cannot {action}: {error.strerror or error}. {advice}") from error
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        # Asked after the failure, because an eraser may have come between.
+        if os.path.lexists(path.parent):
+            raise DamagedArtifact(f"{what}: {path.name} is missing or no plain file; build again") from None
+        raise MissingArtifact(f"the store holds no {what}; build again") from None
+    except OSError as error:
+        raise StoreFailure(f"cannot read {what}: {error.strerror or error}. Check the store's disk.") from error
+
+
+def read(path: Path, what: str) -> bytes:
+    """Return the bytes of a file of `what`. Raises `DamagedArtifact`, `MissingArtifact`, or `StoreFailure`."""
+    with _opened(path, what) as file:
+        return file.read()
+
+
+def verify_files(path: Path, sums: Mapping[str, str], beside: set[str], what: str) -> None:
+    """Check that a directory holds exactly the files of `sums` (with these SHA-256) and `beside`. Raises as `read`."""
+    try:
+        found = set(os.listdir(path))
+    except FileNotFoundError:
+        raise MissingArtifact(f"the store holds no {what}; build again") from None
+    if wrong := sorted(found ^ (set(sums) | beside)):
+        raise DamagedArtifact(f"{what}: {wrong[0]!r} is missing or not listed; build again")
+    for name, digest in sums.items():
+        if file_digest(path / name, what) != digest:
+            raise DamagedArtifact(f"{what}: {name} does not have the digest that is listed; build again")
+
+
+def file_digest(path: Path, what: str) -> str:
+    """Return the SHA-256 of a plain file. Raises as `read`."""
+    if path.is_symlink():
+        raise DamagedArtifact(f"{what}: {path.name} is no plain file; build again")
+    with _opened(path, what) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def renamed(work: Path, path: Path) -> bool:
+    """Rename a directory and return whether that was done: not where something is already."""
+    try:
+        os.rename(work, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file and bring it to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's content to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's entries to the disk, so that what was created, renamed or removed in it stays so."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_directory(path: Path, wait: bool) -> int | None:
+    """Lock a directory, and return the descriptor that holds the lock; None if another holds it or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether a temporary entry is there and no process works in it."""
+    if not path.is_dir():
+        return os.path.lexists(path)
+    held = lock_directory(path, wait=False)
+    if held is None:
+        return False
+    os.close(held)
+    return True
+
+
+def erase(path: Path, wait: bool) -> bool:
+    """Remove a temporary entry and return whether that was done: not while another process works in it."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return True
+    held = lock_directory(path, wait)
+    if held is None:
+        return False
+    try:
+        # Another process may have removed it before this lock was got.
+        if path.exists():
+            shutil.rmtree(path)
+    finally:
+        os.close(held)
+    return True

@@ -1,0 +1,189 @@
+"""`lethe evaluate`: measurements on public data, in scratch folders that are removed afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from service.build.build import Builder, corpus_of
+from service.build.placement import Placer
+from service.build.progress import Progress
+from service.build.workforce import Workforce
+from service.data import importers
+from service.data.samples import tallrec_split
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.console import print_report, progress_for_stderr
+from service.entrypoints.options import BUILD_SETTINGS, JsonOption, open_home, with_settings
+from service.evaluation import forgetting, tallrec
+from service.evaluation.placement import PlacementRow, placement_table
+from service.forgetting.bell import open_bell
+from service.llm.encoder import Encoder
+from service.llm.frozen import FrozenModel
+from service.records import Interaction
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how good the recommendations are, and the forgetting.")
+
+_PIPE_WIDTH = 128
+FolderArgument = Annotated[Path, typer.Argument(help="MovieLens 100K")]
+
+
+class Part(StrEnum):
+    """The halves of `lethe evaluate forgetting`."""
+
+    PLACEMENT = "placement"
+    STORY = "story"
+
+
+@evaluate_app.command("movielens-100k")
+@with_settings(BUILD_SETTINGS)
+def evaluate_movielens(
+    folder: FolderArgument,
+    given: dict[str, Any],
+    training_samples: Annotated[int, typer.Option(min=1, max=8000, help="Windows drawn from TALLRec's 8,000")] = 1024,
+    json_: JsonOption = False,
+) -> None:
+    """TALLRec's split: train on 1,024 windows, test on 1,000; in a scratch folder that is removed afterwards."""
+    dataset = importers.movielens(folder)
+    items = {item.item_id: item for item in dataset.items}
+    defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
+    with _scratch_home(defaults | _stated(given)) as opened, progress_for_stderr() as progress:
+        opened.ledger.import_data(dataset.items, [], dataset.noun)
+        report = tallrec.evaluate(
+            tallrec_split(dataset.interactions, items),
+            dataset.items,
+            opened.store,
+            opened.builder(progress=progress),
+            FrozenModel.load(opened.model()),
+            opened.settings.build_config(),
+            training_samples,
+        )
+    print_report(dataclasses.asdict(report), json_)
+
+
+@evaluate_app.command("forgetting")
+@with_settings(BUILD_SETTINGS)
+def evaluate_forgetting(
+    folder: FolderArgument,
+    given: dict[str, Any],
+    only: Annotated[Part | None, typer.Option(help="Leave the other part out.")] = None,
+    users: Annotated[int | None, typer.Option(min=20, help="People drawn from the files; default: all of them")] = None,
+    tried: Annotated[int, typer.Option(min=1, help="People whose deletion the placement table tries")] = 100,
+    forgotten: Annotated[int, typer.Option(min=1, help="People whom the story forgets")] = 10,
+    json_: JsonOption = False,
+) -> None:
+    """What a deletion costs under each partition, and one deletion's story: exactness, quality, membership inference.
+
+    The placement table tries both units, unless --unit names one. The story is built as the settings say.
+    """
+    dataset = importers.movielens(folder)
+    with progress_for_stderr() as progress:
+        if users is not None:
+            drawn = _drawn(dataset.interactions, users, given["seed"] or 0)
+            dataset = dataclasses.replace(dataset, interactions=drawn)
+        table = [] if only is Part.STORY else _placement(dataset, given, tried, progress)
+        story = None if only is Part.PLACEMENT else _story(dataset, given, forgotten, progress)
+    if json_:
+        rows = [dataclasses.asdict(row) for row in table]
+        print_report({"placement": rows, "story": dataclasses.asdict(story) if story else None}, json_)
+        return
+    if table:
+        _print_table("shards touched by deleting one person", [dataclasses.asdict(row) for row in table])
+    if story:
+        told = dataclasses.asdict(story)
+        _print_table("answers for people never seen, and membership inference", told.pop("measured"))
+        print_report(told, json_)
+
+
+def _placement(
+    dataset: importers.Dataset, given: Mapping[str, Any], tried: int, progress: Progress
+) -> list[PlacementRow]:
+    with _scratch_home(_stated(given)) as opened:
+        opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun)
+        config = opened.settings.build_config()
+        units = (given["unit"],) if given["unit"] else ("user", "sample")
+        corpus = corpus_of(opened.ledger.view(), config)
+        return placement_table(corpus, _placer(opened, progress), config, units, tried, progress)
+
+
+def _story(
+    dataset: importers.Dataset, given: Mapping[str, Any], forgotten: int, progress: Progress
+) -> forgetting.Story:
+    with _scratch_home(_stated(given)) as opened, _scratch_home(_stated(given) | _same_secret(opened)) as clean:
+        config = opened.settings.build_config()
+        imported, kept = forgetting.set_aside(dataset.interactions, config.seed)
+        opened.ledger.import_data(dataset.items, imported, dataset.noun)
+
+        def clean_builder(gone: frozenset[str]) -> Builder:
+            if config.partition == "algorithm1":
+                # The claim is relative to the recorded partition, which only this ledger holds.
+                return opened.rehearsal(clean.store, progress)
+            clean.ledger.import_data(dataset.items, [row for row in imported if row.user_id not in gone], dataset.noun)
+            return clean.builder(progress=progress)
+
+        # Never the bell of the installation, whatever LETHE_REDIS_URL says: its worker has nothing to do here.
+        bell = open_bell(None, opened.settings.home / "worker.lock")
+        stage = forgetting.Stage(
+            ledger=opened.ledger,
+            store=opened.store,
+            reconciler=opened.reconciler(bell, progress),
+            clean_store=clean.store,
+            clean_builder=clean_builder,
+            precisions=forgetting.precisions(opened.model()),
+        )
+        test = forgetting.samples_by_user(kept, dataset.items, config)
+        told = forgetting.tell(stage, test, config, forgotten)
+        bell.close()
+        return told
+
+
+def _placer(opened: Home, progress: Progress) -> Placer:
+    model, settings = opened.model(), opened.settings
+    processes = settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores())
+    workforce = Workforce(processes, ("service.build.embedding", "service.entrypoints.cli"))
+    return Placer(opened.ledger, Encoder.load(model), model, workforce, progress)
+
+
+@contextmanager
+def _scratch_home(given: Mapping[str, Any]) -> Iterator[Home]:
+    with tempfile.TemporaryDirectory() as scratch:
+        # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
+        opened = open_home(Path(scratch), {**given, "database_url": f"sqlite:///{scratch}/ledger.sqlite"})
+        try:
+            yield opened
+        finally:
+            opened.ledger.close()
+
+
+def _same_secret(opened: Home) -> dict[str, str]:
+    # Validation rows are known by keyed hashes, so with another key no generation would have the same bytes.
+    return {"secret": opened.secret.decode()}
+
+
+def _stated(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _drawn(interactions: Sequence[Interaction], users: int, seed: int) -> list[Interaction]:
+    known = sorted({row.user_id for row in interactions})
+    kept = set(random.Random(seed).sample(known, min(users, len(known))))
+    return [row for row in interactions if row.user_id in kept]
+
+
+def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = (Column(name.replace("_", " "), overflow="fold") for name in rows[0])
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    # A pipe has no width of its own, and what is cut there cannot be seen by widening a window.
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)

@@ -1,0 +1,140 @@
+"""Looking for what a deletion should have erased: rows, artifacts that had seen the person, and bytes.
+
+A search that finds nothing is evidence only because it would have found: `tests/forgetting/test_erasure.py` switches each
+erasing step off and sees it fail.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters_store import Store, StoredGeneration
+from service.data.ledger import Ledger
+from service.records import ForgetRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ByteSearch:
+    """How much was read, and which files hold (in their content or name) what was looked for."""
+
+    files: int
+    bytes: int
+    hits: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What was found of a deletion: all zero when everything is gone; and how much was searched."""
+
+    person_in_ledger: int
+    old_adapters: int
+    old_generations: int
+    masked_rows_in_use: int
+    abandoned_files: int
+    files_naming_old_artifacts: int
+    files_searched: int
+    bytes_searched: int
+
+    @property
+    def found(self) -> int:
+        return (
+            self.person_in_ledger
+            + self.old_adapters
+            + self.old_generations
+            + self.masked_rows_in_use
+            + self.abandoned_files
+            + self.files_naming_old_artifacts
+        )
+
+
+class RemainsFinder:
+    """Searches ledger and store as they are now, for any number of deletions."""
+
+    def __init__(self, ledger: Ledger, store: Store) -> None:
+        self._ledger = ledger
+        self._store = store
+        self._published = _published(ledger, store)
+        # Every user's id must be hashed for this, so it is done once.
+        self._found_again = frozenset(map(ledger.subject, ledger.found_again()))
+
+    def search(self, request: ForgetRequest) -> Remains:
+        """Look for everything of one deletion. Its masked rows are known until it is completed."""
+        in_use = _rows(self._published)
+        adapters = set(request.affected_shards) - _adapters(self._published)
+        _, masked_rows = self._ledger.masked_by(request.request_id)
+        # Rows that no longer held what was forgotten keep their keys: only who is gone as a whole has none.
+        rows = masked_rows if request.scope == "user" else masked_rows - in_use
+        bytes_found = files_holding(self._store.root, [name.encode() for name in (*adapters, *rows)])
+        return Remains(
+            person_in_ledger=int(request.subject in self._found_again),
+            old_adapters=len(adapters.intersection(self._store.digests())),
+            old_generations=self._old_generations(request),
+            masked_rows_in_use=len(rows & in_use),
+            abandoned_files=self._store.abandoned(),
+            files_naming_old_artifacts=len(bytes_found.hits),
+            files_searched=bytes_found.files,
+            bytes_searched=bytes_found.bytes,
+        )
+
+    def _old_generations(self, request: ForgetRequest) -> int:
+        served = None if self._published is None else self._published.id
+        return int(request.generation_before != served and request.generation_before in self._store.generations())
+
+
+def files_holding(root: Path, needles: Sequence[bytes]) -> ByteSearch:
+    """Search every file under `root`, with its path relative to it, for any of `needles`."""
+    files, read, hits = 0, 0, []
+    for path in sorted(root.rglob("*")):
+        try:
+            if path.is_symlink() or not path.is_file():
+                continue
+            size, hit = _search(path, needles)
+        except FileNotFoundError:
+            continue  # others may erase meanwhile, which is no loss
+        files, read = files + 1, read + size
+        if hit or _any_in(str(path.relative_to(root)).encode(), needles):
+            hits.append(path)
+    return ByteSearch(files, read, tuple(hits))
+
+
+def encodings(text: str) -> Iterator[bytes]:
+    """The forms in which a text may lie in a file: UTF-8, UTF-16 in both byte orders, and as JSON escapes it."""
+    yield text.encode()
+    yield text.encode("utf-16-le")
+    yield text.encode("utf-16-be")
+    yield json.dumps(text)[1:-1].encode()
+    yield json.dumps(text, ensure_ascii=False)[1:-1].encode()
+
+
+def needles_of(texts: Iterable[str]) -> list[bytes]:
+    """All encodings of all texts."""
+    return sorted({needle for text in texts for needle in encodings(text)})
+
+
+def _search(path: Path, needles: Sequence[bytes]) -> tuple[int, bool]:
+    size = path.stat().st_size
+    if not size:
+        return 0, False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return size, any(content.find(needle) >= 0 for needle in needles)
+
+
+def _any_in(content: bytes, needles: Sequence[bytes]) -> bool:
+    return any(needle in content for needle in needles)
+
+
+def _published(ledger: Ledger, store: Store) -> StoredGeneration | None:
+    generation = ledger.generation()
+    return None if generation is None else store.generation(generation)
+
+
+def _adapters(published: StoredGeneration | None) -> set[str]:
+    return set() if published is None else {adapter["digest"] for adapter in published.manifest["adapters"]}
+
+
+def _rows(published: StoredGeneration | None) -> frozenset[str]:
+    return frozenset() if published is None else frozenset(json.loads(published.read("rows.json")))

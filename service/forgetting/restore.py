@@ -1,0 +1,36 @@
+"""After an old ledger was restored: who was forgotten since is forgotten again, before anything is answered."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from service.data.ledger import Ledger
+from service.forgetting.intake import Intake
+from service.forgetting.tombstones import TombstoneFile
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the ledger lacked: tombstones that were set again, and the deletions that were asked for again."""
+
+    tombstones: int
+    requests: tuple[str, ...]
+
+
+def restore_check(ledger: Ledger, tombstones: TombstoneFile, intake: Intake) -> Restored:
+    """Bring the ledger's tombstones and those of the file together, and forget again whoever lies under one.
+
+    Raises:
+        LedgerUnavailable, StoreError: nothing may be answered before this has succeeded.
+    """
+    # The file is read first: what is added to it meanwhile is in the ledger already.
+    restored = ledger.restore_tombstones(tombstones.standing())
+    found = ledger.found_again()
+    requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
+    tombstones.bury(ledger.tombstones())
+    if restored or requests:
+        log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
+    return Restored(restored, requests)

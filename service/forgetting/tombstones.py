@@ -1,0 +1,111 @@
+"""The tombstones once more, in a file of the home folder: an old ledger that is restored does not know the later ones.
+
+One JSON object a line, only ever appended to: a deletion is answered after its line is on the disk. The file holds keyed
+hashes; keep it, and the secret, when you restore a ledger.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapters_store import canonical_json, sync_directory
+from service.errors import Damaged, StoreError
+from service.records import Tombstone
+
+_BURIED, _RETURNED = "buried", "returned"
+
+
+class TombstoneFile:
+    """Safe for many processes and threads at once. Raises StoreError when the file cannot be read or written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._standing: dict[tuple[str, str], Tombstone] = {}
+        self._read_to = 0  # bytes
+        self._lines = 0
+        self._turn = threading.Lock()
+
+    def standing(self) -> list[Tombstone]:
+        """All tombstones that no return has removed. Raises Damaged, naming the line, if the file is not sound."""
+        with self._turn, self._opened() as descriptor:
+            self._catch_up(descriptor)
+            return list(self._standing.values())
+
+    def bury(self, tombstones: Iterable[Tombstone]) -> None:
+        """Append those that do not stand yet."""
+        with self._turn, self._opened() as descriptor:
+            self._catch_up(descriptor)
+            self._append(descriptor, _BURIED, [s for s in tombstones if (s.subject, s.grave) not in self._standing])
+
+    def remove(self, tombstones: Iterable[Tombstone]) -> None:
+        """Append that the users of these came back."""
+        with self._turn, self._opened() as descriptor:
+            self._catch_up(descriptor)
+            self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.grave) in self._standing])
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield descriptor
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"the tombstone file in the home folder cannot be used ({error.strerror}); "
+                "a deletion is only confirmed when it is written there: make room, or make it writable, and ask again"
+            ) from error
+
+    def _catch_up(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if size < self._read_to:  # somebody put another file here
+            self._standing, self._read_to, self._lines = {}, 0, 0
+        content = os.pread(descriptor, size - self._read_to, self._read_to)
+        whole = content[: content.rfind(b"\n") + 1]  # a torn last line was never confirmed to anybody
+        for line in whole.splitlines():
+            self._lines += 1
+            self._take(*_parsed(line, self._lines))
+        self._read_to += len(whole)
+
+    def _take(self, event: str, tombstone: Tombstone) -> None:
+        key = (tombstone.subject, tombstone.grave)
+        if event == _BURIED:
+            self._standing[key] = tombstone
+        else:
+            self._standing.pop(key, None)
+
+    def _append(self, descriptor: int, event: str, tombstones: Collection[Tombstone]) -> None:
+        if not tombstones:
+            return
+        os.ftruncate(descriptor, self._read_to)
+        lines = b"".join(canonical_json({"event": event, **asdict(tombstone)}) for tombstone in tombstones)
+        written = os.write(descriptor, lines)
+        if written < len(lines):
+            raise OSError(None, "the disk is full")
+        os.fsync(descriptor)
+        if self._read_to == 0:
+            sync_directory(self._path.parent)
+        self._catch_up(descriptor)
+
+
+def _parsed(line: bytes, number: int) -> tuple[str, Tombstone]:
+    try:
+        stated: dict[str, Any] = json.loads(line)
+        event = stated.pop("event")
+        if event not in (_BURIED, _RETURNED):
+            raise ValueError(event)
+        return event, Tombstone(**stated)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Damaged(
+            f"line {number} of the tombstone file in the home folder is not sound; restore the file from a backup"
+        ) from None
