@@ -113,7 +113,7 @@ def load_settings(**given: object) -> Settings:
     """
     try:
         known = {f"LETHE_{name}".upper() for name in Settings.model_fields}
-        unknown = sorted(name for name in os.environ if name.startswith("LETHE_") and name.upper() not in known)
+        unknown = sorted(name for name in os.environ if name.upper().startswith("LETHE_") and name.upper() not in known)
         if unknown:
             raise InvalidSetting(f"unknown settings in the environment: {', '.join(unknown)}; see `lethe settings`")
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

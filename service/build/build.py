@@ -184,7 +184,8 @@ class Builder:
 
     def _training_task(self, digest: str, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
         lessons = tuple(self._lesson(sample, noun) for sample in shard.samples)
-        return TrainingTask(digest, self._model, self._encoder.invocation(noun), lessons, config)
+        invocation = self._encoder.invocation(noun) if config.activation == "question" else []
+        return TrainingTask(digest, self._model, invocation, lessons, config)
 
     def _trained(self, epochs: int) -> None:
         sys.audit("lethe.build.training")

@@ -106,7 +106,7 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
     if request.receipt is None:
         raise InvalidInput(f"this deletion is not completed yet (it is {request.state}); wait for its receipt")
     receipts.verify(request.receipt, opened.signer.public_key_pem())
-    remains = RemainsFinder(opened.ledger, opened.store).search(request)
+    remains = RemainsFinder(opened.ledger, opened.store).search([request])
     texts = [] if look_for is None else [line for line in _text_of(look_for).splitlines() if line]
     search = files_holding(opened.settings.home, needles_of(texts))
     in_database = sum(opened.ledger.mentions(text) for text in texts)

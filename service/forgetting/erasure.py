@@ -52,7 +52,7 @@ class Remains:
 
 
 class RemainsFinder:
-    """Searches ledger and store as they are now, for any number of deletions."""
+    """Searches ledger and store as they are now."""
 
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self._ledger = ledger
@@ -61,18 +61,17 @@ class RemainsFinder:
         # Every user's id must be hashed for this, so it is done once.
         self._found_again = frozenset(map(ledger.subject, ledger.found_again()))
 
-    def search(self, request: ForgetRequest) -> Remains:
-        """Look for everything of one deletion. Its masked rows are known until it is completed."""
+    def search(self, requests: Sequence[ForgetRequest]) -> Remains:
+        """Look for everything of these deletions at once. Their masked rows are known until they are completed."""
+        adapters = {digest for request in requests for digest in request.affected_shards} - _adapters(self._published)
+        generations = {request.generation_before for request in requests} - {self._published and self._published.id}
         in_use = _rows(self._published)
-        adapters = set(request.affected_shards) - _adapters(self._published)
-        _, masked_rows = self._ledger.masked_by(request.request_id)
-        # Rows that no longer held what was forgotten keep their keys: only who is gone as a whole has none.
-        rows = masked_rows if request.scope == "user" else masked_rows - in_use
-        bytes_found = files_holding(self._store.root, [name.encode() for name in (*adapters, *rows)])
+        rows = {row for request in requests for row in self._masked_rows(request, in_use)}
+        bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | rows)])
         return Remains(
-            person_in_ledger=int(request.subject in self._found_again),
+            person_in_ledger=len(self._found_again.intersection(request.subject for request in requests)),
             old_adapters=len(adapters.intersection(self._store.digests())),
-            old_generations=self._old_generations(request),
+            old_generations=len(generations.intersection(self._store.generations())),
             masked_rows_in_use=len(rows & in_use),
             abandoned_files=self._store.abandoned(),
             files_naming_old_artifacts=len(bytes_found.hits),
@@ -80,9 +79,10 @@ class RemainsFinder:
             bytes_searched=bytes_found.bytes,
         )
 
-    def _old_generations(self, request: ForgetRequest) -> int:
-        served = None if self._published is None else self._published.id
-        return int(request.generation_before != served and request.generation_before in self._store.generations())
+    def _masked_rows(self, request: ForgetRequest, in_use: frozenset[str]) -> frozenset[str]:
+        _, rows = self._ledger.masked_by(request.request_id)
+        # Rows that never held the forgotten items keep their keys; of who is gone as a whole, none may be in use.
+        return rows if request.scope == "user" else rows - in_use
 
 
 def files_holding(root: Path, needles: Sequence[bytes]) -> ByteSearch:

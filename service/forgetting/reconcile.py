@@ -76,7 +76,8 @@ class Reconciler:
             self._publish(built)
             self._erase(built)
             # One that came while the ledger was being read may not be in what was built; the next pass has it.
-            self._complete([request for request in owed if request.fence <= built.fence], built)
+            if settled := [request for request in owed if request.fence <= built.fence]:
+                self._complete(settled, built)
         except (LetheError, StoreFailure, OSError) as error:
             self._ledger.fail(ids, reason(error))
             self._verified = None
@@ -142,11 +143,10 @@ class Reconciler:
         self._ledger.erase_traces()
 
     def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:
-        finder = RemainsFinder(self._ledger, self._store)
+        remains = RemainsFinder(self._ledger, self._store).search(requests)
+        if remains.found:
+            raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
         for request in requests:
-            remains = finder.search(request)
-            if remains.found:
-                raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
             completed_at = max(self._ledger.now(), request.masked_at, request.retraining_at or 0.0)
             receipt = self._receipt(request, built, remains, completed_at)
             sys.audit("lethe.reconcile.before_receipt")

@@ -670,7 +670,7 @@ def test_a_ledger_of_another_version_is_refused_with_what_to_do(sqlite_file: Pat
     Ledger(f"sqlite:///{sqlite_file}", SECRET).close()
     with closing(sqlite3.connect(sqlite_file)) as connection:
         connection.execute("ALTER TABLE items ADD COLUMN colour TEXT")
-    with pytest.raises(InvalidSetting, match="another version of Lethe .*items.* import the data into a new ledger"):
+    with pytest.raises(InvalidSetting, match=r"another version of Lethe .*items.* import the data into a new ledger"):
         Ledger(f"sqlite:///{sqlite_file}", SECRET)
 
 

@@ -78,7 +78,7 @@ RECEIPT_END = RECEIPT_AT + len(canonical_json(CONTENT).decode()) - 1
 
 
 def test_a_receipt_states_the_whole_deletion() -> None:
-    assert CONTENT == {
+    assert content_of(REQUEST) == {
         "format": "lethe-receipt-1",
         "request_id": "b7c1",
         "subject": "5f" * 32,

@@ -1,0 +1,114 @@
+"""What was confirmed as forgotten stays known beside the ledger, whatever was torn or who else writes."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.errors import Damaged, StoreError
+from service.forgetting.tombstones import TombstoneFile
+from service.records import Tombstone
+
+ANN, BOB, CID = (Tombstone(name, "", f"request of {name}", fence) for fence, name in enumerate(("ann", "bob", "cid")))
+ONE_ITEM = Tombstone("ann", "5f" * 32, "another", 9)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tombstones.jsonl"
+
+
+def test_what_was_buried_stands_also_for_who_opens_the_file_later(path: Path) -> None:
+    TombstoneFile(path).bury([ANN, ONE_ITEM])
+    TombstoneFile(path).bury([BOB])
+    assert TombstoneFile(path).standing() == [ANN, ONE_ITEM, BOB]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_burying_again_writes_nothing(path: Path) -> None:
+    tombstones = TombstoneFile(path)
+    tombstones.bury([ANN, BOB])
+    before = path.read_bytes()
+    tombstones.bury([BOB, ANN])
+    TombstoneFile(path).bury([ANN])
+    assert path.read_bytes() == before
+
+
+def test_who_came_back_stands_no_more_until_they_are_forgotten_again(path: Path) -> None:
+    tombstones = TombstoneFile(path)
+    tombstones.bury([ANN, BOB])
+    tombstones.remove([ANN, CID])
+    assert tombstones.standing() == TombstoneFile(path).standing() == [BOB]
+    tombstones.bury([ANN])
+    assert TombstoneFile(path).standing() == [BOB, ANN]
+
+
+def test_two_that_have_the_file_open_see_each_other(path: Path) -> None:
+    one, two = TombstoneFile(path), TombstoneFile(path)
+    one.bury([ANN])
+    two.bury([BOB])
+    one.bury([CID])
+    assert one.standing() == two.standing() == [ANN, BOB, CID]
+
+
+@pytest.mark.parametrize("lost", range(1, 100, 7))
+def test_a_torn_last_line_was_never_confirmed_and_is_written_over(path: Path, lost: int) -> None:
+    TombstoneFile(path).bury([ANN])
+    whole = path.stat().st_size
+    TombstoneFile(path).bury([BOB])
+    with path.open("r+b") as file:
+        file.truncate(max(whole, path.stat().st_size - lost))
+    survivor = TombstoneFile(path)
+    assert survivor.standing() == [ANN]
+    survivor.bury([CID])
+    assert TombstoneFile(path).standing() == [ANN, CID]
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{}", b"[]", b"\xff", b'{"event":"buried"}', b'{"event":"x","subject":"","grave":""}']
+)
+def test_a_line_that_is_not_sound_is_named_by_its_number_and_never_skipped(path: Path, line: bytes) -> None:
+    TombstoneFile(path).bury([ANN])
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    for ask in (TombstoneFile(path).standing, lambda: TombstoneFile(path).bury([BOB])):
+        with pytest.raises(Damaged, match=r"line 2 .* restore the file from a backup"):
+            ask()
+
+
+def test_a_file_that_was_replaced_by_a_shorter_one_is_read_anew(path: Path) -> None:
+    TombstoneFile(path).bury([ANN])
+    backup = path.read_bytes()
+    tombstones = TombstoneFile(path)
+    tombstones.bury([BOB, CID])
+    path.write_bytes(backup)
+    assert tombstones.standing() == [ANN]
+
+
+def test_a_folder_that_is_not_there_is_said_without_a_path(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"No such file.*ask again") as raised:
+        TombstoneFile(tmp_path / "gone" / "tombstones.jsonl").bury([ANN])
+    assert str(tmp_path) not in str(raised.value)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from service.forgetting.tombstones import TombstoneFile
+from service.records import Tombstone
+path, name = Path(sys.argv[1]), sys.argv[2]
+for number in range(50):
+    TombstoneFile(path).bury([Tombstone(f"{name}{number}", "", "r", number), Tombstone(f"both{number}", "", "r", 1)])
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing_and_repeat_nothing(path: Path) -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), name]) for name in ("a", "b", "c")]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    subjects = {f"{name}{number}" for name in ("a", "b", "c", "both") for number in range(50)}
+    assert {tombstone.subject for tombstone in TombstoneFile(path).standing()} == subjects
+    assert len(path.read_bytes().splitlines()) == len(subjects)
