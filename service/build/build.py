@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
-from service.build.placement import Placer, Unit
+from service.build.placement import Placer, units_of
 from service.build.progress import Progress, Silent
 from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
 from service.build.training import Lesson, TrainingTask, train_adapter
@@ -136,8 +136,7 @@ class Builder:
     # Which adapters there should be
 
     def _plan_shards(self, corpus: Corpus, config: BuildConfig) -> dict[str, Shard]:
-        users = sorted(corpus.training.items())
-        units = [unit for user, samples in users for unit in _units(user, samples, corpus.noun, config)]
+        units = units_of(corpus.training, corpus.noun, config)
         placer = Placer(self._ledger, self._encoder, self._model, self._workforce, self._progress)
         names = placer.place(units, corpus.items, corpus.noun, config)
         members: dict[str, list[Sample]] = {}
@@ -278,15 +277,6 @@ def environment() -> dict[str, str]:
 def config_of(manifest: Mapping[str, Any]) -> BuildConfig:
     """The build configuration that a generation was made with."""
     return BuildConfig.of(manifest["config"])
-
-
-def _units(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
-    if config.unit == "user":
-        return [Unit(user, user, samples, digest_of([canonical(sample, noun) for sample in samples]))]
-    return [
-        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), digest_of(canonical(sample, noun)))
-        for sample in samples
-    ]
 
 
 def _training_part(config: BuildConfig) -> dict[str, Any]:

@@ -97,10 +97,13 @@ class Home:
         return self._builder(RehearsalLedger(self.settings.ledger_url(), self.secret), store, progress)
 
     def _builder(self, ledger: Ledger, store: Store, progress: Progress | None) -> Builder:
+        return Builder(ledger, store, self.model(), self.workforce(), self.secret, progress or Silent())
+
+    def workforce(self) -> Workforce:
         settings = self.settings
-        processes = settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores())
-        workforce = Workforce(processes, _PRELOAD)
-        return Builder(ledger, store, self.model(), workforce, self.secret, progress or Silent())
+        return Workforce(
+            settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores()), _PRELOAD
+        )
 
     def reconciler(self, bell: Bell, progress: Progress | None = None) -> Reconciler:
         builder = self.builder(progress=progress)

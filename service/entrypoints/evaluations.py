@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from service.build.build import Builder, corpus_of
 from service.build.placement import Placer
 from service.build.progress import Progress
-from service.build.workforce import Workforce
+from service.config import load_settings
 from service.data import importers
 from service.data.samples import tallrec_split
 from service.entrypoints.bootstrap import Home
@@ -89,7 +89,7 @@ def evaluate_forgetting(
     dataset = importers.movielens(folder)
     with progress_for_stderr() as progress:
         if users is not None:
-            drawn = _drawn(dataset.interactions, users, given["seed"] or 0)
+            drawn = _drawn(dataset.interactions, users, load_settings(**_stated(given)).seed)
             dataset = dataclasses.replace(dataset, interactions=drawn)
         table = [] if only is Part.STORY else _placement(dataset, given, tried, progress)
         story = None if only is Part.PLACEMENT else _story(dataset, given, forgotten, progress)
@@ -148,10 +148,8 @@ def _story(
 
 
 def _placer(opened: Home, progress: Progress) -> Placer:
-    model, settings = opened.model(), opened.settings
-    processes = settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores())
-    workforce = Workforce(processes, ("service.build.embedding", "service.entrypoints.cli"))
-    return Placer(opened.ledger, Encoder.load(model), model, workforce, progress)
+    model = opened.model()
+    return Placer(opened.ledger, Encoder.load(model), model, opened.workforce(), progress)
 
 
 @contextmanager

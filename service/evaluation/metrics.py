@@ -32,7 +32,12 @@ def accuracy(scores: Sequence[float], liked: Sequence[bool]) -> float:
     return sum((score > 0.5) == yes for score, yes in zip(scores, liked, strict=True)) / len(scores)
 
 
-def log_loss(scores: Sequence[float], liked: Sequence[bool]) -> float:
-    """Mean −ln P(y), in nats."""
+def losses(scores: Sequence[float], liked: Sequence[bool]) -> list[float]:
+    """−ln P(y) of each target, in nats; at most 27.6, so that one certain mistake is not infinite."""
     likely = (score if yes else 1.0 - score for score, yes in zip(scores, liked, strict=True))
-    return -sum(math.log(max(p, 1e-12)) for p in likely) / len(scores)
+    return [-math.log(max(p, 1e-12)) for p in likely]
+
+
+def log_loss(scores: Sequence[float], liked: Sequence[bool]) -> float:
+    """Mean of the losses, in nats."""
+    return sum(losses(scores, liked)) / len(scores)

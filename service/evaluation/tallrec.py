@@ -13,23 +13,15 @@ from dataclasses import dataclass
 
 from adapters_store import Store
 from service.build.build import Builder, Corpus
-from service.data.ledger import Ledger
 from service.data.samples import TallrecSplit
 from service.evaluation.metrics import accuracy, auc, log_loss
+from service.evaluation.scoring import Unmasked, Untimed, score_samples
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig, Item, Sample
-from service.scoring.requests import ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
 MAX_SHARD_SIZE = 320  # gives about four shards of 1,024 samples
-_BATCH = 32
-
-
-class _Untimed:
-    def observe_forward(self, seconds: float) -> None: ...
-
-    def observe_neighbours(self, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +42,20 @@ class Report:
 def evaluate(
     split: TallrecSplit,
     items: Sequence[Item],
-    ledger: Ledger,
     store: Store,
     builder: Builder,
     frozen: FrozenModel,
     config: BuildConfig,
     training_samples: int,
 ) -> Report:
-    """Build a generation from `training_samples` windows in a scratch ledger and store, and score the test windows."""
+    """Build a generation from `training_samples` windows in a scratch store, and score the test windows."""
     drawn = random.Random(config.seed).sample(split.train, training_samples)
     began = time.monotonic()
     corpus = Corpus("movie", tuple(items), _by_user(drawn), _by_user(split.valid))
     built = builder.build_corpus(corpus, config, fence=0)
-    store.publish(built.generation)
-    ledger.publish(built.generation, built.fence)
     done = time.monotonic()
-    scores = _scores(Scorer(ledger, Snapshots(store, frozen), frozen, _Untimed()), split.test)
+    scorer = Scorer(Unmasked(built.generation), Snapshots(store, frozen), frozen, Untimed())
+    scores = score_samples(scorer, split.test)
     liked = [sample.liked for sample in split.test]
     return Report(
         auc=auc(scores, liked),
@@ -78,12 +68,6 @@ def evaluate(
         build_seconds=done - began,
         scoring_seconds=time.monotonic() - done,
     )
-
-
-def _scores(scorer: Scorer, samples: Sequence[Sample]) -> list[float]:
-    requests = [ScoreRequest(sample.history, (sample.target,)) for sample in samples]
-    batches = [requests[i : i + _BATCH] for i in range(0, len(requests), _BATCH)]
-    return [score for batch in batches for scored in scorer.score(batch) for score in scored.scores]
 
 
 def _by_user(samples: Sequence[Sample]) -> dict[str, tuple[Sample, ...]]:

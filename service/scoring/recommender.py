@@ -63,7 +63,9 @@ class Recommender:
             Ranked(request.candidates[n].item_id or None, request.candidates[n].title, scored.scores[n], rank)
             for rank, n in enumerate(best, 1)
         )
-        return Recommendation(scored.generation, scored.fence, scored.degraded, items, scored.weights)
+        return Recommendation(
+            scored.generation, scored.fence, scored.degraded, items, scored.weights, scored.neighbours
+        )
 
     def _prepare(self, query: Query) -> ScoreRequest:
         # What is in memory will do here: history length and catalogue. The batch decides which generation scores.

@@ -21,6 +21,7 @@ class Scored:
 
     scores: tuple[float, ...]  # P(Yes) / (P(Yes) + P(No)), one per candidate, in the request's order
     weights: dict[str, float]  # adapter digest -> w_k; routing reads the context, so all candidates share them
+    neighbours: tuple[str, ...]  # keys of the validation rows that decided the weights, nearest first
     generation: str
     fence: int
     degraded: bool  # no adapter may be used, so the frozen model answered alone
@@ -56,3 +57,4 @@ class Recommendation:
     degraded: bool
     items: tuple[Ranked, ...]
     weights: dict[str, float]
+    neighbours: tuple[str, ...]

@@ -19,6 +19,7 @@ from service.scoring.requests import Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
 
 
 class MaskSource(Protocol):
@@ -54,12 +55,13 @@ class Scorer:
         mask, snapshot = self._now()
         began = perf_counter()
         contexts = self._read(requests, snapshot)
-        weights = self._route(contexts, snapshot, mask)
+        near, weights = self._route(contexts, snapshot, mask)
         routed = perf_counter()
         scores = self._answer(requests, contexts, weights, snapshot)
         self._stopwatch.observe_forward(perf_counter() - routed)
         self._stopwatch.observe_neighbours(routed - began)
-        return [_scored(own, w, snapshot, mask) for own, w in zip(_split(scores, requests), weights, strict=True)]
+        answers = zip(_split(scores, requests), near, weights, strict=True)
+        return [_scored(own, rows, w, snapshot, mask) for own, rows, w in answers]
 
     def _now(self) -> tuple[Mask, Snapshot]:
         mask = self._masks.mask()
@@ -76,12 +78,12 @@ class Scorer:
         encoder = self._frozen.encoder
         return self._frozen.read_contexts([encoder.context(request.history, snapshot.noun) for request in requests])
 
-    def _route(self, contexts: Contexts, snapshot: Snapshot, mask: Mask) -> Floats:
+    def _route(self, contexts: Contexts, snapshot: Snapshot, mask: Mask) -> tuple[Indices, Floats]:
         near = snapshot.neighbours.nearest(
             contexts.embeddings.cpu().numpy(), snapshot.config.top_n, snapshot.hidden_rows(mask.rows)
         )
         error_k = mean_errors(snapshot.errors, near)
-        return softmax_weights(error_k, snapshot.config.tau, snapshot.allowed(mask.adapters))
+        return near, softmax_weights(error_k, snapshot.config.tau, snapshot.allowed(mask.adapters))
 
     def _answer(
         self, requests: Sequence[ScoreRequest], contexts: Contexts, weights: Floats, snapshot: Snapshot
@@ -111,10 +113,11 @@ def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tu
     return [tuple(scores[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
-def _scored(scores: tuple[float, ...], weights: Floats, snapshot: Snapshot, mask: Mask) -> Scored:
+def _scored(scores: tuple[float, ...], near: Indices, weights: Floats, snapshot: Snapshot, mask: Mask) -> Scored:
     return Scored(
         scores=scores,
         weights=dict(zip(snapshot.stack.digests, weights.tolist(), strict=True)),
+        neighbours=tuple(snapshot.row_keys[row] for row in near.tolist()),
         generation=snapshot.generation,
         fence=mask.fence,
         degraded=not snapshot.allowed(mask.adapters).any(),

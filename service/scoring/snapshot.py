@@ -35,7 +35,8 @@ class Snapshot:
     stack: AdapterStack
     errors: Floats  # (V, K)
     neighbours: Neighbours  # over the V validation rows
-    row_number: dict[str, int]  # opaque key -> row
+    row_keys: tuple[str, ...]  # row -> opaque key
+    row_number: dict[str, int]
     item_ids: tuple[str, ...]
     item_number: dict[str, int]
     item_embeddings: Floats  # (N, H)
@@ -66,6 +67,7 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
+    row_keys = tuple(json.loads(files["rows.json"]))
     item_ids = tuple(json.loads(files["items.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
     return Snapshot(
@@ -77,7 +79,8 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         stack=stack,
         errors=load_array(files["errors.npy"]),
         neighbours=Neighbours(load_array(files["embeddings.npy"])),
-        row_number={key: number for number, key in enumerate(json.loads(files["rows.json"]))},
+        row_keys=row_keys,
+        row_number={key: number for number, key in enumerate(row_keys)},
         item_ids=item_ids,
         item_number={item_id: number for number, item_id in enumerate(item_ids)},
         item_embeddings=item_embeddings,

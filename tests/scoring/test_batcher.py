@@ -55,7 +55,7 @@ def _request(*ids: str) -> ScoreRequest:
 
 def _scored(request: ScoreRequest) -> Scored:
     scores = tuple(float(len(candidate.item_id)) for candidate in request.candidates)
-    return Scored(scores, {candidate.item_id: 1.0 for candidate in request.candidates}, "g", 0, degraded=False)
+    return Scored(scores, {candidate.item_id: 1.0 for candidate in request.candidates}, (), "g", 0, degraded=False)
 
 
 class Bench:

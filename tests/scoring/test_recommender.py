@@ -56,7 +56,7 @@ class FakeQueue:
         self.requests.append(request)
         self.timeouts.append(timeout)
         scores = tuple(len(item.title) / 100 for item in request.candidates)
-        return Scored(scores, {"d": 1.0}, "generation", 7, degraded=True)
+        return Scored(scores, {"d": 1.0}, ("row",), "generation", 7, degraded=True)
 
 
 class Desk:
@@ -188,6 +188,7 @@ def test_fewer_candidates_than_wanted_are_all_ranked(desk):
 def test_an_answer_states_what_it_was_scored_with(desk):
     answer = desk.ask(MINE)
     assert (answer.generation, answer.fence, answer.degraded, answer.weights) == ("generation", 7, True, {"d": 1.0})
+    assert answer.neighbours == ("row",)
     assert desk.queue.timeouts == [TIMEOUT]
 
 

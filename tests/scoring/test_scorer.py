@@ -48,6 +48,7 @@ def _assert_same(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-4)
         assert one.weights == pytest.approx(other.weights, rel=1e-4)
+        assert one.neighbours == other.neighbours
 
 
 class SlowPath:
@@ -58,13 +59,19 @@ class SlowPath:
         self.plain = FrozenModel.load(ModelSpec(str(folder)))
         self._merged_model = merged_model
 
-    def weights(self, request):
+    def near(self, request):
         world = self.world
-        mask = world.current
         context = self.plain.encoder.context(request.history, "movie")
         query = self.plain.embed([context])[0].numpy()
-        rows = [n for n, key in enumerate(world.rows) if key not in mask.rows]
-        near = sorted(rows, key=lambda n: -float(world.embeddings[n] @ query))[: world.config.top_n]
+        rows = [n for n, key in enumerate(world.rows) if key not in world.current.rows]
+        return sorted(rows, key=lambda n: -float(world.embeddings[n] @ query))[: world.config.top_n]
+
+    def neighbours(self, request):
+        return tuple(self.world.rows[n] for n in self.near(request))
+
+    def weights(self, request):
+        world, mask = self.world, self.world.current
+        near = self.near(request)
         errors = [sum(float(world.errors[n, k]) for n in near) / len(near) for k in range(len(world.digests))]
         powers = [
             0.0 if digest in mask.adapters else math.exp(-world.config.tau * error)
@@ -99,13 +106,14 @@ def slow(world, merged_model, tiny_models):
 
 @activation
 @level
-def test_scores_and_weights_are_those_of_the_slow_path(world, scorer, slow, activation, level):
+def test_scores_weights_and_neighbours_are_those_of_the_slow_path(world, scorer, slow, activation, level):
     world.publish(activation=activation, level=level)
     world.change(adapters=frozenset(world.digests[:1]), rows=frozenset(world.rows[:5]))
     for scored, request in zip(scorer.score(REQUESTS), REQUESTS, strict=True):
         assert scored.scores == pytest.approx(slow.scores(request), rel=1e-4)
         assert list(scored.weights.values()) == pytest.approx(slow.weights(request), rel=1e-4)
         assert list(scored.weights) == world.digests
+        assert scored.neighbours == slow.neighbours(request)
 
 
 @activation
@@ -132,7 +140,9 @@ def test_weights_are_positive_and_sum_to_one(world, scorer):
 
 def test_a_generation_without_validation_rows_weighs_all_adapters_the_same(world, scorer):
     world.publish(rows=0)
-    assert list(scorer.score(REQUESTS)[1].weights.values()) == pytest.approx([1 / 3] * 3)
+    scored = scorer.score(REQUESTS)[1]
+    assert list(scored.weights.values()) == pytest.approx([1 / 3] * 3)
+    assert scored.neighbours == ()
 
 
 def test_a_generation_without_adapters_scores_as_the_frozen_model(world, scorer):
@@ -175,14 +185,17 @@ def test_a_masked_shard_has_weight_exactly_zero_in_the_very_next_batch(world, sc
     assert before[3].scores != after[3].scores
 
 
-def test_a_masked_validation_row_does_not_route_in_the_very_next_batch(world, scorer):
+def test_a_masked_validation_row_does_not_route_and_is_not_named_in_the_very_next_batch(world, scorer):
     world.publish(top_n=1, tau=50.0)
     request = REQUESTS[1]
     query = world.frozen.embed([world.frozen.encoder.context(request.history, "movie")])[0].numpy()
     nearest, second = np.argsort(-(world.embeddings @ query))[:2]
-    assert _best(scorer.score([request])[0]) == world.digests[world.errors[nearest].argmin()]
+    before = scorer.score([request])[0]
     world.change(rows=frozenset({world.rows[nearest], "a row of another generation"}))
-    assert _best(scorer.score([request])[0]) == world.digests[world.errors[second].argmin()]
+    after = scorer.score([request])[0]
+    assert (before.neighbours, after.neighbours) == ((world.rows[nearest],), (world.rows[second],))
+    assert _best(before) == world.digests[world.errors[nearest].argmin()]
+    assert _best(after) == world.digests[world.errors[second].argmin()]
 
 
 def _best(scored):
