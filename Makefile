@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-slow check format clean
+.PHONY: serve test test-slow torture history check format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -13,6 +13,13 @@ test: $(VENV)/.installed-dev ## set up and run the tests
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow
+
+SEED ?= $(shell date +%Y%m%d)
+torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where it stopped (minutes)
+	$(BIN)/python -m tests.torture.runner --kills 1000 --seed $(SEED) --folder .torture
+
+history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (minutes)
+	$(BIN)/python -m tests.history.load --operations 20000 --clients 8 --seed $(SEED)
 
 check: $(VENV)/.installed-dev ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -24,7 +31,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .lethe
+	rm -rf $(VENV) .lethe .torture
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -3,7 +3,7 @@
 It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
-from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory
+from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory, write_once
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "canonical_json",
     "digest_of",
     "sync_directory",
+    "write_once",
 ]

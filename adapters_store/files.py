@@ -6,9 +6,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def renamed(work: Path, path: Path) -> bool:
 def write_synced(path: Path, content: bytes) -> None:
     """Write a new file and bring it to the disk."""
     with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_once(path: Path, content: Callable[[], bytes]) -> None:
+    """Create a whole file for its owner only, unless there is one; of several processes at once, the first one's stays."""
+    for stray in path.parent.glob(f".{path.name}-*"):  # of a process that died here, or will find its work done
+        stray.unlink(missing_ok=True)
+    while not path.exists():
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+        _write_private(temporary, content())
+        # A link, unlike a rename, never replaces the file of a process that was faster.
+        with suppress(FileExistsError, FileNotFoundError):
+            os.link(temporary, path)
+        temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

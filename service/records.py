@@ -126,6 +126,7 @@ class Published:
     fence: int
     config: BuildConfig
     frozen: Mapping[str, str]  # what identifies the frozen model
+    environment: Mapping[str, str]  # platform and library versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,17 @@ Everything is named by the digest of what it was made from, so what did not chan
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from numpy.typing import NDArray
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
+from service.build.environment import environment_of
 from service.build.placement import Placer, units_of
 from service.build.progress import Progress, Silent
 from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
@@ -86,7 +84,9 @@ class Builder:
         workforce: Workforce,
         secret: bytes,
         progress: Progress | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """`environment` decides digests as the rows do; by default it is what this process computes with."""
         self._ledger = ledger
         self._store = store
         self._model = model
@@ -94,11 +94,17 @@ class Builder:
         self._workforce = workforce
         self._secret = secret
         self._progress: Progress = progress or Silent()
+        self._environment = environment_of(model.device) if environment is None else environment
 
     @property
     def frozen(self) -> dict[str, str]:
         """What identifies the frozen model in a manifest."""
         return {"digest": self._encoder.digest, "dtype": self._model.dtype}
+
+    @property
+    def _made_with(self) -> dict[str, Any]:
+        """What the bits of everything computed here depend on, beside its own inputs."""
+        return {"frozen": self.frozen, "environment": self._environment}
 
     def build(self, config: BuildConfig) -> Built:
         """Read the ledger once and make its generation."""
@@ -111,12 +117,13 @@ class Builder:
         Raises:
             LetheError, StoreFailure: nothing half-made is left where it could be served.
         """
-        shards = self._plan_shards(corpus, config)
+        planned = self._plan_shards(corpus, config)
+        shards = dict(planned)
         users = self._plan_validation(corpus, config)
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
         self._ledger.record_exposures(
             fence,
-            {digest: [sample.user_id for sample in shard.samples] for digest, shard in shards.items()},
+            _seen_by(planned),
             {key: user.user_id for user in users for key in user.keys},
             {digest: shard.name for digest, shard in shards.items()},
         )
@@ -127,7 +134,9 @@ class Builder:
         files |= self._catalogue_files(corpus.items, previous)
         manifest = self._manifest(corpus, config, shards, users)
         return Built(
-            published=Published(self._store.add_generation(manifest, files), fence, config, self.frozen),
+            published=Published(
+                self._store.add_generation(manifest, files), fence, config, self.frozen, self._environment
+            ),
             trained=trained,
             shards={digest: shard.name for digest, shard in shards.items()},
             rows=frozenset(key for user in users for key in user.keys),
@@ -135,21 +144,22 @@ class Builder:
 
     # Which adapters there should be
 
-    def _plan_shards(self, corpus: Corpus, config: BuildConfig) -> dict[str, Shard]:
+    def _plan_shards(self, corpus: Corpus, config: BuildConfig) -> list[tuple[str, Shard]]:
+        """Digest and shard; people who said the same things may make two shards of one digest."""
         units = units_of(corpus.training, corpus.noun, config)
-        placer = Placer(self._ledger, self._encoder, self._model, self._workforce, self._progress)
+        placer = Placer(self._ledger, self._encoder, self._model, self._workforce, self._progress, self._environment)
         names = placer.place(units, corpus.items, corpus.noun, config)
         members: dict[str, list[Sample]] = {}
         for unit in units:
             members.setdefault(names[unit.key], []).extend(unit.samples)
         shards = [Shard(name, _canonical_order(samples, config.seed)) for name, samples in sorted(members.items())]
-        return {self._adapter_digest(shard, corpus.noun, config): shard for shard in shards}
+        return [(self._adapter_digest(shard, corpus.noun, config), shard) for shard in shards]
 
     def _adapter_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
         return digest_of(
             {
                 "format": _ADAPTER_FORMAT,
-                "frozen": self.frozen,
+                **self._made_with,
                 "template": prompts.TEMPLATE_VERSION,
                 "training": _training_part(config),
                 "samples": [canonical(sample, noun) for sample in shard.samples],
@@ -205,7 +215,9 @@ class Builder:
         planned = []
         for user_id, samples in sorted(corpus.validation.items()):
             ordered = _canonical_order(samples, config.seed)
-            batch = digest_of([self.frozen, config.activation, [canonical(sample, corpus.noun) for sample in ordered]])
+            batch = digest_of(
+                [self._made_with, config.activation, [canonical(sample, corpus.noun) for sample in ordered]]
+            )
             keys = row_keys(self._secret, user_id, batch, len(ordered))
             planned.append(ValidationUser(user_id, keys, tuple(self._lesson(s, corpus.noun) for s in ordered)))
         return planned
@@ -218,7 +230,7 @@ class Builder:
         return {"items.json": canonical_json([item.item_id for item in items]), "item_embeddings.npy": embeddings}
 
     def _catalogue_digest(self, items: Sequence[Item]) -> str:
-        return digest_of([self.frozen, [asdict(item) for item in items]])
+        return digest_of([self._made_with, [asdict(item) for item in items]])
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
         rows = [self._encoder.item(item) for item in items]
@@ -249,7 +261,7 @@ class Builder:
             "noun": corpus.noun,
             "catalogue": self._catalogue_digest(corpus.items),
             "config": asdict(config),
-            "environment": environment(),
+            "environment": dict(self._environment),
             "adapters": adapters,
             "validation_rows": sum(len(user.keys) for user in users),
         }
@@ -258,25 +270,23 @@ class Builder:
         # It saves work only, so one that cannot be read is not worth refusing to build.
         try:
             active = self._store.active()
-            return self._store.generation(active) if active else None
+            previous = self._store.generation(active) if active else None
         except (DamagedArtifact, MissingArtifact):
             return None
-
-
-def environment() -> dict[str, str]:
-    """What the promise of equal bytes is made for."""
-    return {
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-    }
+        return previous if previous is not None and previous.manifest["format"] == FORMAT else None
 
 
 def config_of(manifest: Mapping[str, Any]) -> BuildConfig:
     """The build configuration that a generation was made with."""
     return BuildConfig.of(manifest["config"])
+
+
+def _seen_by(planned: Sequence[tuple[str, Shard]]) -> dict[str, list[str]]:
+    """Adapter digest -> a user id for each of the samples behind it."""
+    seen: dict[str, list[str]] = {}
+    for digest, shard in planned:
+        seen.setdefault(digest, []).extend(sample.user_id for sample in shard.samples)
+    return seen
 
 
 def _training_part(config: BuildConfig) -> dict[str, Any]:

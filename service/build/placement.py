@@ -43,13 +43,20 @@ class Placer:
     """Gives every unit its shard's name; embeds only the units whose place is not known yet."""
 
     def __init__(
-        self, ledger: Ledger, encoder: Encoder, model: ModelSpec, workforce: Workforce, progress: Progress
+        self,
+        ledger: Ledger,
+        encoder: Encoder,
+        model: ModelSpec,
+        workforce: Workforce,
+        progress: Progress,
+        environment: Mapping[str, str],
     ) -> None:
         self._ledger = ledger
         self._encoder = encoder
         self._model = model
         self._workforce = workforce
         self._progress = progress
+        self._environment = environment
 
     def place(self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig) -> dict[str, str]:
         """unit key -> shard name, for all `units`."""
@@ -86,6 +93,7 @@ class Placer:
         anchors = partition.anchor_histories(items, config.history_length, config.seed)
         tree_digest = self._tree_digest(anchors, noun, config)
         wanted = {unit.key: digest_of([tree_digest, unit.digest]) for unit in units}
+        self._ledger.prune_placements({unit.key for unit in units})
         known = self._ledger.placements()
         paths = {key: known[key][1] for key, digest in wanted.items() if key in known and known[key][0] == digest}
         new = [unit for unit in units if unit.key not in paths]
@@ -142,7 +150,7 @@ class Placer:
 
     def _tree_digest(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> str:
         texts = [prompts.context_text(anchor, noun) for anchor in anchors]
-        return digest_of([self._encoder.digest, self._model.dtype, config.tree_depth, texts])
+        return digest_of([self._encoder.digest, self._model.dtype, self._environment, config.tree_depth, texts])
 
     def _tree_through(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> partition.PublicTree:
         return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)

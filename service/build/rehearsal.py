@@ -10,6 +10,13 @@ from service.data.ledger import Ledger
 class RehearsalLedger(Ledger):
     """Reads as the ledger does and notes nothing of a build: no deletion may name an adapter that was never served."""
 
+    def placements(self) -> dict[str, tuple[str, str]]:
+        """None: a rehearsal does not trust what an earlier build remembered."""
+        return {}
+
+    def prune_placements(self, units: Collection[str]) -> None:
+        """Note nothing."""
+
     def save_placements(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
         """Note nothing."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 
-from adapters_store import Store
+from adapters_store import Store, write_once
 from service.build.build import Builder
 from service.build.progress import Progress, Silent
 from service.build.rehearsal import RehearsalLedger
@@ -148,10 +147,5 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
 
 
 def _secret_file(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(32).encode())
+    write_once(path, lambda: secrets.token_hex(32).encode())
     return path.read_bytes()

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from service.build.build import Builder, corpus_of
+from service.build.environment import environment_of
 from service.build.placement import Placer
 from service.build.progress import Progress
 from service.config import load_settings
@@ -149,7 +150,8 @@ def _story(
 
 def _placer(opened: Home, progress: Progress) -> Placer:
     model = opened.model()
-    return Placer(opened.ledger, Encoder.load(model), model, opened.workforce(), progress)
+    environment = environment_of(model.device)
+    return Placer(opened.ledger, Encoder.load(model), model, opened.workforce(), progress, environment)
 
 
 @contextmanager

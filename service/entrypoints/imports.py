@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.data import importers
+from service.data.ledger import ImportCounts
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.console import err
 from service.entrypoints.options import HomeOption, open_home
@@ -67,15 +68,23 @@ def import_demo_if_empty(opened: Home) -> None:
     """So that a first start has something to show."""
     if opened.ledger.counts().items == 0:
         demo = importers.demo()
-        opened.ledger.import_data(demo.items, demo.interactions, demo.noun)
+        _take(opened, demo)
+
+
+def _take(opened: Home, dataset: importers.Dataset, allow_returning: bool = False) -> ImportCounts:
+    return opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun, allow_returning)
+
+
+def _take_back(opened: Home, dataset: importers.Dataset) -> ImportCounts:
+    with opened.tombstones.locked():
+        # Before they are back: a crash in between must not have them forgotten again at the next start.
+        opened.tombstones.remove(opened.ledger.tombstones_over(dataset.interactions))
+        return _take(opened, dataset, allow_returning=True)
 
 
 def _import(dataset: importers.Dataset, home: Path | None, allow_returning: bool) -> None:
     opened = open_home(home, {})
-    if allow_returning:
-        # Before they are back: a crash in between must not have them forgotten again at the next start.
-        opened.tombstones.remove(opened.ledger.tombstones_over(dataset.interactions))
-    counts = opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun, allow_returning)
+    counts = _take_back(opened, dataset) if allow_returning else _take(opened, dataset)
     for rejection in dataset.rejected:
         err.print(f"left out: {rejection.file}, line {rejection.line}: {rejection.reason}", markup=False)
     typer.echo(

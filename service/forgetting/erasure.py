@@ -81,8 +81,10 @@ class RemainsFinder:
 
     def _masked_rows(self, request: ForgetRequest, in_use: frozenset[str]) -> frozenset[str]:
         _, rows = self._ledger.masked_by(request.request_id)
-        # Rows that never held the forgotten items keep their keys; of who is gone as a whole, none may be in use.
-        return rows if request.scope == "user" else rows - in_use
+        # Rows that never held the forgotten items keep their keys, and so do equal rows of who came back meanwhile (then
+        # there is no tombstone any more); of who is gone as a whole, none may be in use.
+        is_gone = request.scope == "user" and self._ledger.tombstones(request.request_id)
+        return rows if is_gone else rows - in_use
 
 
 def files_holding(root: Path, needles: Sequence[bytes]) -> ByteSearch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from service.build.build import environment
 from service.data.ledger import Ledger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
@@ -40,7 +39,6 @@ class Intake:
                 request,
                 published=self._ledger.published(),
                 adapters={},
-                environment=environment(),
                 completed_at=request.masked_at,
                 remains=None,
             )

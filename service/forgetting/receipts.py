@@ -9,7 +9,6 @@ import base64
 import binascii
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from adapters_store import canonical_json, sync_directory
+from adapters_store import canonical_json, write_once
 from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
 from service.forgetting.erasure import Remains
 from service.records import BuildConfig, ForgetRequest, Published
@@ -61,8 +60,8 @@ class ReceiptSigner:
         is readable by others than its owner, is no Ed25519 key, or cannot be read or written.
         """
         try:
-            if not path.exists():
-                _create_key(path)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_once(path, _new_key)
             return cls(_parse_private_key(_read_private(path), path))
         except OSError as error:
             raise InvalidSetting(
@@ -113,7 +112,6 @@ def receipt_content(
     *,
     published: Published | None,
     adapters: Mapping[str, str | None],
-    environment: Mapping[str, str],
     completed_at: float,
     remains: Remains | None,
 ) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def receipt_content(
         "adapters": dict(adapters),
         "frozen_model": published and dict(published.frozen),
         "configuration": published and _configuration(published.config),
-        "environment": dict(environment),
+        "environment": published and dict(published.environment),
         "erasure": remains and asdict(remains) | {"found": remains.found},
     }
 
@@ -169,28 +167,8 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _create_key(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        _link_first(temporary, path)
-    finally:
-        temporary.unlink()
-    sync_directory(path.parent)
-
-
-def _link_first(source: Path, path: Path) -> None:
-    try:
-        # A link, unlike a rename, never replaces the key of a process that was faster.
-        os.link(source, path)
-    except FileExistsError:
-        return
+def _new_key() -> bytes:
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _read_private(path: Path) -> bytes:

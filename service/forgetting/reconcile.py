@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Store, StoreFailure
-from service.build.build import Builder, Built, environment
+from service.build.build import Builder, Built
 from service.data.ledger import Ledger
 from service.errors import LetheError, StoreError
 from service.forgetting.bell import Bell
@@ -117,11 +117,14 @@ class Reconciler:
         try:
             if self._store.active() != generation:
                 return False
-            for adapter in self._store.generation(generation).manifest["adapters"]:
-                self._store.adapter(adapter["digest"])
+            adapters = [adapter["digest"] for adapter in self._store.generation(generation).manifest["adapters"]]
+            for digest in adapters:
+                self._store.adapter(digest)
+            # What a worker that was overtaken and died has left may have seen somebody whose deletion is completed.
+            alone = self._store.digests() == sorted(adapters) and self._store.generations() == [generation]
+            return alone and not self._store.abandoned()
         except StoreFailure:
             return False
-        return True
 
     def config(self) -> BuildConfig:
         """How to build: as the published generation was. A deletion never changes how the model is built."""
@@ -160,7 +163,6 @@ class Reconciler:
                 request,
                 published=built.published,
                 adapters={digest: _successor(digest, shard, built.shards) for digest, shard in affected},
-                environment=environment(),
                 completed_at=completed_at,
                 remains=remains,
             )

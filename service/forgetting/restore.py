@@ -26,11 +26,11 @@ def restore_check(ledger: Ledger, tombstones: TombstoneFile, intake: Intake) -> 
     Raises:
         LedgerUnavailable, StoreError: nothing may be answered before this has succeeded.
     """
-    # The file is read first: what is added to it meanwhile is in the ledger already.
-    restored = ledger.restore_tombstones(tombstones.standing())
-    found = ledger.found_again()
-    requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
-    tombstones.bury(ledger.tombstones())
+    with tombstones.locked():  # or somebody who comes back meanwhile would be taken for somebody who must not
+        restored = ledger.restore_tombstones(tombstones.standing())
+        found = ledger.found_again()
+        requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
+        tombstones.bury(ledger.tombstones())
     if restored or requests:
         log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
     return Restored(restored, requests)

@@ -31,40 +31,41 @@ class TombstoneFile:
         self._standing: dict[tuple[str, str], Tombstone] = {}
         self._read_to = 0  # bytes
         self._lines = 0
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
+        self._descriptor: int | None = None  # while it is locked
 
     def standing(self) -> list[Tombstone]:
         """All tombstones that no return has removed. Raises Damaged, naming the line, if the file is not sound."""
-        with self._turn, self._opened() as descriptor:
-            self._catch_up(descriptor)
+        with self.locked():
             return list(self._standing.values())
 
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
         """Append those that do not stand yet."""
-        with self._turn, self._opened() as descriptor:
-            self._catch_up(descriptor)
+        with self.locked() as descriptor:
             self._append(descriptor, _BURIED, [s for s in tombstones if (s.subject, s.grave) not in self._standing])
 
     def remove(self, tombstones: Iterable[Tombstone]) -> None:
         """Append that the users of these came back."""
-        with self._turn, self._opened() as descriptor:
-            self._catch_up(descriptor)
+        with self.locked() as descriptor:
             self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.grave) in self._standing])
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    def locked(self) -> Iterator[int]:
+        """Nobody else reads or writes the file meanwhile: to compare it with a ledger, or to change both."""
+        with self._turn:
+            if self._descriptor is not None:
+                yield self._descriptor
+                return
+            with _failures():
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield descriptor
+                with _failures():
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+                    self._catch_up(self._descriptor)
+                yield self._descriptor
             finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StoreError(
-                f"the tombstone file in the home folder cannot be used ({error.strerror}); "
-                "a deletion is only confirmed when it is written there: make room, or make it writable, and ask again"
-            ) from error
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def _catch_up(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
@@ -87,15 +88,26 @@ class TombstoneFile:
     def _append(self, descriptor: int, event: str, tombstones: Collection[Tombstone]) -> None:
         if not tombstones:
             return
-        os.ftruncate(descriptor, self._read_to)
         lines = b"".join(canonical_json({"event": event, **asdict(tombstone)}) for tombstone in tombstones)
-        written = os.write(descriptor, lines)
-        if written < len(lines):
-            raise OSError(None, "the disk is full")
-        os.fsync(descriptor)
-        if self._read_to == 0:
-            sync_directory(self._path.parent)
-        self._catch_up(descriptor)
+        with _failures():
+            os.ftruncate(descriptor, self._read_to)
+            if os.write(descriptor, lines) < len(lines):
+                raise OSError(None, "the disk is full")
+            os.fsync(descriptor)
+            if self._read_to == 0:
+                sync_directory(self._path.parent)
+            self._catch_up(descriptor)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"the tombstone file in the home folder cannot be used ({error.strerror}); "
+            "a deletion is only confirmed when it is written there: make room, or make it writable, and ask again"
+        ) from error
 
 
 def _parsed(line: bytes, number: int) -> tuple[str, Tombstone]:

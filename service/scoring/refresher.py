@@ -45,13 +45,14 @@ class Refresher:
         """What `GET /generation` tells.
 
         Raises:
-            NotReady: nothing is loaded yet.
+            NotReady, Damaged: nothing is loaded yet, or what is published cannot be.
             LedgerUnavailable: the mask cannot be known.
         """
-        snapshot = self._snapshots.current
-        if snapshot is None:
+        if self._snapshots.current is None:
             raise NotReady(self.reason)
-        mask, config = self._masks.mask(), snapshot.config
+        mask = self._masks.mask()
+        snapshot = self._snapshots.of(mask.generation)
+        config = snapshot.config
         return {
             "generation": snapshot.generation,
             "fence": mask.fence,

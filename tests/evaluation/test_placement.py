@@ -134,7 +134,7 @@ def test_the_table_describes_the_partitions_that_a_build_would_make(tiny_models,
     config = BuildConfig(tree_depth=2, history_length=3, seed=SEED)
     with Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", b"a secret of the tests") as ledger:
         workforce = Workforce(2, ("service.build.training", "service.build.rows"))
-        placer = Placer(ledger, Encoder.load(model), model, workforce, Silent())
+        placer = Placer(ledger, Encoder.load(model), model, workforce, Silent(), {})
         rows = placement_table(Corpus("movie", ITEMS, TRAINING, {}), placer, config, ["user"], 5, Silent())
         units = units_of(TRAINING, "movie", config)
         four = [row for row in rows if row.partition in ("tree", "algorithm1")][::4]

@@ -44,7 +44,13 @@ REQUEST = ForgetRequest(
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 
 
-PUBLISHED = Published("2" * 64, 9, BuildConfig(lora_targets=("c_attn",)), {"digest": "f" * 64, "dtype": "float32"})
+PUBLISHED = Published(
+    generation="2" * 64,
+    fence=9,
+    config=BuildConfig(lora_targets=("c_attn",)),
+    frozen={"digest": "f" * 64, "dtype": "float32"},
+    environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
+)
 NOTHING_LEFT = Remains(
     person_in_ledger=0,
     old_adapters=0,
@@ -62,7 +68,6 @@ def content_of(request: ForgetRequest, published: Published | None = PUBLISHED) 
         request,
         published=published,
         adapters={"a" * 64: "c" * 64, "b" * 64: None},
-        environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
         completed_at=1_750_000_100.0,
         remains=NOTHING_LEFT,
     )

@@ -68,7 +68,7 @@ class FakeBuilder:
         manifest = {"adapters": adapters, "config": asdict(config), "frozen": {"digest": "f" * 64}}
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        published = Published(generation, view.fence, config, manifest["frozen"])
+        published = Published(generation, view.fence, config, manifest["frozen"], {})
         return Built(published, tuple(digests.values()), shards, frozenset(rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ class Home:
 
     def check(self) -> Restored:
         return restore_check(self.ledger, self.tombstones, Intake(self.ledger, SIGNER, self.tombstones))
+
+    def check_elsewhere(self) -> None:
+        """As another process, which has the files open for itself."""
+        tombstones = TombstoneFile(self.folder / "tombstones.jsonl")
+        with self._open() as ledger:
+            restore_check(ledger, tombstones, Intake(ledger, SIGNER, tombstones))
 
     def held(self) -> dict[str, list[str]]:
         view = self.ledger.view().interactions
@@ -111,6 +118,20 @@ def test_who_had_not_come_back_before_a_crash_stays_out(home: Home) -> None:
     home.restore_backup()
     home.check()
     assert "ann" not in home.held()
+
+
+def test_who_comes_back_while_another_process_starts_is_not_forgotten_again(home: Home) -> None:
+    home.forget("ann")
+    rows = [row for row in ROWS if row.user_id == "ann"]
+    with home.tombstones.locked():
+        starting = threading.Thread(target=home.check_elsewhere)
+        starting.start()
+        home.tombstones.remove(home.ledger.tombstones_over(rows))
+        home.ledger.import_data([], rows, None, allow_returning=True)
+    starting.join()
+    assert home.tombstones.standing() == home.ledger.tombstones() == []
+    assert home.check() == Restored(0, ())
+    assert "ann" in home.held()
 
 
 def test_nothing_is_answered_on_a_damaged_tombstone_file(home: Home) -> None:

@@ -130,6 +130,11 @@ class Ledger:
         with self._database.writing() as connection:
             placements.save_of_held_users(connection, tables.placements, given)
 
+    def prune_placements(self, units: Collection[str]) -> None:
+        """Drop the paths of other units than these: a deletion during a build may have left one behind."""
+        with self._database.writing() as connection:
+            placements.prune_placements(connection, units)
+
     def recorded_partition(self, partition_digest: str) -> dict[str, str]:
         """Unit key -> shard name, as recorded under this digest; empty when nothing is."""
         with self._database.reading() as connection:

@@ -22,6 +22,13 @@ def read_partition(connection: sa.Connection, partition_digest: str) -> dict[str
     return {row.unit_key: row.shard for row in connection.execute(query)}
 
 
+def prune_placements(connection: sa.Connection, units: Collection[str]) -> None:
+    """Drop the paths of units that are no more."""
+    key = tables.placements.c.unit_key
+    for chunk in chunks(set(connection.scalars(sa.select(key))) - set(units)):
+        connection.execute(sa.delete(tables.placements).where(key.in_(chunk)))
+
+
 def prune_partition(connection: sa.Connection, partition_digest: str, units: Collection[str]) -> None:
     """Drop the recorded places of units that are no more; a sample's key could be guessed by who knows the user."""
     gone = read_partition(connection, partition_digest).keys() - set(units)

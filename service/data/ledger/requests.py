@@ -47,7 +47,9 @@ def one_request(connection: sa.Connection, request_id: str) -> ForgetRequest:
 
 def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> None:
     """The time at which work first began stays; each beginning counts as an attempt."""
-    first_time = sa.func.coalesce(_requests.c.retraining_at, now)
+    # A clock that was set back must not make work begin before the request was masked.
+    beginning = sa.case((_requests.c.masked_at > now, _requests.c.masked_at), else_=now)
+    first_time = sa.func.coalesce(_requests.c.retraining_at, beginning)
     attempts = _requests.c.attempts + 1
     _change_owed(connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None)
 
@@ -85,7 +87,10 @@ def count_by_state(connection: sa.Connection) -> dict[str, int]:
 def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
     """(accepted_at, completed_at) of the deletions that were owed for a time, oldest first."""
     c = _requests.c
-    query = sa.select(c.accepted_at, c.completed_at).where(c.completed_at > c.masked_at).order_by(c.accepted_at)
+    # By the times alone, one whose clock was set back would look as if nothing had been held.
+    was_owed = sa.or_(c.completed_at > c.masked_at, c.retraining_at.is_not(None))
+    done = sa.and_(c.completed_at.is_not(None), was_owed)
+    query = sa.select(c.accepted_at, c.completed_at).where(done).order_by(c.accepted_at)
     return [(row.accepted_at, row.completed_at) for row in connection.execute(query)]
 
 

@@ -42,8 +42,13 @@ def publish(connection: sa.Connection, published: Published) -> bool:
     values = {
         "generation": published.generation,
         "published_fence": published.fence,
-        "published_config": json.dumps(asdict(published.config)),
-        "published_frozen": json.dumps(dict(published.frozen)),
+        "published": json.dumps(
+            {
+                "config": asdict(published.config),
+                "frozen": dict(published.frozen),
+                "environment": dict(published.environment),
+            }
+        ),
     }
     if any(getattr(state, name) != value for name, value in values.items()):
         raise_revision(connection, **values)
@@ -55,8 +60,9 @@ def published(connection: sa.Connection) -> Published | None:
     state = read_state(connection)
     if state.generation is None:
         return None
-    config, frozen = json.loads(state.published_config), json.loads(state.published_frozen)
-    return Published(state.generation, state.published_fence, BuildConfig.of(config), frozen)
+    made = json.loads(state.published)
+    config = BuildConfig.of(made["config"])
+    return Published(state.generation, state.published_fence, config, made["frozen"], made["environment"])
 
 
 def raise_fence(connection: sa.Connection, fence: int) -> None:

@@ -53,8 +53,7 @@ state = _table(
     _whole("revision"),
     _text("generation", nullable=True),
     _whole("published_fence"),
-    _text("published_config", nullable=True),
-    _text("published_frozen", nullable=True),
+    _text("published", nullable=True),
     _whole("shards_training"),
     _text("noun", nullable=True),
 )

@@ -1,0 +1,262 @@
+"""Runs the tests that name a hidden channel against copies of the code in which that channel was opened on purpose.
+
+A process of its own: `python mutants.py COPIES RESULTS`. It imports the libraries once and forks for each mutant, so that
+none costs more than the tests themselves. It must not import the service: every fork imports its own copy of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CHANNELS = "tests/exactness/test_channels.py"
+LIBRARIES = (
+    "anyio._backends._asyncio",
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "faiss",
+    "hypothesis",
+    "huggingface_hub",
+    "numpy",
+    "peft",
+    "pytest",
+    "redis",
+    "safetensors.numpy",
+    "safetensors.torch",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
+    "tokenizers",
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "transformers.pytorch_utils",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One channel opened: `old` stands in `file` exactly once, and `caught_by` names the test that must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    caught_by: str
+
+
+MUTANTS = (
+    Mutant(
+        "rows in the database's own order",
+        "service/data/ledger/catalogue.py",
+        "sa.select(tables.items).order_by(tables.items.c.item_id))))",
+        "sa.select(tables.items))))",
+        "test_the_order_of_rows_from_the_database",
+    ),
+    Mutant(
+        "a person's rows as the view lists them",
+        "service/data/samples.py",
+        "rows = sorted(interactions, key=lambda row: (row.timestamp, row.item_id))",
+        "rows = list(interactions)",
+        "test_the_order_in_which_a_view_lists_people",
+    ),
+    Mutant(
+        "split by rank among all users",
+        "service/build/build.py",
+        "held_out = is_validation_user(user_id, config.validation_percent, config.seed)",
+        "held_out = sorted(view.interactions).index(user_id) * config.validation_percent % 100 < 30",
+        "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
+    ),
+    Mutant(
+        "sub-sampling that depends on the number of users",
+        "service/build/build.py",
+        "items, config.history_length, config.samples_per_user)",
+        "items, config.history_length, config.samples_per_user - len(view.interactions) % 2)",
+        "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
+    ),
+    Mutant(
+        "planes fitted on users",
+        "service/build/placement.py",
+        "            tree = self._tree_through(anchors, noun, config)\n",
+        "            tree = partition.PublicTree.through(self.embed(units, noun), config.tree_depth)\n",
+        "test_a_persons_path_does_not_depend_on_who_else_there_is",
+    ),
+    Mutant(
+        "order of batches from the shard's position",
+        "service/build/build.py",
+        "self._training_task(digest, shards[digest], noun, config)",
+        'self._training_task(f"{list(shards).index(digest):x}" * 64, shards[digest], noun, config)',
+        "test_an_adapter_does_not_depend_on_other_shards",
+    ),
+    Mutant(
+        "a seed from a counter",
+        "service/build/training.py",
+        "torch.manual_seed(config.seed)",
+        "torch.manual_seed(torch.initial_seed() + 1)",
+        "test_an_adapter_does_not_depend_on_what_was_trained_before_it",
+    ),
+    Mutant(
+        "stopping early on shared validation data",
+        "service/build/build.py",
+        "trained = self._train_missing(shards, corpus.noun, config)",
+        "trained = self._train_missing(shards, corpus.noun, config if users else BuildConfig())",
+        "test_an_adapter_does_not_depend_on_those_who_validate",
+    ),
+    Mutant(
+        "validation users in one batch",
+        "service/build/validation.py",
+        "        results.append(_validate(mixture, stacks, lessons, task.activation))\n",
+        "        everybody = tuple(lesson for own in task.users for lesson in own)\n"
+        "        whole = _validate(mixture, stacks, everybody, task.activation)\n"
+        "        first = sum(map(len, task.users[: len(results)]))\n"
+        "        mine = slice(first, first + len(lessons))\n"
+        "        errors = {digest: column[mine] for digest, column in whole.errors.items()}\n"
+        "        results.append(UserValidation(whole.embeddings[mine], errors))\n",
+        "test_a_validation_row_does_not_depend_on_others_who_validate",
+    ),
+    Mutant(
+        "tau from the data",
+        "service/build/build.py",
+        '"config": asdict(config),',
+        '"config": {**asdict(config), "tau": 1.0 + len(corpus.training)},',
+        "test_a_configuration_holds_whatever_the_data",
+    ),
+    Mutant(
+        "popularity in an item's text",
+        "service/build/build.py",
+        "files |= self._catalogue_files(corpus.items, previous)",
+        "seen = [s.target.item_id for own in corpus.training.values() for s in own]\n"
+        "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in corpus.items]\n"
+        "        files |= self._catalogue_files(items, previous)",
+        "test_the_catalogue_does_not_know_what_anybody_liked",
+    ),
+    Mutant(
+        "candidates by what others liked",
+        "service/scoring/recommender.py",
+        "else snapshot.item_embeddings.mean(axis=0)",
+        "else snapshot.item_embeddings.mean(axis=0)\n"
+        "        center = center * float(snapshot.errors.sum() or 1.0) * (-1) ** len(snapshot.row_number)",
+        "test_candidates_do_not_depend_on_what_others_liked",
+    ),
+    Mutant(
+        "catalogue known by its ids",
+        "service/build/build.py",
+        "return digest_of([self.frozen, [asdict(item) for item in items]])",
+        "return digest_of([self.frozen, [item.item_id for item in items]])",
+        "test_genres_that_change_under_an_id",
+    ),
+    Mutant(
+        "validation rows known by their user",
+        "service/build/build.py",
+        "keys = row_keys(self._secret, user_id, batch, len(ordered))",
+        "keys = row_keys(self._secret, user_id, user_id, len(ordered))",
+        "test_validation_rows_of_somebody_whose_opinions_change",
+    ),
+    Mutant(
+        "paths known by their user",
+        "service/build/placement.py",
+        "if key in known and known[key][0] == digest}",
+        "if key in known}",
+        "test_the_path_of_somebody_whose_opinions_change",
+    ),
+    Mutant(
+        "adapters numbered as their processes end",
+        "service/build/build.py",
+        "for number, files in self._workforce.run(train_adapter, tasks, self._trained):",
+        "for number, (_, files) in enumerate(self._workforce.run(train_adapter, tasks, self._trained)):",
+        "test_which_process_ends_first",
+    ),
+    Mutant(
+        "times in what an adapter is named by",
+        "service/data/samples.py",
+        "yield Sample(rows[i].user_id, history, opinions[i].item, opinions[i].liked)",
+        "yield Sample(rows[i].user_id, history, opinions[i].item, rows[i].timestamp % 2 == 0)",
+        "test_times_count_by_their_order_alone",
+    ),
+)
+
+
+def mutated(mutant: Mutant | None, folder: Path) -> Path:
+    """A copy of the code, with the mutant's change; the model that is bundled is no code and is linked."""
+    for package in ("service", "adapters_store"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "base_model"))
+    (folder / "service/bundled/base_model").symlink_to(ROOT / "service/bundled/base_model")
+    if mutant is not None:
+        file = folder / mutant.file
+        code = file.read_text()
+        assert code.count(mutant.old) == 1, (
+            f"{mutant.name}: {mutant.file} holds {mutant.old!r} {code.count(mutant.old)} times"
+        )
+        file.write_text(code.replace(mutant.old, mutant.new))
+    return folder
+
+
+class Outcomes:
+    """A pytest plugin: the name of each test -> whether its own code passed."""
+
+    def __init__(self) -> None:
+        self.passed: dict[str, bool] = {}
+        self.told: list[str] = []
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        name = report.nodeid.rpartition("::")[2].partition("[")[0]
+        if report.when == "call":
+            self.passed[name] = self.passed.get(name, True) and report.passed
+        if report.failed:
+            self.told.append(f"{report.when} of {report.nodeid}: {report.longreprtext[-600:]}")
+
+
+def run_tests(copy: Path, tests: Sequence[str], results: Path) -> None:
+    """In a fork: these tests with the copy's code instead of the real one."""
+    import pytest  # noqa: PLC0415 - imported long before; only the name is needed
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.path.insert(0, str(copy))
+    outcomes = Outcomes()
+    chosen = [f"{ROOT / CHANNELS}::{test}" for test in tests]
+    plain = [
+        "-q",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(ROOT),
+        "-c",
+        str(ROOT / "pyproject.toml"),
+    ]
+    pytest.main([*plain, f"--basetemp={copy / 'tmp'}", *chosen], plugins=[outcomes])
+    used = str(sys.modules["service"].__file__)
+    told = {"service": used, "passed": outcomes.passed, "told": outcomes.told}
+    results.write_text(json.dumps(told))
+
+
+def main(copies: Path, results: Path) -> None:
+    """Two forks at a time: one for the code as it is, and one for each mutant."""
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    assert "service" not in sys.modules
+    gc.freeze()  # what is here already is everybody's, and nobody's garbage
+    context = multiprocessing.get_context("fork")
+    waiting: list[tuple[str, Mutant | None]] = [("control", None)] + [(mutant.name, mutant) for mutant in MUTANTS]
+    running: list[Any] = []
+    for number, (name, mutant) in enumerate(waiting):
+        copy = mutated(mutant, copies / str(number))
+        tests = sorted({each.caught_by for each in ([mutant] if mutant else MUTANTS)})
+        while len([process for process in running if process.is_alive()]) >= 2:
+            multiprocessing.connection.wait([process.sentinel for process in running if process.is_alive()])
+        running.append(context.Process(target=run_tests, args=(copy, tests, results / f"{name}.json")))
+        running[-1].start()
+    for process in running:
+        process.join()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

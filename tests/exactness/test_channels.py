@@ -1,0 +1,434 @@
+"""Each way in which a person could leave a trace in somebody else's part is closed: one test for each such channel.
+
+`test_mutants.py` opens the channels one by one, and each time the test named after it here must fail.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from adapters_store import Store
+from service.build.build import Builder, corpus_of
+from service.build.rehearsal import RehearsalLedger
+from service.build.rows import load_array
+from service.data.ledger import Ledger
+from service.data.samples import is_validation_user
+from service.llm.encoder import ModelSpec
+from service.llm.frozen import FrozenModel
+from service.records import BuildConfig, Interaction, Item, LedgerView, Opinion
+from service.routing.weights import mean_errors, softmax_weights
+from service.scoring.recommender import Recommender
+from service.scoring.requests import Query, Scored, ScoreRequest
+from service.scoring.scorer import Scorer
+from service.scoring.snapshot import Snapshots
+
+from .homes import NOUN, SECRET, Home, LastFirst, RememberingPublicTexts, copied, items_named, likings, shuffled
+
+CONFIG = BuildConfig(
+    max_shard_size=10,
+    tree_depth=2,
+    samples_per_user=4,
+    history_length=3,
+    validation_percent=30,
+    lora_rank=1,
+    lora_alpha=2,
+    epochs=3,
+    learning_rate=0.02,
+    batch_size=3,
+)
+ITEMS = items_named(8)
+USERS = [f"person-{number}" for number in range(12)]
+ROWS = likings(USERS, ITEMS, 4, 7)
+VALIDATING = [user for user in USERS if is_validation_user(user, CONFIG.validation_percent, CONFIG.seed)]
+TRAINING = [user for user in USERS if user not in VALIDATING]
+
+PUBLIC_TEXTS = RememberingPublicTexts()  # they are the same in almost every test
+
+HomeOf = Callable[..., Home]
+
+
+def without(*users: str) -> list[Interaction]:
+    return [row for row in ROWS if row.user_id not in users]
+
+
+def only(*users: str) -> list[Interaction]:
+    return [row for row in ROWS if row.user_id in users]
+
+
+@pytest.fixture(scope="module")
+def origin(scratch: Path, smallest_model: ModelSpec) -> Path:
+    """The folder of a home of everybody, built."""
+    home = Home(scratch / "origin", smallest_model, CONFIG, PUBLIC_TEXTS)
+    home.ledger.import_data(ITEMS, ROWS, NOUN)
+    home.build()
+    home.close()
+    return home.folder
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Home]]:
+    homes: list[Home] = []
+    yield homes
+    for home in homes:
+        home.close()
+
+
+@pytest.fixture
+def everybody(origin: Path, scratch: Path, smallest_model: ModelSpec, opened: list[Home], request: Any) -> Home:
+    """A copy of the home of everybody."""
+    opened.append(Home(copied(origin, scratch / f"copy-{request.node.name}"), smallest_model, CONFIG, PUBLIC_TEXTS))
+    return opened[-1]
+
+
+@pytest.fixture
+def home_of(scratch: Path, smallest_model: ModelSpec, opened: list[Home], request: Any) -> HomeOf:
+    """A function: rows, and what is to differ -> a home that never held any others, built."""
+
+    def built(rows: list[Interaction], items: list[Item] = ITEMS, config: BuildConfig = CONFIG, **parts: Any) -> Home:
+        folder = scratch / f"{len(opened)}-{request.node.name}"
+        opened.append(Home(folder, smallest_model, config, **{"workforce": PUBLIC_TEXTS, **parts}))
+        opened[-1].ledger.import_data(items, rows, NOUN)
+        opened[-1].build()
+        return opened[-1]
+
+    return built
+
+
+def validation_rows(home: Home) -> dict[str, tuple[bytes, bytes]]:
+    """Key -> the bytes of its embedding and of its errors, sorted by adapter."""
+    stored = home.store.generation(home.ledger.generation() or "")
+    errors, embeddings = load_array(stored.read("errors.npy")), load_array(stored.read("embeddings.npy"))
+    columns = np.argsort([adapter["digest"] for adapter in stored.manifest["adapters"]])
+    keys = json.loads(stored.read("rows.json"))
+    return {
+        key: (embedding.tobytes(), own[columns].tobytes())
+        for key, embedding, own in zip(keys, embeddings, errors, strict=True)
+    }
+
+
+def catalogue_files(home: Home) -> dict[str, bytes]:
+    stored = home.store.generation(home.ledger.generation() or "")
+    return {name: stored.read(name) for name in ("items.json", "item_embeddings.npy")}
+
+
+def test_these_people_fill_several_shards_and_validate() -> None:
+    """Or the tests below would say nothing."""
+    assert len(VALIDATING) >= 3
+    assert len(TRAINING) >= 6
+
+
+# The order in which things come
+
+
+@contextmanager
+def reversed_selects() -> Iterator[None]:
+    """SQLite gives rows backwards wherever no order is asked for."""
+
+    def turn(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA reverse_unordered_selects=ON")
+
+    sa.event.listen(sa.Engine, "connect", turn)
+    yield
+    sa.event.remove(sa.Engine, "connect", turn)
+
+
+def test_the_order_of_rows_from_the_database(everybody: Home, home_of: HomeOf) -> None:
+    with reversed_selects():
+        other = home_of(shuffled(ROWS), shuffled(ITEMS))
+    assert other.files() == everybody.files()
+
+
+class ShuffledLedger(Ledger):
+    """Reads users and their interactions in another order each time."""
+
+    def view(self) -> LedgerView:
+        view = super().view()
+        users = shuffled(view.interactions, 5)
+        return replace(view, interactions={user: tuple(shuffled(view.interactions[user], 6)) for user in users})
+
+
+def test_the_order_in_which_a_view_lists_people(everybody: Home, home_of: HomeOf) -> None:
+    assert home_of(ROWS, ledger=ShuffledLedger).files() == everybody.files()
+
+
+def test_which_process_ends_first(everybody: Home, home_of: HomeOf) -> None:
+    assert home_of(ROWS, workforce=LastFirst()).files() == everybody.files()
+
+
+# Who else there is
+
+
+@pytest.mark.parametrize("user", [TRAINING[0], TRAINING[3], VALIDATING[0]])
+def test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is(everybody: Home, user: str) -> None:
+    view = everybody.ledger.view()
+    rest = {name: rows for name, rows in view.interactions.items() if name != user}
+    now, then = (corpus_of(seen, CONFIG) for seen in (replace(view, interactions=rest), view))
+    for part, before in ((now.training, then.training), (now.validation, then.validation)):
+        assert part == {name: samples for name, samples in before.items() if name != user}
+
+
+def test_a_persons_path_does_not_depend_on_who_else_there_is(everybody: Home, home_of: HomeOf) -> None:
+    together = dict(everybody.table("placements", "user_id, path"))
+    assert len(set(together.values())) > 1
+    for user in TRAINING[:3]:
+        assert dict(home_of(only(user)).table("placements", "user_id, path")) == {user: together[user]}
+
+
+def test_an_adapter_does_not_depend_on_other_shards(everybody: Home, home_of: HomeOf) -> None:
+    seen = everybody.table("exposures", "key, user_id")
+    adapters = everybody.adapters()
+    assert len(adapters) >= 3
+    for digest, files in adapters.items():
+        alone = home_of(only(*(user for key, user in seen if key == digest)))
+        assert alone.adapters() == {digest: files}
+
+
+def test_an_adapter_does_not_depend_on_what_was_trained_before_it(everybody: Home) -> None:
+    adapters = everybody.adapters()
+    for digest in sorted(adapters, reverse=True):
+        everybody.store.remove_adapter(digest)
+        assert everybody.build().trained == (digest,)
+        assert everybody.adapters()[digest] == adapters[digest]
+
+
+def test_an_adapter_does_not_depend_on_those_who_validate(everybody: Home, home_of: HomeOf) -> None:
+    assert home_of(only(*TRAINING)).adapters() == everybody.adapters()
+
+
+def test_a_validation_row_does_not_depend_on_others_who_validate(everybody: Home, home_of: HomeOf) -> None:
+    together = validation_rows(everybody)
+    for user in VALIDATING[:3]:
+        alone = validation_rows(home_of(only(user, *TRAINING)))
+        assert alone
+        assert alone == {key: together[key] for key in alone}
+
+
+def test_a_configuration_holds_whatever_the_data(everybody: Home, home_of: HomeOf) -> None:
+    for home in (everybody, home_of(only(*USERS[:3])), home_of([])):
+        stated = home.manifest()["config"]
+        assert {**stated, "lora_targets": tuple(stated["lora_targets"])} == asdict(CONFIG)
+
+
+# What others liked
+
+
+def test_the_catalogue_does_not_know_what_anybody_liked(everybody: Home, home_of: HomeOf) -> None:
+    assert catalogue_files(home_of([])) == catalogue_files(everybody)
+
+
+class Asked(Exception):
+    """What was to be scored."""
+
+    def __init__(self, request: ScoreRequest) -> None:
+        super().__init__()
+        self.candidates = [item.item_id for item in request.candidates]
+
+
+class Queue:
+    """Only wants to know what it is asked."""
+
+    async def submit(self, request: ScoreRequest, timeout: float) -> Scored:
+        raise Asked(request)
+
+
+def retrieved(home: Home, frozen: FrozenModel, query: Query) -> list[str]:
+    recommender = Recommender(home.ledger, Snapshots(home.store, frozen), frozen, Queue(), 5.0)
+    with pytest.raises(Asked) as asked:
+        anyio.run(recommender.recommend, query)
+    return asked.value.candidates
+
+
+def test_candidates_do_not_depend_on_what_others_liked(
+    everybody: Home, home_of: HomeOf, smallest_model: ModelSpec
+) -> None:
+    frozen = FrozenModel.load(smallest_model)
+    nobody_else = home_of(only(USERS[0]))
+    for query in (
+        Query(user_id=USERS[0], liked=(), disliked=(), candidates=None, top_k=3),
+        Query(user_id=None, liked=(ITEMS[2].item_id,), disliked=(), candidates=None, top_k=3),
+    ):
+        found = retrieved(everybody, frozen, query)
+        assert len(found) >= 1
+        assert retrieved(nobody_else, frozen, query) == found
+
+
+class NoStopwatch:
+    def observe_forward(self, seconds: float) -> None: ...
+
+    def observe_neighbours(self, seconds: float) -> None: ...
+
+
+def test_weights_follow_from_the_published_errors_and_the_configured_tau(
+    everybody: Home, smallest_model: ModelSpec
+) -> None:
+    frozen = FrozenModel.load(smallest_model)
+    snapshots = Snapshots(everybody.store, frozen)
+    history = (Opinion(ITEMS[0], True), Opinion(ITEMS[5], False))
+    [scored] = Scorer(everybody.ledger, snapshots, frozen, NoStopwatch()).score([ScoreRequest(history, (ITEMS[1],))])
+    snapshot = snapshots.of(everybody.ledger.generation())
+    stands = frozen.read_contexts([frozen.encoder.context(history, NOUN)]).embeddings.numpy()
+    error_k = mean_errors(snapshot.errors, snapshot.neighbours.nearest(stands, CONFIG.top_n))
+    [expected] = softmax_weights(error_k, CONFIG.tau, np.ones(error_k.shape[1], dtype=np.bool_))
+    assert list(scored.weights.values()) == expected.tolist()
+
+
+# What was known before
+
+
+def test_a_title_that_changes_under_its_id(everybody: Home, home_of: HomeOf) -> None:
+    items = [replace(ITEMS[0], title="Another film (2001)"), *ITEMS[1:]]
+    everybody.ledger.import_data(items, [], NOUN)
+    before = catalogue_files(everybody)
+    everybody.build()
+    assert everybody.files() == home_of(ROWS, items).files()
+    assert catalogue_files(everybody) != before
+
+
+def test_genres_that_change_under_an_id(everybody: Home, home_of: HomeOf) -> None:
+    items = [replace(ITEMS[0], genres=("Comedy",)), *ITEMS[1:]]
+    adapters = everybody.adapters()
+    everybody.ledger.import_data(items, [], NOUN)
+    everybody.build()
+    assert everybody.files() == home_of(ROWS, items).files()
+    assert everybody.adapters() == adapters  # prompts name titles only
+
+
+@pytest.mark.parametrize("user", [VALIDATING[0], VALIDATING[-1]])
+def test_validation_rows_of_somebody_whose_opinions_change(everybody: Home, home_of: HomeOf, user: str) -> None:
+    changed = [replace(row, liked=not row.liked) if row.user_id == user else row for row in ROWS]
+    before = validation_rows(everybody)
+    everybody.ledger.import_data([], changed, None)
+    everybody.build()
+    assert everybody.files() == home_of(changed).files()
+    assert validation_rows(everybody) != before
+
+
+def test_the_path_of_somebody_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
+    moved = [replace(row, liked=not row.liked) for row in ROWS]
+    before = dict(everybody.table("placements", "unit_key, path"))
+    everybody.ledger.import_data([], moved, None)
+    everybody.build()
+    clean = home_of(moved)
+    assert dict(everybody.table("placements", "unit_key, path")) != before
+    assert everybody.table("placements", "unit_key, digest, path") == clean.table(
+        "placements", "unit_key, digest, path"
+    )
+    assert everybody.files() == clean.files()
+
+
+def test_an_order_of_time_that_changes(everybody: Home, home_of: HomeOf) -> None:
+    turned = [replace(row, timestamp=-row.timestamp) for row in ROWS]
+    before = everybody.files()
+    everybody.ledger.import_data([], turned, None)
+    everybody.build()
+    assert everybody.files() == home_of(turned).files()
+    assert everybody.files() != before
+
+
+def test_times_count_by_their_order_alone(everybody: Home, home_of: HomeOf) -> None:
+    """Where a file has no times its line numbers stand for them, and these tell how much stood between."""
+    later = [replace(row, timestamp=2 * row.timestamp + 10**6) for row in ROWS]
+    assert home_of(later).files() == everybody.files()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        replace(CONFIG, unit="sample", activation="prompt"),
+        replace(CONFIG, validation_percent=60, lora_alpha=8),
+        replace(CONFIG, partition="random", history_length=1),
+    ],
+    ids=["unit", "split", "partition"],
+)
+def test_an_earlier_generation_of_another_configuration(everybody: Home, between: BuildConfig) -> None:
+    before = everybody.files()
+    everybody.reconciler.rebuild(between)
+    assert everybody.files() != before
+    everybody.build()
+    assert everybody.files() == before
+
+
+def test_an_earlier_generation_in_another_precision(
+    everybody: Home, scratch: Path, smallest_model: ModelSpec, opened: list[Home]
+) -> None:
+    before = everybody.files()
+    half = Home(everybody.folder, replace(smallest_model, dtype="bfloat16"), CONFIG, PUBLIC_TEXTS)
+    opened.append(half)
+    half.build()
+    assert half.files() != before
+    everybody.build()
+    assert everybody.files() == before
+
+
+def test_how_often_somebody_was_forgotten_and_when(everybody: Home, home_of: HomeOf) -> None:
+    before = everybody.files()
+    for user in (TRAINING[1], VALIDATING[1]):
+        everybody.forget(user)
+        everybody.settle()
+        assert everybody.files() != before
+        everybody.take_back(only(user))
+        everybody.build()
+        assert everybody.files() == before
+    everybody.forget(TRAINING[1])
+    everybody.forget(VALIDATING[1])
+    everybody.settle()
+    assert everybody.files() == home_of(without(TRAINING[1], VALIDATING[1])).files()
+
+
+def test_nothing_in_a_generation_tells_a_time_a_fence_or_a_process(everybody: Home) -> None:
+    stored = {name: content for name, content in everybody.files().items() if name.endswith(".json")}
+    for name, content in stored.items():
+        assert not re.search(rb"\b1[6-9]\d{8}\b", content), name  # seconds since the epoch, of these decades
+        assert not re.search(rb'"(time|fence|pid|host|user|created_at)":', content), name
+
+
+def test_a_rehearsal_does_not_trust_remembered_paths(
+    everybody: Home, scratch: Path, smallest_model: ModelSpec, request: Any
+) -> None:
+    path = {unit: ("0" if found[0] == "1" else "1") + found[1:] for unit, found in _paths(everybody).items()}
+    wrong = [(unit, unit, digest, path[unit]) for unit, digest in everybody.table("placements", "unit_key, digest")]
+    everybody.ledger.save_placements(wrong)
+    everybody.build()
+    store = Store(scratch / f"rehearsed-{request.node.name}")
+    with RehearsalLedger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
+        rehearsed = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET).build(CONFIG)
+    assert rehearsed.generation != everybody.ledger.generation()
+
+
+def test_what_another_environment_computed_is_not_taken_for_ones_own(
+    everybody: Home, smallest_model: ModelSpec
+) -> None:
+    before, rows = set(everybody.adapters()), set(validation_rows(everybody))
+    with Ledger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
+        for torch_version, again in (("0.1", False), ("0.2", False), ("0.2", True)):
+            elsewhere = Builder(
+                ledger, everybody.store, smallest_model, PUBLIC_TEXTS, SECRET, environment={"torch": torch_version}
+            )
+            built = elsewhere.build(CONFIG)
+            assert bool(built.trained) is not again
+            assert again or not (before & built.shards.keys() or rows & built.rows)
+            before, rows = set(built.shards), set(built.rows)
+
+
+def test_who_said_the_same_as_somebody_in_another_shard_is_masked_with_them(home_of: HomeOf) -> None:
+    twins = [replace(row, user_id=user) for row in only(TRAINING[0]) for user in TRAINING]
+    home = home_of(twins, config=replace(CONFIG, max_shard_size=1, samples_per_user=1))
+    [digest] = home.adapters()
+    for user in TRAINING:
+        request = home.forget(user)
+        assert (request.affected_shards, request.masked_samples) == ((digest,), 1)
+
+
+def _paths(home: Home) -> dict[str, str]:
+    return dict(home.table("placements", "unit_key, path"))

@@ -1,0 +1,135 @@
+"""A long history: two replicas, many clients, deletions and retraining; then the checker's verdict.
+
+    python -m tests.history.load --operations 20000 --clients 8 --seed 1
+
+Prints what was done, how long a deletion took until it was masked, and every broken promise; exit code 1 if there is any.
+`--postgres URL` (an empty database) puts the ledger there instead of into SQLite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import _save_tiny_model, _tiny_tokenizer
+from tests.e2e.conftest import Commands, Installation
+
+from .checker import ACCEPTED, OK, History, check
+from .observer import Observer
+from .replicas import SETTINGS, Begin, Replica, begin_afresh, import_people, two_replicas
+from .visitors import People, Plan, Run
+
+_FORGET_EVERY = 60
+_PAUSE_SECONDS = 0.03  # without pauses, clients and servers would leave retraining next to no processor time
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A history and how it was made."""
+
+    history: History
+    seconds: float
+    mask_buckets: dict[float, float]  # as both servers measured: at most so many seconds -> how many deletions
+
+
+def perform(installation: Installation, rated: Mapping[str, Sequence[str]], plan: Plan, begin: Begin) -> Outcome:
+    """Put the load on two replicas of a built installation of these people."""
+    people = People(rated, random.Random(plan.seed))
+    with two_replicas(installation, begin) as replicas, Observer(ledger_url(installation)) as observer:
+        run = Run(plan, replicas, people, observer)
+        run.perform()
+        return Outcome(run.history(), run.seconds, _mask_buckets(replicas))
+
+
+def ledger_url(installation: Installation) -> str:
+    return installation.environment.get("LETHE_DATABASE_URL", f"sqlite:///{installation.home / 'ledger.sqlite'}")
+
+
+def _mask_buckets(replicas: Iterable[Replica]) -> dict[float, float]:
+    sums: dict[float, float] = {}
+    for replica in replicas:
+        for family in text_string_to_metric_families(replica.get("/metrics")[1].decode()):
+            for sample in family.samples if family.name == "lethe_forget_mask_seconds" else ():
+                if sample.name.endswith("_bucket"):
+                    bound = float(sample.labels["le"])
+                    sums[bound] = sums.get(bound, 0) + sample.value
+    return sums
+
+
+def report(outcome: Outcome) -> str:
+    history = outcome.history
+    answers = [answer for answer in history.recommended if answer.status == OK]
+    accepted = [wish for wish in history.forgotten if wish.status == ACCEPTED]
+    operations = len(history.recommended) + len(history.forgotten)
+    statuses = Counter(one.status for one in history.recommended) + Counter(one.status for one in history.forgotten)
+    latencies = sorted(wish.end - wish.begin for wish in accepted)
+    return "\n".join(
+        [
+            f"operations: {operations} in {outcome.seconds:.0f} s, {operations / outcome.seconds:.0f} a second",
+            f"statuses: {dict(sorted(statuses.items()))}",
+            f"deletions: {len(accepted)}, of which {sum(wish.whole for wish in accepted)} of whole persons; "
+            f"{len(history.completed)} receipts",
+            f"answers by replica: {dict(Counter(answer.replica for answer in answers))}",
+            f"generations seen: {len({answer.generation for answer in answers})}",
+            f"witnesses: {len(_union(wish.adapters for wish in accepted))} adapters, "
+            f"{len(_union(wish.rows for wish in accepted))} validation rows",
+            "request to masked, as the clients saw it: "
+            + ", ".join(f"{name} {1000 * _quantile(latencies, q):.1f} ms" for name, q in _QUANTILES.items()),
+            "request to masked, in the servers: "
+            + ", ".join(f"{name} ≤ {1000 * _bucket(outcome.mask_buckets, q):g} ms" for name, q in _QUANTILES.items()),
+        ]
+    )
+
+
+_QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+
+
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*sets)
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def _bucket(buckets: dict[float, float], q: float) -> float:
+    return min(bound for bound, count in buckets.items() if count >= q * max(buckets.values()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--operations", type=int, default=20_000)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--postgres", metavar="URL", help="ledger in this empty PostgreSQL database")
+    given = parser.parse_args(arguments)
+    print(f"seed: {given.seed}", flush=True)
+    transformers.utils.logging.disable_progress_bar()
+    settings = SETTINGS | ({"LETHE_DATABASE_URL": given.postgres} if given.postgres else {})
+    with tempfile.TemporaryDirectory() as scratch:
+        model = Path(scratch) / "model"
+        _save_tiny_model(model, "llama", _tiny_tokenizer(480), {})
+        commands = Commands(Path(scratch))
+        installation = Installation(Path(scratch), model, commands, **settings)
+        plan = Plan(given.operations, given.clients, given.seed, _FORGET_EVERY, _PAUSE_SECONDS)
+        rated = import_people(installation, plan.people)
+        installation.build()
+        outcome = perform(installation, rated, plan, begin_afresh)
+        commands.close()
+    print(report(outcome))
+    violations = check(outcome.history)
+    print(f"violations: {len(violations)}", *(f"{one.rule}: {one.what}" for one in violations[:50]), sep="\n  ")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

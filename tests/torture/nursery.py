@@ -1,0 +1,118 @@
+"""A process that has imported the command line once, and forks for every command: a fork is what a fresh start would be.
+
+A fresh interpreter takes seconds to import the libraries, which would leave no time for killing. Reads one JSON object a
+line from standard input and answers each with a number. When standard input closes, it ends all that it started.
+
+The commands run as they are, but for one class: training processes, which a worker forks from a fork server that it has
+started afresh, are forks of the worker itself here. It too has imported the libraries and computed nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers.models.llama.modeling_llama  # noqa: F401 - this and uvicorn's: every fork would import them anew
+import uvicorn.lifespan.on
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto
+import uvicorn.protocols.websockets.auto  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+from service.build.workforce import Workforce
+from service.entrypoints import bootstrap
+from service.entrypoints.cli import main
+
+
+class ForkingWorkforce(Workforce):
+    """Every task in a fork of this process."""
+
+    def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
+        super().__init__(processes, preload)
+        self._context = multiprocessing.get_context("fork")
+
+
+def kill_when_told(armed: Path) -> None:
+    """End this process by SIGKILL at a step of the service: the file names it, and which of its occurrences is meant."""
+    one_at_a_time = threading.Lock()
+
+    def hook(event: str, _arguments: tuple[object, ...]) -> None:
+        if event.startswith("lethe."):
+            with one_at_a_time:
+                _perhaps_die(event.removeprefix("lethe."), armed)
+
+    sys.addaudithook(hook)
+
+
+def _perhaps_die(step: str, armed: Path) -> None:
+    try:
+        wanted, occurrence = armed.read_text().split()
+    except FileNotFoundError:
+        return
+    if wanted != step:
+        return
+    if int(occurrence) > 1:
+        armed.write_text(f"{wanted} {int(occurrence) - 1}")
+        return
+    armed.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _become(command: dict[str, Any]) -> None:
+    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+        os.dup2(descriptor, number)
+    os.environ.clear()
+    os.environ.update(command["environment"])
+    random.seed()
+    kill_when_told(Path(command["armed"]))
+    sys.argv = ["lethe", *command["arguments"]]
+    main()
+
+
+def _fork(command: dict[str, Any]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 0
+    try:
+        _become(command)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - a fork may not return into the loop of its parent
+        traceback.print_exc()
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _answer_commands() -> None:
+    living: set[int] = set()
+    for line in sys.stdin:
+        command = json.loads(line)
+        if (buried := command.get("bury")) is not None:
+            print(os.waitstatus_to_exitcode(os.waitpid(buried, 0)[1]), flush=True)
+            living.discard(buried)
+        else:
+            born = _fork(command)
+            living.add(born)
+            print(born, flush=True)
+    for pid in living:
+        os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    bootstrap.Workforce = ForkingWorkforce
+    # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.
+    get_checkpoint_conversion_mapping("llama")
+    _answer_commands()

@@ -1,0 +1,423 @@
+"""Kills the real server and worker again and again, and checks that nothing was lost and nothing differs.
+
+    python -m tests.torture.runner --kills 1000 --seed 7 --folder DIR
+
+All that is chosen is drawn from the seed. A second call with the same folder goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from . import checks
+from .processes import PATIENCE, Child, Nursery, Server, Stuck, wait_until
+from .steps import OF_THE_SERVER, OF_THE_WORKER
+from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
+
+AT_RANDOM = ("server", "worker", "both", "trainer", "import", "build")  # who is killed at a random time
+KILLS_BETWEEN_CHECKS = 10
+PEOPLE = 12
+SETTINGS = {
+    "LETHE_SECRET": "a secret of the tests",
+    "LETHE_MAX_SHARD_SIZE": "12",
+    "LETHE_VALIDATION_PERCENT": str(VALIDATION_PERCENT),
+    "LETHE_TREE_DEPTH": "1",
+    "LETHE_HISTORY_LENGTH": "2",
+    "LETHE_SAMPLES_PER_USER": "3",
+    "LETHE_LORA_RANK": "2",
+    "LETHE_EPOCHS": "2",
+    "LETHE_BUILD_PROCESSES": "2",
+    "LETHE_THREADS": "1",
+    "LETHE_RETRY_SECONDS": "0.05",
+    "LETHE_TOP_N": "8",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+MODEL_SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+_LATEST = {"import": 0.1, "build": 0.5}  # seconds after the beginning of what is killed at a random time
+_LATEST_OTHERWISE = 0.6
+_TRIES = 12  # of one kill, before a step counts as one that does not come
+
+
+class Torture:
+    """One installation in `folder`, and what was done to it."""
+
+    def __init__(self, folder: Path, model: Path, seed: str | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.home = folder / "home"
+        self.journal = Journal(folder / "journal.jsonl")
+        self.world = self.journal.world
+        if self.world.seed is None:
+            self.journal.note("begin", seed=seed or secrets.token_hex(4))
+        self.seed = str(self.world.seed)
+        self._armed = folder / "armed"
+        self._armed.unlink(missing_ok=True)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("LETHE_")},
+            **SETTINGS,
+            "LETHE_HOME": str(self.home),
+            "LETHE_MODEL": str(model.absolute()),
+        }
+        self._nursery = Nursery(self.environment, folder / "log", self._armed)
+        self._server: Server | None = None
+        self._worker: Child | None = None
+        self._chance = random.Random(self.seed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._worker is not None:
+            self._worker.kill()
+        self._nursery.__exit__(kind, error, at)
+
+    @property
+    def kills(self) -> int:
+        return self.world.kills.total()
+
+    def run(self, kills: int, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Until there were so many kills, or something was found wrong."""
+        try:
+            if self.world.open_wish is not None:
+                self._utter_again()
+            while self.kills < kills and not self.world.findings:
+                self._round(self.world.round + 1)
+                if self.kills % KILLS_BETWEEN_CHECKS == 0 or self.kills >= kills:
+                    self.check()
+                if self.kills % 50 == 0:
+                    tell(f"{self.kills} kills")
+        except Stuck as stuck:
+            self._find(f"stuck: {stuck}")
+
+    # One round: one kill, in the midst of what people ask for
+
+    def _round(self, number: int) -> None:
+        self._chance = random.Random(f"{self.seed}:{number}")
+        card = self._card(number)
+        self._populate()
+        for _ in range(_TRIES):
+            if self._killed_at(card) if "." in card else self._killed_at_random(card):
+                self.journal.note("kill", where=card)
+                break
+        else:
+            self._find(f"the step {card} was not reached")
+        self._armed.unlink(missing_ok=True)
+        self.journal.note("round", number=number)
+
+    def _card(self, number: int) -> str:
+        """From a deck with every step and every random victim once, shuffled anew when it is through."""
+        deck = [*OF_THE_SERVER, *OF_THE_WORKER, *AT_RANDOM]
+        through, place = divmod(number - 1, len(deck))
+        random.Random(f"{self.seed}:deck:{through}").shuffle(deck)
+        return deck[place]
+
+    def _killed_at(self, step: str) -> bool:
+        """Whether a process has ended itself at the step."""
+        of_the_server = step in OF_THE_SERVER
+        self._armed.write_text(f"{step} {1 if of_the_server else self._chance.choice((1, 1, 2))}")
+        self._ask_for_something(sure=True)
+        if of_the_server:
+            return not self._armed.exists()
+        # Only now, so that a worker which the last kill has ended begins at once.
+        self._everybody_works()
+        assert self._worker is not None
+        worker = self._worker
+        wait_until(lambda: worker.ended() or checks.owed(self.home) == 0)
+        if self._armed.exists():
+            return False
+        worker.wait()
+        return True
+
+    def _killed_at_random(self, victim: str) -> bool:
+        """Whether somebody was there to be killed at the time that was drawn."""
+        delay = self._chance.uniform(0, _LATEST.get(victim, _LATEST_OTHERWISE))
+        if victim == "import":
+            return self._import_killed(delay)
+        self._everybody_works()
+        if victim == "build":
+            return self._build_killed(delay)
+        killed: list[int] = []
+        timer = threading.Timer(delay, lambda: killed.extend(self._shoot(victim)))
+        timer.start()
+        self._ask_for_something(sure=True)
+        timer.join()
+        if victim in ("worker", "both"):
+            assert self._worker is not None
+            self._worker.wait()
+        return bool(killed)
+
+    def _shoot(self, victim: str) -> list[int]:
+        assert self._server is not None
+        assert self._worker is not None
+        chosen = {"server": [self._server.child], "worker": [self._worker], "both": [self._server.child, self._worker]}
+        pids = [child.pid for child in chosen.get(victim, [])]
+        if victim == "trainer":
+            with suppress(psutil.NoSuchProcess):
+                pids = [child.pid for child in psutil.Process(self._worker.pid).children()[:1]]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return pids
+
+    def _build_killed(self, delay: float) -> bool:
+        self._import([self._new_person()], returning=False)
+        building = self._nursery.start("build")
+        if building.ended(delay):
+            return False
+        building.kill()
+        return True
+
+    def _import_killed(self, delay: float) -> bool:
+        people, returning = self._arrivals()
+        self._wish_import(people, returning)
+        importing = self._nursery.start(*self._import_arguments(people, returning))
+        in_time = not importing.ended(delay)
+        importing.kill()
+        self._utter_again()
+        return in_time
+
+    # People come, ask to be forgotten, and ask for recommendations
+
+    def _populate(self) -> None:
+        missing = PEOPLE - len(self.world.people())
+        if missing > 2:
+            self._import([self._new_person() for _ in range(missing)], returning=False)
+        elif self._chance.random() < 0.3:
+            self._import(*self._arrivals())
+
+    def _arrivals(self) -> tuple[list[str], bool]:
+        """People to import, and whether those among them who were forgotten are to be taken back in."""
+        gone = self.world.gone()[-20:]
+        if not gone or self._chance.random() < 0.4:
+            return [self._new_person()], False
+        return self._chance.sample(gone, min(2, len(gone))), self._chance.random() < 0.6
+
+    def _new_person(self) -> str:
+        self.world.born += 1
+        return f"person-{self.world.born}"
+
+    def _import(self, people: list[str], returning: bool) -> None:
+        self._wish_import(people, returning)
+        self._utter_again()
+
+    def _wish_import(self, people: list[str], returning: bool) -> None:
+        self.journal.note("wish", what="import", people=people, returning=returning, born=self.world.born)
+
+    def _import_arguments(self, people: Sequence[str], returning: bool) -> list[str]:
+        rows = [((person, item), said) for person in people for item, said in rows_of(person).items()]
+        return write_tables(self.folder / "tables", rows) + ["--allow-returning"] * returning
+
+    def _ask_for_something(self, sure: bool) -> None:
+        """One to three deletions, the first surely of a person from whom an adapter has learnt; and other questions."""
+        for number in range(self._chance.choice((1, 1, 2, 3))):
+            self._forget(*self._somebody(sure and number == 0))
+        if self._chance.random() < 0.3:
+            self._ask_again()
+        self._recommend()
+
+    def _somebody(self, learnt_from: bool) -> tuple[str, list[str] | None]:
+        people = [person for person in self.world.people() if trains(person) or not learnt_from]
+        if learnt_from and not people:
+            self._import([person := self._new_person()], returning=False)
+            return person, None
+        what = self._chance.random()
+        if not learnt_from and (what < 0.2 or not people):
+            return self._chance.choice([*self.world.gone()[-20:], "a stranger"]), None
+        person = self._chance.choice(people)
+        if what < 0.3:
+            return person, self._chance.sample(self.world.items_of(person), 1)
+        return person, None
+
+    def _forget(self, person: str, items: list[str] | None) -> None:
+        key = f"{self.seed}-{len(self.world.answers)}"
+        self.journal.note("wish", what="forget", key=key, person=person, items=items)
+        self._utter_again()
+
+    def _utter_again(self) -> None:
+        """The open wish, until it is answered."""
+        wish = self.world.open_wish
+        assert wish is not None
+        if wish["what"] == "import":
+            code = self._nursery.run(*self._import_arguments(wish["people"], wish["returning"]))
+            if code != 0:
+                raise Stuck(f"an import failed with {code}; see {self.folder / 'log'}")
+            self.journal.note("imported")
+            return
+        answer = self._insist(wish)
+        held = answer["state"] != "completed"
+        self.journal.note("answered", request_id=answer["request_id"], fence=answer["fence"], held=held)
+
+    def _insist(self, wish: dict[str, Any]) -> dict[str, Any]:
+        body = {"user_id": wish["person"]} | ({} if wish["items"] is None else {"item_ids": wish["items"]})
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                answer = self._serving().post("/forget", body, **{"Idempotency-Key": wish["key"]})
+                if answer.status_code == 202:
+                    return dict(answer.json())
+                if answer.status_code != 503:
+                    self._find(f"POST /forget was answered {answer.status_code}: {answer.text}")
+        raise Stuck("a deletion was not accepted")
+
+    def _ask_again(self) -> None:
+        """The same key gives the same request, whatever died since."""
+        key = self._chance.choice(sorted(self.world.answers))
+        known = self.world.answers[key]
+        if self._insist(known.wish)["request_id"] != known.request_id:
+            self._find(f"the key {key} now stands for another request than {known.request_id}")
+
+    def _recommend(self) -> None:
+        gone, people = self.world.gone(), self.world.people()
+        fence = max((answer.fence for answer in self.world.answers.values()), default=0)
+        with suppress(httpx.TransportError):
+            if gone:
+                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(gone)})
+                if answer.status_code not in (404, 503):
+                    self._find(f"a forgotten person was answered {answer.status_code}: {answer.text}")
+            if people:
+                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(people)})
+                if answer.status_code not in (200, 503) or (answer.is_success and answer.json()["fence"] < fence):
+                    self._find(f"after fence {fence} a recommendation was answered {answer.status_code}: {answer.text}")
+
+    # Processes
+
+    def _everybody_works(self) -> None:
+        self._serving()
+        if self._worker is None or self._worker.ended():
+            self._worker = self._nursery.start("worker")
+
+    def _serving(self) -> Server:
+        while self._server is None or not self._server.answers():
+            if self._server is not None:
+                self._server.close()
+            self._server = Server(self._nursery)
+        return self._server
+
+    # Checks
+
+    def check(self) -> None:
+        """Let everything come to rest; then nothing may be lost, and all must be as if made afresh."""
+        self._armed.unlink(missing_ok=True)
+        self._everybody_works()
+        if not wait_until(self._all_completed):
+            self._find("lost: deletions are still owed, long after they were accepted")
+        if self.world.imported:
+            if (code := self._nursery.run("build")) != 0:
+                self._find(f"a build failed with {code}")
+            self.journal.note("built")
+        wait_until(self._at_rest)
+        if (code := self._nursery.run("verify")) != 0:
+            self._find(f"verify failed with {code}")
+        for text in checks.everything(self.home, self.clean_build(), self.world):
+            self._find(text)
+        for request_id, receipt in checks.query(self.home, "SELECT request_id, receipt FROM forget_requests"):
+            if request_id not in self.world.receipts and receipt is not None:
+                self.journal.note("receipt", request_id=request_id, receipt=receipt)
+
+    def _all_completed(self) -> bool:
+        self._everybody_works()
+        return checks.owed(self.home) == 0
+
+    def _at_rest(self) -> bool:
+        """Nobody is in the midst of a pass, and what the ledger calls published is what the store serves."""
+        with (self.home / "worker.lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        [(published,)] = checks.query(self.home, "SELECT generation FROM state")
+        return (self.home / "store" / "ACTIVE").read_text().strip() == published
+
+    def clean_build(self) -> Path:
+        """A home that never knew anything but the rows that should be left, brought in in another order."""
+        rows = sorted(self.world.rows.items())
+        name = hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        clean = self.folder / "clean" / name
+        if not clean.exists():
+            shutil.rmtree(clean.parent, ignore_errors=True)
+            clean.mkdir(parents=True)
+            self._chance.shuffle(rows)
+            changed = {"LETHE_HOME": str(clean)}
+            for arguments in (write_tables(self.folder / "tables", rows), ["build"]):
+                if (code := self._nursery.run(*arguments, **changed)) != 0:
+                    self._find(f"a clean build failed with {code}")
+        return clean
+
+    def prove_in_fresh_processes(self) -> None:
+        """The same once more as an operator would: nothing here is a fork of anything."""
+        command = [sys.executable, "-m", "service.entrypoints.cli", "verify", "--rebuild"]
+        finished = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if finished.returncode != 0:
+            self._find(f"mismatch: verify --rebuild failed: {finished.stderr.strip()}")
+
+    def _find(self, text: str) -> None:
+        self.journal.note("finding", text=text)
+
+    def report(self) -> str:
+        lost = sum(finding.startswith("lost") for finding in self.world.findings)
+        per_place = ", ".join(f"{place} {count}" for place, count in sorted(self.world.kills.items()))
+        result = f"{self.kills} kills, {lost} lost, {len(self.world.findings) - lost} mismatches"
+        return "\n".join([f"kills by place: {per_place}", *self.world.findings, f"seed {self.seed}: {result}"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", help="default: drawn, and printed; a folder that was begun keeps its own")
+    parser.add_argument("--folder", type=Path, required=True)
+    given = parser.parse_args()
+    model = given.folder / "model"
+    if not model.exists():
+        save_model(model)
+    with Torture(given.folder, model, given.seed) as torture:
+        print(f"seed {torture.seed}: {torture.kills} of {given.kills} kills done in {given.folder}", flush=True)
+        began, before = time.monotonic(), torture.kills
+        torture.run(given.kills, lambda text: print(f"{text}, {time.monotonic() - began:.0f} s", flush=True))
+        torture.prove_in_fresh_processes()
+        print(torture.report())
+        print(f"{(time.monotonic() - began) / max(1, torture.kills - before):.2f} s per kill")
+        if torture.world.findings:
+            print(f"kept: {given.folder} (journal.jsonl tells all; log is what the processes said)")
+            print(f"again: python -m tests.torture.runner --kills {given.kills} --seed {torture.seed} --folder NEW")
+        return 1 if torture.world.findings else 0
+
+
+def save_model(folder: Path) -> None:
+    """The smallest model that Lethe can use."""
+    from tests import conftest  # noqa: PLC0415 - torch and all, which takes seconds
+
+    tokenizer = conftest._tiny_tokenizer(480)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    conftest._save_tiny_model(folder, "llama", tokenizer, MODEL_SIZES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The steps of a deletion at which a process is killed, and where the sources announce them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+# In the order in which a deletion passes them.
+OF_THE_SERVER = (
+    "forget.masked",
+    "forget.before_commit",
+    "forget.after_commit",
+    "forget.before_tombstone_file",
+)
+OF_THE_WORKER = (
+    "build.training",
+    "store.renamed",
+    "store.before_swap",
+    "store.after_swap",
+    "reconcile.published",
+    "store.erasing",
+    "reconcile.erased",
+    "reconcile.before_receipt",
+    "reconcile.completed",
+)
+
+
+def announced(folders: Iterable[Path]) -> Iterator[str]:
+    """Every `sys.audit("lethe.<step>")` in the sources, without the prefix."""
+    for folder in folders:
+        for source in sorted(folder.rglob("*.py")):
+            yield from _announced(ast.parse(source.read_text()))
+
+
+def _announced(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.audit":
+            name = ast.literal_eval(node.args[0])
+            if name.startswith("lethe."):
+                yield name.removeprefix("lethe.")
