@@ -215,7 +215,7 @@ def _status(opened: Home) -> dict[str, Any]:
                 "request_id": request.request_id,
                 "state": request.state,
                 "overdue": opened.ledger.now() - request.accepted_at > opened.settings.forget_deadline,
-                "age_seconds": round(opened.ledger.now() - request.accepted_at, 1),
+                "age_seconds": round(max(0.0, opened.ledger.now() - request.accepted_at), 1),
                 "attempts": request.attempts,
                 "error": request.error,
             }

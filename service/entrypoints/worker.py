@@ -83,5 +83,7 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through `sys.stdin`: at its end the interpreter wants that lock, and aborts because this thread holds it.
+    while os.read(0, 1):
+        pass
     os._exit(0)

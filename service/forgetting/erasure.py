@@ -63,7 +63,7 @@ class RemainsFinder:
 
     def search(self, requests: Sequence[ForgetRequest]) -> Remains:
         """Look for everything of these deletions at once. Their masked rows are known until they are completed."""
-        adapters = {digest for request in requests for digest in request.affected_shards} - _adapters(self._published)
+        adapters = {digest for request in requests for digest in self._saw(request)} - _adapters(self._published)
         generations = {request.generation_before for request in requests} - {self._published and self._published.id}
         in_use = _rows(self._published)
         rows = {row for request in requests for row in self._masked_rows(request, in_use)}
@@ -78,6 +78,11 @@ class RemainsFinder:
             files_searched=bytes_found.files,
             bytes_searched=bytes_found.bytes,
         )
+
+    def _saw(self, request: ForgetRequest) -> frozenset[str]:
+        # A build that was under way when it was accepted has named what it made only afterwards, among the masks.
+        late, _ = self._ledger.masked_by(request.request_id)
+        return late.union(request.affected_shards)
 
     def _masked_rows(self, request: ForgetRequest, in_use: frozenset[str]) -> frozenset[str]:
         _, rows = self._ledger.masked_by(request.request_id)

@@ -78,7 +78,8 @@ class Reconciler:
             # One that came while the ledger was being read may not be in what was built; the next pass has it.
             if settled := [request for request in owed if request.fence <= built.fence]:
                 self._complete(settled, built)
-        except (LetheError, StoreFailure, OSError) as error:
+        except Exception as error:
+            # Whatever it was, the requests say that they failed; a bug must not look like patience.
             self._ledger.fail(ids, reason(error))
             self._verified = None
             raise
@@ -92,8 +93,9 @@ class Reconciler:
             try:
                 self._settle_alone()
                 pause = first_pause
-            except (LetheError, StoreFailure, OSError) as error:
-                log.warning("reconcile_failed", extra={"reason": reason(error), "retry_in_seconds": pause})
+            except Exception as error:
+                told = {"reason": reason(error), "retry_in_seconds": pause}
+                log.warning("reconcile_failed", extra=told, exc_info=not isinstance(error, LetheError | StoreFailure))
                 stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -133,16 +135,18 @@ class Reconciler:
 
     def _publish(self, built: Built) -> None:
         self._store.publish(built.generation)
-        if not self._ledger.publish(built.published):
+        if not self._ledger.publish(built.published, built.shards, built.rows):
             # The store now differs from the ledger, so the next pass builds again and erases what was made here.
-            raise StoreError("meanwhile a generation was published that knows of later deletions; this one is dropped")
+            raise StoreError(
+                "another worker published meanwhile, perhaps with later deletions; this generation is dropped"
+            )
         sys.audit("lethe.reconcile.published")
         self._bell.ring()
 
     def _erase(self, built: Built) -> None:
         self._store.erase_except(list(built.shards), [built.generation])
         sys.audit("lethe.reconcile.erased")
-        self._ledger.drop_exposures_except(list(built.shards), built.rows)
+        self._ledger.drop_exposures_except(built.shards, built.rows, built.generation)
         self._ledger.erase_traces()
 
     def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:

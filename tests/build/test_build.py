@@ -64,7 +64,7 @@ class Home:
         built = self.builder.build(config)
         self.store.publish(built.generation)
         self.store.erase_except(self.adapters(built.generation), [built.generation])
-        self.ledger.publish(built.published)
+        assert self.ledger.publish(built.published, built.shards, built.rows)
         return built
 
     def adapters(self, generation):

@@ -411,8 +411,13 @@ def test_recording_exposures_again_changes_nothing(filled: Ledger) -> None:
     assert filled.mask() == before
 
 
+def generation(name: str) -> Published:
+    return Published(name, 0, BuildConfig(), {}, {})
+
+
 def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> None:
-    filled.drop_exposures_except({"adapter-b"}, {"row-2"})
+    assert filled.publish(generation("g"), {"adapter-b"}, {"row-2"})
+    filled.drop_exposures_except({"adapter-b"}, {"row-2"}, "g")
     request = filled.forget("ann", None, None)
     assert (request.affected_shards, request.masked_rows) == (("adapter-b",), 0)
 
@@ -423,10 +428,27 @@ def test_a_mask_outlives_its_request_only_as_long_as_its_artifact(filled: Ledger
     filled.complete(request.request_id, "{}", DONE)
     filled.record_exposures(view.fence, {"stale": ["ann"]}, {})
     assert filled.mask().adapters == {"stale"}
-    filled.drop_exposures_except({"stale"}, ())
+    assert filled.publish(generation("g"), {"stale"}, ())
+    filled.drop_exposures_except({"stale"}, (), "g")
     assert filled.mask().adapters == {"stale"}
-    filled.drop_exposures_except((), ())
+    assert filled.publish(generation("h"), (), ())
+    filled.drop_exposures_except((), (), "h")
     assert filled.mask().adapters == frozenset()
+
+
+def test_nothing_is_published_of_which_nobody_knows_any_more_whom_it_has_seen(filled: Ledger) -> None:
+    assert filled.publish(generation("g"), {"adapter-a"}, {"row-1"})
+    filled.record_exposures(0, {"adapter-c": ["ann"]}, {"row-3": "bob"})
+    filled.drop_exposures_except({"adapter-a"}, {"row-1"}, "g")
+    for adapters, rows in (({"adapter-c"}, ()), ((), {"row-3"}), ({"adapter-a", "adapter-b"}, {"row-1"})):
+        assert not filled.publish(generation("h"), adapters, rows)
+    assert filled.generation() == "g"
+
+
+def test_exposures_stay_when_another_generation_is_published_by_now(filled: Ledger) -> None:
+    assert filled.publish(generation("newer"), {"adapter-a"}, {"row-1"})
+    filled.drop_exposures_except({"adapter-b"}, {"row-2"}, "older")
+    assert filled.forget("ann", None, None).affected_shards == ("adapter-a", "adapter-b")
 
 
 # The life of a request
@@ -474,13 +496,13 @@ def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger, act: Callable[
 
 def test_publishing_is_seen_in_the_mask_and_only_a_change_raises_the_revision(ledger: Ledger) -> None:
     assert (ledger.generation(), ledger.mask().generation) == (None, None)
-    published = Published("g1", 3, BuildConfig(epochs=7, lora_targets=("c_attn",)), {"digest": "f"})
-    ledger.publish(published)
+    published = Published("g1", 3, BuildConfig(epochs=7, lora_targets=("c_attn",)), {"digest": "f"}, {"torch": "2"})
+    ledger.publish(published, [], [])
     before = ledger.mask()
-    ledger.publish(published)
+    ledger.publish(published, [], [])
     assert ledger.mask() == before
     assert (before.generation, ledger.generation(), ledger.published()) == ("g1", "g1", published)
-    ledger.publish(replace(published, fence=4))
+    ledger.publish(replace(published, fence=4), [], [])
     assert ledger.mask().revision > before.revision
 
 
@@ -652,6 +674,26 @@ def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger:
     assert ledger.masked_by(request.request_id) == ({"a", "b"}, {"row"})
     ledger.complete(request.request_id, "{}", DONE)
     assert ledger.masked_by(request.request_id) == (frozenset(), frozenset())
+
+
+def test_what_a_build_under_way_has_seen_of_somebody_is_added_to_their_request(ledger: Ledger) -> None:
+    ledger.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 1)], "movie")
+    ledger.record_exposures(0, {"a": ["ann"]}, {"row": "ann"}, {"a": "00"})
+    request = ledger.forget("ann", None, None)
+    for _ in range(2):  # recorded again, it is not counted again
+        ledger.record_exposures(0, {"b": ["ann", "ann", "bob"], "a": ["ann"]}, {"row": "ann", "new": "ann"}, {"b": "0"})
+    late = ledger.request(request.request_id)
+    assert (late.affected_shards, late.shard_names, late.masked_samples, late.masked_rows) == (
+        ("a", "b"),
+        ("00", "0"),
+        3,
+        2,
+    )
+    ledger.complete(request.request_id, "{}", DONE)
+    signed = ledger.request(request.request_id)
+    ledger.record_exposures(0, {"c": ["ann"]}, {})
+    assert ledger.request(request.request_id) == signed
+    assert "c" in ledger.mask().adapters
 
 
 def test_recorded_places_of_units_that_are_no_more_are_dropped(ledger: Ledger) -> None:

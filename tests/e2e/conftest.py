@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -89,15 +90,15 @@ class Commands:
 
 
 class Server:
-    """A running `lethe serve` with its worker, and a client of it."""
+    """A running `lethe serve` (with its worker, unless an option says otherwise), and a client of it."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, *options: str) -> None:
         self.port = _free_port()
         self.log = log
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.entrypoints.cli", "serve", "--port", str(self.port)],
+                [sys.executable, "-m", "service.entrypoints.cli", "serve", "--port", str(self.port), *options],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -192,9 +193,9 @@ class Installation:
         return built
 
     @contextmanager
-    def serving(self) -> Iterator[Server]:
+    def serving(self, *options: str) -> Iterator[Server]:
         """A server that answers, ready or not; if the test has not ended it, it is ended here."""
-        server = Server(self.environment, self.log)
+        server = Server(self.environment, self.log, *options)
         try:
             eventually(server.answers, "the server answers")
             yield server
@@ -204,8 +205,8 @@ class Installation:
                 server.stop()
 
     @contextmanager
-    def serving_ready(self) -> Iterator[Server]:
-        with self.serving() as server:
+    def serving_ready(self, *options: str) -> Iterator[Server]:
+        with self.serving(*options) as server:
             eventually(server.ready, "the server is ready")
             yield server
 
@@ -290,3 +291,15 @@ def built(installations: Callable[..., Installation]) -> Installation:
     installation.import_people([user for user in USERS if user != SUBJECT])
     assert installation.build()["trained"] >= 3
     return installation
+
+
+@pytest.fixture(scope="session")
+def copies(built: Installation, installations: Callable[..., Installation]) -> Callable[..., Installation]:
+    """A function: settings -> an installation of its own that begins with what `built` holds by then."""
+
+    def copied(**settings: str) -> Installation:
+        installation = installations(**settings)
+        shutil.copytree(built.home, installation.home)
+        return installation
+
+    return copied

@@ -10,7 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from adapters_store import (
     canonical_json,
     digest_of,
 )
+from tests.disks import Disk, small_disk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 D1, D2, D3 = (digest_of(name) for name in ("one", "two", "three"))
@@ -498,32 +500,81 @@ def test_directories_are_for_their_owner_only(store: Store) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in directories} == {0o700}
 
 
+@contextmanager
+def full(disk: Disk) -> Iterator[None]:
+    disk.fill()
+    yield
+    disk.make_room()
+
+
+@contextmanager
+def read_only(disk: Disk) -> Iterator[None]:
+    disk.make_read_only()
+    yield
+    disk.make_writable()
+
+
+@contextmanager
+def misused(disk: Disk) -> Iterator[None]:
+    folder = disk.path / "store" / "tmp"
+    folder.rmdir()
+    folder.write_text("a file in the place of a folder")
+    yield
+    folder.unlink()
+    folder.mkdir()
+
+
 @pytest.mark.parametrize(
-    ("number", "advice"), [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "Check the store")]
+    ("trouble", "advice"), [(full, "disk is full"), (read_only, "read-only"), (misused, "Check the store")]
 )
 def test_a_failing_disk_says_what_to_do_and_leaves_nothing_half_written(
-    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+    tmp_path: Path, trouble: Callable[[Disk], AbstractContextManager[None]], advice: str
 ) -> None:
-    published = add_generation(store, "published")
-    store.publish(published)
-    unpublished = add_generation(store, "unpublished")
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        store = Store(disk.path / "store")
+        published = add_generation(store, "published")
+        store.publish(published)
+        unpublished = add_generation(store, "unpublished")
+        writes: list[Callable[[], Any]] = [
+            lambda: add_adapter(store, D1),
+            lambda: add_generation(store, "new"),
+            lambda: store.publish(unpublished),
+        ]
+        with trouble(disk):
+            for write in writes:
+                with pytest.raises(StoreFailure, match=advice):
+                    write()
+        assert store.digests() == []
+        assert store.active() == published
+        assert store.generations() == sorted([published, unpublished])
+        assert temporary(store) == []
 
-    def fail(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
 
-    writes: list[Callable[[], Any]] = [
-        lambda: add_adapter(store, D1),
-        lambda: add_generation(store, "new"),
-        lambda: store.publish(unpublished),
-    ]
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fail)
-        for write in writes:
-            with pytest.raises(StoreFailure, match=advice):
-                write()
-    assert store.digests() == []
-    assert store.active() == published
-    assert store.generations() == sorted([published, unpublished])
+WRITES_AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from adapters_store import Store, StoreFailure
+store = Store(Path(sys.argv[1]))
+if os.geteuid() == 0:
+    try:
+        os.seteuid(65534)
+    except OSError:
+        sys.exit(1)
+try:
+    store.publish(store.add_generation({}, {}))
+except StoreFailure as failure:
+    print(failure)
+"""
+
+
+def test_a_folder_that_another_user_owns_says_to_whom_to_give_it(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (store.root / "tmp").chmod(0o500)
+    process = run_python(WRITES_AS_NOBODY, str(store.root))
+    said, _ = process.communicate(timeout=60)
+    if process.returncode == 1:
+        pytest.skip("root cannot become another user in this namespace")
+    assert "give it to the user that runs this process" in said
     assert temporary(store) == []
 
 

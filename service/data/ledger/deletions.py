@@ -84,6 +84,7 @@ def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetReques
     mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
     exposures = connection.execute(mine).all()
     erased = _erase_interactions(connection, wish)
+    _erase_derived(connection, wish)
     owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
     if wish.item_ids is None and not erased and not exposures:
         for earlier in owed:
@@ -91,7 +92,6 @@ def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetReques
                 return earlier
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     held = bool(erased or owed or (exposures and wish.item_ids is None))
-    _erase_derived(connection, wish)
     request = _new_request(connection, wish, erased, exposures if held else (), held, clock)
     bury(connection, [Tombstone(wish.subject, grave, request.request_id, request.fence) for grave in wish.graves])
     return request

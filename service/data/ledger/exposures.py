@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.data.ledger import tables
 from service.data.ledger.hashes import KeyedHashes
-from service.data.ledger.masks import add_masks
-from service.data.ledger.requests import find_requests
+from service.data.ledger.masks import add_masks, masked_by
+from service.data.ledger.requests import OWED_STATES, add_late, find_requests
 from service.data.ledger.state import raise_revision
 from service.data.ledger.statements import chunks, insert_new
 from service.records import ForgetRequest
@@ -35,9 +35,21 @@ def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: in
     late = _late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
     insert_new(connection, tables.exposures, [row for row in seen if row["user_id"] not in gone])
-    masks = [(row["kind"], row["key"], r.request_id) for row in seen for r in late.get(row["user_id"], ())]
-    if add_masks(connection, masks):
+    for user, requests in late.items():
+        own = [row for row in seen if row["user_id"] == user]
+        for request in requests:
+            # One that found nothing to erase is completed from the start: nothing would lift its masks.
+            if request.state in OWED_STATES or request.erased_interactions:
+                _mask_late(connection, request, own)
+
+
+def _mask_late(connection: sa.Connection, request: ForgetRequest, own: Sequence[Mapping[str, Any]]) -> None:
+    known = frozenset().union(*masked_by(connection, request.request_id))
+    new = [row for row in own if row["key"] not in known]
+    if add_masks(connection, [(row["kind"], row["key"], request.request_id) for row in new]):
         raise_revision(connection)
+    if request.state in OWED_STATES:  # or its receipt is signed
+        add_late(connection, request, new)
 
 
 def _late_requests(
@@ -52,6 +64,18 @@ def _late_requests(
         if request.subject in user_of:
             by_user.setdefault(user_of[request.subject], []).append(request)
     return by_user
+
+
+def all_known(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> bool:
+    """Whether it is known of each of these artifacts who was seen by it, or that it may not be used."""
+    return all(
+        _known(connection, tables.exposures, kind) | _known(connection, tables.masks, kind) >= set(keys)
+        for kind, keys in (("adapter", adapters), ("row", rows))
+    )
+
+
+def _known(connection: sa.Connection, table: sa.Table, kind: str) -> set[str]:
+    return set(connection.scalars(sa.select(table.c.key).where(table.c.kind == kind).distinct()))
 
 
 def drop_except(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> None:

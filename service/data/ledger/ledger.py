@@ -173,10 +173,14 @@ class Ledger:
         with self._database.writing() as connection:
             exposures.record(connection, seen, view_fence, self._hashes)
 
-    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str]) -> None:
-        """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact."""
+    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str], generation: str) -> None:
+        """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact.
+
+        `generation` consists of these adapters and rows. Nothing happens if another one is published by now.
+        """
         with self._database.writing() as connection:
-            exposures.drop_except(connection, adapters, rows)
+            if generation == state.read_state(connection).generation:
+                exposures.drop_except(connection, adapters, rows)
 
     def mask(self) -> Mask:
         """What may not be used now. Cheap: one row is read while nothing has changed."""
@@ -279,14 +283,15 @@ class Ledger:
 
     # What is served, and how things stand
 
-    def publish(self, published: Published) -> bool:
-        """Note the generation that is served, how it was built, and the fence of the view that it was built from.
+    def publish(self, published: Published, adapters: Collection[str], rows: Collection[str]) -> bool:
+        """Note the generation that is served, which consists of these adapters and rows.
 
         False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
-        are not in the earlier one.
+        are not in the earlier one. Also if nobody knows any more who was seen by one of its adapters and rows, because
+        another worker finished meanwhile and dropped the exposures of what it did not know.
         """
         with self._database.writing() as connection:
-            return state.publish(connection, published)
+            return exposures.all_known(connection, adapters, rows) and state.publish(connection, published)
 
     def published(self) -> Published | None:
         """What is served and how it was built, if anything is."""

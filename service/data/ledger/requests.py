@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -52,6 +52,18 @@ def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> 
     first_time = sa.func.coalesce(_requests.c.retraining_at, beginning)
     attempts = _requests.c.attempts + 1
     _change_owed(connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None)
+
+
+def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Mapping[str, Any]]) -> None:
+    """Add to a request the exposures (rows of `exposures`) that were recorded after it was accepted."""
+    adapters = [row for row in new if row["kind"] == "adapter"]
+    values = {
+        "affected_shards": json.dumps([*request.affected_shards, *(row["key"] for row in adapters)]),
+        "shard_names": json.dumps([*request.shard_names, *(row["shard"] for row in adapters)]),
+        "masked_samples": request.masked_samples + sum(row["samples"] for row in adapters),
+        "masked_rows": request.masked_rows + len(new) - len(adapters),
+    }
+    connection.execute(sa.update(_requests).where(_requests.c.request_id == request.request_id).values(**values))
 
 
 def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> None:

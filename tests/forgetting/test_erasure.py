@@ -1,0 +1,401 @@
+"""A search that finds nothing is worth something only if it would have found: each erasing step is switched off in turn.
+
+The builder is a fake that records of everybody what the real one records, and makes real files at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sqlite3
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.types import Message, Receive, Scope, Send
+
+from adapters_store import Erased, Store, canonical_json, digest_of
+from service.build.build import Built
+from service.data.ledger import Ledger
+from service.data.ledger.database import _empty_wal, _rewrite_file
+from service.entrypoints.limits import Observed
+from service.entrypoints.telemetry import JsonFormatter
+from service.errors import StoreError
+from service.forgetting.bell import PollingBell
+from service.forgetting.erasure import encodings, files_holding, needles_of
+from service.forgetting.intake import Intake
+from service.forgetting.receipts import ReceiptSigner, verify
+from service.forgetting.reconcile import Reconciler
+from service.forgetting.tombstones import TombstoneFile
+from service.records import BuildConfig, ForgetRequest, Interaction, Item, Published
+
+SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SECRET = b"a secret of the tests"
+CONFIG = BuildConfig()
+CANARY = 'kanarek-7f3a "Zoë" \\ 鳥🐦'
+ITEMS = [Item(f"i{number:02}", f"Title {number}") for number in range(20)]
+
+
+class SmallBuilder:
+    """The canary's adapter and everybody else's, and a validation row of each user; no name tells who they are."""
+
+    def __init__(self, ledger: Ledger, store: Store) -> None:
+        self.ledger, self.store = ledger, store
+
+    def build(self, config: BuildConfig) -> Built:
+        view = self.ledger.view()
+        members: dict[str, list[str]] = {}
+        for user in view.interactions:
+            members.setdefault("0" if user == CANARY else "1", []).append(user)
+        shards = {
+            digest_of([name, [[user, len(view.interactions[user])] for user in users]]): name
+            for name, users in members.items()
+        }
+        rows = {digest_of(["row", user]): user for user in view.interactions}
+        places = [(user, shards[digest], digest) for digest in shards for user in members[shards[digest]]]
+        self.ledger.save_placements((user, user, digest, name) for user, name, digest in places)
+        self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
+        self.ledger.record_exposures(view.fence, {digest: members[shards[digest]] for digest in shards}, rows, shards)
+        for digest in shards:
+            with self.store.new_adapter(digest) as folder:
+                (folder / "weights").write_bytes(digest.encode()[::-1])
+        adapters = [{"digest": digest, "shard": name} for digest, name in shards.items()]
+        files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
+        generation = self.store.add_generation({"adapters": adapters, "config": asdict(config)}, files)
+        published = Published(generation, view.fence, config, {"digest": "f" * 64}, {})
+        return Built(published, tuple(shards), shards, frozenset(rows))
+
+    def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:
+        return rows
+
+
+class House:
+    """A ledger, a store and all that works on them in one folder, with a published generation that has seen the canary."""
+
+    def __init__(
+        self,
+        folder: Path,
+        ledger: Callable[[str, bytes], Any] = Ledger,
+        store: Callable[[Path], Any] = Store,
+        builder: type[SmallBuilder] = SmallBuilder,
+        url: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.ledger = ledger(url or f"sqlite:///{folder}/ledger.sqlite", SECRET)
+        self.store = store(folder / "store")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
+        bell = PollingBell(folder / "lock")
+        made = builder(self.ledger, self.store)
+        self._reconciler = Reconciler(self.ledger, self.store, made, bell, SIGNER, CONFIG)  # type: ignore[arg-type]
+        rows = [Interaction(user, item.item_id, True, 5) for user in ("ann", CANARY, "zoe") for item in ITEMS]
+        self.ledger.import_data(ITEMS, rows, "movie")
+        self._reconciler.settle()
+
+    def forget(self) -> str:
+        return Intake(self.ledger, SIGNER, self.tombstones).forget(CANARY, None, None).request_id
+
+    def settle(self) -> None:
+        self._reconciler.settle()
+
+    def rebuild(self) -> None:
+        self._reconciler.rebuild(CONFIG)
+
+    def forgotten(self) -> ForgetRequest:
+        request_id = self.forget()
+        self.settle()
+        return self.ledger.request(request_id)
+
+    def refused(self) -> str:
+        """Why no receipt is signed."""
+        request_id = self.forget()
+        with pytest.raises(StoreError, match="still there"):
+            self.settle()
+        request = self.ledger.request(request_id)
+        assert (request.state, request.receipt) == ("failed", None)
+        assert self.ledger.mask().adapters  # what has seen the person stays out of use
+        return request.error or ""
+
+    def files_with_the_canary(self) -> set[str]:
+        return {path.name for path in files_holding(self.folder, needles_of([CANARY])).hits}
+
+    def run(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.folder / "ledger.sqlite", isolation_level=None)) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    if request.param == "SQLite":
+        yield None
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    name = f"erasure_{uuid.uuid4().hex}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield server.replace("/postgres?", f"/{name}?")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_with_every_step_on_no_row_and_no_byte_is_left_and_the_receipt_says_what_was_searched(
+    tmp_path: Path, url: str | None
+) -> None:
+    house = House(tmp_path, url=url)
+    assert house.ledger.mentions(CANARY) > len(ITEMS)
+    assert bool(house.files_with_the_canary()) == (url is None)
+    request = house.forgotten()
+    assert (request.state, house.ledger.mentions(CANARY)) == ("completed", 0)
+    assert house.files_with_the_canary() == set()
+    erasure = verify(request.receipt or "", SIGNER.public_key_pem())["erasure"]
+    assert erasure["found"] == 0
+    assert erasure["files_searched"] > len(house.store.digests())
+    house.ledger.close()
+
+
+# Rows
+
+
+@pytest.mark.parametrize("table", ["interactions", "placements", "memberships", "exposures"])
+def test_rows_that_are_not_deleted_are_found_and_no_receipt_is_signed(tmp_path: Path, table: str) -> None:
+    house = House(tmp_path)
+    house.run(f"CREATE TRIGGER kept BEFORE DELETE ON {table} BEGIN SELECT RAISE(IGNORE); END")
+    assert "person in ledger: 1" in house.refused()
+    assert house.ledger.mentions(CANARY)
+    assert house.files_with_the_canary()
+    house.run("DROP TRIGGER kept")
+    assert house.forgotten().state == "completed"  # asked again, it deletes what was left
+    assert house.files_with_the_canary() == set()
+    house.ledger.close()
+
+
+# Bytes that rows leave behind
+
+
+class DeletesSecurelyAndNoMore(Ledger):
+    def erase_traces(self) -> None: ...
+
+
+class LeavesTheWriteAheadLog(Ledger):
+    def erase_traces(self) -> None:
+        self._database._insist(_rewrite_file)
+
+
+class LeavesThePagesAsTheyAre(Ledger):
+    def erase_traces(self) -> None:
+        self._database._insist(_empty_wal)
+
+
+class LeavesFreedBytes(LeavesThePagesAsTheyAre):
+    def __init__(self, url: str, secret: bytes) -> None:
+        super().__init__(url, secret)
+        engine = self._database._engine
+        sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA secure_delete=OFF"))
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("ledger", "where"),
+    [
+        (DeletesSecurelyAndNoMore, "ledger.sqlite-wal"),
+        (LeavesTheWriteAheadLog, "ledger.sqlite-wal"),
+        (LeavesFreedBytes, "ledger.sqlite"),
+    ],
+)
+def test_bytes_that_the_database_leaves_behind_are_found(tmp_path: Path, ledger: type[Ledger], where: str) -> None:
+    house = House(tmp_path, ledger)
+    assert house.forgotten().state == "completed"  # no row tells of them
+    assert house.ledger.mentions(CANARY) == 0
+    assert where in house.files_with_the_canary()
+    house.ledger.close()
+
+
+def test_secure_deletion_alone_leaves_copies_on_pages_that_were_split_and_rewriting_the_file_does_not(
+    tmp_path: Path,
+) -> None:
+    everyone = [f"kanarek-{number:04}" for number in range(150)]
+    items = [Item(f"i{number:02}", f"Title {number}") for number in range(60)]
+    rows = [Interaction(user, item.item_id, True, 5) for user in everyone for item in items]
+    gone = everyone[::3]
+    with LeavesThePagesAsTheyAre(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET) as ledger:
+        # In random order, so that pages split.
+        ledger.import_data(items, random.Random(1).sample(rows, len(rows)), "movie")
+        for user in gone:
+            ledger.forget(user, None, None)
+        ledger.erase_traces()
+        assert files_holding(tmp_path, needles_of(gone)).hits
+        Ledger.erase_traces(ledger)
+        assert not files_holding(tmp_path, needles_of(gone)).hits
+
+
+# Artifacts
+
+
+class KeepsAdapters(Store):
+    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
+        return super().erase_except([*adapters, *self.digests()], generations)
+
+
+class KeepsGenerations(Store):
+    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
+        return super().erase_except(adapters, [*generations, *self.generations()])
+
+
+class KeepsTemporaryFiles(Store):
+    def _erase_temporary(self) -> int:
+        return 0
+
+
+class ErasesNothing(Store):
+    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
+        return Erased((), (), 0)
+
+
+class PutsAside(Store):
+    def _remove(self, path: Path) -> bool:
+        (self.root / "trash").mkdir(exist_ok=True)
+        path.rename(self.root / "trash" / path.name)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("store", "named"),
+    [
+        (KeepsAdapters, "old adapters: 1"),
+        (KeepsGenerations, "old generations: 1"),
+        (KeepsTemporaryFiles, "abandoned files: 1"),
+        (ErasesNothing, "old adapters: 1, old generations: 1, abandoned files: 1"),
+        (PutsAside, "files naming old artifacts: "),
+    ],
+)
+def test_artifacts_that_are_not_erased_are_found_and_no_receipt_is_signed(
+    tmp_path: Path, store: type[Store], named: str
+) -> None:
+    house = House(tmp_path, store=store)
+    left_by_the_dead = house.store.root / "tmp" / "1-left"
+    left_by_the_dead.mkdir()
+    (left_by_the_dead / "weights").write_text(CANARY)
+    assert named in house.refused()
+    assert house.files_with_the_canary() == ({"weights"} if "abandoned" in named else set())
+    house.ledger.close()
+
+
+class AsksWhileABuildReads(Ledger):
+    """Its user asks after a build has read their rows, and before it has recorded what will have seen them."""
+
+    ask: Callable[[], object] | None = None
+
+    def record_exposures(self, *given: Any) -> None:
+        if self.ask is not None:
+            self.ask()
+            self.ask = None
+        super().record_exposures(*given)
+
+
+class KeepsOne(Store):
+    kept: Collection[str] = ()
+
+    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
+        return super().erase_except([*adapters, *self.kept], generations)
+
+
+def test_an_adapter_that_was_made_while_its_user_asked_is_searched_for_too(tmp_path: Path) -> None:
+    house = House(tmp_path, AsksWhileABuildReads, KeepsOne)
+    requests: list[str] = []
+    house.ledger.import_data([Item("new", "New")], [Interaction(CANARY, "new", True, 9)], "movie")
+    before = house.store.digests()
+    house.ledger.ask = lambda: requests.append(house.forget())
+    house.rebuild()
+    [late] = set(house.store.digests()) - set(before)
+    assert late in house.ledger.mask().adapters
+    house.store.kept = [late]
+    with pytest.raises(StoreError, match="old adapters: 1"):
+        house.settle()
+    house.store.kept = []
+    house.settle()
+    assert house.ledger.request(requests[0]).state == "completed"
+    house.ledger.close()
+
+
+class RemembersRows(SmallBuilder):
+    """Goes on using the validation rows of the generation before."""
+
+    def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:
+        active = self.store.active()
+        return rows.union(json.loads(self.store.generation(active).read("rows.json"))) if active else rows
+
+
+def test_a_validation_row_that_stays_in_use_is_found_and_no_receipt_is_signed(tmp_path: Path) -> None:
+    house = House(tmp_path, builder=RemembersRows)
+    assert "masked rows in use: 1" in house.refused()
+    house.ledger.close()
+
+
+# Logs
+
+
+class Ignores:
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None: ...
+
+
+async def _fails_quoting_its_input(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    try:
+        raise KeyError(CANARY)
+    except KeyError as error:
+        raise ValueError(f"cannot score {CANARY}") from error
+
+
+async def _receives() -> Message:
+    return {"type": "http.request", "body": b""}
+
+
+async def _sends(_message: Message) -> None: ...
+
+
+def _log_a_failure(file: Path, formatter: logging.Formatter) -> str:
+    handler = logging.FileHandler(file)
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("service.entrypoints.limits")
+    logger.addHandler(handler)
+    scope = {"type": "http", "method": "GET", "path": f"/{CANARY}", "headers": [], "query_string": CANARY.encode()}
+    asyncio.run(Observed(_fails_quoting_its_input, Ignores())(scope, _receives, _sends))
+    logger.removeHandler(handler)
+    handler.close()
+    return file.read_text()
+
+
+@pytest.mark.parametrize(("formatter", "hits"), [(JsonFormatter, 0), (logging.Formatter, 1)])
+def test_a_log_without_redaction_is_found(tmp_path: Path, formatter: type[logging.Formatter], hits: int) -> None:
+    logged = _log_a_failure(tmp_path / "server.log", formatter())
+    assert "unexpected failure" in logged
+    assert "_fails_quoting_its_input" in logged  # where it failed is told either way
+    assert len(files_holding(tmp_path, needles_of([CANARY])).hits) == hits
+
+
+# The search itself
+
+
+@pytest.mark.parametrize("needle", sorted(set(encodings(CANARY))))
+def test_every_form_of_a_text_is_found_wherever_it_lies(tmp_path: Path, needle: bytes) -> None:
+    (tmp_path / "deep" / "down").mkdir(parents=True)
+    (tmp_path / "empty").touch()
+    hidden = tmp_path / "deep" / "down" / ".hidden"
+    hidden.write_bytes(bytes(100_000) + needle)
+    search = files_holding(tmp_path, needles_of([CANARY]))
+    assert (search.hits, search.files, search.bytes) == ((hidden,), 2, 100_000 + len(needle))
+    hidden.write_bytes(bytes(100_000) + needle[:-1])
+    assert not files_holding(tmp_path, [needle]).hits
+
+
+def test_the_name_of_a_file_is_searched_too(tmp_path: Path) -> None:
+    (tmp_path / "kanarek").mkdir()
+    (tmp_path / "kanarek" / "empty").touch()
+    assert len(files_holding(tmp_path, needles_of(["kanarek"])).hits) == 1
+    assert not files_holding(tmp_path, needles_of(["canary"])).hits
