@@ -134,7 +134,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         key = (architecture, vocabulary, *sorted(changed.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp(f"tiny-{architecture}")
-            _save_tiny_model(made[key], architecture, _tiny_tokenizer(vocabulary), changed)
+            save_tiny_model(made[key], architecture, tiny_tokenizer(vocabulary), changed)
         return made[key]
 
     return folder_of
@@ -185,7 +185,7 @@ def _mixed_product(w: list[float], a: list[torch.Tensor], b: list[torch.Tensor],
     return mean_b @ mean_a
 
 
-def _save_tiny_model(
+def save_tiny_model(
     folder: Path, architecture: str, tokenizer: PreTrainedTokenizerFast, changed: dict[str, Any]
 ) -> None:
     sizes = _GPT2_SIZES if architecture == "gpt2" else _SIZES
@@ -196,7 +196,7 @@ def _save_tiny_model(
     tokenizer.save_pretrained(folder)
 
 
-def _tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     # It knows the prompts' own words; everything else it spells in bytes.
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -72,14 +72,31 @@ class Commands:
         )
 
     def run(self, arguments: Sequence[str], environment: dict[str, str]) -> Finished:
+        """Run a command to its end."""
+        for file in (self._out, self._err):
+            file.write_bytes(b"")
+        code = self._ask(wait_for=self._begin(arguments, environment, self._out, self._err))
+        return Finished(code, self._out.read_text(), self._err.read_text())
+
+    def begin(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Callable[[], None]:
+        """Begin a command that goes on; what is returned ends it."""
+        child = self._begin(arguments, environment, log, log)
+
+        def end() -> None:
+            os.kill(child, signal.SIGTERM)
+            self._ask(wait_for=child)
+
+        return end
+
+    def _begin(self, arguments: Sequence[str], environment: dict[str, str], out: Path, err: Path) -> int:
+        return self._ask(arguments=list(arguments), environment=environment, stdout=str(out), stderr=str(err))
+
+    def _ask(self, **command: Any) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        files = {"stdout": str(self._out), "stderr": str(self._err)}
-        command = {"arguments": list(arguments), "environment": environment, **files}
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        code = int(self._process.stdout.readline())
-        return Finished(code, self._out.read_text(), self._err.read_text())
+        return int(self._process.stdout.readline())
 
     def close(self) -> None:
         assert self._process.stdin is not None

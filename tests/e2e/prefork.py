@@ -1,7 +1,8 @@
 """A process that has imported the command line once and forks for every command: a fork is what a fresh start would be.
 
-Reads one JSON object a line from standard input (arguments, environment, files for standard output and error), and
-answers each with a line that holds the exit code.
+Tests would otherwise spend most of their time on importing the same libraries. Reads one JSON
+object a line from standard input: a command to begin, answered with its process id, or the id of a process to wait for,
+answered with its exit code.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ import json
 import os
 import sys
 import traceback
+from typing import Any
 
 from service.entrypoints.cli import main
 
 
-def _become(command: dict[str, object]) -> None:
+def _become(command: dict[str, Any]) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(str(command[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
-    os.environ.update(command["environment"])  # type: ignore[call-overload]
-    sys.argv = ["lethe", *command["arguments"]]  # type: ignore[misc]
+    os.environ.update(command["environment"])
+    sys.argv = ["lethe", *command["arguments"]]
     main()
 
 
-def _run(command: dict[str, object]) -> int:
+def _begin(command: dict[str, Any]) -> int:
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
     code = 0
     try:
         _become(command)
@@ -41,6 +43,12 @@ def _run(command: dict[str, object]) -> int:
     os._exit(code)
 
 
+def _answer(command: dict[str, Any]) -> int:
+    if "wait_for" in command:
+        return os.waitstatus_to_exitcode(os.waitpid(command["wait_for"], 0)[1])
+    return _begin(command)
+
+
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(_run(json.loads(line)), flush=True)
+        print(_answer(json.loads(line)), flush=True)

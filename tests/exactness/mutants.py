@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         "catalogue known by its ids",
         "service/build/build.py",
-        "return digest_of([self.frozen, [asdict(item) for item in items]])",
-        "return digest_of([self.frozen, [item.item_id for item in items]])",
+        "return digest_of([self._made_with, [asdict(item) for item in items]])",
+        "return digest_of([self._made_with, [item.item_id for item in items]])",
         "test_genres_that_change_under_an_id",
     ),
     Mutant(
@@ -173,6 +173,13 @@ MUTANTS = (
         "for number, files in self._workforce.run(train_adapter, tasks, self._trained):",
         "for number, (_, files) in enumerate(self._workforce.run(train_adapter, tasks, self._trained)):",
         "test_which_process_ends_first",
+    ),
+    Mutant(
+        "what another library computed",
+        "service/build/build.py",
+        "                **self._made_with,\n",
+        '                **{**self._made_with, "environment": {}},\n',
+        "test_what_another_environment_computed_is_not_taken_for_ones_own",
     ),
     Mutant(
         "times in what an adapter is named by",

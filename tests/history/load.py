@@ -20,7 +20,7 @@ from pathlib import Path
 import transformers
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import _save_tiny_model, _tiny_tokenizer
+from tests.conftest import save_tiny_model, tiny_tokenizer
 from tests.e2e.conftest import Commands, Installation
 
 from .checker import ACCEPTED, OK, History, check
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = SETTINGS | ({"LETHE_DATABASE_URL": given.postgres} if given.postgres else {})
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        _save_tiny_model(model, "llama", _tiny_tokenizer(480), {})
+        save_tiny_model(model, "llama", tiny_tokenizer(480), {})
         commands = Commands(Path(scratch))
         installation = Installation(Path(scratch), model, commands, **settings)
         plan = Plan(given.operations, given.clients, given.seed, _FORGET_EVERY, _PAUSE_SECONDS)

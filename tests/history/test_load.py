@@ -17,7 +17,7 @@ PLAN = Plan(operations=1_200, clients=8, seed=3, forget_every=30, pause=0.02)
 @pytest.fixture(scope="module")
 def history(populated: Populated) -> History:
     assert PLAN.people <= PEOPLE
-    outcome = perform(populated.installation, populated.rated, PLAN, populated.nursery.begin)
+    outcome = perform(populated.installation, populated.rated, PLAN, populated.commands.begin)
     print(report(outcome))
     return outcome.history
 

@@ -95,7 +95,7 @@ def _home(populated: Populated, url: str) -> Home:
     rows = [Interaction(user, items[n].item_id, True, n) for user in ("ann", "bob") for n in range(3)]
     home.ledger.import_data(items, rows, "movie")
     assert published is not None
-    home.ledger.publish(replace(published, fence=0))
+    home.ledger.publish(replace(published, fence=0), [], [])
     return home
 
 

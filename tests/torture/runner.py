@@ -142,18 +142,19 @@ class Torture:
     def _killed_at(self, step: str) -> bool:
         """Whether a process has ended itself at the step."""
         of_the_server = step in OF_THE_SERVER
+        workers = [self._worker]  # one that outlived the last kill may be at the step before the next line
         self._armed.write_text(f"{step} {1 if of_the_server else self._chance.choice((1, 1, 2))}")
         self._ask_for_something(sure=True)
         if of_the_server:
             return not self._armed.exists()
         # Only now, so that a worker which the last kill has ended begins at once.
         self._everybody_works()
-        assert self._worker is not None
-        worker = self._worker
-        wait_until(lambda: worker.ended() or checks.owed(self.home) == 0)
+        workers.append(self._worker)
+        wait_until(lambda: not self._armed.exists() or checks.owed(self.home) == 0)
         if self._armed.exists():
             return False
-        worker.wait()
+        if not wait_until(lambda: any(worker is not None and worker.ended() for worker in workers)):
+            raise Stuck("nobody ended at the step that somebody had reached")
         return True
 
     def _killed_at_random(self, victim: str) -> bool:
@@ -180,12 +181,20 @@ class Torture:
         chosen = {"server": [self._server.child], "worker": [self._worker], "both": [self._server.child, self._worker]}
         pids = [child.pid for child in chosen.get(victim, [])]
         if victim == "trainer":
-            with suppress(psutil.NoSuchProcess):
-                pids = [child.pid for child in psutil.Process(self._worker.pid).children()[:1]]
+            pids = self._trainers()
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return pids
+
+    def _trainers(self) -> list[int]:
+        """The first training process that there is; none if all work is done before one is seen."""
+        assert self._worker is not None
+        while not self._worker.ended() and checks.owed(self.home):
+            with suppress(psutil.NoSuchProcess):
+                if children := psutil.Process(self._worker.pid).children():
+                    return [children[0].pid]
+        return []
 
     def _build_killed(self, delay: float) -> bool:
         self._import([self._new_person()], returning=False)
@@ -414,9 +423,9 @@ def save_model(folder: Path) -> None:
     """The smallest model that Lethe can use."""
     from tests import conftest  # noqa: PLC0415 - torch and all, which takes seconds
 
-    tokenizer = conftest._tiny_tokenizer(480)
+    tokenizer = conftest.tiny_tokenizer(480)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    conftest._save_tiny_model(folder, "llama", tokenizer, MODEL_SIZES)
+    conftest.save_tiny_model(folder, "llama", tokenizer, MODEL_SIZES)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_a_flipped_bit_of_an_adapter_is_found(home: Path, tortured: Torture) -> 
 
 @pytest.mark.parametrize(
     "left",
-    [".receipts.pem-0a1b", "store/tmp/17-0a1b", "store/adapters/0a1b", "store/generations/0a1b", "store/ACTIVE~"],
+    ["ledger.sqlite.bak", "store/tmp/17-0a1b", "store/adapters/0a1b", "store/generations/0a1b", "store/ACTIVE~"],
 )
 def test_whatever_is_left_over_is_found(home: Path, tortured: Torture, left: str) -> None:
     (home / left).mkdir()
