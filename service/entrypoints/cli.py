@@ -23,13 +23,17 @@ from service.entrypoints.evaluations import evaluate_app
 from service.entrypoints.imports import import_app, import_demo_if_empty
 from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, open_home, with_settings
 from service.entrypoints.proofs import receipts_app, restore_check, verify
-from service.entrypoints.telemetry import configure_logging
+from service.entrypoints.telemetry import configure_logging, describe
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import LetheError
 from service.forgetting.bell import Bell
 
 app = typer.Typer(
-    name="lethe", no_args_is_help=True, add_completion=False, help="A recommendation service that can forget."
+    name="lethe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they show values of variables
+    help="A recommendation service that can forget.",
 )
 app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate")
@@ -173,6 +177,9 @@ def main() -> None:
         # One line, whatever a library wrote into it; a bracket in it is no markup.
         err.print(f"[red]lethe:[/red] {escape(' '.join(str(error).split()))}", highlight=False)
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - its text may quote a row, so only its kind and place are told
+        err.print(f"[red]lethe:[/red] internal error: {escape(describe(error))}; please report it", highlight=False)
+        sys.exit(70)
 
 
 @contextmanager

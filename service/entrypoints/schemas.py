@@ -153,6 +153,7 @@ class ForgetStatus(BaseModel):
             "fence": 4,
             "affected_shards": ["9c0d"],
             "accepted_at": "2025-01-01T12:00:00Z",
+            "masked_at": "2025-01-01T12:00:00.005Z",
             "retraining_at": "2025-01-01T12:00:01Z",
             "completed_at": "2025-01-01T12:01:30Z",
             "attempts": 1,
@@ -166,6 +167,7 @@ class ForgetStatus(BaseModel):
     fence: int
     affected_shards: list[str]
     accepted_at: AwareDatetime
+    masked_at: AwareDatetime
     retraining_at: AwareDatetime | None
     completed_at: AwareDatetime | None
     attempts: int
@@ -180,6 +182,7 @@ class ForgetStatus(BaseModel):
             fence=request.fence,
             affected_shards=list(request.affected_shards),
             accepted_at=datetime.fromtimestamp(request.accepted_at, UTC),
+            masked_at=datetime.fromtimestamp(request.masked_at, UTC),
             retraining_at=_time(request.retraining_at),
             completed_at=_time(request.completed_at),
             attempts=request.attempts,

@@ -233,6 +233,12 @@ def _exception_chain(error: BaseException | None) -> list[dict[str, Any]]:
     return chain
 
 
+def describe(error: BaseException) -> str:
+    """The type of an exception and where it was raised, without its message."""
+    frames = _frames(error.__traceback__)
+    return f"{type(error).__name__} at {frames[-1] if frames else 'an unknown place'}"
+
+
 def _frames(traceback: TracebackType | None) -> list[str]:
     frames = []
     while traceback is not None:

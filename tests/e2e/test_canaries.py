@@ -180,6 +180,10 @@ def test_a_build_that_stumbles_over_somebodys_row_says_so_without_quoting_it(
     eventually(lambda: "KeyError" in installed.log.read_text(), "the failure is told")
     assert MARK not in installed.log.read_text()
     assert server.state_of(request_id)["state"] != "completed"
+    told = installed.run("build")
+    assert told.code == 70
+    assert told.err.splitlines()[-1].startswith("lethe: internal error: KeyError at ")
+    assert MARK not in told.out + told.err
 
 
 def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(

@@ -471,6 +471,7 @@ def test_the_state_of_a_deletion_has_iso_times() -> None:
         "fence": 3,
         "affected_shards": ["ad1"],
         "accepted_at": "2025-01-01T12:00:00Z",
+        "masked_at": "2025-01-01T12:00:00.500000Z",
         "retraining_at": "2025-01-01T12:00:01Z",
         "completed_at": "2025-01-01T12:00:30.500000Z",
         "attempts": 1,
