@@ -156,10 +156,14 @@ class Builder:
         return [(self._adapter_digest(shard, corpus.noun, config), shard) for shard in shards]
 
     def _adapter_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+        return digest_of([self._recipe_digest(shard, noun, config), self._environment])
+
+    def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+        """Of an adapter as it is meant, on whatever machine: from it training draws its order."""
         return digest_of(
             {
                 "format": _ADAPTER_FORMAT,
-                **self._made_with,
+                "frozen": self.frozen,
                 "template": prompts.TEMPLATE_VERSION,
                 "training": _training_part(config),
                 "samples": [canonical(sample, noun) for sample in shard.samples],
@@ -170,7 +174,7 @@ class Builder:
 
     def _train_missing(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> tuple[str, ...]:
         missing = [digest for digest in shards if not self._usable(digest)]
-        tasks = [self._training_task(digest, shards[digest], noun, config) for digest in missing]
+        tasks = [self._training_task(shards[digest], noun, config) for digest in missing]
         self._progress.phase("training shards", len(tasks) * config.epochs)
         self._ledger.set_shards_training(len(tasks))
         try:
@@ -191,10 +195,10 @@ class Builder:
             return False
         return True
 
-    def _training_task(self, digest: str, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
+    def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
         lessons = tuple(self._lesson(sample, noun) for sample in shard.samples)
         invocation = self._encoder.invocation(noun) if config.activation == "question" else []
-        return TrainingTask(digest, self._model, invocation, lessons, config)
+        return TrainingTask(self._recipe_digest(shard, noun, config), self._model, invocation, lessons, config)
 
     def _trained(self, epochs: int) -> None:
         sys.audit("lethe.build.training")

@@ -1,7 +1,7 @@
 """One shard's samples -> one adapter, with PEFT. The only file that knows PEFT.
 
 All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
-from the samples' canonical order; every epoch visits them in an order drawn from the adapter's own digest. With activation
+from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With activation
 `question` the contexts carry no gradient, so the frozen model reads each of them once and all epochs reuse its keys and
 values, as far as they fit into memory.
 """
@@ -44,7 +44,7 @@ class Lesson:
 class TrainingTask:
     """All that decides an adapter's bytes; `lessons` in canonical order."""
 
-    digest: str
+    recipe: str  # digest; the order of batches is drawn from it
     model: ModelSpec
     invocation: list[int]
     lessons: tuple[Lesson, ...]
@@ -84,7 +84,7 @@ def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) ->
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     steps = config.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    order = torch.Generator().manual_seed(int(task.digest[:15], 16))
+    order = torch.Generator().manual_seed(int(task.recipe[:15], 16))
     reader = _ContextReader(frozen, model)
     for _ in range(config.epochs):
         for number in torch.randperm(len(batches), generator=order).tolist():

@@ -19,15 +19,15 @@ from service.records import BuildConfig, Item, Opinion
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
-DIGEST = "5eed" * 16
+RECIPE = "5eed" * 16
 
 activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 
 
-def _task(folder, config=CONFIG, digest=DIGEST):
+def _task(folder, config=CONFIG, recipe=RECIPE):
     spec = ModelSpec(str(folder))
     encoder = Encoder.load(spec)
-    return TrainingTask(digest, spec, encoder.invocation(NOUN), tuple(_lessons(encoder)), config)
+    return TrainingTask(recipe, spec, encoder.invocation(NOUN), tuple(_lessons(encoder)), config)
 
 
 def _lessons(encoder):
@@ -52,7 +52,7 @@ def _scores(files, task):
     frozen = FrozenModel.load(task.model)
     config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
     mixture = Mixture(frozen, config.lora_targets)
-    stack = AdapterStack.of({task.digest: tensors}, config.lora_alpha / config.lora_rank, frozen)
+    stack = AdapterStack.of({task.recipe: tensors}, config.lora_alpha / config.lora_rank, frozen)
     alone = torch.ones(len(task.lessons), 1)
     if config.activation == "prompt":
         return mixture.answer_whole([one.context + one.question for one in task.lessons], stack, alone, "ND")
@@ -95,7 +95,7 @@ def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(tin
 
 def test_another_digest_visits_the_batches_in_another_order(tiny_models):
     task = _task(tiny_models("llama"))
-    assert train_adapter(task, _nothing) != train_adapter(replace(task, digest="0a" * 32), _nothing)
+    assert train_adapter(task, _nothing) != train_adapter(replace(task, recipe="0a" * 32), _nothing)
 
 
 @activation
@@ -111,7 +111,7 @@ def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
 
 def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models):
     task = _task(tiny_models("llama"), replace(CONFIG, epochs=0))
-    first, second = (train_adapter(replace(task, digest=digest), _nothing) for digest in (DIGEST, "0a" * 32))
+    first, second = (train_adapter(replace(task, recipe=recipe), _nothing) for recipe in (RECIPE, "0a" * 32))
     assert first == second
     tensors = safetensors.torch.load(first["adapter_model.safetensors"])
     assert all(tensor.any() == ("lora_A" in name) for name, tensor in tensors.items())

@@ -90,10 +90,11 @@ MUTANTS = (
         "test_a_persons_path_does_not_depend_on_who_else_there_is",
     ),
     Mutant(
-        "order of batches from the shard's position",
+        "a seed from the shard's position",
         "service/build/build.py",
-        "self._training_task(digest, shards[digest], noun, config)",
-        'self._training_task(f"{list(shards).index(digest):x}" * 64, shards[digest], noun, config)',
+        "self._training_task(shards[digest], noun, config)",
+        "self._training_task(shards[digest], noun, "
+        "BuildConfig(**{**asdict(config), 'seed': list(shards).index(digest)}))",
         "test_an_adapter_does_not_depend_on_other_shards",
     ),
     Mutant(
@@ -177,8 +178,8 @@ MUTANTS = (
     Mutant(
         "what another library computed",
         "service/build/build.py",
-        "                **self._made_with,\n",
-        '                **{**self._made_with, "environment": {}},\n',
+        "return digest_of([self._recipe_digest(shard, noun, config), self._environment])",
+        "return self._recipe_digest(shard, noun, config)",
         "test_what_another_environment_computed_is_not_taken_for_ones_own",
     ),
     Mutant(
