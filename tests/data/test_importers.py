@@ -267,11 +267,12 @@ def test_a_folder_without_the_files_is_told_what_was_looked_for(
         ("rows.csv.xz", b"not xz"),
         ("rows.csv.gz", b"not gz"),
         ("rows.csv.xz", lzma.compress(b"user_id,item_id,liked,timestamp\n" * 99)[:-20]),
-        ("rows.csv.gz", gzip.compress(b"user_id,item_id,liked,timestamp\n" * 99)[:-20]),
+        ("rows.csv.gz", gzip.compress(b"user_id,item_id,liked,timestamp\n" * 99, mtime=0)[:-20]),
         ("rows.parquet", b"not parquet"),
         ("rows.txt", b"user_id"),
         ("rows", b"user_id"),
     ],
+    ids=lambda given: given if isinstance(given, str) else f"{len(given)} bytes",
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)

@@ -34,7 +34,7 @@ from .steps import OF_THE_SERVER, OF_THE_WORKER
 from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
 
 AT_RANDOM = ("server", "worker", "both", "trainer", "import", "build")  # who is killed at a random time
-KILLS_BETWEEN_CHECKS = 10
+KILLS_BETWEEN_CHECKS = 15
 PEOPLE = 12
 SETTINGS = {
     "LETHE_SECRET": "a secret of the tests",
