@@ -9,7 +9,7 @@ serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on 
 	$(BIN)/lethe serve --demo
 
 test: $(VENV)/.installed-dev ## set up and run the tests
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow

@@ -29,6 +29,14 @@ from service.records import Item
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 
+_LONG = ("e2e", "torture", "exactness", "history", "build")  # folders
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that of two test processes neither ends long before the other."""
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """A URL of an empty PostgreSQL database, which ends with the session."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -333,3 +334,10 @@ def test_a_violation_is_found(rule: Rule, files: dict[str, str], named: str, tmp
 
 def test_every_rule_has_a_violation() -> None:
     assert {rule for rule, _, _ in VIOLATIONS} == set(RULES)
+
+
+def test_no_folder_of_tests_is_left_out(pytestconfig: pytest.Config) -> None:
+    """Pytest leaves out folders by name, among them one that this house needs: `build`."""
+    folders = [path.name for path in Path(__file__).parent.rglob("*") if path.is_dir()]
+    skipped = pytestconfig.getini("norecursedirs")
+    assert [name for name in folders if any(fnmatch(name, pattern) for pattern in skipped)] == []

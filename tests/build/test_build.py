@@ -128,14 +128,6 @@ def test_a_second_build_trains_nothing_and_changes_nothing(home):
     assert home.times() == times
 
 
-def test_the_order_in_which_data_came_in_does_not_matter(home, clean_home):
-    chance = random.Random(0)
-    interactions, items = chance.sample(INTERACTIONS, len(INTERACTIONS)), chance.sample(ITEMS, len(ITEMS))
-    other = clean_home(interactions, items=items)
-    assert other.build().generation == home.store.active()
-    assert other.files() == home.files()
-
-
 def test_the_number_of_processes_does_not_matter(home, clean_home):
     other = clean_home(INTERACTIONS, processes=1)
     other.build()
@@ -151,12 +143,10 @@ def test_a_person_with_a_single_interaction_has_no_sample_and_changes_nothing(ho
 # Forgetting is a clean build without the person
 
 
+# In processes of their own, as a worker builds; `tests/exactness` goes through whole stories of every kind in one process.
 VARIANTS = {
-    "tree-user": CONFIG,
     "tree-sample": replace(CONFIG, unit="sample"),
-    "tree-user-prompt": replace(CONFIG, activation="prompt", level="D"),
-    "random-user": replace(CONFIG, partition="random"),
-    "random-sample": replace(CONFIG, partition="random", unit="sample"),
+    "random-user-prompt": replace(CONFIG, partition="random", activation="prompt", level="D"),
 }
 
 
@@ -172,23 +162,11 @@ def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(homes,
     assert home.files() != before
 
 
-@pytest.mark.parametrize("name", ["tree-user", "tree-sample"])
-def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(homes, clean_home, tmp_path, name):
-    variant = VARIANTS[name]
+def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(home, clean_home):
     item = next(row.item_id for row in INTERACTIONS if row.user_id == TRAINING_USER)
-    home, clean = homes(tmp_path / "home", variant), clean_home(_without(TRAINING_USER, item))
+    clean = clean_home(_without(TRAINING_USER, item))
     home.ledger.forget(TRAINING_USER, [item], None)
-    home.build(variant)
-    clean.build(variant)
-    assert home.files() == clean.files()
-
-
-def test_the_order_of_deletions_does_not_matter(home, clean_home):
-    for user in (OTHER_TRAINING_USER, TRAINING_USER):
-        home.ledger.forget(user, None, None)
-        home.build()
-    gone = {OTHER_TRAINING_USER, TRAINING_USER}
-    clean = clean_home([row for row in INTERACTIONS if row.user_id not in gone])
+    home.build()
     clean.build()
     assert home.files() == clean.files()
 
@@ -276,26 +254,6 @@ def test_a_damaged_generation_is_made_again_to_the_same_bytes(home, damage):
 
 
 # Algorithm 1
-
-
-def test_algorithm1_keeps_its_recorded_partition_and_equals_a_clean_build_that_is_given_it(homes, model, tmp_path):
-    config = replace(CONFIG, partition="algorithm1")
-    home = homes(tmp_path / "home", config)
-    shards = {shard["shard"]: shard for shard in home.store.generation(home.store.active()).manifest["adapters"]}
-    home.ledger.forget(TRAINING_USER, None, None)
-    built = home.build(config)
-    now = {shard["shard"]: shard for shard in home.store.generation(built.generation).manifest["adapters"]}
-    assert now.keys() == shards.keys()
-    changed = [name for name in now if now[name] != shards[name]]
-    assert [now[name]["digest"] for name in changed] == list(built.trained)
-    assert len(changed) == 1
-    # The ledger after the deletion holds the recorded partition and never the user; the store is new.
-    (tmp_path / "clean").mkdir()
-    home.ledger.close()
-    shutil.copy(home.folder / "ledger.db", tmp_path / "clean" / "ledger.db")
-    clean = Home(tmp_path / "clean", model)
-    clean.build(config)
-    assert clean.files() == home.files()
 
 
 def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes, tmp_path):
