@@ -280,11 +280,6 @@ class Builder:
         return previous if previous is not None and previous.manifest["format"] == FORMAT else None
 
 
-def config_of(manifest: Mapping[str, Any]) -> BuildConfig:
-    """The build configuration that a generation was made with."""
-    return BuildConfig.of(manifest["config"])
-
-
 def _seen_by(planned: Sequence[tuple[str, Shard]]) -> dict[str, list[str]]:
     """Adapter digest -> a user id for each of the samples behind it."""
     seen: dict[str, list[str]] = {}

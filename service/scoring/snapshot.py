@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Store, StoreFailure
-from service.build.build import config_of
 from service.build.rows import load_array
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
@@ -62,7 +61,7 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         stored = store.generation(generation)
         folders = {adapter["digest"]: store.adapter(adapter["digest"]) for adapter in stored.manifest["adapters"]}
         files = {name: stored.read(name) for name in stored.manifest["files"]}
-        config = config_of(stored.manifest)
+        config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
         stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
     except StoreFailure as failure:

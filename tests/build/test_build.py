@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from adapters_store import Store
-from service.build.build import Builder, config_of, corpus_of
+from service.build.build import Builder, corpus_of
 from service.build.workforce import Workforce
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user
@@ -269,7 +269,7 @@ def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes, tmp_path):
 
 
 def test_a_manifest_states_its_configuration(home):
-    assert config_of(home.store.generation(home.store.active()).manifest) == CONFIG
+    assert BuildConfig.of(home.store.generation(home.store.active()).manifest["config"]) == CONFIG
 
 
 def test_the_store_holds_no_user_id_no_title_and_no_path(home, model):
