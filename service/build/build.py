@@ -5,7 +5,6 @@ Everything is named by the digest of what it was made from, so what did not chan
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,21 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
+from service.build.adapters import AdapterMaker, canonical_order
 from service.build.embedding import PublicTextsTask, embed_public_texts
 from service.build.environment import environment_of
 from service.build.placement import Placer, units_of
 from service.build.progress import Progress, Silent
 from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
-from service.build.training import Lesson, TrainingTask, train_adapter
 from service.build.workforce import Workforce
 from service.data import prompts
 from service.data.ledger import Ledger
-from service.data.samples import canonical, is_validation_user, sample_order_key, user_samples
+from service.data.samples import canonical, is_validation_user, user_samples
 from service.llm.encoder import Encoder, ModelSpec
 from service.records import BuildConfig, Item, LedgerView, Published, Sample, Shard
 
 FORMAT = "lethe-generation-1"
-_ADAPTER_FORMAT = "lethe-adapter-1"
 _ITEMS_A_TASK = 1024
 
 
@@ -95,6 +93,7 @@ class Builder:
         self._secret = secret
         self._progress: Progress = progress or Silent()
         self._environment = environment_of(model.device) if environment is None else environment
+        self._adapters = AdapterMaker(store, self._encoder, model, workforce, self._progress, self._environment)
 
     @property
     def frozen(self) -> dict[str, str]:
@@ -152,78 +151,31 @@ class Builder:
         members: dict[str, list[Sample]] = {}
         for unit in units:
             members.setdefault(names[unit.key], []).extend(unit.samples)
-        shards = [Shard(name, _canonical_order(samples, config.seed)) for name, samples in sorted(members.items())]
-        return [(self._adapter_digest(shard, corpus.noun, config), shard) for shard in shards]
-
-    def _adapter_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
-        return digest_of([self._recipe_digest(shard, noun, config), self._environment])
-
-    def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
-        """Of an adapter as it is meant, on whatever machine: from it training draws its order."""
-        return digest_of(
-            {
-                "format": _ADAPTER_FORMAT,
-                "frozen": self.frozen,
-                "template": prompts.TEMPLATE_VERSION,
-                "training": _training_part(config),
-                "samples": [canonical(sample, noun) for sample in shard.samples],
-            }
-        )
+        shards = [Shard(name, canonical_order(samples, config.seed)) for name, samples in sorted(members.items())]
+        return [(self._adapters.digest(shard, corpus.noun, config), shard) for shard in shards]
 
     # Adapters
 
     def _train_missing(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> tuple[str, ...]:
-        missing = [digest for digest in shards if not self._usable(digest)]
-        tasks = [self._training_task(shards[digest], noun, config) for digest in missing]
-        self._progress.phase("training shards", len(tasks) * config.epochs)
-        self._ledger.set_shards_training(len(tasks))
+        missing = self._adapters.missing(list(shards))
+        self._ledger.set_shards_training(len(missing))
         try:
-            for number, files in self._workforce.run(train_adapter, tasks, self._trained):
-                self._keep_adapter(missing[number], files)
+            self._adapters.train({digest: shards[digest] for digest in missing}, noun, config)
         finally:
             self._ledger.set_shards_training(0)
         return tuple(missing)
-
-    def _usable(self, digest: str) -> bool:
-        if not self._store.has_adapter(digest):
-            return False
-        try:
-            self._store.adapter(digest)
-        except (DamagedArtifact, MissingArtifact):
-            # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
-            self._store.remove_adapter(digest)
-            return False
-        return True
-
-    def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
-        lessons = tuple(self._lesson(sample, noun) for sample in shard.samples)
-        invocation = self._encoder.invocation(noun) if config.activation == "question" else []
-        return TrainingTask(self._recipe_digest(shard, noun, config), self._model, invocation, lessons, config)
-
-    def _trained(self, epochs: int) -> None:
-        sys.audit("lethe.build.training")
-        self._progress.advance(epochs)
-
-    def _keep_adapter(self, digest: str, files: Mapping[str, bytes]) -> None:
-        with self._store.new_adapter(digest) as folder:
-            for name, content in files.items():
-                (folder / name).write_bytes(content)
-
-    def _lesson(self, sample: Sample, noun: str) -> Lesson:
-        context = self._encoder.context(sample.history, noun)
-        return Lesson(context, self._encoder.question(sample.target, noun), sample.liked)
 
     # Validation rows and catalogue
 
     def _plan_validation(self, corpus: Corpus, config: BuildConfig) -> list[ValidationUser]:
         planned = []
         for user_id, samples in sorted(corpus.validation.items()):
-            ordered = _canonical_order(samples, config.seed)
+            ordered = canonical_order(samples, config.seed)
             batch = digest_of(
                 [self._made_with, config.activation, [canonical(sample, corpus.noun) for sample in ordered]]
             )
             keys = row_keys(self._secret, user_id, batch, len(ordered))
-            planned.append(ValidationUser(user_id, keys, tuple(self._lesson(s, corpus.noun) for s in ordered)))
+            planned.append(ValidationUser(user_id, keys, tuple(self._adapters.lesson(s, corpus.noun) for s in ordered)))
         return planned
 
     def _catalogue_files(self, items: Sequence[Item], previous: StoredGeneration | None) -> dict[str, bytes]:
@@ -286,12 +238,3 @@ def _seen_by(planned: Sequence[tuple[str, Shard]]) -> dict[str, list[str]]:
     for digest, shard in planned:
         seen.setdefault(digest, []).extend(sample.user_id for sample in shard.samples)
     return seen
-
-
-def _training_part(config: BuildConfig) -> dict[str, Any]:
-    names = ("activation", "lora_rank", "lora_alpha", "lora_targets", "epochs", "learning_rate", "batch_size", "seed")
-    return {name: getattr(config, name) for name in names}
-
-
-def _canonical_order(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
-    return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))

@@ -1,11 +1,13 @@
 """Simulated people over a public catalogue: for the demo and for pretraining the bundled model. No real person's data.
 
-A person has a general generosity, tastes in genres, a weight for what the public thinks of a film, and a favourite era.
-They meet well-known films more often, and like one with the probability that a logistic of all of it gives.
+A person has a general generosity, tastes in genres, an opinion of what the public thinks, of fame and of old things, and of
+single authors: all drawn from normal distributions. They live until some year, meet well-known and recent items more often,
+and like one with the probability that the logistic of its appeal gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,67 +16,136 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_PRIOR_VOTES = 50.0  # an average vote counts as much as this many further votes at the mean
+_MEMORY_YEARS = 12.0  # items this much older are met e times less often
+_FIRST_YEAR, _LAST_YEAR = 1985, 2018  # until when simulated people live
+_FAITH = 30.0  # how much more often a person meets what an author of theirs made
+_AUTHORS_FOLLOWED = 3
+_TASTED = ("generosity", "quality", "fame", "decade")  # what the features before the genres meet, in their order
+
 
 @dataclass(frozen=True, slots=True)
 class PublicFacts:
-    """What the public knows of one film. `vote_average` is on a scale of 0 to 10."""
+    """What the public knows of one item. `vote_average` is on any one scale, the same for the whole catalogue."""
 
     title: str
     year: int
     genres: tuple[str, ...]
     vote_average: float
     vote_count: float
+    author: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class FilmFeatures:
-    """The catalogue as arrays over N films and G genres."""
+class Tastes:
+    """How people differ: mean and spread (standard deviation) of each taste, in logits."""
 
-    genre_share: FloatArray  # (N, G), each row sums to 1 (or 0 for a film of no known genre)
-    quality: FloatArray  # (N,), standardized public vote, shrunk to the mean where few voted
-    decades: FloatArray  # (N,), years since 1980, in decades
-    popularity: FloatArray  # (N,), probability of being met, sums to 1
+    generosity: tuple[float, float] = (0.2, 1.2)
+    quality: tuple[float, float] = (0.8, 0.5)
+    fame: tuple[float, float] = (0.0, 0.3)
+    decade: tuple[float, float] = (-0.1, 0.3)
+    genre_spread: float = 0.7
+    author_spread: float = 0.0
+
+    def mean(self, genres: int) -> FloatArray:
+        plain = [getattr(self, name)[0] for name in _TASTED]
+        return np.array(plain + [0.0] * genres)
+
+    def spread(self, genres: int) -> FloatArray:
+        plain = [getattr(self, name)[1] for name in _TASTED]
+        return np.array(plain + [self.genre_spread] * genres)
+
+
+FILM_TASTES = Tastes()
+BOOK_TASTES = Tastes(
+    generosity=(-0.3, 1.1),
+    quality=(0.2, 0.25),
+    fame=(0.0, 0.2),
+    decade=(0.0, 0.2),
+    genre_spread=0.4,
+    author_spread=0.7,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFeatures:
+    """The catalogue as arrays over N items and F = 4 + G features (`_TASTED`, then one per genre)."""
+
+    values: (
+        FloatArray  # (N, F): 1, public vote, ln(votes) (both standardized), decades since 1990, genres of unit length
+    )
+    years: IntArray  # (N,)
+    authors: IntArray  # (N,), -1 where there is none
+    popularity: FloatArray  # (N,), relative chance of being met
+
+    @property
+    def genres(self) -> int:
+        return int(self.values.shape[1]) - len(_TASTED)
 
     @classmethod
-    def of(cls, films: list[PublicFacts]) -> FilmFeatures:
-        genres = sorted({genre for film in films for genre in film.genres})
-        column = {genre: i for i, genre in enumerate(genres)}
-        share = np.zeros((len(films), len(genres)))
-        for row, film in enumerate(films):
-            for genre in film.genres:
-                share[row, column[genre]] = 1.0 / len(film.genres)
-        votes = np.array([film.vote_average for film in films])
-        counts = np.array([film.vote_count for film in films])
-        prior = 50.0
-        shrunk = (votes * counts + votes.mean() * prior) / (counts + prior)
-        met = np.sqrt(counts + 10.0)
+    def of(cls, items: Sequence[PublicFacts]) -> ItemFeatures:
+        counts = np.array([item.vote_count for item in items])
+        popularity = np.sqrt(counts + 10.0)
+        votes = np.array([item.vote_average for item in items])
+        usual = float(np.average(votes, weights=popularity))
+        shrunk = (votes * counts + usual * _PRIOR_VOTES) / (counts + _PRIOR_VOTES)
+        years = np.array([item.year for item in items])
+        plain = (
+            np.ones(len(items)),
+            _standardized(shrunk, popularity),
+            _standardized(np.log(counts + 10.0), popularity),
+            np.clip((years - 1990) / 10.0, -6.0, 6.0),
+        )
+        numbers = {name: n for n, name in enumerate(sorted({item.author for item in items if item.author}))}
         return cls(
-            genre_share=share,
-            quality=(shrunk - shrunk.mean()) / max(shrunk.std(), 1e-9),
-            decades=(np.array([film.year for film in films]) - 1980) / 10.0,
-            popularity=met / met.sum(),
+            values=np.column_stack((*plain, _genre_vectors(items))),
+            years=years,
+            authors=np.array([numbers[item.author] if item.author else -1 for item in items]),
+            popularity=popularity,
         )
 
 
-def simulate_person(films: FilmFeatures, seen: int, rng: np.random.Generator) -> tuple[IntArray, NDArray[np.bool_]]:
-    """One person's life: `seen` distinct film numbers in order of time, and whether each was liked."""
-    met = films.popularity * np.exp(-0.15 * np.abs(films.decades - rng.normal(1.0, 1.2)))
-    order = _sample_without_replacement(met, min(seen, len(met)), rng)
-    return order, rng.random(len(order)) < _like_probability(films, order, rng)
+def simulate_person(
+    items: ItemFeatures, tastes: Tastes, seen: int, rng: np.random.Generator
+) -> tuple[IntArray, NDArray[np.bool_]]:
+    """One person's life: at most `seen` distinct item numbers in the order met, and whether each was liked."""
+    met = _meet(items, tastes, seen, rng)
+    return met, rng.random(len(met)) < 1.0 / (1.0 + np.exp(-_appeal(items, tastes, met, rng)))
 
 
-def _like_probability(films: FilmFeatures, chosen: IntArray, rng: np.random.Generator) -> FloatArray:
-    generosity = rng.normal(0.2, 1.6)
-    taste = rng.normal(0.0, 2.2, films.genre_share.shape[1])
-    quality_weight = abs(rng.normal(1.0, 0.4))
-    era_weight = rng.normal(0.0, 0.25)
-    appeal = (
-        generosity
-        + films.genre_share[chosen] @ taste
-        + quality_weight * films.quality[chosen]
-        + era_weight * (films.decades[chosen] - 1.0)
-    )
-    return np.asarray(1.0 / (1.0 + np.exp(-appeal)), dtype=np.float64)
+def _meet(items: ItemFeatures, tastes: Tastes, seen: int, rng: np.random.Generator) -> IntArray:
+    lives_until = rng.uniform(_FIRST_YEAR, _LAST_YEAR)
+    age = lives_until - items.years
+    chance = items.popularity * np.exp(-np.maximum(age, 0.0) / _MEMORY_YEARS) * np.where(age >= 0.0, 1.0, 1e-6)
+    if tastes.author_spread:
+        followed = items.authors[_sample_without_replacement(chance, min(_AUTHORS_FOLLOWED, len(chance)), rng)]
+        chance = chance * np.where(np.isin(items.authors, followed[followed >= 0]), _FAITH, 1.0)
+    return _sample_without_replacement(chance, min(seen, len(chance)), rng)
+
+
+def _appeal(items: ItemFeatures, tastes: Tastes, met: IntArray, rng: np.random.Generator) -> FloatArray:
+    taste = tastes.mean(items.genres) + tastes.spread(items.genres) * rng.standard_normal(items.values.shape[1])
+    appeal: FloatArray = items.values[met] @ taste
+    if tastes.author_spread:
+        authors, places = np.unique(items.authors[met], return_inverse=True)
+        appeal += (tastes.author_spread * rng.standard_normal(len(authors)) * (authors >= 0))[places]
+    return appeal
+
+
+def _genre_vectors(items: Sequence[PublicFacts]) -> FloatArray:
+    names = sorted({genre for item in items for genre in item.genres})
+    column = {genre: n for n, genre in enumerate(names)}
+    vectors = np.zeros((len(items), len(names)))
+    for row, item in enumerate(items):
+        for genre in item.genres:
+            vectors[row, column[genre]] = len(item.genres) ** -0.5
+    return vectors
+
+
+def _standardized(values: FloatArray, weights: FloatArray) -> FloatArray:
+    mean = np.average(values, weights=weights)
+    deviation = np.sqrt(np.average((values - mean) ** 2, weights=weights))
+    return np.asarray((values - mean) / max(float(deviation), 1e-9), dtype=np.float64)
 
 
 def _sample_without_replacement(weights: FloatArray, count: int, rng: np.random.Generator) -> IntArray:

@@ -58,7 +58,7 @@ def evaluate_movielens(
     dataset = importers.movielens(folder)
     items = {item.item_id: item for item in dataset.items}
     defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
-    with _scratch_home(defaults | _stated(given)) as opened, progress_for_stderr() as progress:
+    with scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
         opened.ledger.import_data(dataset.items, [], dataset.noun)
         report = tallrec.evaluate(
             tallrec_split(dataset.interactions, items),
@@ -90,7 +90,7 @@ def evaluate_forgetting(
     dataset = importers.movielens(folder)
     with progress_for_stderr() as progress:
         if users is not None:
-            drawn = _drawn(dataset.interactions, users, load_settings(**_stated(given)).seed)
+            drawn = _drawn(dataset.interactions, users, load_settings(**stated(given)).seed)
             dataset = dataclasses.replace(dataset, interactions=drawn)
         table = [] if only is Part.STORY else _placement(dataset, given, tried, progress)
         story = None if only is Part.PLACEMENT else _story(dataset, given, forgotten, progress)
@@ -99,17 +99,17 @@ def evaluate_forgetting(
         print_report({"placement": rows, "story": dataclasses.asdict(story) if story else None}, json_)
         return
     if table:
-        _print_table("shards touched by deleting one person", [dataclasses.asdict(row) for row in table])
+        print_table("shards touched by deleting one person", [dataclasses.asdict(row) for row in table])
     if story:
         told = dataclasses.asdict(story)
-        _print_table("answers for people never seen, and membership inference", told.pop("measured"))
+        print_table("answers for people never seen, and membership inference", told.pop("measured"))
         print_report(told, json_)
 
 
 def _placement(
     dataset: importers.Dataset, given: Mapping[str, Any], tried: int, progress: Progress
 ) -> list[PlacementRow]:
-    with _scratch_home(_stated(given)) as opened:
+    with scratch_home(stated(given)) as opened:
         opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun)
         config = opened.settings.build_config()
         units = (given["unit"],) if given["unit"] else ("user", "sample")
@@ -120,7 +120,7 @@ def _placement(
 def _story(
     dataset: importers.Dataset, given: Mapping[str, Any], forgotten: int, progress: Progress
 ) -> forgetting.Story:
-    with _scratch_home(_stated(given)) as opened, _scratch_home(_stated(given) | _same_secret(opened)) as clean:
+    with scratch_home(stated(given)) as opened, scratch_home(stated(given) | _same_secret(opened)) as clean:
         config = opened.settings.build_config()
         imported, kept = forgetting.set_aside(dataset.interactions, config.seed)
         opened.ledger.import_data(dataset.items, imported, dataset.noun)
@@ -155,7 +155,8 @@ def _placer(opened: Home, progress: Progress) -> Placer:
 
 
 @contextmanager
-def _scratch_home(given: Mapping[str, Any]) -> Iterator[Home]:
+def scratch_home(given: Mapping[str, Any]) -> Iterator[Home]:
+    """An installation that is thrown away afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
         # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
         opened = open_home(Path(scratch), {**given, "database_url": f"sqlite:///{scratch}/ledger.sqlite"})
@@ -170,7 +171,7 @@ def _same_secret(opened: Home) -> dict[str, str]:
     return {"secret": opened.secret.decode()}
 
 
-def _stated(given: Mapping[str, Any]) -> dict[str, Any]:
+def stated(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -180,7 +181,8 @@ def _drawn(interactions: Sequence[Interaction], users: int, seed: int) -> list[I
     return [row for row in interactions if row.user_id in kept]
 
 
-def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One column for each name of the first row."""
     columns = (Column(name.replace("_", " "), overflow="fold") for name in rows[0])
     table = Table(*columns, title=title)
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 
@@ -25,6 +26,19 @@ def auc(scores: Sequence[float], liked: Sequence[bool]) -> float:
     if not positives or not negatives:
         return math.nan
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def uauc(scores: Sequence[float], liked: Sequence[bool], users: Sequence[str]) -> float:
+    """Mean over users of the AUC among their own targets, every user counting once (as CoLLM, Zhang et al. 2023, reports it).
+
+    Users without a liked or without a disliked target are left out; NaN where no user has both.
+    """
+    by_user: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for score, yes, user in zip(scores, liked, users, strict=True):
+        by_user[user].append((score, yes))
+    areas = [auc([score for score, _ in own], [yes for _, yes in own]) for own in by_user.values()]
+    defined = [area for area in areas if not math.isnan(area)]
+    return sum(defined) / len(defined) if defined else math.nan
 
 
 def accuracy(scores: Sequence[float], liked: Sequence[bool]) -> float:

@@ -11,7 +11,7 @@ import csv
 import lzma
 from pathlib import Path
 
-from service.pretraining.corpus import FILM_FACTS, catalogue_title
+from service.pretraining.films import FILM_FACTS, catalogue_title
 
 FILMS = 2_000
 COLUMNS = ("title", "year", "genres", "vote_average", "vote_count")

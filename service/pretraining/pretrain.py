@@ -1,214 +1,222 @@
-"""Public facts and simulated people -> the bundled base model (Llama architecture) with its tokenizer.
+"""A corpus of public facts and simulated people -> the bundled base model (Llama architecture) with its tokenizer.
 
-    python -m service.pretraining.pretrain CORPUS OUT
-
-One training sequence is one simulated person's context followed by several questions. Every question sees the context and
-itself only (block attention), so one reading of the history serves many answers. Beside it, plain facts about titles.
+Every step's batches are drawn from the seed and the number of the step, so a run that was stopped goes on to the same end.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import math
-import time
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from service.build.progress import Progress
 from service.data import prompts
-from service.data.simulated import FilmFeatures, PublicFacts, simulate_person
-from service.pretraining import corpus
-from service.records import Item, Opinion
+from service.errors import InvalidInput
+from service.pretraining.books import books
+from service.pretraining.corpus import Entry
+from service.pretraining.films import films
+from service.pretraining.lessons import NOUNS, Lessons, PeopleBatch, TextBatch
+from service.pretraining.texts import paragraphs
+from service.pretraining.vocabulary import Vocabulary, token_id
 
-HISTORY = 10
-QUESTIONS = 8
-PAD, END = "<pad>", "<end>"
+CHECKPOINT = "checkpoint.pt"
+LOG = "progress.jsonl"
+_EXAMINED = 128  # people, and sentences
+_EXAMINATION = 2**32  # beyond the number of any step
+_PARAGRAPH_SHOWN = 400  # characters, to the tokenizer
+_PARAGRAPHS_SKIPPED = 5
+_BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides the weights, beside the corpus."""
+    """All that decides the weights, beside the corpus and the machine."""
 
-    seed: int = 20240
-    vocabulary: int = 6000
-    hidden_size: int = 224
-    intermediate_size: int = 576
-    layers: int = 4
-    heads: int = 7
-    people_per_step: int = 24
-    facts_per_step: int = 32
-    steps: int = 800
-    schedule_steps: int = 2400  # the cosine is laid out for this many
-    peak_learning_rate: float = 1e-3
-    warmup_steps: int = 150
+    seed: int = 20_261
+    learned_pieces: int = 8000
+    book_names: int = 5000
     least_votes: int = 100
+    hidden_size: int = 256
+    intermediate_size: int = 640
+    layers: int = 4
+    heads: int = 4
+    steps: int = 3000
+    people_per_step: int = 24
+    questions: int = 16
+    books_every: int = 4  # every n-th step asks about books, of half as many people half as many questions
+    facts_per_step: int = 24
+    texts_per_step: int = 1
+    text_tokens: int = 96
+    people_weight: float = 8.0
+    facts_weight: float = 0.3
+    texts_weight: float = 0.05
+    peak_learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+    held_out_every: int = 40  # every n-th item is never in a lesson
+    saved_every: int = 250  # steps
 
 
-def train_tokenizer(films: list[PublicFacts], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over titles and the prompt's own words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=[PAD, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_tokenizer_texts(films), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Of one step: people in nats above the observer's own entropy; facts and texts in nats a token."""
+
+    people: Tensor
+    facts: Tensor
+    texts: Tensor
 
 
-def pretrain(corpus_dir: Path, out: Path, recipe: Recipe) -> None:
-    """Train from nothing and write model, tokenizer and recipe to `out`."""
-    films = corpus.films(corpus_dir, recipe.least_votes)
-    tokenizer = train_tokenizer(films, recipe.vocabulary)
-    torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_model_config(recipe, tokenizer))
-    lessons = Lessons(films, tokenizer, recipe)
+def pretrain(
+    corpus: Path, out: Path, recipe: Recipe, device: str, progress: Progress, *, compiled: bool
+) -> dict[str, float]:
+    """Train from nothing, or go on from the checkpoint in `out`; write model, tokenizer and recipe there.
+
+    Returns: the losses at the end, on items that were taught and on items that never were (`Losses` names them).
+
+    Raises:
+        FileNotFoundError: the corpus folder lacks one of its files.
+        InvalidInput: `out` holds a checkpoint of another recipe.
+    """
+    entries = [*films(corpus, recipe.least_votes), *books(corpus)]
+    texts = paragraphs(corpus)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(out)
-    for _ in _optimize(model, lessons, recipe):
-        _save(model, out)
-    (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "films": len(films)}, indent=2) + "\n")
-
-
-def _save(model: LlamaForCausalLM, out: Path) -> None:
-    # In 16 bits for the repository; every float16 is exactly a float32, so loading in float32 loses nothing more.
-    half: Any = copy.deepcopy(model)
-    half.to(torch.float16).save_pretrained(out)
-
-
-class Lessons:
-    """Draws training batches: what simulated people would answer, and facts about titles."""
-
-    def __init__(self, films: list[PublicFacts], tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
-        self._films = films
-        self._features = FilmFeatures.of(films)
-        self._rng = np.random.default_rng(recipe.seed)
-        self._recipe = recipe
-        self.pad = int(tokenizer.encode(PAD)[0])
-        self._tokenizer = tokenizer
-        self.yes, self.no = (tokenizer.encode(answer)[0] for answer in prompts.ANSWERS)
-        self._items = [
-            [Item(str(n), title, film.year, film.genres) for title in (film.title, corpus.plain_title(film.title))]
-            for n, film in enumerate(films)
-        ]
-
-    def people(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Token ids (B, T), positions (B, T), block mask (B, 1, T, T), answer places (B, Q) and answers (B, Q)."""
-        sequences = [self._person() for _ in range(self._recipe.people_per_step)]
-        width = max(len(ids) for ids, *_ in sequences)
-        count = len(sequences)
-        ids = torch.full((count, width), self.pad)
-        positions = torch.zeros((count, width), dtype=torch.long)
-        block = torch.full((count, width), -1)
-        for row, (tokens, place, owner, _, _) in enumerate(sequences):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            positions[row, : len(tokens)] = torch.tensor(place)
-            block[row, : len(tokens)] = torch.tensor(owner)
-        ends = torch.tensor([end for *_, end, _ in sequences])
-        answers = torch.tensor([answer for *_, answer in sequences])
-        return ids, positions, _block_mask(block), ends, answers
-
-    def facts(self) -> Tensor:
-        """Token ids (B, T) of sentences about titles, padded with -100 labels in mind (pad = self.pad)."""
-        chosen = self._rng.choice(len(self._films), self._recipe.facts_per_step, p=self._features.popularity)
-        rows = [self._tokenizer.encode(self._fact(int(n))) for n in chosen]
-        width = max(map(len, rows))
-        return torch.tensor([row + [self.pad] * (width - len(row)) for row in rows])
-
-    def _person(self) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-        # A history of 1 to 10 films: mostly full ones, as in the papers, but newcomers too.
-        length = HISTORY if self._rng.random() < 0.8 else int(self._rng.integers(1, HISTORY))
-        films, liked = simulate_person(self._features, length + QUESTIONS, self._rng)
-        form = 0 if self._rng.random() < 0.75 else 1
-        noun = "movie" if self._rng.random() < 0.9 else "item"
-        history = [
-            Opinion(self._items[n][form], bool(yes)) for n, yes in zip(films[:length], liked[:length], strict=True)
-        ]
-        tokens = self._tokenizer.encode(prompts.context_text(history, noun))
-        place, owner = list(range(len(tokens))), [0] * len(tokens)
-        start, ends = len(tokens), []
-        for number, film in enumerate(films[length:], 1):
-            question = self._tokenizer.encode(prompts.question_text(self._items[film][form], noun))
-            tokens += question
-            place += range(start, start + len(question))
-            owner += [number] * len(question)
-            ends.append(len(tokens) - 1)
-        return tokens, place, owner, ends, [self.yes if yes else self.no for yes in liked[length:]]
-
-    def _fact(self, number: int) -> str:
-        film = self._films[number]
-        item = self._items[number][int(self._rng.random() < 0.25)]
-        return f"{prompts.item_text(item)}\nPublic vote: {film.vote_average:.0f} of 10{END}"
-
-
-def _block_mask(block: Tensor) -> Tensor:
-    # (B, T) owners -> additive (B, 1, T, T): causal, and a question (owner > 0) sees the context (0) and itself.
-    width = block.shape[1]
-    causal = torch.ones((width, width), dtype=torch.bool).tril()
-    seen, by = block[:, None, :], block[:, :, None]
-    allowed = causal & ((seen == 0) | (seen == by))
-    return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, torch.finfo(torch.float32).min)[:, None]
-
-
-def _optimize(model: LlamaForCausalLM, lessons: Lessons, recipe: Recipe) -> Iterator[int]:
-    # Yields the step number whenever the model is worth saving.
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0.02
+    vocabulary = _vocabulary(entries, texts, out / "tokenizer.json", recipe)
+    vocabulary.tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    taught, held_out = (
+        [e for n, e in enumerate(entries) if bool(n % recipe.held_out_every) == kept] for kept in (True, False)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, recipe))
-    shown = {"people": 0.0, "facts": 0.0}
-    began = time.monotonic()
-    for step in range(1, recipe.steps + 1):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = {"people": _people_loss(model, lessons), "facts": _facts_loss(model, lessons)}
-        optimizer.zero_grad(set_to_none=True)
-        (losses["people"] + 0.3 * losses["facts"]).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        shown = {name: 0.98 * shown[name] + 0.02 * loss.item() for name, loss in losses.items()}
-        if step % 100 == 0:
-            debias = 1.0 - 0.98**step
-            seen = "  ".join(f"{name} {value / debias:.4f}" for name, value in shown.items())
-            print(f"step {step}/{recipe.steps}  {seen}  {time.monotonic() - began:.0f} s", flush=True)
-        if step % 400 == 0 or step == recipe.steps:
-            yield step
+    lessons = Lessons(taught, texts, vocabulary)
+    course = Course(recipe, vocabulary, lessons, out, device, compiled=compiled)
+    course.run(progress)
+    return {
+        **{f"{name}_taught": value for name, value in course.examine(lessons).items()},
+        **{f"{name}_held_out": value for name, value in course.examine(Lessons(held_out, texts, vocabulary)).items()},
+    }
 
 
-def _people_loss(model: LlamaForCausalLM, lessons: Lessons) -> Tensor:
-    ids, positions, mask, ends, answers = lessons.people()
-    hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).last_hidden_state
-    asked = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, H)
-    return functional.cross_entropy(model.lm_head(asked).float().flatten(0, 1), answers.flatten())
+def _vocabulary(entries: Sequence[Entry], texts: Sequence[str], saved: Path, recipe: Recipe) -> Vocabulary:
+    if saved.exists():
+        return Vocabulary.load(saved, entries, recipe.book_names)
+    shown = [text[:_PARAGRAPH_SHOWN] for text in texts[::_PARAGRAPHS_SKIPPED]]  # words; titles matter more
+    return Vocabulary.learn(entries, shown, recipe.learned_pieces, recipe.book_names)
 
 
-def _facts_loss(model: LlamaForCausalLM, lessons: Lessons) -> Tensor:
-    ids = lessons.facts()
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=lessons.pad)
+class Course:
+    """The model, its optimizer, and how far it is."""
+
+    def __init__(
+        self, recipe: Recipe, vocabulary: Vocabulary, lessons: Lessons, out: Path, device: str, *, compiled: bool
+    ) -> None:
+        self._recipe = recipe
+        self._lessons = lessons
+        self._out = out
+        self._device = torch.device(device)
+        torch.manual_seed(recipe.seed)
+        model: Any = LlamaForCausalLM(model_config(recipe, vocabulary.tokenizer))
+        self.model = model.to(self._device)
+        # Compiled it is the same model at about twice the speed on a CPU.
+        self._read = torch.compile(self.model.model, dynamic=True) if compiled else self.model.model
+        self._answers = [token_id(vocabulary.tokenizer, answer) for answer in prompts.ANSWERS]
+        self._optimizer = torch.optim.AdamW(_decayed(self.model, recipe), lr=recipe.peak_learning_rate, betas=_BETAS)
+        self._done = 0
+        self._resume()
+
+    def run(self, progress: Progress) -> None:
+        """Take every step that is left, saving now and then."""
+        progress.phase("pretraining", self._recipe.steps)
+        progress.advance(self._done)
+        while self._done < self._recipe.steps:
+            losses = self._step()
+            self._done += 1
+            progress.advance(1)
+            self._note(losses)
+            if self._done % self._recipe.saved_every == 0 or self._done == self._recipe.steps:
+                self._save()
+
+    @torch.no_grad()
+    def examine(self, lessons: Lessons) -> dict[str, float]:
+        """The losses on lessons that no step has drawn: about people and films, people and books, and facts."""
+        rng = np.random.default_rng((self._recipe.seed, _EXAMINATION))
+        people = {n: lessons.people(n, _EXAMINED, self._recipe.questions // 2, rng) for n in NOUNS}
+        facts = {n: lessons.facts(n, _EXAMINED, rng) for n in NOUNS}
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            losses = {f"{n}_people": float(self._people_loss(batch)) for n, batch in people.items()}
+            return losses | {f"{n}_facts": float(self._text_loss(batch)) for n, batch in facts.items()}
+
+    def _step(self) -> Losses:
+        recipe, rng = self._recipe, np.random.default_rng((self._recipe.seed, self._done))
+        for group in self._optimizer.param_groups:
+            group["lr"] = recipe.peak_learning_rate * learning_rate_share(self._done, recipe)
+        books = self._done % recipe.books_every == recipe.books_every - 1
+        noun, part = ("book", 2) if books else ("movie", 1)
+        people = self._lessons.people(noun, recipe.people_per_step // part, recipe.questions // part, rng)
+        facts = self._lessons.facts(noun, recipe.facts_per_step, rng)
+        texts = self._lessons.texts(recipe.texts_per_step, recipe.text_tokens, rng)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16):
+            losses = Losses(self._people_loss(people), self._text_loss(facts), self._text_loss(texts))
+        self._optimizer.zero_grad(set_to_none=True)
+        total = recipe.people_weight * losses.people + recipe.facts_weight * losses.facts
+        (total + recipe.texts_weight * losses.texts).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        return losses
+
+    def _people_loss(self, batch: PeopleBatch) -> Tensor:
+        hidden = self._hidden(batch.ids, position_ids=batch.positions, attention_mask=batch.mask)
+        ends = batch.ends.to(self._device)
+        asked = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, H)
+        logits = functional.linear(asked, self.model.lm_head.weight[self._answers]).float()
+        expected = batch.expected.to(self._device)
+        wrong = functional.binary_cross_entropy_with_logits(logits[..., 0] - logits[..., 1], expected)
+        return wrong - functional.binary_cross_entropy(expected, expected)
+
+    def _text_loss(self, batch: TextBatch) -> Tensor:
+        hidden = self._hidden(batch.ids).flatten(0, 1)[batch.places.to(self._device)]
+        return functional.cross_entropy(self.model.lm_head(hidden).float(), batch.wanted.to(self._device))
+
+    def _hidden(self, ids: Tensor, **given: Tensor) -> Tensor:
+        on_device: Any = {name: tensor.to(self._device) for name, tensor in given.items()}
+        found: Tensor = self._read(input_ids=ids.to(self._device), use_cache=False, **on_device).last_hidden_state
+        return found
+
+    def _note(self, losses: Losses) -> None:
+        with (self._out / LOG).open("a", encoding="utf-8") as log:
+            told = {name: round(float(getattr(losses, name).detach()), 5) for name in Losses.__slots__}
+            log.write(json.dumps({"step": self._done, **told}) + "\n")
+
+    def _save(self) -> None:
+        state = {"recipe": asdict(self._recipe), "done": self._done, "model": self.model.state_dict()}
+        torch.save({**state, "optimizer": self._optimizer.state_dict()}, self._out / f"{CHECKPOINT}.new")
+        os.replace(self._out / f"{CHECKPOINT}.new", self._out / CHECKPOINT)
+        # In 16 bits for the repository; every float16 is exactly a float32, so loading in float32 loses nothing more.
+        half: Any = copy.deepcopy(self.model).cpu()
+        half.to(torch.float16).save_pretrained(self._out)
+
+    def _resume(self) -> None:
+        path = self._out / CHECKPOINT
+        if path.exists():
+            state = torch.load(path, map_location=self._device, weights_only=True)
+            if state["recipe"] != asdict(self._recipe):
+                raise InvalidInput(f"{path.name} was made by another recipe; give an empty folder, or the same options")
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._done = state["done"]
 
 
-def _learning_rate_share(step: int, recipe: Recipe) -> float:
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.schedule_steps - recipe.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The architecture that a recipe names."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
@@ -224,29 +232,16 @@ def _model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaCo
     )
 
 
-def _tokenizer_texts(films: list[PublicFacts]) -> list[str]:
-    texts = []
-    for number, film in enumerate(films):
-        item = Item(str(number), film.title, film.year, film.genres)
-        history = [Opinion(item, True), Opinion(Item("", corpus.plain_title(film.title)), False)]
-        # Popular titles deserve short codes: they are what prompts will hold.
-        texts += [prompts.history_text(history)] * (1 + int(film.vote_count > 100) + 2 * int(film.vote_count > 1000))
-        if number % 10 == 0:
-            nouns = ("movie", "book", "item")
-            texts += [prompts.context_text(history, noun) + prompts.question_text(item, noun) for noun in nouns]
-        texts.append(prompts.item_text(item) + f"\nPublic vote: {film.vote_average:.0f} of 10")
-    return [*texts, *prompts.ANSWERS]
+def learning_rate_share(step: int, recipe: Recipe) -> float:
+    """Of the peak: linear warmup, then a cosine to 1/50."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def main() -> None:
-    """Read the arguments and pretrain."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="folder with the public data (see docs/base-model.md)")
-    parser.add_argument("out", type=Path, help="folder for the model")
-    parser.add_argument("--steps", type=int, default=Recipe().steps)
-    arguments = parser.parse_args()
-    pretrain(arguments.corpus, arguments.out, Recipe(steps=arguments.steps))
-
-
-if __name__ == "__main__":
-    main()
+def _decayed(model: LlamaForCausalLM, recipe: Recipe) -> Sequence[dict[str, Any]]:
+    # What a title means is learned from few sentences; decay would pull it back between them.
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]

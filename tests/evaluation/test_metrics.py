@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.evaluation.metrics import accuracy, auc, log_loss
+from service.evaluation.metrics import accuracy, auc, log_loss, uauc
 
 # Few distinct values, so that ties are common.
 scored = st.lists(st.tuples(st.integers(0, 5).map(lambda n: n / 5), st.booleans()), min_size=1, max_size=30)
@@ -52,6 +52,25 @@ def test_auc_of_a_perfect_a_useless_and_a_perverse_ranking() -> None:
 @pytest.mark.parametrize("liked", [[True, True], [False, False]])
 def test_auc_of_one_class_is_not_a_number(liked: list[bool]) -> None:
     assert math.isnan(auc([0.1, 0.9], liked))
+
+
+@given(scored, st.lists(st.sampled_from(["ann", "bob", "cy"]), min_size=30, max_size=30))
+def test_uauc_is_the_mean_auc_of_the_users_who_have_both_classes(
+    rows: list[tuple[float, bool]], names: list[str]
+) -> None:
+    users = names[: len(rows)]
+    own = {user: [row for row, name in zip(rows, users, strict=True) if name == user] for user in users}
+    areas = [slow_auc([score for score, _ in of], [yes for _, yes in of]) for of in own.values()]
+    defined = [area for area in areas if not math.isnan(area)]
+    expected = sum(defined) / len(defined) if defined else math.nan
+    found = uauc([score for score, _ in rows], [yes for _, yes in rows], users)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_uauc_does_not_compare_people_with_each_other() -> None:
+    scores, liked = [0.1, 0.2, 0.8, 0.9, 0.5], [False, True, False, True, True]
+    assert uauc(scores, liked, ["low", "low", "high", "high", "one class"]) == 1.0
+    assert auc(scores, liked) < 1.0
 
 
 def test_accuracy_counts_the_right_side_of_one_half() -> None:

@@ -91,10 +91,10 @@ MUTANTS = (
     ),
     Mutant(
         "a seed from the shard's position",
-        "service/build/build.py",
+        "service/build/adapters.py",
         "self._training_task(shards[digest], noun, config)",
         "self._training_task(shards[digest], noun, "
-        "BuildConfig(**{**asdict(config), 'seed': list(shards).index(digest)}))",
+        "BuildConfig.of({**{n: getattr(config, n) for n in config.__slots__}, 'seed': list(shards).index(digest)}))",
         "test_an_adapter_does_not_depend_on_other_shards",
     ),
     Mutant(
@@ -170,14 +170,14 @@ MUTANTS = (
     ),
     Mutant(
         "adapters numbered as their processes end",
-        "service/build/build.py",
+        "service/build/adapters.py",
         "for number, files in self._workforce.run(train_adapter, tasks, self._trained):",
         "for number, (_, files) in enumerate(self._workforce.run(train_adapter, tasks, self._trained)):",
         "test_which_process_ends_first",
     ),
     Mutant(
         "what another library computed",
-        "service/build/build.py",
+        "service/build/adapters.py",
         "return digest_of([self._recipe_digest(shard, noun, config), self._environment])",
         "return self._recipe_digest(shard, noun, config)",
         "test_what_another_environment_computed_is_not_taken_for_ones_own",

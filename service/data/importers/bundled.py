@@ -11,7 +11,7 @@ import numpy as np
 
 from service.data.importers.dataset import Dataset
 from service.data.importers.tables import item_of
-from service.data.simulated import FilmFeatures, PublicFacts, simulate_person
+from service.data.simulated import FILM_TASTES, ItemFeatures, PublicFacts, simulate_person
 from service.records import Interaction, Item
 
 DEMO_USERS = 400
@@ -26,7 +26,7 @@ def demo() -> Dataset:
     text = resources.files("service.bundled").joinpath("demo_items.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(io.StringIO(text)))
     items = [item_of(row) for row in rows]
-    features = FilmFeatures.of([_public_facts(item, row) for item, row in zip(items, rows, strict=True)])
+    features = ItemFeatures.of([_public_facts(item, row) for item, row in zip(items, rows, strict=True)])
     people = (_person(number, items, features) for number in range(1, DEMO_USERS + 1))
     return Dataset(items, [row for person in people for row in person], "movie", [])
 
@@ -35,9 +35,9 @@ def _public_facts(item: Item, row: Mapping[str, str]) -> PublicFacts:
     return PublicFacts(item.title, int(row["year"]), item.genres, float(row["vote_average"]), float(row["vote_count"]))
 
 
-def _person(number: int, items: Sequence[Item], features: FilmFeatures) -> Iterator[Interaction]:
+def _person(number: int, items: Sequence[Item], features: ItemFeatures) -> Iterator[Interaction]:
     rng = np.random.default_rng((DEMO_SEED, number))
-    films, liked = simulate_person(features, int(rng.integers(DEMO_FEWEST, DEMO_MOST + 1)), rng)
+    films, liked = simulate_person(features, FILM_TASTES, int(rng.integers(DEMO_FEWEST, DEMO_MOST + 1)), rng)
     start = DEMO_START + int(rng.integers(0, 365 * 24)) * DEMO_STEP
     for step, (film, good) in enumerate(zip(films.tolist(), liked.tolist(), strict=True)):
         yield Interaction(f"demo-{number:03}", items[film].item_id, good, start + step * DEMO_STEP)

@@ -1,0 +1,109 @@
+"""Shards -> adapters in the store: their names, and the training of those that are not there yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapters_store import DamagedArtifact, MissingArtifact, Store, digest_of
+from service.build.progress import Progress
+from service.build.training import Lesson, TrainingTask, train_adapter
+from service.build.workforce import Workforce
+from service.data import prompts
+from service.data.samples import canonical, sample_order_key
+from service.llm.encoder import Encoder, ModelSpec
+from service.records import BuildConfig, Sample, Shard
+
+_FORMAT = "lethe-adapter-1"
+
+
+class AdapterMaker:
+    """Trains adapters of one frozen model into one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder,
+        model: ModelSpec,
+        workforce: Workforce,
+        progress: Progress,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self._encoder = encoder
+        self._model = model
+        self._workforce = workforce
+        self._progress = progress
+        self._environment = environment
+
+    def digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+        """What names the adapter of a shard: all that it is made from, and what it is made with."""
+        return digest_of([self._recipe_digest(shard, noun, config), self._environment])
+
+    def missing(self, digests: Sequence[str]) -> list[str]:
+        """Those that the store does not hold; a damaged one is removed and counts as missing."""
+        return [digest for digest in digests if not self._usable(digest)]
+
+    def train(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> None:
+        """Train the adapter of every shard (by its adapter's digest) and store it.
+
+        Raises:
+            LetheError, StoreFailure: those that were finished by then are kept.
+        """
+        digests = list(shards)
+        tasks = [self._training_task(shards[digest], noun, config) for digest in digests]
+        self._progress.phase("training shards", len(tasks) * config.epochs)
+        for number, files in self._workforce.run(train_adapter, tasks, self._trained):
+            self._keep(digests[number], files)
+
+    def lesson(self, sample: Sample, noun: str) -> Lesson:
+        context = self._encoder.context(sample.history, noun)
+        return Lesson(context, self._encoder.question(sample.target, noun), sample.liked)
+
+    def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+        """Of an adapter as it is meant, on whatever machine: from it training draws its order."""
+        return digest_of(
+            {
+                "format": _FORMAT,
+                "frozen": {"digest": self._encoder.digest, "dtype": self._model.dtype},
+                "template": prompts.TEMPLATE_VERSION,
+                "training": _training_part(config),
+                "samples": [canonical(sample, noun) for sample in shard.samples],
+            }
+        )
+
+    def _usable(self, digest: str) -> bool:
+        if not self._store.has_adapter(digest):
+            return False
+        try:
+            self._store.adapter(digest)
+        except (DamagedArtifact, MissingArtifact):
+            # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
+            self._store.remove_adapter(digest)
+            return False
+        return True
+
+    def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
+        lessons = tuple(self.lesson(sample, noun) for sample in shard.samples)
+        invocation = self._encoder.invocation(noun) if config.activation == "question" else []
+        return TrainingTask(self._recipe_digest(shard, noun, config), self._model, invocation, lessons, config)
+
+    def _trained(self, epochs: int) -> None:
+        sys.audit("lethe.build.training")
+        self._progress.advance(epochs)
+
+    def _keep(self, digest: str, files: Mapping[str, bytes]) -> None:
+        with self._store.new_adapter(digest) as folder:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+
+def canonical_order(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
+    """A shard's or a user's samples in the one order in which they are named and trained on."""
+    return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))
+
+
+def _training_part(config: BuildConfig) -> dict[str, Any]:
+    names = ("activation", "lora_rank", "lora_alpha", "lora_targets", "epochs", "learning_rate", "batch_size", "seed")
+    return {name: getattr(config, name) for name in names}

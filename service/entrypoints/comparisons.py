@@ -1,0 +1,172 @@
+"""`lethe evaluate compare`: the papers' methods and ours on one data set, in a folder with which a later run goes on."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.build.environment import environment_of
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.console import err, print_report, progress_for_stderr
+from service.entrypoints.evaluations import print_table, scratch_home, stated
+from service.entrypoints.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.errors import InvalidSetting, MissingExtra
+from service.evaluation import tallrec
+from service.evaluation.comparison import splits, tables
+from service.evaluation.comparison.compare import compare
+from service.evaluation.comparison.facts import PublicItemFacts
+from service.evaluation.comparison.facts import public_facts as read_public_facts
+from service.evaluation.comparison.laboratory import Laboratory
+from service.evaluation.comparison.methods import METHODS
+from service.evaluation.comparison.results import Comparison
+from service.llm.frozen import FrozenModel
+
+_EXTRA = ("jinja2", "matplotlib")
+_NO_FIGURE = ("out", "json_", "build_processes")  # options that change none
+_INTERRUPTED = 130
+
+
+class Dataset(StrEnum):
+    """What `--dataset` may name."""
+
+    MOVIELENS_100K = "movielens-100k"
+    BOOKCROSSING = "bookcrossing"
+    TABLE = "table"
+
+
+@with_settings(BUILD_SETTINGS)
+def compare_methods(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="MovieLens 100K, TALLRec's book prompts, or a table's folder")],
+    given: dict[str, Any],
+    dataset: Annotated[Dataset, typer.Option(help="What the folder holds")],
+    methods: Annotated[str, typer.Option(help="Comma-separated")] = ",".join(METHODS),
+    seeds: Annotated[int, typer.Option(min=1, help="How many, counted up from --seed")] = 5,
+    training_samples: Annotated[int, typer.Option(min=1, help="Drawn for each seed")] = 1024,
+    public_facts: Annotated[
+        Path | None, typer.Option(help="Folder of public votes, which `logistic` reads; default: it does without")
+    ] = None,
+    noun: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
+    liked_above: Annotated[
+        float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
+    ] = None,
+    studies: Annotated[
+        bool, typer.Option(help="Also the paper's studies: partition, weights, shard size, time")
+    ] = True,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of results and adapters; default: lethe-comparison-DATASET")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The papers' methods, two plain baselines and Lethe, on one frozen model and the same samples.
+
+    Leaves results.json and report.html in the folder. Run again, it computes only what is missing.
+    """
+    page = _page_maker()
+    defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
+    with goes_on_later(), scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
+        split = _split(dataset, folder, noun, liked_above)
+        place = _made(out or Path(f"lethe-comparison-{split.dataset}"))
+        found = compare(
+            split,
+            _laboratory(opened, read_public_facts(public_facts, split.items)),
+            [name.strip() for name in methods.split(",")],
+            range(opened.settings.seed, opened.settings.seed + seeds),
+            training_samples,
+            place,
+            progress,
+            studies,
+        )
+    (place / "results.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", "utf-8")
+    (place / "report.html").write_text(page(found, _as_typed(context)), "utf-8")
+    _print(found, place, json_)
+
+
+@contextmanager
+def goes_on_later() -> Iterator[None]:
+    """Ctrl-C ends the command with what a shell expects, and with a word on what is not lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("interrupted; what is finished is kept, and the same command goes on from there")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _page_maker() -> Callable[[Comparison, str], str]:
+    """Before any work: after hours of it nobody wants to hear that a package is missing."""
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"{', '.join(missing)} not found, which the report needs: pip install lethe[evaluate]")
+    # Not at the top: no other command should load, or need, what draws plots.
+    page: Callable[[Comparison, str], str] = importlib.import_module("service.evaluation.comparison.report").render
+    return page
+
+
+def _split(dataset: Dataset, folder: Path, noun: str, liked_above: float | None) -> splits.Split:
+    if dataset is Dataset.TABLE:
+        return splits.table(folder, noun, liked_above)
+    return splits.movielens_100k(folder) if dataset is Dataset.MOVIELENS_100K else splits.bookcrossing(folder)
+
+
+def _made(place: Path) -> Path:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(f"--out cannot be used ({error.strerror}); name a folder that may be written") from error
+    return place
+
+
+def _laboratory(opened: Home, facts: PublicItemFacts) -> Laboratory:
+    frozen = FrozenModel.load(opened.model())
+    return Laboratory(
+        frozen=frozen,
+        workforce=opened.workforce(),
+        config=opened.settings.build_config(),
+        environment=environment_of(frozen.spec.device),
+        facts=facts,
+    )
+
+
+def _as_typed(context: typer.Context) -> str:
+    """The command with which anybody gets this report: without folders of this machine, and without what changes no figure."""
+    words = []
+    for parameter in context.command.params:
+        value = context.params[parameter.name]
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name in _NO_FIGURE or source is None or source.name != "COMMANDLINE":
+            continue
+        shown = "DIR" if _is_folder(parameter.name, value) else shlex.quote(str(value))
+        option = next((word for word in parameter.opts if word.startswith("--")), None)
+        if isinstance(value, bool):
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+        else:
+            words.append(f"{option} {shown}" if option else shown)
+    return " ".join(["lethe evaluate compare", *words])
+
+
+def _is_folder(name: str | None, value: object) -> bool:
+    # A model may also be named by its hub id, which anybody can use.
+    return isinstance(value, Path) or (name == "model" and Path(str(value)).is_dir())
+
+
+def _print(found: Comparison, place: Path, json_: bool) -> None:
+    if json_:
+        print_report(found.to_json(), json_)
+        return
+    for title, content in (
+        ("quality", tables.quality(found)),
+        ("cost", tables.cost(found)),
+        ("the paper's studies", tables.studies(found)),
+    ):
+        if content.rows:
+            print_table(title, [dict(zip(content.columns, row, strict=True)) for row in content.rows])
+    typer.echo(f"results.json and report.html are in {place}")

@@ -1,0 +1,37 @@
+"""`lethe pretrain`: public facts and simulated people -> a base model like the bundled one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.entrypoints.console import print_report, progress_for_stderr
+from service.entrypoints.options import JsonOption
+from service.errors import InvalidInput
+from service.pretraining.pretrain import Recipe, pretrain
+
+_DEFAULTS = Recipe()
+
+
+def pretrain_model(
+    corpus: Annotated[Path, typer.Option(help="Folder with the public data; docs/base-model.md lists its files")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped goes on from it")],
+    steps: Annotated[int, typer.Option(min=1, help="Training steps")] = _DEFAULTS.steps,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and of every lesson")] = _DEFAULTS.seed,
+    device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the model first: faster, needs a C++ compiler")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make a base model like the bundled one. Seeded; started again with the same options, it goes on where it stopped."""
+    try:
+        with progress_for_stderr() as progress:
+            report = pretrain(corpus, out, Recipe(seed=seed, steps=steps), device, progress, compiled=compiled)
+    except FileNotFoundError as missing:
+        raise InvalidInput(
+            f"the corpus lacks a file: {missing.filename}; docs/base-model.md lists what it holds"
+        ) from None
+    print_report(report, json_)

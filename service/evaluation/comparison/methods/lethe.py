@@ -1,0 +1,130 @@
+"""Lethe as it is served: built by the builder, scored by the scorer, forgotten by building again without the person."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adapters_store import Store
+from service.build.build import Builder, Built, Corpus
+from service.build.progress import Silent
+from service.data.ledger import Ledger
+from service.evaluation.comparison.examiner import Timed, timed
+from service.evaluation.comparison.laboratory import Finding, Forgotten, Removal, Trial
+from service.evaluation.scoring import Unmasked, Untimed, score_samples
+from service.llm.mixture import load_adapter
+from service.records import Mask, Sample
+from service.scoring.scorer import MaskSource, Scorer
+from service.scoring.snapshot import Snapshots
+
+_SECRET = b"of a comparison, where nobody is hidden"
+_NOTHING = Removal(None, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """The mask under which one adapter answers alone."""
+
+    built: Built
+    digest: str
+
+    def mask(self) -> Mask:
+        others = frozenset(self.built.shards) - {self.digest}
+        return Mask(revision=0, fence=0, generation=self.built.generation, adapters=others, rows=frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    ledger: Ledger
+    store: Store
+    builder: Builder
+
+
+class Lethe:
+    """A generation of the laboratory's configuration. The catalogue is read before the time begins."""
+
+    def measure(self, trial: Trial, removals: Sequence[Removal]) -> Finding:
+        """Each removal starts from a copy of the installation, with the published generation at hand."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "home"
+            _start(folder, trial)
+            with _home(folder, trial) as home:
+                built = _build(home, trial, _NOTHING)
+                home.store.publish(built.value.generation)
+                finding = _examined(trial, home.store, built)
+            forgotten = tuple(
+                _forget(trial, folder, Path(scratch) / str(number), built.value, removal)
+                for number, removal in enumerate(removals)
+            )
+        return replace(finding, forgotten=forgotten)
+
+
+METHOD = Lethe()
+
+
+def _start(folder: Path, trial: Trial) -> None:
+    """An installation that has read the catalogue and knows nobody; it is made once for all seeds."""
+    catalogue = trial.folder / "catalogue"
+    catalogue.mkdir(exist_ok=True)
+    nobody = Corpus(trial.split.noun, trial.split.items, {}, {})
+    with _home(catalogue, trial) as home:
+        home.store.publish(home.builder.build_corpus(nobody, trial.laboratory.config, fence=0).generation)
+    shutil.copytree(catalogue, folder)
+
+
+@contextmanager
+def _home(folder: Path, trial: Trial) -> Iterator[_Home]:
+    laboratory = trial.laboratory
+    ledger, store = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", _SECRET), Store(folder / "store")
+    spec, workforce = laboratory.frozen.spec, laboratory.workforce
+    try:
+        yield _Home(ledger, store, Builder(ledger, store, spec, workforce, _SECRET, Silent(), laboratory.environment))
+    finally:
+        ledger.close()
+
+
+def _build(home: _Home, trial: Trial, removal: Removal) -> Timed[Built]:
+    left = (sample for number, sample in enumerate(trial.training) if number not in removal.samples)
+    valid = (sample for sample in trial.split.valid if sample.user_id != removal.user)
+    corpus = Corpus(trial.split.noun, trial.split.items, _by_user(left), _by_user(valid))
+    return timed(lambda: home.builder.build_corpus(corpus, trial.config, fence=0))
+
+
+def _examined(trial: Trial, store: Store, built: Timed[Built]) -> Finding:
+    snapshots = Snapshots(store, trial.laboratory.frozen)
+    snapshots.of(built.value.generation)  # a server has it in memory before it is asked
+
+    def score(masks: MaskSource) -> list[float]:
+        return score_samples(Scorer(masks, snapshots, trial.laboratory.frozen, Untimed()), trial.split.test)
+
+    scores = timed(lambda: score(Unmasked(built.value.generation)))
+    digests = sorted(built.value.shards)
+    adapters = (load_adapter(store.adapter(digest)) for digest in digests)
+    return Finding(
+        scores=scores.value,
+        scoring_seconds=scores.seconds,
+        single_scores=[score(_Only(built.value, digest)) for digest in digests],
+        shards=len(digests),
+        build_seconds=built.seconds,
+        trainable_parameters=sum(tensor.numel() for adapter in adapters for tensor in adapter.values()),
+        forgotten=(),
+    )
+
+
+def _forget(trial: Trial, before: Path, folder: Path, built: Built, removal: Removal) -> Forgotten:
+    shutil.copytree(before, folder)
+    with _home(folder, trial) as home:
+        after = _build(home, trial, removal)
+    return Forgotten(after.seconds, len(built.shards.keys() - after.value.shards.keys()))
+
+
+def _by_user(samples: Iterable[Sample]) -> dict[str, tuple[Sample, ...]]:
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.user_id].append(sample)
+    return {user_id: tuple(own) for user_id, own in found.items()}
