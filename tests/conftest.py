@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from service.data import prompts
 from service.llm.frozen import FrozenModel
 from service.records import Item
+from tests.forks import Forks
 
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -93,6 +94,13 @@ def _wait_for(port: int) -> None:
                 return
         time.sleep(0.05)
     pytest.fail("the test's redis-server did not start within 10 s")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Where commands of the command line are begun without the seconds that a fresh interpreter takes to import."""
+    with Forks() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("service.build",),
     ("service.scoring", "service.forgetting"),
     ("service.evaluation",),
+    ("service.benchmarking",),
     ("service.pretraining",),
     ("service.entrypoints",),
 )
@@ -42,10 +43,14 @@ OWNERS = {
     "typer": ("service.entrypoints",),
     "rich": ("service.entrypoints",),
     "prometheus_client": ("service.entrypoints",),
-    "peft": ("service.build.training",),
+    "peft": ("service.build.training", "service.benchmarking.peers"),
     "cryptography": ("service.forgetting.receipts",),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),
+    "matplotlib": ("service.evaluation.comparison.charts",),
+    "cycler": ("service.evaluation.comparison.charts",),
+    "jinja2": ("service.evaluation.comparison.report",),
+    "markupsafe": ("service.evaluation.comparison.report",),
 }
 
 READS_ENVIRONMENT = ("service.config",)

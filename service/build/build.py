@@ -24,6 +24,7 @@ from service.data import prompts
 from service.data.ledger import Ledger
 from service.data.samples import canonical, is_validation_user, user_samples
 from service.llm.encoder import Encoder, ModelSpec
+from service.llm.frozen import POOLING
 from service.records import BuildConfig, Item, LedgerView, Published, Sample, Shard
 
 FORMAT = "lethe-generation-1"
@@ -103,7 +104,7 @@ class Builder:
     @property
     def _made_with(self) -> dict[str, Any]:
         """What the bits of everything computed here depend on, beside its own inputs."""
-        return {"frozen": self.frozen, "environment": self._environment}
+        return {"frozen": self.frozen, "pooling": POOLING, "environment": self._environment}
 
     def build(self, config: BuildConfig) -> Built:
         """Read the ledger once and make its generation."""

@@ -17,6 +17,7 @@ from service.data import prompts
 from service.data.ledger import Ledger
 from service.data.samples import canonical, sample_order_key
 from service.llm.encoder import Encoder, ModelSpec
+from service.llm.frozen import POOLING
 from service.records import BuildConfig, Item, Opinion, Sample
 
 Floats = NDArray[np.float32]
@@ -150,7 +151,9 @@ class Placer:
 
     def _tree_digest(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> str:
         texts = [prompts.context_text(anchor, noun) for anchor in anchors]
-        return digest_of([self._encoder.digest, self._model.dtype, self._environment, config.tree_depth, texts])
+        return digest_of(
+            [self._encoder.digest, POOLING, self._model.dtype, self._environment, config.tree_depth, texts]
+        )
 
     def _tree_through(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> partition.PublicTree:
         return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)

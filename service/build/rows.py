@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,8 @@ class RowMaker:
     def _validate(
         self, users: Sequence[ValidationUser], digests: Sequence[str], config: BuildConfig
     ) -> Iterable[tuple[ValidationUser, UserValidation]]:
-        chunks = [users[i : i + _USERS_A_TASK] for i in range(0, len(users), _USERS_A_TASK)]
+        size = min(_USERS_A_TASK, math.ceil(len(users) / self._workforce.processes))  # so that no process is idle
+        chunks = [users[i : i + size] for i in range(0, len(users), size)]
         adapters = {digest: self._tensors(digest) for digest in digests}
         tasks = [self._task(chunk, adapters, config) for chunk in chunks]
         self._progress.phase("validating adapters", len(users))

@@ -1,6 +1,6 @@
 """What every adapter gets wrong on every validation sample, and where that sample stands: errors[v, k], embeddings[v].
 
-Each user's rows are computed as a batch of their own, one adapter at a time: a float's last bits depend on its batch mates,
+Each user's rows are computed in batches of their own, one adapter at a time: a float's last bits depend on its batch mates,
 and what is stored of one user must not depend on another.
 """
 
@@ -20,6 +20,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 
 Floats = NDArray[np.float32]
+_BATCH = 32  # rows; what many more make on the way does not fit into a processor's caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ def validate_users(task: ValidationTask, report: Report) -> list[UserValidation]
 
 
 def _validate(
+    mixture: Mixture, stacks: dict[str, AdapterStack], lessons: tuple[Lesson, ...], activation: str
+) -> UserValidation:
+    batches = [lessons[i : i + _BATCH] for i in range(0, len(lessons), _BATCH)]
+    parts = [_validate_batch(mixture, stacks, batch, activation) for batch in batches]
+    return UserValidation(
+        np.concatenate([part.embeddings for part in parts]),
+        {digest: np.concatenate([part.errors[digest] for part in parts]) for digest in stacks},
+    )
+
+
+def _validate_batch(
     mixture: Mixture, stacks: dict[str, AdapterStack], lessons: tuple[Lesson, ...], activation: str
 ) -> UserValidation:
     contexts = mixture.frozen.read_contexts([lesson.context for lesson in lessons])

@@ -17,11 +17,13 @@ from rich.table import Table
 
 from adapters_store import StoreFailure
 from service.config import Settings, load_settings
+from service.entrypoints.benchmarks import bench_app
 from service.entrypoints.bootstrap import Home, serving_app
 from service.entrypoints.comparisons import compare_methods
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.evaluations import evaluate_app
 from service.entrypoints.imports import import_app, import_demo_if_empty
+from service.entrypoints.load_benchmarks import bench_scale, bench_serving
 from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, open_home, with_settings
 from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
@@ -39,11 +41,14 @@ app = typer.Typer(
 )
 app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(bench_app, name="bench")
 app.add_typer(receipts_app, name="receipts")
 app.command()(verify)
 app.command()(restore_check)
 app.command("pretrain")(pretrain_model)
 evaluate_app.command("compare")(compare_methods)
+bench_app.command("serving")(bench_serving)
+bench_app.command("scale")(bench_scale)
 
 SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_rows", "max_queued_rows", "log_level")
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]

@@ -20,13 +20,13 @@ from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.evaluations import print_table, scratch_home, stated
 from service.entrypoints.options import BUILD_SETTINGS, JsonOption, with_settings
 from service.errors import InvalidSetting, MissingExtra
-from service.evaluation import tallrec
 from service.evaluation.comparison import splits, tables
 from service.evaluation.comparison.compare import compare
 from service.evaluation.comparison.facts import PublicItemFacts
 from service.evaluation.comparison.facts import public_facts as read_public_facts
 from service.evaluation.comparison.laboratory import Laboratory
 from service.evaluation.comparison.methods import METHODS
+from service.evaluation.comparison.methods.lethe import MAX_SHARD_SIZE
 from service.evaluation.comparison.results import Comparison
 from service.llm.frozen import FrozenModel
 
@@ -60,10 +60,13 @@ def compare_methods(
         float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
     ] = None,
     studies: Annotated[
-        bool, typer.Option(help="Also the paper's studies: partition, weights, shard size, time")
+        bool, typer.Option(help="Also studies: the paper's of partition, weights, shard size and time, and of routing")
     ] = True,
+    on_validation: Annotated[
+        bool, typer.Option("--on-validation", help="Score half of the validation users instead, to choose settings by")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of results and adapters; default: lethe-comparison-DATASET")
+        Path | None, typer.Option(help="Folder of results and adapters; default: lethe-comparison-DATASET[-validation]")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -72,12 +75,12 @@ def compare_methods(
     Leaves results.json and report.html in the folder. Run again, it computes only what is missing.
     """
     page = _page_maker()
-    defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
+    defaults = {"max_shard_size": MAX_SHARD_SIZE}
     with goes_on_later(), scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
         split = _split(dataset, folder, noun, liked_above)
-        place = _made(out or Path(f"lethe-comparison-{split.dataset}"))
+        place = _made(out or Path(f"lethe-comparison-{split.dataset}{'-validation' if on_validation else ''}"))
         found = compare(
-            split,
+            split.rehearsed() if on_validation else split,
             _laboratory(opened, read_public_facts(public_facts, split.items)),
             [name.strip() for name in methods.split(",")],
             range(opened.settings.seed, opened.settings.seed + seeds),
@@ -165,7 +168,7 @@ def _print(found: Comparison, place: Path, json_: bool) -> None:
     for title, content in (
         ("quality", tables.quality(found)),
         ("cost", tables.cost(found)),
-        ("the paper's studies", tables.studies(found)),
+        ("studies", tables.studies(found)),
     ):
         if content.rows:
             print_table(title, [dict(zip(content.columns, row, strict=True)) for row in content.rows])

@@ -22,15 +22,13 @@ from service.build.placement import Placer
 from service.build.progress import Progress
 from service.config import load_settings
 from service.data import importers
-from service.data.samples import tallrec_split
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.console import print_report, progress_for_stderr
 from service.entrypoints.options import BUILD_SETTINGS, JsonOption, open_home, with_settings
-from service.evaluation import forgetting, tallrec
+from service.evaluation import forgetting
 from service.evaluation.placement import PlacementRow, placement_table
 from service.forgetting.bell import open_bell
 from service.llm.encoder import Encoder
-from service.llm.frozen import FrozenModel
 from service.records import Interaction
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Measure how good the recommendations are, and the forgetting.")
@@ -44,32 +42,6 @@ class Part(StrEnum):
 
     PLACEMENT = "placement"
     STORY = "story"
-
-
-@evaluate_app.command("movielens-100k")
-@with_settings(BUILD_SETTINGS)
-def evaluate_movielens(
-    folder: FolderArgument,
-    given: dict[str, Any],
-    training_samples: Annotated[int, typer.Option(min=1, max=8000, help="Windows drawn from TALLRec's 8,000")] = 1024,
-    json_: JsonOption = False,
-) -> None:
-    """TALLRec's split: train on 1,024 windows, test on 1,000; in a scratch folder that is removed afterwards."""
-    dataset = importers.movielens(folder)
-    items = {item.item_id: item for item in dataset.items}
-    defaults = {"max_shard_size": tallrec.MAX_SHARD_SIZE}
-    with scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
-        opened.ledger.import_data(dataset.items, [], dataset.noun)
-        report = tallrec.evaluate(
-            tallrec_split(dataset.interactions, items),
-            dataset.items,
-            opened.store,
-            opened.builder(progress=progress),
-            FrozenModel.load(opened.model()),
-            opened.settings.build_config(),
-            training_samples,
-        )
-    print_report(dataclasses.asdict(report), json_)
 
 
 @evaluate_app.command("forgetting")

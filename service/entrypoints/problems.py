@@ -41,6 +41,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.UnknownItem: Kind(404, "unknown-item", "Unknown item"),
     errors.UnknownRequest: Kind(404, "unknown-request", "Unknown forget request"),
     errors.IdempotencyConflict: Kind(409, "idempotency-conflict", "Idempotency key already used"),
+    errors.MissingExtra: Kind(500, "missing-extra", "Not installed"),
     errors.ModelUnsuitable: Kind(503, "model-unsuitable", "Model unsuitable", 60),
     errors.StoreError: Kind(503, "store-unavailable", "Store unavailable", 5),
     errors.Damaged: Kind(503, "store-damaged", "Store damaged", 60),

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from service.errors import ModelUnsuitable
 from service.llm.encoder import Encoder, ModelSpec, model_folder
 
+POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 
@@ -30,7 +31,7 @@ class Contexts:
 
     keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (B, heads, T, head_dim)
     mask: Tensor  # (B, T), True where a token is
-    embeddings: Tensor  # (B, H) float32, unit length: mean over the context's tokens
+    embeddings: Tensor  # (B, H) float32, unit length: where the context's last token stands
 
     def rows(self, index: Tensor) -> Contexts:
         """The contexts at `index` (R,), in that order; repetition is allowed."""
@@ -83,7 +84,7 @@ class FrozenModel:
             hidden = self._hidden(ids, mask, _positions_of(mask), cache)
         layers: list[Any] = cache.layers
         keys_values = tuple((layer.keys, layer.values) for layer in layers)
-        return Contexts(keys_values, mask, _mean_over_tokens(hidden, mask))
+        return Contexts(keys_values, mask, _of_last_token(hidden, mask))
 
     def answer(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
         """logit(Yes) − logit(No) after each question, (B,) float32, given its context's keys and values.
@@ -102,10 +103,10 @@ class FrozenModel:
         return self._difference(self._hidden(ids, mask, _positions_of(mask), None), mask)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Unit-length mean of the last layer over each text's tokens, (B, H) float32."""
+        """The last layer at each text's last token, which has read all of it, as unit length (B, H) float32."""
         ids, mask = self._padded(texts)
         with torch.no_grad():
-            return _mean_over_tokens(self._hidden(ids, mask, _positions_of(mask), None), mask)
+            return _of_last_token(self._hidden(ids, mask, _positions_of(mask), None), mask)
 
     def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None) -> Tensor:
         output = self.model.base_model(
@@ -160,7 +161,6 @@ def _positions_of(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _mean_over_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
-    counted = mask[:, :, None].float()
-    mean = (hidden.float() * counted).sum(dim=1) / counted.sum(dim=1)
-    return torch.nn.functional.normalize(mean, dim=1)
+def _of_last_token(hidden: Tensor, mask: Tensor) -> Tensor:
+    last = mask.sum(dim=1) - 1
+    return torch.nn.functional.normalize(hidden[torch.arange(len(last), device=hidden.device), last].float(), dim=1)

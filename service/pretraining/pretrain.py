@@ -26,7 +26,7 @@ from service.errors import InvalidInput
 from service.pretraining.books import books
 from service.pretraining.corpus import Entry
 from service.pretraining.films import films
-from service.pretraining.lessons import NOUNS, Lessons, PeopleBatch, TextBatch
+from service.pretraining.lessons import HISTORY, NOUNS, Lessons, PeopleBatch, TextBatch
 from service.pretraining.texts import paragraphs
 from service.pretraining.vocabulary import Vocabulary, token_id
 
@@ -86,9 +86,10 @@ def pretrain(
 
     Raises:
         FileNotFoundError: the corpus folder lacks one of its files.
-        InvalidInput: `out` holds a checkpoint of another recipe.
+        InvalidInput: the corpus is too small, or `out` holds a checkpoint of another recipe.
     """
     entries = [*films(corpus, recipe.least_votes), *books(corpus)]
+    _check_held_out(entries, recipe)
     texts = paragraphs(corpus)
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = _vocabulary(entries, texts, out / "tokenizer.json", recipe)
@@ -104,6 +105,18 @@ def pretrain(
         **{f"{name}_taught": value for name, value in course.examine(lessons).items()},
         **{f"{name}_held_out": value for name, value in course.examine(Lessons(held_out, texts, vocabulary)).items()},
     }
+
+
+def _check_held_out(entries: Sequence[Entry], recipe: Recipe) -> None:
+    # Before an hour of training, not after it.
+    needed = HISTORY + recipe.questions // 2
+    for noun in NOUNS:
+        found = sum(entry.noun == noun for n, entry in enumerate(entries) if n % recipe.held_out_every == 0)
+        if found < needed:
+            raise InvalidInput(
+                f"too small a corpus: it holds {found} {noun}s to examine the model on, which needs {needed} of them, "
+                f"one in {recipe.held_out_every} of all"
+            )
 
 
 def _vocabulary(entries: Sequence[Entry], texts: Sequence[str], saved: Path, recipe: Recipe) -> Vocabulary:

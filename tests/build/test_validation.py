@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,16 @@ def test_a_users_rows_do_not_depend_on_other_users_nor_on_other_adapters_to_the_
         [found] = validate_users(alone, _nothing)
         assert found.errors["y"].tobytes() == together[number].errors["y"].tobytes()
         assert found.embeddings.tobytes() == together[number].embeddings.tobytes()
+
+
+@activation
+def test_many_rows_of_one_user_keep_their_order(frozen, task, activation):
+    given, lessons = task(activation), tuple(_lessons(frozen.encoder, 0, 4)) * 9
+    [found, *parts] = validate_users(replace(given, users=(lessons, lessons[:32], lessons[32:])), _nothing)
+    for name in given.adapters:
+        assert found.errors[name].tobytes() == b"".join(part.errors[name].tobytes() for part in parts)
+        np.testing.assert_allclose(found.errors[name], np.tile(found.errors[name][:4], 9), rtol=1e-4)
+    assert found.embeddings.tobytes() == b"".join(part.embeddings.tobytes() for part in parts)
 
 
 def test_a_row_stands_where_its_context_stands(frozen, task):

@@ -7,10 +7,7 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +20,7 @@ import psutil
 import pytest
 
 from service.data.samples import is_validation_user
+from tests.forks import PATIENCE, Begin, Forks, begin_afresh, end
 
 T = TypeVar("T")
 
@@ -47,7 +45,7 @@ QUICK = {
     "LETHE_RETRY_SECONDS": "0.5",
     "LETHE_TOP_N": "20",
 }
-_PATIENCE = 120.0  # seconds: far more than any step needs, so that a busy machine fails nothing
+ALONE = "--no-worker"
 
 
 @dataclass(frozen=True)
@@ -59,68 +57,14 @@ class Finished:
     err: str
 
 
-class Commands:
-    """Runs the command line in forks of a process that has already imported it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._out, self._err = folder / "stdout", folder / "stderr"
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("prefork.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, arguments: Sequence[str], environment: dict[str, str]) -> Finished:
-        """Run a command to its end."""
-        for file in (self._out, self._err):
-            file.write_bytes(b"")
-        code = self._ask(wait_for=self._begin(arguments, environment, self._out, self._err))
-        return Finished(code, self._out.read_text(), self._err.read_text())
-
-    def begin(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> Callable[[], None]:
-        """Begin a command that goes on; what is returned ends it."""
-        child = self._begin(arguments, environment, log, log)
-
-        def end() -> None:
-            os.kill(child, signal.SIGTERM)
-            self._ask(wait_for=child)
-
-        return end
-
-    def _begin(self, arguments: Sequence[str], environment: dict[str, str], out: Path, err: Path) -> int:
-        return self._ask(arguments=list(arguments), environment=environment, stdout=str(out), stderr=str(err))
-
-    def _ask(self, **command: Any) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(_PATIENCE)
-        self._process.stdout.close()
-
-
 class Server:
     """A running `lethe serve` (with its worker, unless an option says otherwise), and a client of it."""
 
-    def __init__(self, environment: dict[str, str], log: Path, *options: str) -> None:
+    def __init__(self, begin: Begin, environment: dict[str, str], log: Path, *options: str) -> None:
         self.port = _free_port()
         self.log = log
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.entrypoints.cli", "serve", "--port", str(self.port), *options],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-            )
+        self.process = begin(["serve", "--port", str(self.port), *options], environment, log)
 
     def get(self, path: str) -> httpx.Response:
         return self.client.get(path)
@@ -165,29 +109,33 @@ class Server:
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(_PATIENCE)
+        return end(self.process)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(_PATIENCE)
+        self.process.wait(PATIENCE)
 
 
 class Installation:
     """One LETHE_HOME with its settings."""
 
-    def __init__(self, folder: Path, model: Path, commands: Commands, **settings: str) -> None:
+    def __init__(self, folder: Path, model: Path, forks: Forks, **settings: str) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.log = folder / "server.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
         own = {"LETHE_HOME": str(self.home), "LETHE_MODEL": str(model), "OMP_NUM_THREADS": "1"}
         self.environment = {**inherited, **QUICK, **own, **settings}
-        self._commands = commands
+        self._forks = forks
         self.first_generation = ""
 
     def run(self, *arguments: str, **changed: str) -> Finished:
-        return self._commands.run(arguments, {**self.environment, **changed})
+        """A command run to its end."""
+        out, err = self.folder / "stdout", self.folder / "stderr"
+        for file in (out, err):
+            file.write_bytes(b"")
+        code = self._forks.begin(arguments, {**self.environment, **changed}, out, err).wait()
+        return Finished(code, out.read_text(), err.read_text())
 
     def lethe(self, *arguments: str) -> str:
         """Standard output of a command that must succeed."""
@@ -210,9 +158,10 @@ class Installation:
         return built
 
     @contextmanager
-    def serving(self, *options: str) -> Iterator[Server]:
+    def serving(self, *options: str, afresh: bool = False) -> Iterator[Server]:
         """A server that answers, ready or not; if the test has not ended it, it is ended here."""
-        server = Server(self.environment, self.log, *options)
+        begin = begin_afresh if afresh else self._forks.begin
+        server = Server(begin, self.environment, self.log, *options)
         try:
             eventually(server.answers, "the server answers")
             yield server
@@ -222,10 +171,19 @@ class Installation:
                 server.stop()
 
     @contextmanager
-    def serving_ready(self, *options: str) -> Iterator[Server]:
-        with self.serving(*options) as server:
+    def serving_ready(self, *options: str, afresh: bool = False) -> Iterator[Server]:
+        with self.serving(*options, afresh=afresh) as server:
             eventually(server.ready, "the server is ready")
             yield server
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A worker that no server supervises."""
+        worker = self._forks.begin(["worker"], self.environment, self.log)
+        try:
+            yield
+        finally:
+            end(worker)
 
     def adapter_files(self) -> dict[str, dict[str, tuple[bytes, int]]]:
         """Adapter -> file -> its bytes and time of change."""
@@ -236,7 +194,7 @@ class Installation:
         }
 
 
-def eventually(ask: Callable[[], T], what: str, within: float = _PATIENCE) -> T:
+def eventually(ask: Callable[[], T], what: str, within: float = PATIENCE) -> T:
     """The first true answer of `ask`, asked every 20 ms until the deadline."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -278,25 +236,18 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    opened = Commands(tmp_path_factory.mktemp("commands"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="session")
 def tiny_model(tiny_models: Callable[..., Path]) -> Path:
     return tiny_models("llama")
 
 
 @pytest.fixture(scope="session")
 def installations(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, commands: Commands
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, forks: Forks
 ) -> Callable[..., Installation]:
     """A function: settings -> an empty installation of its own."""
 
     def made(model: Path = tiny_model, **settings: str) -> Installation:
-        return Installation(tmp_path_factory.mktemp("installation"), model, commands, **settings)
+        return Installation(tmp_path_factory.mktemp("installation"), model, forks, **settings)
 
     return made
 

@@ -20,7 +20,7 @@ import redis
 from service.data.samples import is_validation_user
 from service.forgetting.erasure import files_holding, needles_of
 
-from .conftest import OTHERS, TITLES, VALIDATION_PERCENT, Installation, Server, eventually
+from .conftest import ALONE, OTHERS, TITLES, VALIDATION_PERCENT, Installation, Server, eventually
 
 MARK = "kanarek"  # what all canaries begin with: found even where the rest of one was cut off or escaped in another way
 
@@ -84,7 +84,7 @@ def installed(copies: Callable[..., Installation], own_redis: OwnRedis) -> Insta
 @pytest.fixture(scope="module")
 def server(installed: Installation) -> Iterator[Server]:
     assert installed.build()["trained"] >= 1
-    with installed.serving_ready() as running:
+    with installed.working(), installed.serving_ready(ALONE) as running:
         yield running
         running.kill()  # nothing is tested any more, and draining takes its time
 

@@ -15,11 +15,10 @@ from threading import Barrier
 import httpx
 import pytest
 
-from .conftest import BYSTANDER, OTHERS, RATED_EACH, Finished, Installation, Server, eventually, write_tables
+from .conftest import ALONE, BYSTANDER, OTHERS, RATED_EACH, Finished, Installation, Server, eventually, write_tables
 
 AT_ONCE = 100
 KEY = {"Idempotency-Key": "the-one-key"}
-ALONE = "--no-worker"
 DEADLINE = 0.1  # seconds
 
 

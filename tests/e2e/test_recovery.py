@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from .conftest import BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
+from .conftest import ALONE, BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
 
 GRACE = 15.0  # seconds that a worker whose server was killed may take to notice
 
@@ -57,7 +57,7 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_complet
     server.kill()
     eventually(lambda: _all_gone(worker), "the worker has followed its server", GRACE)
     assert [request["state"] for request in built.report("status")["owed"]] == ["retraining"]
-    with built.serving_ready() as following:
+    with built.serving_ready(afresh=True) as following:
         assert following.completed(request_id)["attempts"] >= 2
         _a_request_in_flight_is_answered_while_the_server_drains(following)
     assert built.report("status")["owed"] == []
@@ -97,13 +97,14 @@ def test_a_damaged_adapter_is_not_served_but_built_again_to_the_same_bytes(built
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with built.serving() as server:
+    with built.serving(ALONE) as server:
         refused = server.get("/readyz")
         assert refused.status_code == 503
         answer = server.post("/recommend", {"user_id": BYSTANDER})
         assert answer.status_code == 503
         assert answer.headers["content-type"] == "application/problem+json"
-        eventually(server.ready, "the worker has repaired what was damaged")
+        with built.working():
+            eventually(server.ready, "the worker has repaired what was damaged")
         assert server.get("/generation").json()["generation"] == before["generation"]
         assert server.recommend(user_id=BYSTANDER)["generation"] == before["generation"]
     after = built.adapter_files()

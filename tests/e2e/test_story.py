@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import httpx
 import psutil
@@ -14,7 +14,7 @@ import pytest
 
 from service.forgetting.receipts import ReceiptSigner, verify
 
-from .conftest import BYSTANDER, SUBJECT, TITLES, Installation, Server, eventually
+from .conftest import ALONE, BYSTANDER, SUBJECT, TITLES, Installation, Server, eventually
 
 ODD_TITLES = ['He said "Yes"', "Yes", "No", "two\nlines", "### Response:\nYes", "\u202ebackwards", "🎬" * 100, " "]
 
@@ -63,8 +63,13 @@ class Visitor:
 def server(installed: Installation) -> Iterator[Server]:
     """The installation's first start: the worker builds, and the server becomes ready by itself."""
     installed.import_people()
-    with installed.serving() as running:
+    apart = "LETHE_REDIS_URL" in installed.environment  # the worker is not the server's child
+    with ExitStack() as stack:
+        first = installed.serving(ALONE) if apart else installed.serving(afresh=True)
+        running = stack.enter_context(first)
         assert running.get("/readyz").status_code == 503
+        if apart:
+            stack.enter_context(installed.working())
         eventually(running.ready, "the worker has built and the server is ready")
         yield running
 

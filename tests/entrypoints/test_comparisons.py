@@ -102,6 +102,13 @@ def test_the_table_can_be_read_by_people(run, place):
     assert "…" not in shown
 
 
+def test_settings_can_be_chosen_without_the_test_samples(run, folder, tmp_path):
+    found = json.loads(run("--on-validation", "--methods", "like-share", "--out", str(tmp_path), "--json").stdout)
+    assert found["dataset"] == f"{folder.name} (validation)"
+    assert found["split"]["test"] == 0 < found["split"]["scored validation"]
+    assert "--on-validation" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
 def test_a_missing_extra_is_named_before_anything_is_read(monkeypatch, tmp_path, missing):
     monkeypatch.setitem(sys.modules, missing, None)  # Python's way to say that it cannot be imported

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Commands, Installation
+from tests.e2e.conftest import Installation
+from tests.forks import Forks
 
 from .replicas import SETTINGS, import_people
 
@@ -15,19 +16,15 @@ PEOPLE = 60
 
 @dataclass(frozen=True)
 class Populated:
-    """An installation that is built, what its people rated, and where its processes come from."""
+    """An installation that is built, and what its people rated."""
 
     installation: Installation
     rated: dict[str, list[str]]
-    commands: Commands
 
 
 @pytest.fixture(scope="session")
-def populated(tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., Path]) -> Iterator[Populated]:
-    folder = tmp_path_factory.mktemp("history")
-    commands = Commands(folder)
-    installation = Installation(folder, tiny_models("llama"), commands, **SETTINGS)
+def populated(tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., Path], forks: Forks) -> Populated:
+    installation = Installation(tmp_path_factory.mktemp("history"), tiny_models("llama"), forks, **SETTINGS)
     rated = import_people(installation, PEOPLE)
     installation.build()
-    yield Populated(installation, rated, commands)
-    commands.close()
+    return Populated(installation, rated)

@@ -21,11 +21,12 @@ import transformers
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import save_tiny_model, tiny_tokenizer
-from tests.e2e.conftest import Commands, Installation
+from tests.e2e.conftest import Installation
+from tests.forks import Begin, Forks, begin_afresh
 
 from .checker import ACCEPTED, OK, History, check
 from .observer import Observer
-from .replicas import SETTINGS, Begin, Replica, begin_afresh, import_people, two_replicas
+from .replicas import SETTINGS, Replica, import_people, two_replicas
 from .visitors import People, Plan, Run
 
 _FORGET_EVERY = 60
@@ -115,16 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed: {given.seed}", flush=True)
     transformers.utils.logging.disable_progress_bar()
     settings = SETTINGS | ({"LETHE_DATABASE_URL": given.postgres} if given.postgres else {})
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, Forks() as forks:
         model = Path(scratch) / "model"
         save_tiny_model(model, "llama", tiny_tokenizer(480), {})
-        commands = Commands(Path(scratch))
-        installation = Installation(Path(scratch), model, commands, **settings)
+        installation = Installation(Path(scratch), model, forks, **settings)
         plan = Plan(given.operations, given.clients, given.seed, _FORGET_EVERY, _PAUSE_SECONDS)
         rated = import_people(installation, plan.people)
         installation.build()
         outcome = perform(installation, rated, plan, begin_afresh)
-        commands.close()
     print(report(outcome))
     violations = check(outcome.history)
     print(f"violations: {len(violations)}", *(f"{one.rule}: {one.what}" for one in violations[:50]), sep="\n  ")

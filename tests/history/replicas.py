@@ -7,8 +7,6 @@ import http.client
 import json
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import ITEMS, Installation
+from tests.forks import PATIENCE, Begin, end
 
 from .checker import OK
 
@@ -27,7 +26,6 @@ SETTINGS = {
     "LETHE_LOG_LEVEL": "WARNING",
 }
 _STALE_SECONDS = 2.0  # servers close a connection that is idle for 5 s, perhaps just while it is used again
-_PATIENCE = 180.0  # seconds: far more than any step needs
 
 
 def import_people(installation: Installation, people: int) -> dict[str, list[str]]:
@@ -97,28 +95,6 @@ class Replica:
             connection.close()
 
 
-# Begins a command of the command line: arguments, environment, file of its log -> what ends it.
-Begin = Callable[[Sequence[str], dict[str, str], Path], Callable[[], None]]
-
-
-def begin_afresh(arguments: Sequence[str], environment: dict[str, str], log: Path) -> Callable[[], None]:
-    """In a process that an operator would start."""
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.entrypoints.cli", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-
-    def end() -> None:
-        process.terminate()
-        process.wait(_PATIENCE)
-
-    return end
-
-
 @contextmanager
 def two_replicas(installation: Installation, begin: Begin) -> Iterator[tuple[Replica, Replica]]:
     """Both ready, and a worker beside them."""
@@ -126,7 +102,7 @@ def two_replicas(installation: Installation, begin: Begin) -> Iterator[tuple[Rep
     serving = [("serve", "--no-worker", "--port", str(replica.port)) for replica in replicas]
     with ExitStack() as stack:
         for arguments in (*serving, ("worker",)):
-            stack.callback(begin(arguments, installation.environment, installation.log))
+            stack.callback(end, begin(arguments, installation.environment, installation.log))
         for replica in replicas:
             stack.callback(replica.close)
         wait_until(lambda: all(replica.ready() for replica in replicas), "both replicas are ready")
@@ -134,10 +110,10 @@ def two_replicas(installation: Installation, begin: Begin) -> Iterator[tuple[Rep
 
 
 def wait_until(ask: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while not ask():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"within {_PATIENCE:g} s it did not happen that {what}")
+            raise TimeoutError(f"within {PATIENCE:g} s it did not happen that {what}")
         time.sleep(0.05)
 
 

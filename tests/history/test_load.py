@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests.forks import Forks
+
 from .checker import ACCEPTED, OK, History, check
 from .conftest import PEOPLE, Populated
 from .load import perform, report
@@ -15,9 +17,9 @@ PLAN = Plan(operations=1_200, clients=8, seed=3, forget_every=30, pause=0.02)
 
 
 @pytest.fixture(scope="module")
-def history(populated: Populated) -> History:
+def history(populated: Populated, forks: Forks) -> History:
     assert PLAN.people <= PEOPLE
-    outcome = perform(populated.installation, populated.rated, PLAN, populated.commands.begin)
+    outcome = perform(populated.installation, populated.rated, PLAN, forks.begin)
     print(report(outcome))
     return outcome.history
 

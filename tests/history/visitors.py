@@ -19,6 +19,7 @@ from .observer import Observer, Seen
 from .replicas import Replica, wait_until
 
 _LOOK_SECONDS = 0.2  # between two looks at the ledger: a build takes longer than this
+_SELDOMER = 20  # times longer are pauses once the plan is carried out: the processors are for what is still to retrain
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,8 @@ class Visitor:
                 self._forget(whole=turn // self._run.plan.forget_every % 3 != 0)
             else:
                 self._recommend(self._chance.choice(self._run.replicas), self._anything())
-            time.sleep(self._chance.expovariate(1 / self._run.plan.pause))
+            pause = self._run.plan.pause * (_SELDOMER if self._run.enough() else 1)
+            time.sleep(self._chance.expovariate(1 / pause))
 
     def _forget(self, whole: bool) -> None:
         here, elsewhere = self._chance.sample(self._run.replicas, 2)

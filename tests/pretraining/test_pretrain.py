@@ -96,3 +96,11 @@ def test_another_recipe_is_refused(corpus: Path, finished: tuple[Path, object]) 
 def test_an_incomplete_corpus_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         pretrain(tmp_path, tmp_path / "out", TINY, "cpu", Silent(), compiled=False)
+
+
+def test_a_corpus_too_small_to_examine_the_model_is_refused_at_once(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="too small"):
+        pretrain(
+            corpus, tmp_path / "out", dataclasses.replace(TINY, held_out_every=40), "cpu", Silent(), compiled=False
+        )
+    assert not (tmp_path / "out").exists()

@@ -2,104 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import httpx
 
-PATIENCE = 60.0  # seconds: far more than anything needs, so that a busy machine fails nothing
-
-
-class Stuck(Exception):
-    """Something that must happen did not happen within `PATIENCE`."""
-
-
-class Child:
-    """One running command."""
-
-    def __init__(self, nursery: Nursery, pid: int) -> None:
-        self._nursery = nursery
-        self.pid = pid
-        self._descriptor = os.pidfd_open(pid)
-        self.code: int | None = None
-
-    def ended(self, within: float = 0) -> bool:
-        """Whether it has ended, after waiting for that at most so many seconds."""
-        if self.code is None and select.select([self._descriptor], [], [], within)[0]:
-            self.code = self._nursery.bury(self.pid)
-            os.close(self._descriptor)
-        return self.code is not None
-
-    def wait(self) -> int:
-        if not self.ended(PATIENCE):
-            raise Stuck("a command did not end")
-        assert self.code is not None
-        return self.code
-
-    def kill(self) -> None:
-        if not self.ended():
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait()
+from tests.forks import PATIENCE, Child, Forks, Stuck
 
 
 class Nursery:
-    """Forks commands. `armed` is the file that tells them where to die."""
+    """Begins commands that may be killed. `armed` is the file that tells them where to die."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path, armed: Path) -> None:
+    def __init__(self, forks: Forks, environment: Mapping[str, str], log: Path, armed: Path) -> None:
+        self._forks = forks
         self._environment = dict(environment)
         self._log = log
         self._armed = armed
-        # A session of its own: Ctrl-C is for the runner, which then lets this one end.
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("nursery.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(PATIENCE)
-        self._process.stdout.close()
 
     def start(self, *arguments: str, **changed: str) -> Child:
-        command = {
-            "arguments": arguments,
-            "environment": {**self._environment, **changed},
-            "log": str(self._log),
-            "armed": str(self._armed),
-        }
-        return Child(self, self._ask(command))
+        return self._forks.begin(arguments, {**self._environment, **changed}, self._log, armed=self._armed)
 
     def run(self, *arguments: str, **changed: str) -> int:
         """The exit code of a command that nobody kills."""
         return self.start(*arguments, **changed).wait()
-
-    def bury(self, pid: int) -> int:
-        return self._ask({"bury": pid})
-
-    def _ask(self, command: dict[str, Any]) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
 
 
 class Server:

@@ -28,8 +28,10 @@ from typing import Any, Self
 import httpx
 import psutil
 
+from tests.forks import PATIENCE, Child, Forks, Stuck
+
 from . import checks
-from .processes import PATIENCE, Child, Nursery, Server, Stuck, wait_until
+from .processes import Nursery, Server, wait_until
 from .steps import OF_THE_SERVER, OF_THE_WORKER
 from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
 
@@ -67,7 +69,7 @@ _TRIES = 12  # of one kill, before a step counts as one that does not come
 class Torture:
     """One installation in `folder`, and what was done to it."""
 
-    def __init__(self, folder: Path, model: Path, seed: str | None = None) -> None:
+    def __init__(self, folder: Path, model: Path, forks: Forks, seed: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.home = folder / "home"
@@ -84,7 +86,7 @@ class Torture:
             "LETHE_HOME": str(self.home),
             "LETHE_MODEL": str(model.absolute()),
         }
-        self._nursery = Nursery(self.environment, folder / "log", self._armed)
+        self._nursery = Nursery(forks, self.environment, folder / "log", self._armed)
         self._server: Server | None = None
         self._worker: Child | None = None
         self._chance = random.Random(self.seed)
@@ -97,7 +99,6 @@ class Torture:
             self._server.close()
         if self._worker is not None:
             self._worker.kill()
-        self._nursery.__exit__(kind, error, at)
 
     @property
     def kills(self) -> int:
@@ -406,7 +407,7 @@ def main() -> int:
     model = given.folder / "model"
     if not model.exists():
         save_model(model)
-    with Torture(given.folder, model, given.seed) as torture:
+    with Forks() as forks, Torture(given.folder, model, forks, given.seed) as torture:
         print(f"seed {torture.seed}: {torture.kills} of {given.kills} kills done in {given.folder}", flush=True)
         began, before = time.monotonic(), torture.kills
         torture.run(given.kills, lambda text: print(f"{text}, {time.monotonic() - began:.0f} s", flush=True))

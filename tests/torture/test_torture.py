@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import Forks
+
 from . import checks
 from .runner import AT_RANDOM, MODEL_SIZES, Torture
 from .steps import OF_THE_SERVER, OF_THE_WORKER, announced
@@ -25,9 +27,11 @@ def test_every_step_that_the_sources_announce_is_one_at_which_processes_are_kill
 
 
 @pytest.fixture(scope="module")
-def tortured(tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., Path]) -> Iterator[Torture]:
+def tortured(
+    tmp_path_factory: pytest.TempPathFactory, tiny_models: Callable[..., Path], forks: Forks
+) -> Iterator[Torture]:
     folder = tmp_path_factory.mktemp("torture")
-    with Torture(folder, tiny_models("llama", **MODEL_SIZES), seed="lethe") as torture:
+    with Torture(folder, tiny_models("llama", **MODEL_SIZES), forks, seed="lethe") as torture:
         torture.run(KILLS)
         yield torture
 

@@ -66,7 +66,7 @@ def auc_by_method(comparison: Comparison, summaries: Sequence[MethodSummary], pu
                 *zip(*there, strict=True), "D", color=_SECOND, markersize=6, fillstyle="none", markeredgewidth=1.6
             )
         _method_axis(axes, [method for method, _ in found])
-        axes.set_xlabel("test AUC")
+        axes.set_xlabel("AUC")
     return svg[0]
 
 
@@ -182,7 +182,7 @@ def _auc_axis(axes: Axes, figures: Sequence[Figure | None]) -> None:
         lowest, highest = min(one.mean - one.sd for one in there), max(one.mean + one.sd for one in there)
         room = max(highest - lowest, 0.004)
         axes.set_ylim(max(0.0, lowest - 0.6 * room), min(1.0, highest + 0.25 * room))
-    axes.set_ylabel("test AUC")
+    axes.set_ylabel("AUC")
 
 
 def _means(figures: Sequence[Figure | None]) -> list[float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.build.progress import Progress
+from service.build.workforce import Report
 from service.errors import InvalidSetting
 from service.evaluation.comparison.examiner import Examiner
 from service.evaluation.comparison.laboratory import Finding, Laboratory, Trial
@@ -43,6 +44,8 @@ def compare(
         LetheError, StoreFailure: what is finished by then is kept.
     """
     _check(methods)
+    # The first task waits until the libraries are loaded, which is no method's fault.
+    list(laboratory.workforce.run(warm_up, [None]))
     examiner, digest = Examiner(split, laboratory.frozen, laboratory.config.lora_targets), split.digest
     measured: list[Measured] = []
     points: list[StudyPoint] = []
@@ -52,12 +55,7 @@ def compare(
         points += _each(f"studies, seed {seed}", studies_of(trial) if studies else [], progress)
     return Comparison(
         dataset=split.dataset,
-        split={
-            "training": training_samples,
-            "pool": len(split.train),
-            "validation": len(split.valid),
-            "test": len(split.test),
-        },
+        split=split.counts(training_samples),
         model=laboratory.frozen.encoder.digest,
         settings=json.loads(json.dumps(asdict(laboratory.config))),
         environment=dict(laboratory.environment),
@@ -66,6 +64,10 @@ def compare(
         measured=tuple(measured),
         studies=tuple(points),
     )
+
+
+def warm_up(_task: None, _report: Report) -> None:
+    """A task of which nothing remains but processes that start quickly."""
 
 
 def _check(methods: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from service.evaluation.comparison.examiner import Examiner, Floats, Timed, time
 from service.evaluation.comparison.facts import PublicItemFacts
 from service.evaluation.comparison.notebook import Notebook
 from service.evaluation.comparison.splits import Split
-from service.llm.frozen import FrozenModel
+from service.llm.frozen import POOLING, FrozenModel
 from service.records import BuildConfig
 
 _SAMPLES_A_TASK = 128
@@ -45,7 +45,8 @@ class Laboratory:
     def identity(self) -> dict[str, Any]:
         """What a figure depends on beside the split, the seed and the settings."""
         frozen = {"digest": self.frozen.encoder.digest, "dtype": self.frozen.spec.dtype}
-        return {"frozen": frozen, "environment": dict(self.environment), "template": prompts.TEMPLATE_VERSION}
+        computed = {"pooling": POOLING, "environment": dict(self.environment), "template": prompts.TEMPLATE_VERSION}
+        return {"frozen": frozen, **computed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from service.evaluation.comparison.results import (
     study_summary,
     summary,
 )
+from service.evaluation.comparison.splits import REHEARSED
 
 TITLES = {"movielens-100k": "MovieLens-100K", "bookcrossing": "Book-Crossing"}
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -46,27 +47,33 @@ _CUT = "The axis does not begin at 0. Whiskers: ± one standard deviation over t
 _STUDIES: Mapping[str, _Study] = {
     "inference_time": _Study(
         "Inference time (the paper's fig. 3b)",
-        "Seconds to score 500 test samples on this machine. SISA runs every adapter on every sample; APA blends the adapters "
+        "Seconds to score 500 samples on this machine. SISA runs every adapter on every sample; APA blends the adapters "
         "in one pass. Whiskers: ± one standard deviation over the seeds.",
         charts.seconds_bars,
     ),
     "partition": _Study(
         "Partition (the paper's fig. 4)",
-        "Test AUC by how the training samples were divided, everywhere with adaptive weights at level ND: semantic is the "
+        "AUC by how the training samples were divided, everywhere with adaptive weights at level ND: semantic is the "
         f"paper's Algorithm 1, user is RecEraser's UBP, bekm is GraphEraser's balanced k-means. {_CUT}",
         charts.auc_bars,
     ),
     "weights": _Study(
         "Weights (the paper's fig. 5)",
-        "Test AUC by how the adapters are weighed, on the semantic partition at level ND: adaptive is eqs. 7 and 8, best "
+        "AUC by how the adapters are weighed, on the semantic partition at level ND: adaptive is eqs. 7 and 8, best "
         "is the one adapter with the least error on the neighbours, semantic weighs by likeness to the shards' centers. "
         f"{_CUT}",
         charts.auc_bars,
     ),
     "shard_size": _Study(
         "Shard size (the paper's fig. 6)",
-        f"Test AUC by the largest number of samples in a shard, blended at level D (eq. 5) or ND (eq. 6). {_CUT}",
+        f"AUC by the largest number of samples in a shard, blended at level D (eq. 5) or ND (eq. 6). {_CUT}",
         charts.auc_by_shard_size,
+    ),
+    "routing": _Study(
+        "What neighbours are found by (not in the paper)",
+        "AUC when a sample's neighbours are found by its context, as they are served (all candidates of a request share their "
+        f"weights), or by its whole prompt; semantic partition, adaptive weights, level ND. {_CUT}",
+        charts.auc_bars,
     ),
 }
 
@@ -80,7 +87,7 @@ def render(comparison: Comparison, command: str) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     summaries = summary(comparison)
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
-        title=TITLES.get(comparison.dataset, comparison.dataset),
+        title=_title(comparison.dataset),
         comparison=comparison,
         command=command,
         quality=tables.quality(comparison),
@@ -90,7 +97,19 @@ def render(comparison: Comparison, command: str) -> str:
         paper_model=published.MODEL,
         paper_knows=_paper_knows(comparison),
         unknown=tables.UNKNOWN,
+        scored="scored validation" if comparison.is_rehearsal else "test",
+        samples=_samples(comparison.split),
     )
+
+
+def _title(dataset: str) -> str:
+    name = dataset.removesuffix(REHEARSED)
+    return TITLES.get(name, name) + dataset[len(name) :]
+
+
+def _samples(counts: Mapping[str, int]) -> str:
+    drawn = f"{counts['training']:,} training, drawn from {counts['pool']:,}"
+    return "; ".join([drawn, *(f"{n:,} {part}" for part, n in counts.items() if part not in ("training", "pool"))])
 
 
 def _paper_knows(comparison: Comparison) -> bool:
@@ -101,10 +120,10 @@ def _auc_plot(comparison: Comparison, summaries: Sequence[MethodSummary]) -> Plo
     known = published.published_auc(comparison.dataset)
     theirs = f" Hollow diamonds: the paper's figures on {published.MODEL}." if known else ""
     caption = (
-        "Large dots: mean test AUC over the seeds, with ± one standard deviation. Small dots below: the single seeds."
+        "Large dots: mean AUC over the seeds, with ± one standard deviation. Small dots below: the single seeds."
         f"{theirs} The axis does not begin at 0."
     )
-    return _plot("Test AUC by method", caption, charts.auc_by_method(comparison, summaries, known))
+    return _plot("AUC by method", caption, charts.auc_by_method(comparison, summaries, known))
 
 
 def _forgetting_plot(comparison: Comparison, summaries: Sequence[MethodSummary]) -> list[Plot]:

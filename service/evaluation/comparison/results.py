@@ -51,11 +51,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class StudyPoint:
-    """One bar or dot of one of the APA paper's studies, under one seed.
+    """One bar or dot of one of the APA paper's studies, or of our own on routing, under one seed.
 
     * `partition` (fig. 4): semantic | random | user | bekm, each with adaptive weights, level ND
     * `weights` (fig. 5): adaptive | average | best | semantic, each on the semantic partition, level ND
     * `shard_size` (fig. 6): "512 D", "512 ND", "256 D" … "128 ND"
+    * `routing`: context | prompt: by which embedding neighbours are found; semantic partition, level ND
     * `inference_time` (fig. 3b): retraining | sisa | apa-d | apa-nd; `seconds` alone, per 500 samples
     """
 
@@ -71,7 +72,7 @@ class Comparison:
     """One whole comparison: methods × seeds on one split and one frozen model."""
 
     dataset: str
-    split: dict[str, int]  # training (drawn), pool (drawn from), validation, test: numbers of samples
+    split: dict[str, int]  # training (drawn), pool (drawn from), validation, test, or "scored validation": samples
     model: str  # digest of the frozen model
     settings: dict[str, Any]  # the fields of `BuildConfig` under which every method was made
     environment: dict[str, str]
@@ -79,6 +80,16 @@ class Comparison:
     seeds: tuple[int, ...]
     measured: tuple[Measured, ...]
     studies: tuple[StudyPoint, ...]
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether validation samples were scored in the place of the test samples."""
+        return "scored validation" in self.split
+
+    @property
+    def scored_samples(self) -> int:
+        """How many samples the figures are of."""
+        return self.split["scored validation" if self.is_rehearsal else "test"]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; a figure that is NaN is written as null."""

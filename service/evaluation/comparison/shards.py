@@ -122,7 +122,7 @@ def forget(trial: Trial, trained: Trained, removal: Removal, *, routes: bool) ->
     inputs = {
         "adapters": list(trained.digests),
         "removed": sorted(removal.samples),
-        "user": removal.user,
+        "removed_validation": [n for n, s in enumerate(trial.split.valid) if s.user_id == removal.user],
         "routes": routes,
         **trial.samples_identity,
     }

@@ -1,6 +1,7 @@
 """What methods are compared on: a catalogue, a pool to draw training samples from, and fixed validation and test samples.
 
-The validation samples serve routing only, and no test sample serves anything but the final figures.
+The validation samples serve routing only, and no test sample serves anything but the final figures. Settings are chosen on
+a rehearsed split, which holds no test sample at all.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from service.records import BuildConfig, Interaction, Item, Sample
 
 BOOK_VALIDATION = 500  # samples
 SPLIT_SEED = 0  # of what is the same under every seed of a comparison
+REHEARSED = " (validation)"  # behind the name of a data set whose test samples nobody has looked at
 
 _WINDOWS_PER_USER = BuildConfig().samples_per_user
 _TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
@@ -28,7 +30,10 @@ _TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One data set, cut in three. `items` hold every item that a sample names."""
+    """One data set, cut in three. `items` hold every item that a sample names.
+
+    In a rehearsed split both `valid` and `test` are validation samples.
+    """
 
     dataset: str  # movielens-100k | bookcrossing | the name of the table's folder
     noun: str
@@ -36,6 +41,29 @@ class Split:
     train: tuple[Sample, ...]  # the pool
     valid: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    is_rehearsed: bool = False
+
+    def rehearsed(self) -> Split:
+        """The same pool, but every second validation user routes and the others are scored in the place of the test samples.
+
+        Raises InvalidSetting where fewer than two users validate.
+        """
+        users = sorted({sample.user_id for sample in self.valid})
+        if len(users) < 2:
+            raise InvalidSetting(f"{self.dataset} has {len(users)} validation users: one must route, another be scored")
+        routing = set(users[::2])
+        return replace(
+            self,
+            dataset=self.dataset + REHEARSED,
+            valid=tuple(sample for sample in self.valid if sample.user_id in routing),
+            test=tuple(sample for sample in self.valid if sample.user_id not in routing),
+            is_rehearsed=True,
+        )
+
+    def counts(self, training_samples: int) -> dict[str, int]:
+        """How many samples of each part a comparison uses; of a rehearsal, how many validation samples it scores."""
+        scored = {"test": 0, "scored validation": len(self.test)} if self.is_rehearsed else {"test": len(self.test)}
+        return {"training": training_samples, "pool": len(self.train), "validation": len(self.valid), **scored}
 
     def drawn(self, training_samples: int, seed: int) -> tuple[Sample, ...]:
         """The training samples of one seed: that many of the pool, in the order of the draw.
@@ -50,7 +78,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything above but the name of the data set, which decides no figure."""
+        """SHA-256 over all samples and items; the name of the data set decides no figure."""
         parts = {
             part: [self._identity(sample) for sample in getattr(self, part)] for part in ("train", "valid", "test")
         }

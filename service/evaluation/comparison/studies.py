@@ -1,4 +1,4 @@
-"""The APA paper's studies (Hu et al. 2024), on the adapters that the compared methods share."""
+"""The APA paper's studies (Hu et al. 2024) and one of our own, on the adapters that the compared methods share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from service.evaluation.comparison.shards import (
     sharpened,
     single_scores,
     train,
+    validation_errors,
 )
+from service.routing.neighbours import Neighbours
+from service.routing.weights import mean_errors
 
 Point = Callable[[], StudyPoint]
 
@@ -32,7 +35,13 @@ _TIMED = ("retraining", "sisa", "apa-d", "apa-nd")
 
 def studies_of(trial: Trial) -> list[Point]:
     """Every bar and dot of one seed, computed when it is called and kept in the trial's notebook."""
-    return [*_partitions(trial), *_weights(trial), *_shard_sizes(trial), *_inference_times(trial)]
+    return [
+        *_partitions(trial),
+        *_weights(trial),
+        *_shard_sizes(trial),
+        *_routing_keys(trial),
+        *_inference_times(trial),
+    ]
 
 
 def _partitions(trial: Trial) -> Iterator[Point]:
@@ -55,6 +64,12 @@ def _shard_sizes(trial: Trial) -> Iterator[Point]:
         cap = math.ceil(len(trial.training) / count)
         for level in ("D", "ND"):
             yield _auc_of(trial, "shard_size", f"{cap} {level}", partial(_adaptive, trial, SEMANTIC, count, level))
+
+
+def _routing_keys(trial: Trial) -> Iterator[Point]:
+    """Neighbours by the context, as they are served, or by the whole prompt, which would route every candidate by itself."""
+    yield _auc_of(trial, "routing", "context", partial(_adaptive, trial, SEMANTIC, SHARDS, "ND"))
+    yield _auc_of(trial, "routing", "prompt", partial(_routed_by_prompts, trial))
 
 
 def _inference_times(trial: Trial) -> Iterator[Point]:
@@ -80,6 +95,14 @@ def _best_alone(trial: Trial) -> list[float]:
     best = neighbour_errors(trial, trained).value.argmin(axis=1)
     single = single_scores(trial, trained).value
     return [single[k][sample] for sample, k in enumerate(best.tolist())]
+
+
+def _routed_by_prompts(trial: Trial) -> list[float]:
+    trained, examiner = train(trial, SEMANTIC, SHARDS), trial.examiner
+    rows = Neighbours(examiner.whole_validation_embeddings)
+    near = rows.nearest(examiner.whole_test_embeddings, trial.config.top_n)
+    weights = sharpened(mean_errors(validation_errors(trial, trained).value, near), trial.config.tau)
+    return blended_scores(trial, trained, weights, "ND").value
 
 
 def _by_similarity(trial: Trial) -> list[float]:

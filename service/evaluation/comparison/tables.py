@@ -66,7 +66,7 @@ def cost(comparison: Comparison) -> Rows:
 
 
 def studies(comparison: Comparison) -> Rows:
-    """The paper's studies, one bar or dot a row."""
+    """The studies, one bar or dot a row."""
     rows = ((bar.study, bar.variant, spread(bar.auc), _seconds(bar.seconds)) for bar in study_summary(comparison))
     return Rows(("study", "variant", "AUC", "s / 500"), tuple(rows))
 

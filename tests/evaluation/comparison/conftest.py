@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.evaluation.comparison.compare import warm_up
 from service.evaluation.comparison.facts import PublicOpinion
 from service.evaluation.comparison.laboratory import Laboratory
 from service.evaluation.comparison.splits import Split
@@ -38,6 +39,7 @@ class Observed(InThisProcess):
 
     def __init__(self) -> None:
         self.ran: list[tuple[str, Any]] = []
+        self.warmed_up_after: list[int] = []  # for each time: how much it had run before
         self.dies_at: int | None = None
 
     def run(
@@ -47,6 +49,9 @@ class Observed(InThisProcess):
         on_steps: Callable[[int], None] = lambda _: None,
     ) -> Iterator[tuple[int, Any]]:
         for number, task in enumerate(tasks):
+            if function is warm_up:
+                self.warmed_up_after.append(len(self.ran))
+                continue
             if len(self.ran) == self.dies_at:
                 raise KeyboardInterrupt
             self.ran.append((function.__name__, task))

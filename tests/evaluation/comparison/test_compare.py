@@ -54,7 +54,7 @@ def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     assert [(one.seed, one.method) for one in found.measured] == [(seed, name) for seed in (5, 6) for name in METHODS]
     assert {point.seed for point in found.studies} == {5, 6}
     assert found.split == {"training": 32, "pool": 50, "validation": 12, "test": 24}
-    assert [phase[1] for phase in bar.phases] == [phase[2] for phase in bar.phases] == [9, 18, 9, 18]
+    assert [phase[1] for phase in bar.phases] == [phase[2] for phase in bar.phases] == [9, 20, 9, 20]
     for one in found.measured:
         assert (one.forget_user_seconds is None) == (one.forget_sample_seconds is None) == (one.seed == 6)
         assert (one.single_auc is None) == (one.method in ("like-share", "logistic"))
@@ -135,6 +135,37 @@ def test_another_test_set_is_scored_with_the_same_adapters(
     [all_of_them] = run(split, laboratory, tmp_path, ("sisa",)).measured
     [fewer] = run(replace(split, test=split.test[:12]), laboratory, tmp_path, ("sisa",)).measured
     assert fewer.log_loss != all_of_them.log_loss
+
+
+def test_processes_are_warm_before_anything_is_timed(
+    split: Split, laboratory: Laboratory, workforce: Observed, tmp_path: Path
+) -> None:
+    run(split, laboratory, tmp_path, ("sisa",), (0, 1))
+    assert workforce.warmed_up_after == [0]
+    assert workforce.ran
+
+
+def test_a_rehearsal_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
+    hidden = replace(split, test=Untouchable())
+    found = run(hidden.rehearsed(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
+    assert found.dataset == "tiny (validation)"
+    assert found.split == {"training": 32, "pool": 50, "validation": 6, "test": 0, "scored validation": 6}
+    assert found.is_rehearsal
+
+
+class Untouchable(tuple[Any, ...]):
+    def __iter__(self) -> Any:
+        raise AssertionError("somebody looks at the test samples")
+
+    __len__ = __getitem__ = __contains__ = __eq__ = __hash__ = __iter__
+
+
+def test_no_folder_of_results_names_a_person(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
+    users = {sample.user_id.encode() for sample in (*split.train, *split.valid, *split.test)}
+    found = run(split, laboratory, tmp_path, ("apa-nd", "lethe", "logistic"))
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(b"forgetting" in content for content in contents)
+    assert [user for user in users if any(user in content for content in [*contents, repr(found).encode()])] == []
 
 
 def test_an_unknown_method_is_refused_with_the_list_of_known_ones(

@@ -21,6 +21,7 @@ STUDIES = {
     "partition": ("semantic", "random", "user", "bekm"),
     "weights": ("adaptive", "average", "best", "semantic"),
     "shard_size": ("512 D", "512 ND", "256 D", "256 ND", "128 D", "128 ND"),
+    "routing": ("context", "prompt"),
     "inference_time": ("retraining", "sisa", "apa-d", "apa-nd"),
 }
 
@@ -124,7 +125,7 @@ def test_other_results_give_other_drawings(text):
 
 
 def test_every_figure_has_a_drawing_and_a_caption(page):
-    assert page.tags.count("figure") == page.tags.count("svg") == page.tags.count("figcaption") == 6
+    assert page.tags.count("figure") == page.tags.count("svg") == page.tags.count("figcaption") == 7
     for figure in ("fig. 3b", "fig. 4", "fig. 5", "fig. 6"):
         assert any(figure in text for text in page.texts)
 
@@ -181,10 +182,22 @@ def test_of_data_that_the_paper_did_not_use_no_figure_of_it_is_shown():
     assert "3.96" not in text
 
 
+def test_a_rehearsal_is_not_taken_for_a_test():
+    counts = {"training": 1024, "pool": 8000, "validation": 607, "test": 0, "scored validation": 393}
+    rehearsal = replace(_comparison(dataset="movielens-100k (validation)"), split=counts)
+    page = Page(render(rehearsal, COMMAND))
+    assert "Comparison on MovieLens-100K (validation)" in page.texts
+    assert any("No test sample was read" in text for text in page.texts)
+    assert "1,024 training, drawn from 8,000; 607 validation; 0 test; 393 scored validation" in page.texts
+    assert not any("LLaMA" in text or "0.7428" in text for text in page.texts)
+    assert not any("on the test samples" in text for text in page.texts)
+    assert not any("No test sample was read" in text for text in Page(render(_comparison(), COMMAND)).texts)
+
+
 def test_without_studies_there_is_no_heading_for_them():
     page = Page(render(replace(_comparison(), studies=()), COMMAND))
     assert page.tags.count("svg") == 2
-    assert "The paper's studies" not in page.texts
+    assert "Studies" not in page.texts
 
 
 def test_of_methods_that_forget_nothing_there_is_no_plot_of_forgetting():

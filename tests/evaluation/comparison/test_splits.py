@@ -50,6 +50,26 @@ def test_more_than_the_pool_holds_is_refused() -> None:
         SPLIT.drawn(21, seed=0)
 
 
+# Rehearsing
+
+
+def test_a_rehearsal_cuts_the_validation_users_in_two_and_forgets_the_test_samples() -> None:
+    split = replace(SPLIT, valid=tuple(sample(n) for n in range(30, 45)))
+    rehearsed = split.rehearsed()
+    assert {one.user_id for one in rehearsed.valid} == {"u0", "u2", "u4"}
+    assert {one.user_id for one in rehearsed.test} == {"u1", "u3"}
+    assert sorted([*rehearsed.valid, *rehearsed.test], key=repr) == sorted(split.valid, key=repr)
+    assert (rehearsed.train, rehearsed.items, rehearsed.noun) == (split.train, split.items, split.noun)
+    assert rehearsed.dataset == "tiny (validation)"
+    assert replace(split, test=()).rehearsed() == rehearsed
+    assert rehearsed.digest != split.digest
+
+
+def test_one_validation_user_cannot_rehearse() -> None:
+    with pytest.raises(InvalidSetting, match="tiny has 1 validation user"):
+        SPLIT.rehearsed()
+
+
 # Digest
 
 

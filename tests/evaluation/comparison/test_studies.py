@@ -12,10 +12,12 @@ from service.evaluation.comparison.examiner import Examiner
 from service.evaluation.comparison.laboratory import Laboratory, Trial
 from service.evaluation.comparison.methods import METHODS
 from service.evaluation.comparison.partitions import SEMANTIC
-from service.evaluation.comparison.shards import single_scores, train, validation_errors
+from service.evaluation.comparison.shards import blended_scores, single_scores, train, validation_errors
 from service.evaluation.comparison.splits import Split
 from service.evaluation.comparison.studies import distances_to_centers, studies_of
 from service.evaluation.metrics import auc
+from service.llm.frozen import FrozenModel
+from service.routing.neighbours import Neighbours
 from tests.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
 
 
@@ -36,7 +38,7 @@ def test_bars_that_mean_the_same_are_the_same_and_every_bar_is_there(
     assert [variant for study, variant in found if study == "shard_size"] == sizes
     liked = [sample.liked for sample in split.test]
     apa = {level: auc(METHODS[f"apa-{level.lower()}"].measure(trial, ()).scores, liked) for level in ("D", "ND")}
-    same = (("partition", "semantic"), ("weights", "adaptive"), ("shard_size", "8 ND"))
+    same = (("partition", "semantic"), ("weights", "adaptive"), ("shard_size", "8 ND"), ("routing", "context"))
     assert {found[bar].auc for bar in same} == {apa["ND"]}
     assert found["shard_size", "8 D"].auc == apa["D"]
     times = {variant: point.seconds for (study, variant), point in found.items() if study == "inference_time"}
@@ -56,6 +58,27 @@ def test_the_best_one_is_who_errs_least_near_the_sample(trial: Trial, split: Spl
         scores.append(single[int(errors[near].mean(axis=0).argmin())][number])
     best = next(point() for point in studies_of(trial) if point().variant == "best")
     assert best.auc == auc(scores, [sample.liked for sample in split.test])
+
+
+def test_the_whole_prompt_routes_by_its_own_neighbours(trial: Trial, split: Split, frozen: FrozenModel) -> None:
+    trained = train(trial, SEMANTIC, SHARDS)
+    errors, encoder = validation_errors(trial, trained).value, frozen.encoder
+    queries, rows = (
+        np.concatenate(
+            [frozen.embed([encoder.context(s.history, "movie") + encoder.question(s.target, "movie")]) for s in samples]
+        )
+        for samples in (split.test, split.valid)
+    )
+    near = [np.argsort(-(rows @ query), kind="stable")[: CONFIG.top_n] for query in queries]
+    weights = np.exp(-CONFIG.tau * np.array([errors[row].mean(axis=0) for row in near]))
+    weights /= weights.sum(axis=1, keepdims=True)
+    scores = blended_scores(trial, trained, weights.astype(np.float32), "ND").value
+    prompt = next(point for point in studies_of(trial) if point().variant == "prompt")
+    assert prompt().auc == auc(scores, [sample.liked for sample in split.test])
+    by_contexts = Neighbours(trial.examiner.validation_embeddings).nearest(
+        trial.examiner.test_embeddings.value, CONFIG.top_n
+    )
+    assert any(set(row) != set(other) for row, other in zip(near, by_contexts, strict=True))
 
 
 def test_a_shards_own_center_is_nearest_on_the_whole(trial: Trial) -> None:

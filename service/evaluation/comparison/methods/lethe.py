@@ -22,6 +22,8 @@ from service.records import Mask, Sample
 from service.scoring.scorer import MaskSource, Scorer
 from service.scoring.snapshot import Snapshots
 
+MAX_SHARD_SIZE = 450  # gives three or four shards of 1,024 samples
+
 _SECRET = b"of a comparison, where nobody is hidden"
 _NOTHING = Removal(None, frozenset())
 
@@ -99,16 +101,17 @@ def _examined(trial: Trial, store: Store, built: Timed[Built]) -> Finding:
     snapshots = Snapshots(store, trial.laboratory.frozen)
     snapshots.of(built.value.generation)  # a server has it in memory before it is asked
 
-    def score(masks: MaskSource) -> list[float]:
-        return score_samples(Scorer(masks, snapshots, trial.laboratory.frozen, Untimed()), trial.split.test)
+    def score(masks: MaskSource) -> Timed[list[float]]:
+        scorer = Scorer(masks, snapshots, trial.laboratory.frozen, Untimed())
+        return trial.examiner.served(lambda samples: score_samples(scorer, samples))
 
-    scores = timed(lambda: score(Unmasked(built.value.generation)))
+    scores = score(Unmasked(built.value.generation))
     digests = sorted(built.value.shards)
     adapters = (load_adapter(store.adapter(digest)) for digest in digests)
     return Finding(
         scores=scores.value,
         scoring_seconds=scores.seconds,
-        single_scores=[score(_Only(built.value, digest)) for digest in digests],
+        single_scores=[score(_Only(built.value, digest)).value for digest in digests],
         shards=len(digests),
         build_seconds=built.seconds,
         trainable_parameters=sum(tensor.numel() for adapter in adapters for tensor in adapter.values()),

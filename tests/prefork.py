@@ -1,7 +1,8 @@
 """A process that has imported the command line once, and forks for every command: a fork is what a fresh start would be.
 
-A fresh interpreter takes seconds to import the libraries, which would leave no time for killing. Reads one JSON object a
-line from standard input and answers each with a number. When standard input closes, it ends all that it started.
+A fresh interpreter takes seconds to import the libraries, which would be most of what the tests do, and would leave no
+time for killing. Reads one JSON object a line from standard input: a command to begin, answered with its process id, or
+the id of a process that has ended, answered with its exit code. When standard input closes, it ends all that it started.
 
 The commands run as they are, but for one class: training processes, which a worker forks from a fork server that it has
 started afresh, are forks of the worker itself here. It too has imported the libraries and computed nothing.
@@ -9,6 +10,7 @@ started afresh, are forks of the worker itself here. It too has imported the lib
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -68,13 +70,14 @@ def _perhaps_die(step: str, armed: Path) -> None:
 
 
 def _become(command: dict[str, Any]) -> None:
-    log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-        os.dup2(descriptor, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     os.environ.clear()
     os.environ.update(command["environment"])
     random.seed()
-    kill_when_told(Path(command["armed"]))
+    if command["armed"] is not None:
+        kill_when_told(Path(command["armed"]))
     sys.argv = ["lethe", *command["arguments"]]
     main()
 
@@ -115,4 +118,5 @@ if __name__ == "__main__":
     bootstrap.Workforce = ForkingWorkforce
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.
     get_checkpoint_conversion_mapping("llama")
+    gc.freeze()  # what is here already is everybody's, and nobody's garbage
     _answer_commands()

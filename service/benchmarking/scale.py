@@ -1,0 +1,395 @@
+"""The control plane alone, at any size: ledger, partition, digests, masks, store, receipts. No model computes anything.
+
+Everything is the product's own (`Ledger`, `Builder`, `Intake`, `Reconciler`, `Store`) but the processes that would run the
+model: what they would compute is made up at once (`StandIn`), and training takes the time that one says it takes. The adapters
+of the first build are put into the store as soon as they are planned, so that they need not be "trained" one by one.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from adapters_store import Store
+from service.benchmarking.report import Section
+from service.build.build import Builder
+from service.build.embedding import EmbeddingTask, PublicTextsTask
+from service.build.progress import Progress
+from service.build.training import TrainingTask
+from service.build.validation import UserValidation, ValidationTask
+from service.build.workforce import Report, Result, Task, Workforce
+from service.data.ledger import Ledger
+from service.data.samples import is_validation_user
+from service.errors import InvalidSetting, LetheError
+from service.forgetting.bell import open_bell
+from service.forgetting.intake import Intake
+from service.forgetting.receipts import ReceiptSigner
+from service.forgetting.reconcile import Reconciler
+from service.forgetting.tombstones import TombstoneFile
+from service.llm.encoder import ModelSpec
+from service.records import BuildConfig, Interaction, Item, LedgerView
+
+_WIDTH = 32  # of made-up embeddings
+_ITEMS = 2_000
+_IMPORTED_AT_ONCE = 10_000  # people
+_START = 1_700_000_000  # seconds since the epoch
+_SECRET = b"the secret of a simulation"
+_GIB = 2**30
+_MOST_GIB = 4.0
+_BYTES_AN_ERROR = 130  # a NumPy number in a dictionary, and the same once more in a list
+
+Floats = NDArray[np.float32]
+
+
+class TooLarge(InvalidSetting):
+    """The simulation would need more memory than one wants to give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large. Every person has `interactions`, of which all but the first are targets."""
+
+    users: int
+    shards: int
+    interactions: int = 5
+    deletions: int = 3
+    training_seconds: float = 0.0  # that one shard's training is said to take
+    adapter_bytes: int = 1_024  # how large an adapter is made
+    seed: int = 0
+
+    def config(self, stated: BuildConfig) -> BuildConfig:
+        """The stated configuration, with the cap t at which about so many shards come about."""
+        samples = self.users * min(self.interactions - 1, stated.samples_per_user)
+        in_training = samples * (100 - stated.validation_percent) // 100
+        # A node is split when it holds more than t, so shards hold three quarters of t on average.
+        cap = max(stated.samples_per_user, round(in_training / self.shards * 4 / 3))
+        return replace(stated, max_shard_size=cap)
+
+
+class StandIn(Workforce):
+    """Makes up what processes with a model would compute: at once, but for training, and the same for the same input."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(1)
+        self._plan = plan
+        self._vectors = np.random.default_rng(plan.seed).standard_normal((4_096, _WIDTH)).astype(np.float32)
+        self.trained = 0.0  # seconds spent on pretending to train
+
+    def run(
+        self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
+    ) -> Iterator[tuple[int, Result]]:
+        """As `Workforce.run`, without looking at `function`: the task says what is wanted."""
+        for number, task in enumerate(tasks):
+            result: Any = self._made_up(task)
+            yield number, result
+
+    def _made_up(self, task: object) -> object:
+        if isinstance(task, TrainingTask):
+            time.sleep(self._plan.training_seconds)
+            self.trained += self._plan.training_seconds
+            return self.adapter(task.recipe)
+        if isinstance(task, ValidationTask):
+            return [self._validation(len(lessons), task.adapters) for lessons in task.users]
+        if isinstance(task, EmbeddingTask):
+            return np.stack([self._placed(ids) for ids, *_ in task.groups])
+        if isinstance(task, PublicTextsTask):
+            return np.stack([self._placed(ids) for ids in task.texts])
+        raise TypeError(f"nothing is known of {type(task).__name__}")
+
+    def adapter(self, name: str) -> dict[str, bytes]:
+        """Files that the store takes for an adapter."""
+        numbers = np.random.default_rng(int(name[:15], 16)).random(self._plan.adapter_bytes // 4, dtype=np.float32)
+        return {"adapter_model.safetensors": safetensors.numpy.save({"numbers": numbers})}
+
+    def _placed(self, ids: Sequence[int]) -> Floats:
+        # The mean of a vector per token: texts that share words lie near each other, as they do for a model.
+        mean = self._vectors[np.asarray(ids) % len(self._vectors)].mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+
+    def _validation(self, rows: int, adapters: Collection[str]) -> UserValidation:
+        return UserValidation(
+            np.zeros((rows, _WIDTH), np.float32), dict.fromkeys(adapters, np.full(rows, 0.5, np.float32))
+        )
+
+
+class WatchedLedger(Ledger):
+    """The real ledger, which notes how long each step of a build keeps it, and when the build's planning ends."""
+
+    def __init__(self, url: str, secret: bytes, before_training: Callable[[Collection[str]], None]) -> None:
+        """`before_training` is called with the digests of all adapters of a build, before it is looked which are missing."""
+        super().__init__(url, secret)
+        self._before_training = before_training
+        self.seconds: dict[str, float] = {}
+        self.planned_at: Moment | None = None
+
+    def begin(self) -> None:
+        """Forget what was noted."""
+        self.seconds, self.planned_at = {}, None
+
+    def view(self) -> LedgerView:
+        """As the ledger does."""
+        with self._noting("view"):
+            return super().view()
+
+    def placements(self) -> dict[str, tuple[str, str]]:
+        """As the ledger does."""
+        with self._noting("placements"):
+            return super().placements()
+
+    def prune_placements(self, units: Collection[str]) -> None:
+        """As the ledger does."""
+        with self._noting("prune_placements"):
+            super().prune_placements(units)
+
+    def record_exposures(
+        self,
+        view_fence: int,
+        adapters: Mapping[str, Iterable[str]],
+        rows: Mapping[str, str],
+        shards: Mapping[str, str] | None = None,
+    ) -> None:
+        """As the ledger does."""
+        with self._noting("record_exposures"):
+            super().record_exposures(view_fence, adapters, rows, shards)
+        self._before_training(adapters.keys())
+
+    def set_shards_training(self, count: int) -> None:
+        """As the ledger does; a build calls it first when it knows what to train."""
+        self.planned_at = self.planned_at or Moment.now()
+        super().set_shards_training(count)
+
+    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str], generation: str) -> None:
+        """As the ledger does."""
+        with self._noting("drop_exposures_except"):
+            super().drop_exposures_except(adapters, rows, generation)
+
+    def erase_traces(self) -> None:
+        """As the ledger does."""
+        with self._noting("erase_traces"):
+            super().erase_traces()
+
+    def found_again(self) -> dict[str, list[str] | None]:
+        """As the ledger does."""
+        with self._noting("found_again"):
+            return super().found_again()
+
+    @contextmanager
+    def _noting(self, step: str) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of time, or a difference of two: by the clock, and by this process's use of a processor, in seconds."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(perf_counter(), process_time())
+
+    def since(self, earlier: Moment, waited: float = 0.0) -> Moment:
+        """What has passed, without `waited` seconds of sleep."""
+        return Moment(self.clock - earlier.clock - waited, self.processor - earlier.processor)
+
+    def plus(self, other: Moment) -> Moment:
+        return Moment(self.clock + other.clock, self.processor + other.processor)
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What one person's deletion took; what is said of training is left out of `completed`."""
+
+    masked: Moment  # request to answer
+    planned: Moment  # from the worker's first look until it knows what to train
+    completed: Moment  # until the receipt is signed
+    shards: int
+    steps: Mapping[str, float]  # of the ledger, in `completed`
+
+
+class Simulation:
+    """An installation in a folder, whose model is made up."""
+
+    def __init__(self, folder: Path, model: ModelSpec, stated: BuildConfig, plan: Plan, progress: Progress) -> None:
+        """`model` gives the tokenizer. Raises TooLarge."""
+        self._plan, self._progress = plan, progress
+        self.config = plan.config(stated)
+        _check_size(self.config, plan)
+        self._workforce = StandIn(plan)
+        self._store = Store(folder / "store")
+        self._ledger = WatchedLedger(f"sqlite:///{folder / 'ledger.sqlite'}", _SECRET, self._put_adapters)
+        self._putting = Moment(0.0, 0.0)
+        self._first = True
+        signer = ReceiptSigner.open(folder / "receipts.pem")
+        self._intake = Intake(self._ledger, signer, TombstoneFile(folder / "tombstones.jsonl"))
+        builder = Builder(self._ledger, self._store, model, self._workforce, _SECRET, progress)
+        bell = open_bell(None, folder / "worker.lock")
+        self._reconciler = Reconciler(self._ledger, self._store, builder, bell, signer, self.config)
+
+    def run(self) -> list[Section]:
+        """Import, build, and delete some people one after another; the tables."""
+        before, imported = peak_gib(), self._import()
+        rows = self._plan.users * self._plan.interactions
+        steps = [_step("libraries, before anything", [], None, before), _step("import", [imported], rows, peak_gib())]
+        planned, completed, shards = self._build()
+        steps += [_step("first build, planned", [planned], rows)]
+        steps += [_step("first build, the rest", [completed], rows, peak_gib())]
+        deletions = [self._delete(person) for person in self._people()]
+        self._ledger.close()
+        steps += _deletion_steps(deletions, self._plan.interactions, rows / shards)
+        steps[-1]["peak GiB"] = peak_gib()
+        title = f"control plane: {self._plan.users:,} people, {shards:,} shards, cap {self.config.max_shard_size}"
+        return [
+            Section(title, tuple(steps), _STEP_NOTES),
+            Section("where a deletion's time goes, of the worker", tuple(_shares(deletions))),
+        ]
+
+    def _import(self) -> Moment:
+        draw, taken = random.Random(self._plan.seed), Moment(0.0, 0.0)
+        catalogue = items()
+        self._progress.phase("importing", self._plan.users)
+        for first in range(0, self._plan.users, _IMPORTED_AT_ONCE):
+            numbers = range(first, min(first + _IMPORTED_AT_ONCE, self._plan.users))
+            rows = [row for number in numbers for row in _interactions(number, self._plan.interactions, draw)]
+            began = Moment.now()
+            self._ledger.import_data(catalogue if first == 0 else [], rows, "movie")
+            taken = taken.plus(Moment.now().since(began))
+            self._progress.advance(len(numbers))
+        return taken
+
+    def _build(self) -> tuple[Moment, Moment, int]:
+        self._ledger.begin()
+        began = Moment.now()
+        built = self._reconciler.rebuild(self.config)
+        ended, self._first = Moment.now(), False
+        planned_at = self._ledger.planned_at or ended
+        return planned_at.since(began).since(self._putting), ended.since(planned_at), len(built.shards)
+
+    def _delete(self, person: str) -> Deletion:
+        began = Moment.now()
+        request = self._intake.forget(person, None, None)
+        masked = Moment.now().since(began)
+        self._ledger.begin()
+        trained, began = self._workforce.trained, Moment.now()
+        self._reconciler.settle()
+        ended = Moment.now()
+        if self._ledger.request(request.request_id).state != "completed":
+            raise LetheError("a deletion of the simulation was not completed by one pass of the worker")
+        return Deletion(
+            masked=masked,
+            planned=(self._ledger.planned_at or ended).since(began),
+            completed=ended.since(began, self._workforce.trained - trained),
+            shards=len(request.affected_shards),
+            steps=dict(self._ledger.seconds),
+        )
+
+    def _people(self) -> list[str]:
+        """Some of those whom adapters have seen."""
+        percent, seed = self.config.validation_percent, self.config.seed
+        numbers = random.Random(self._plan.seed + 1).sample(range(self._plan.users), self._plan.users)
+        seen = (user_id(n) for n in numbers if not is_validation_user(user_id(n), percent, seed))
+        return list(islice(seen, self._plan.deletions))
+
+    def _put_adapters(self, digests: Collection[str]) -> None:
+        if not self._first:
+            return
+        began = Moment.now()
+        self._progress.phase("making up adapters", len(digests))
+        for digest in digests:
+            with self._store.new_adapter(digest) as folder:
+                for name, content in self._workforce.adapter(digest).items():
+                    (folder / name).write_bytes(content)
+            self._progress.advance(1)
+        self._putting = Moment.now().since(began)
+
+
+def items() -> list[Item]:
+    """A catalogue of things that do not exist."""
+    return [Item(f"{n:04}", f"Film {n:04} ({1950 + n % 70})", 1950 + n % 70, ("Drama",)) for n in range(_ITEMS)]
+
+
+def user_id(number: int) -> str:
+    return f"person-{number:08}"
+
+
+def _interactions(number: int, count: int, draw: random.Random) -> Iterator[Interaction]:
+    for step, item in enumerate(draw.sample(range(_ITEMS), count)):
+        yield Interaction(user_id(number), f"{item:04}", draw.random() < 0.5, _START + step)
+
+
+def _check_size(config: BuildConfig, plan: Plan) -> None:
+    rows = plan.users * config.validation_percent // 100 * min(plan.interactions - 1, config.samples_per_user)
+    needed = rows * plan.shards * _BYTES_AN_ERROR / _GIB
+    if needed > _MOST_GIB:
+        raise TooLarge(
+            f"{rows:,} validation rows under {plan.shards:,} adapters are {rows * plan.shards:,} errors, about "
+            f"{needed:,.0f} GiB while a generation is made; lower --validation-percent, --users or --shards"
+        )
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / _GIB if sys.platform == "darwin" else most * 1024 / _GIB
+
+
+def _step(name: str, taken: Sequence[Moment], rows: float | None = None, peak: float | None = None) -> dict[str, Any]:
+    return {
+        "step": name,
+        "seconds": median(each.clock for each in taken) if taken else None,
+        "slowest": max(each.clock for each in taken) if taken else None,
+        "of a processor": median(each.processor for each in taken) if taken else None,
+        "floor rows": rows,
+        "peak GiB": peak,
+    }
+
+
+def _deletion_steps(deletions: Sequence[Deletion], own: int, of_a_shard: float) -> list[dict[str, Any]]:
+    retrained = of_a_shard * median(deletion.shards for deletion in deletions)
+    rows = {"a deletion, masked": own, "a deletion, planned": retrained, "a deletion, completed": retrained}
+    taken = {
+        "a deletion, masked": [deletion.masked for deletion in deletions],
+        "a deletion, planned": [deletion.planned for deletion in deletions],
+        "a deletion, completed": [deletion.completed for deletion in deletions],
+    }
+    return [_step(name, moments, rows[name]) for name, moments in taken.items()]
+
+
+_STEP_NOTES = (
+    "of a processor: seconds of this process on one, which does not grow when others keep the machine busy",
+    "of a deletion: the median, and the slowest; planned and completed count from the worker's first look, without training",
+    "peak GiB: the most that the process had held by the end of that step; the first build's adapters are made up, not trained",
+    "floor rows: interactions that the step cannot do without; of a deletion, the person's own, and those of whom it retrains",
+)
+
+
+def _shares(deletions: Sequence[Deletion]) -> Iterator[dict[str, Any]]:
+    completed = median(deletion.completed.clock for deletion in deletions)
+    steps = sorted({step for deletion in deletions for step in deletion.steps})
+    taken = {step: median(deletion.steps.get(step, 0.0) for deletion in deletions) for step in steps}
+    before = ("view", "placements", "prune_placements", "record_exposures")
+    planned = median(deletion.planned.clock for deletion in deletions)
+    in_planning = sum(taken.get(step, 0.0) for step in before)
+    rest = {
+        "planning beside the ledger: samples, prompts, tokens, digests": planned - in_planning,
+        "the rest: rows, manifest, store, search for remains": completed - planned - sum(taken.values()) + in_planning,
+    }
+    for step, seconds in {**{f"ledger: {step}": seconds for step, seconds in taken.items()}, **rest}.items():
+        yield {"step": step, "seconds": seconds, "share": seconds / completed}
