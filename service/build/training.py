@@ -1,4 +1,4 @@
-"""One shard's samples -> one adapter, with PEFT. The only file that knows PEFT.
+"""One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
 
 All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
 from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With activation
