@@ -131,9 +131,14 @@ _GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "ini
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # For each test: commands that run in this process set the number that their options name.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=ARCHITECTURES)
