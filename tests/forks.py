@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-PATIENCE = 180.0  # seconds: far more than anything needs, so that a busy machine fails nothing
+PATIENCE = 120.0  # seconds: far more than anything needs, so that a busy machine fails nothing
 
 
 class Stuck(Exception):

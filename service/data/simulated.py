@@ -69,11 +69,12 @@ BOOK_TASTES = Tastes(
 
 @dataclass(frozen=True, slots=True)
 class ItemFeatures:
-    """The catalogue as arrays over N items and F = 4 + G features (`_TASTED`, then one per genre)."""
+    """The catalogue as arrays over N items and F = 4 + G features (`_TASTED`, then one per genre).
 
-    values: (
-        FloatArray  # (N, F): 1, public vote, ln(votes) (both standardized), decades since 1990, genres of unit length
-    )
+    `values` (N, F): 1, public vote and ln(votes) (both standardized), decades since 1990, genres as a vector of unit length.
+    """
+
+    values: FloatArray
     years: IntArray  # (N,)
     authors: IntArray  # (N,), -1 where there is none
     popularity: FloatArray  # (N,), relative chance of being met

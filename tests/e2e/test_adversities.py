@@ -14,6 +14,7 @@ from tests.forgetting.test_bell import Server as Redis
 
 from .conftest import BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
 
+GRACE = 10.0  # seconds that a server leaves its worker to end
 LEAVING = iter(OTHERS[::-1])  # who is forgotten next
 
 
@@ -123,7 +124,7 @@ def test_a_worker_that_is_told_to_end_while_it_trains_leaves_cleanly_and_the_nex
     eventually(lambda: trains(server), "a shard is in training")
     family = [worker, *worker.children(recursive=True)]
     worker.send_signal(signal.SIGTERM)
-    eventually(lambda: not any(map(is_alive, family)), "the worker has ended with all its children")
+    eventually(lambda: not any(map(is_alive, family)), "the worker has ended with all its children", GRACE)
     assert list((disk.path / "tmp").iterdir()) == []
     assert server.state_of(request_id)["state"] == "retraining"
     assert server.completed(request_id)["attempts"] >= 2

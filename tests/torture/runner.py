@@ -28,10 +28,10 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from tests.forks import PATIENCE, Child, Forks, Stuck
+from tests.forks import Child, Forks, Stuck
 
 from . import checks
-from .processes import Nursery, Server, wait_until
+from .processes import PATIENCE, Nursery, Server, wait_until
 from .steps import OF_THE_SERVER, OF_THE_WORKER
 from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
 
