@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body")
     request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
     max_batch_rows: int = Field(256, ge=1, description="Candidates scored in one forward pass")
+    context_cache_bytes: int = Field(
+        256 * 2**20, ge=0, description="Memory for contexts that were read; every deletion empties it"
+    )
     max_queued_rows: int = Field(4096, ge=1, description="Candidates that may wait before 429")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG | INFO | WARNING | ERROR"
@@ -73,6 +76,7 @@ class Settings(BaseSettings):
     seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**31, description="Of splits, hashes and training; public")
     top_n: int = Field(_DEFAULTS.top_n, ge=1, description="n: validation neighbours that decide the weights")
     tau: float = Field(_DEFAULTS.tau, ge=0, description="Sharpness of the weights; 0: all equal")
+    top_m: int = Field(_DEFAULTS.top_m, ge=1, description="m: adapters that answer a request, at most")
 
     @field_validator("lora_targets", mode="before")
     @classmethod

@@ -93,6 +93,7 @@ class BuildConfig:
     seed: int = 0
     top_n: int = 100  # n: neighbours among the validation samples
     tau: float = 100.0
+    top_m: int = 16  # m: adapters that answer a request, at most
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

@@ -114,17 +114,15 @@ def random_stack(frozen: FrozenModel, targets: Sequence[str], rank: int, count: 
         weight: Any = module.weight
         size = float(weight.float().std())
         options: Any = {"generator": random, "device": device, "dtype": frozen.model.dtype}
-        a_cat = torch.randn(count * rank, d_in, **options) / math.sqrt(d_in)
-        b_cat = torch.randn(d_out, count * rank, **options) * (0.05 * size * math.sqrt(d_in / rank))
-        made[name] = (a_cat, b_cat)
+        a = torch.randn(count, rank, d_in, **options) / math.sqrt(d_in)
+        b = torch.randn(d_out, count, rank, **options) * (0.05 * size * math.sqrt(d_in / rank))
+        made[name] = (a, b.permute(1, 2, 0).contiguous())
     return AdapterStack(tuple(f"adapter-{k}" for k in range(count)), 2.0, made)
 
 
 def one_of(stack: AdapterStack, k: int) -> AdapterStack:
     """The stack of adapter `k` alone."""
-    rank = next(iter(stack.modules.values()))[0].shape[0] // len(stack.digests)
-    own = slice(k * rank, (k + 1) * rank)
-    modules = {name: (a[own].contiguous(), b[:, own].contiguous()) for name, (a, b) in stack.modules.items()}
+    modules = {name: (a[k : k + 1], b[k : k + 1]) for name, (a, b) in stack.modules.items()}
     return AdapterStack((stack.digests[k],), stack.scaling, modules)
 
 

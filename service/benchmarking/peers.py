@@ -86,7 +86,7 @@ def merged(frozen: FrozenModel, stack: AdapterStack, k: int, targets: Sequence[s
 
 def attached(frozen: FrozenModel, stack: AdapterStack, targets: Sequence[str]) -> PeftModel:
     """PEFT's model of all adapters of `stack`, named by their digests; its layers are put into `frozen` itself."""
-    rank = next(iter(stack.modules.values()))[0].shape[0] // len(stack.digests)
+    rank = stack.rank
     lora = LoraConfig(
         r=rank,
         lora_alpha=round(stack.scaling * rank),
@@ -115,8 +115,9 @@ def differences(model: Any, frozen: FrozenModel, ids: Tensor, **options: Any) ->
 
 
 def _peft_names(stack: AdapterStack) -> dict[str, Tensor]:
+    """The one adapter of `stack` under PEFT's names."""
     tensors = {}
     for name, (a, b) in stack.modules.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a[0]
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b[0].T.contiguous()
     return tensors

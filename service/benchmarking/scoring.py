@@ -168,7 +168,7 @@ class _Blends:
         summed = 1 if way == "linear" else count  # adapters' worth of rank that the pass goes through
         each = cost.read(load.tokens, rank=summed * load.rank)
         products = self._few.modules.values() if way == "svd" else ()
-        made = sum(2.0 * b.shape[0] * b.shape[1] * a.shape[1] for a, b in products)
+        made = sum(2.0 * count * load.rank * a.shape[-1] * b.shape[-1] for a, b in products)
         if way == "linear":
             made = 2.0 * cost.adapted * load.rank * count
         return times(min(load.blended_rows, load.rows), Floor(each.tokens, each.flops + made))

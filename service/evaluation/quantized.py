@@ -46,11 +46,10 @@ def rounded_model(spec: ModelSpec) -> FrozenModel:
 
 def rounded_stack(stack: AdapterStack) -> AdapterStack:
     """Every adapter rounded by itself, as if it were not stacked with the others."""
-    count = len(stack.digests)
-    modules = {}
-    for name, (a_cat, b_cat) in stack.modules.items():
-        b_each = b_cat.reshape(len(b_cat), count, -1)  # (d_out, K, r)
-        modules[name] = (rounded(a_cat), rounded(b_each).flatten(1))
+    modules = {
+        name: (rounded(a), rounded(b.transpose(1, 2)).transpose(1, 2).contiguous())
+        for name, (a, b) in stack.modules.items()
+    }
     return replace(stack, modules=modules)
 
 

@@ -2,12 +2,18 @@
 
 It knows token ids and tensors. It does not know adapters: whatever is attached to its linear layers during a call takes
 part. Shapes: B rows, T context tokens (right-padded), Q question tokens (right-padded), H hidden size.
+
+There are two ways to read. Padded rows (`read_contexts`, `answer`, `answer_whole`) are what training and validation are made
+with: plain, and with gradients. One packed row (`read_prefixes`, `answer_packed`) is what requests are answered with: no
+padding, and a context's keys stand once for all of its questions. Both give the same numbers, up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,7 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from service.errors import ModelUnsuitable
+from service.llm import packed
 from service.llm.encoder import Encoder, ModelSpec, model_folder
+from service.llm.packed import Packing, Prefix, Runs
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,6 +58,7 @@ class FrozenModel:
         self.spec = spec
         self.encoder = encoder
         self.model = model.eval().requires_grad_(False)
+        packed.install(model)
         self.device = torch.device(spec.device)
         self._yes_minus_no = _head_difference(model, encoder.yes, encoder.no)
         self._check_head()
@@ -108,6 +117,73 @@ class FrozenModel:
         with torch.no_grad():
             return _of_last_token(self._hidden(ids, mask, _positions_of(mask), None), mask)
 
+    # The same in one packed row
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether this architecture lets its attention be replaced, as two probes show; otherwise rows are padded."""
+        probe = self.encoder.probe
+        head, tails = probe[:-2], [probe[-2:], probe[-1:]]
+        with torch.no_grad():
+            padded = self.answer(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
+            try:
+                ours = self._answer_packed(tails, [2], self._read_packed([head]))
+            except (RuntimeError, TypeError, IndexError, AttributeError):
+                return False
+        return packed.same(ours, padded, self.model.dtype)
+
+    def read_prefixes(self, contexts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Read contexts once; no gradient."""
+        if not contexts:
+            return []
+        if self.packs:
+            with torch.no_grad():
+                return self._read_packed(contexts)
+        read = self.read_contexts(contexts)
+        return [_prefix(read, row, len(context)) for row, context in enumerate(contexts)]
+
+    def answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor:
+        """logit(Yes) − logit(No) after each text, (B,) float32; no gradient.
+
+        The texts come in runs: the first `runs[0]` of them go on where `prefixes[0]` ended, and so on. Without any prefix
+        every text stands alone.
+        """
+        with torch.no_grad():
+            if self.packs:
+                return self._answer_packed(texts, runs, prefixes)
+            if not prefixes:
+                return self.answer_whole(texts)
+            owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self.device)
+            return self.answer(texts, _padded_contexts(prefixes).rows(owner))
+
+    def _read_packed(self, contexts: Sequence[Sequence[int]]) -> list[Prefix]:
+        texts = Runs([len(context) for context in contexts], self.device)
+        packing = Packing(texts, texts, (), None, record=True)
+        hidden = self._packed_hidden(contexts, _counted(contexts, [0] * len(contexts)), packing)
+        ends = list(accumulate(texts.lengths))
+        embeddings = torch.nn.functional.normalize(hidden[[end - 1 for end in ends]].float(), dim=1)
+        return [
+            Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in packing.recorded), embedding)
+            for end, length, embedding in zip(ends, texts.lengths, embeddings, strict=True)
+        ]
+
+    def _answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor:
+        lengths = [len(text) for text in texts]
+        packing = Packing(Runs(lengths, self.device), token_runs(texts, runs, self.device), *packed.padded(prefixes))
+        tokens = [prefix.tokens for prefix in prefixes] or [0] * len(runs)
+        before = [count for count, texts_of_run in zip(tokens, runs, strict=True) for _ in range(texts_of_run)]
+        hidden = self._packed_hidden(texts, _counted(texts, before), packing)
+        return hidden[[end - 1 for end in accumulate(lengths)]].float() @ self._yes_minus_no
+
+    def _packed_hidden(self, texts: Sequence[Sequence[int]], positions: list[int], packing: Packing) -> Tensor:
+        ids = torch.tensor([token for text in texts for token in text], device=self.device)
+        with packed.packing(packing):
+            output = self.model.base_model(
+                input_ids=ids[None], position_ids=torch.tensor(positions, device=self.device)[None], use_cache=False
+            )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
     def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None) -> Tensor:
         output = self.model.base_model(
             input_ids=ids,
@@ -159,6 +235,28 @@ def _head_difference(model: PreTrainedModel, yes: int, no: int) -> Tensor:
 
 def _positions_of(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def token_runs(texts: Sequence[Sequence[int]], runs: Sequence[int], device: torch.device) -> Runs:
+    """The tokens of consecutive texts, divided as the texts are."""
+    lengths = iter(map(len, texts))
+    return Runs([sum(next(lengths) for _ in range(count)) for count in runs], device)
+
+
+def _counted(texts: Sequence[Sequence[int]], before: Sequence[int]) -> list[int]:
+    return [first + place for text, first in zip(texts, before, strict=True) for place in range(len(text))]
+
+
+def _prefix(contexts: Contexts, row: int, tokens: int) -> Prefix:
+    kept = tuple((keys[row, :, :tokens], values[row, :, :tokens]) for keys, values in contexts.keys_values)
+    return Prefix(kept, contexts.embeddings[row])
+
+
+def _padded_contexts(prefixes: Sequence[Prefix]) -> Contexts:
+    pairs, _ = packed.padded(prefixes)
+    mask = torch.arange(pairs[0][0].shape[2])[None] < torch.tensor([prefix.tokens for prefix in prefixes])[:, None]
+    embeddings = torch.stack([prefix.embedding for prefix in prefixes])
+    return Contexts(pairs, mask.to(embeddings.device), embeddings)
 
 
 def _of_last_token(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ class ScoreRequest:
 
     history: tuple[Opinion, ...]
     candidates: tuple[Item, ...]
+    fence: int | None = None  # of the ledger before the history was read; None: its context is not to be remembered
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 from time import perf_counter
 from typing import Protocol
 
@@ -12,14 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from service.errors import Damaged
-from service.llm.frozen import Contexts, FrozenModel
+from service.llm.frozen import FrozenModel
+from service.llm.packed import Prefix
 from service.records import Mask
-from service.routing.weights import mean_errors, softmax_weights
+from service.routing.weights import keep_largest, mean_errors, softmax_weights
+from service.scoring.contexts import ContextCache
 from service.scoring.requests import Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 
 
 class MaskSource(Protocol):
@@ -37,16 +41,29 @@ class Stopwatch(Protocol):
 
 
 class Scorer:
-    """Scores under the mask that the ledger holds at the moment the batch starts."""
+    """Scores under the mask that the ledger holds at the moment the batch starts.
 
-    def __init__(self, masks: MaskSource, snapshots: Snapshots, frozen: FrozenModel, stopwatch: Stopwatch) -> None:
+    `forward_tokens` bounds the tokens of one forward pass (a longer text goes alone); `kept` remembers contexts.
+    """
+
+    def __init__(
+        self,
+        masks: MaskSource,
+        snapshots: Snapshots,
+        frozen: FrozenModel,
+        stopwatch: Stopwatch,
+        kept: ContextCache | None = None,
+        forward_tokens: int = FORWARD_TOKENS,
+    ) -> None:
         self._masks = masks
         self._snapshots = snapshots
         self._frozen = frozen
         self._stopwatch = stopwatch
+        self._kept = kept or ContextCache(0)
+        self._forward_tokens = forward_tokens
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        """One answer a request; rows of all requests share the forward passes.
+        """One answer a request; texts of all requests share the forward passes.
 
         Raises:
             LedgerUnavailable: the mask cannot be known, so nothing may be scored.
@@ -54,10 +71,12 @@ class Scorer:
         """
         mask, snapshot = self._now()
         began = perf_counter()
-        contexts = self._read(requests, snapshot)
-        near, weights = self._route(contexts, snapshot, mask)
+        encoder = self._frozen.encoder
+        contexts = [encoder.context(request.history, snapshot.noun) for request in requests]
+        prefixes = self._read(requests, contexts, mask.fence)
+        near, weights = self._route(prefixes, snapshot, mask)
         routed = perf_counter()
-        scores = self._answer(requests, contexts, weights, snapshot)
+        scores = self._answer(self._texts(requests, contexts, snapshot), prefixes, weights, snapshot)
         self._stopwatch.observe_forward(perf_counter() - routed)
         self._stopwatch.observe_neighbours(routed - began)
         answers = zip(_split(scores, requests), near, weights, strict=True)
@@ -74,37 +93,79 @@ class Scorer:
                 raise
             return newer, self._snapshots.of(newer.generation)
 
-    def _read(self, requests: Sequence[ScoreRequest], snapshot: Snapshot) -> Contexts:
-        encoder = self._frozen.encoder
-        return self._frozen.read_contexts([encoder.context(request.history, snapshot.noun) for request in requests])
+    def _read(self, requests: Sequence[ScoreRequest], contexts: Sequence[list[int]], fence: int) -> list[Prefix]:
+        """What the frozen model makes of each request's context: remembered, or read now."""
+        known = [self._kept.get(context, fence) for context in contexts]
+        missing = [number for number, prefix in enumerate(known) if prefix is None]
+        read: list[Prefix] = []
+        for chunk in _chunks([len(contexts[number]) for number in missing], self._forward_tokens):
+            read += self._frozen.read_prefixes([contexts[missing[place]] for place in chunk])
+        for number, prefix in zip(missing, read, strict=True):
+            # A history that was read before a deletion may be that person's, whatever was deleted since.
+            if requests[number].fence == fence:
+                self._kept.put(contexts[number], prefix, fence)
+        found = iter(read)
+        return [next(found) if prefix is None else prefix for prefix in known]
 
-    def _route(self, contexts: Contexts, snapshot: Snapshot, mask: Mask) -> tuple[Indices, Floats]:
-        near = snapshot.neighbours.nearest(
-            contexts.embeddings.cpu().numpy(), snapshot.config.top_n, snapshot.hidden_rows(mask.rows)
-        )
-        error_k = mean_errors(snapshot.errors, near)
-        return near, softmax_weights(error_k, snapshot.config.tau, snapshot.allowed(mask.adapters))
+    def _route(self, prefixes: Sequence[Prefix], snapshot: Snapshot, mask: Mask) -> tuple[Indices, Floats]:
+        config = snapshot.config
+        stands = torch.stack([prefix.embedding for prefix in prefixes]).cpu().numpy()
+        near = snapshot.neighbours.nearest(stands, config.top_n, snapshot.hidden_rows(mask.rows))
+        weights = softmax_weights(mean_errors(snapshot.errors, near), config.tau, snapshot.allowed(mask.adapters))
+        return near, keep_largest(weights, config.top_m)
+
+    def _texts(
+        self, requests: Sequence[ScoreRequest], contexts: Sequence[list[int]], snapshot: Snapshot
+    ) -> list[_Text]:
+        """What is to be answered: with activation `prompt` the context is part of it."""
+        whole = snapshot.config.activation == "prompt"
+        question = self._frozen.encoder.question
+        return [
+            _Text(number, [*(context if whole else ()), *question(item, snapshot.noun)])
+            for number, (request, context) in enumerate(zip(requests, contexts, strict=True))
+            for item in request.candidates
+        ]
 
     def _answer(
-        self, requests: Sequence[ScoreRequest], contexts: Contexts, weights: Floats, snapshot: Snapshot
+        self, texts: Sequence[_Text], prefixes: Sequence[Prefix], weights: Floats, snapshot: Snapshot
     ) -> list[float]:
-        owner = [number for number, request in enumerate(requests) for _ in request.candidates]
-        if not owner:
-            return []
-        rows = torch.tensor(owner, device=self._frozen.device)
-        row_weights = torch.from_numpy(weights[owner])  # (rows, K)
-        encoder, config = self._frozen.encoder, snapshot.config
-        questions = [encoder.question(item, snapshot.noun) for request in requests for item in request.candidates]
-        if config.activation == "question":
-            difference = snapshot.mixture.answer(
-                questions, contexts.rows(rows), snapshot.stack, row_weights, config.level
+        config = snapshot.config
+        scores: list[float] = []
+        for chunk in _chunks([len(text.ids) for text in texts], self._forward_tokens):
+            runs = [(number, list(run)) for number, run in groupby((texts[place] for place in chunk), key=_owner)]
+            owners = [number for number, _ in runs]
+            difference = snapshot.mixture.answer_packed(
+                [text.ids for _, run in runs for text in run],
+                [len(run) for _, run in runs],
+                [] if config.activation == "prompt" else [prefixes[owner] for owner in owners],
+                snapshot.stack,
+                torch.from_numpy(weights[owners]),
+                config.level,
             )
-        else:
-            heads = [encoder.context(request.history, snapshot.noun) for request in requests]
-            whole = [heads[number] + question for number, question in zip(owner, questions, strict=True)]
-            difference = snapshot.mixture.answer_whole(whole, snapshot.stack, row_weights, config.level)
-        scores: list[float] = torch.sigmoid(difference).tolist()
+            scores += torch.sigmoid(difference).tolist()
         return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    owner: int  # number of the request that it belongs to
+    ids: list[int]
+
+
+def _owner(text: _Text) -> int:
+    return text.owner
+
+
+def _chunks(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Consecutive texts of at most `most` tokens in all; one that is longer goes alone."""
+    first = total = 0
+    for place, length in enumerate(lengths):
+        if place > first and total + length > most:
+            yield range(first, place)
+            first, total = place, 0
+        total += length
+    if first < len(lengths):
+        yield range(first, len(lengths))
 
 
 def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:

@@ -82,9 +82,9 @@ def test_each_adapter_of_a_stack_is_rounded_as_if_it_were_alone(tiny_models, ran
         expected.scaling,
         expected.modules.keys(),
     )
-    for name, (a_cat, b_cat) in stack.modules.items():
-        assert torch.equal(a_cat, expected.modules[name][0])
-        assert torch.equal(b_cat, expected.modules[name][1])
+    for name, (a, b) in stack.modules.items():
+        assert torch.equal(a, expected.modules[name][0])
+        assert torch.equal(b, expected.modules[name][1])
 
 
 def test_a_stack_without_adapters_is_rounded_to_itself(tiny_models):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.routing.weights import mean_errors, softmax_weights
+from service.routing.weights import keep_largest, mean_errors, softmax_weights
 
 taus = st.sampled_from([0.0, 0.5, 10.0, 100.0, 1000.0])
 
@@ -85,3 +85,27 @@ def test_errors_are_averaged_over_each_requests_own_neighbours():
 @pytest.mark.parametrize("rows", [0, 3])
 def test_without_neighbours_all_errors_are_equal(rows):
     assert mean_errors(np.ones((rows, 4), np.float32), np.empty((2, 0), np.int64)).tolist() == [[0.0] * 4] * 2
+
+
+@given(rows_of_errors(), taus, st.integers(1, 7))
+def test_only_the_largest_weights_are_kept_and_their_sum_stays(rows, tau, m):
+    error_k, allowed = rows
+    weights = softmax_weights(error_k, tau, allowed)
+    kept = keep_largest(weights, m)
+    assert kept.dtype == np.float32
+    np.testing.assert_allclose(kept.sum(axis=1), weights.sum(axis=1), rtol=1e-5)
+    for before, after in zip(weights.tolist(), kept.tolist(), strict=True):
+        chosen = [k for k, weight in enumerate(after) if weight]
+        assert len(chosen) <= m
+        assert all(
+            before[k] >= other for k in chosen for other in (before[n] for n in range(len(before)) if n not in chosen)
+        )
+        dropped = sum(before) - sum(before[k] for k in chosen)
+        moved = sum(abs(one - other) for one, other in zip(before, after, strict=True))
+        assert moved == pytest.approx(2 * dropped, abs=1e-5)  # the bound that the module states
+
+
+def test_as_many_weights_as_there_are_stay_as_they_are():
+    weights = np.array([[0.25, 0.5, 0.25]], dtype=np.float32)
+    assert keep_largest(weights, 3) is weights
+    np.testing.assert_allclose(keep_largest(weights, 2), [[1 / 3, 2 / 3, 0.0]], rtol=1e-6)

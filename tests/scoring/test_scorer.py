@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from service.errors import Damaged, NotReady
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.records import Item, Opinion
+from service.scoring.contexts import ContextCache
 from service.scoring.requests import ScoreRequest
 from service.scoring.scorer import Scorer
+from service.scoring.snapshot import Snapshots
 
 activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 level = pytest.mark.parametrize("level", ["ND", "D"])
@@ -79,10 +82,10 @@ class SlowPath:
         ]
         return [power / sum(powers) for power in powers]
 
-    def scores(self, request):
+    def scores(self, request, weights=None):
         world = self.world
         adapters = [world.adapter(digest) for digest in world.digests]
-        merged = self._merged_model(self.plain, adapters, 2.0, self.weights(request), world.config.level)
+        merged = self._merged_model(self.plain, adapters, 2.0, weights or self.weights(request), world.config.level)
         return [self._score(merged, request, candidate) for candidate in request.candidates]
 
     def _score(self, merged, request, candidate):
@@ -294,3 +297,80 @@ class _Stale:
     def mask(self):
         told, self._stale = self._stale, None
         return told or self._world.mask()
+
+
+# Remembered contexts, and passes of bounded size
+
+
+class CountingModel(FrozenModel):
+    """Notes how many contexts it reads."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.read = 0
+
+    def read_prefixes(self, contexts):
+        self.read += len(contexts)
+        return super().read_prefixes(contexts)
+
+
+@pytest.fixture
+def counting(world, tiny_models):
+    world.frozen = CountingModel.load(ModelSpec(str(tiny_models("llama"))))
+    world.snapshots = Snapshots(world.store, world.frozen)
+    return world.frozen
+
+
+def _remembering(world):
+    return Scorer(world, world.snapshots, world.frozen, FakeStopwatch(), ContextCache(2**20))
+
+
+def _at(fence, requests=REQUESTS):
+    return [replace(request, fence=fence) for request in requests]
+
+
+def test_the_next_page_of_a_history_reads_no_context_and_scores_the_same(world, counting):
+    world.publish()
+    scorer = _remembering(world)
+    first = scorer.score(_at(0))
+    read = counting.read
+    _assert_same(scorer.score(_at(0)), first)
+    assert counting.read == read == len(REQUESTS)
+
+
+def test_a_deletion_makes_every_context_be_read_again(world, counting):
+    world.publish()
+    scorer = _remembering(world)
+    scorer.score(_at(0))
+    world.change(fence=1)
+    scorer.score(_at(1))
+    assert counting.read == 2 * len(REQUESTS)
+
+
+@pytest.mark.parametrize("fence", [None, 0])
+def test_a_history_that_was_read_before_a_deletion_is_not_remembered(world, counting, fence):
+    world.publish()
+    world.change(fence=1)
+    scorer = _remembering(world)
+    for _ in range(2):
+        scorer.score(_at(fence))
+    assert counting.read == 2 * len(REQUESTS)
+
+
+@activation
+@pytest.mark.parametrize("tokens", [1, 40, 100])
+def test_short_passes_score_what_one_pass_scores(world, scorer, activation, tokens):
+    world.publish(activation=activation)
+    short = Scorer(world, world.snapshots, world.frozen, FakeStopwatch(), forward_tokens=tokens)
+    _assert_same(short.score(REQUESTS), scorer.score(REQUESTS))
+
+
+def test_at_most_m_adapters_answer_and_the_scores_are_theirs(world, scorer, slow):
+    world.publish(adapters=6, top_m=2, tau=50.0)
+    for request, scored in zip(REQUESTS, scorer.score(REQUESTS), strict=True):
+        largest = sorted(slow.weights(request), reverse=True)[:2]
+        assert sorted(scored.weights.values(), reverse=True)[:2] == pytest.approx(
+            [weight / sum(largest) for weight in largest], rel=1e-4
+        )
+        assert sum(weight > 0.0 for weight in scored.weights.values()) == 2
+        assert scored.scores == pytest.approx(slow.scores(request, list(scored.weights.values())), rel=1e-4)

@@ -1,0 +1,208 @@
+"""Texts of different lengths read as one row of tokens, without padding; many of them may go on from one that was read before.
+
+Linear layers act token by token, so only attention must know where a text ends. Here every token attends to its own text's
+earlier tokens and to the prefix that its run of texts shares; the two parts are joined by their log-sum-exps, as in cascade
+(shared-prefix) attention (Juravsky et al. 2024, "Hydragen"). A prefix's keys are never copied for each text.
+
+Shapes: N tokens of B texts, in R runs of consecutive texts with one prefix each; H heads, G groups of keys and values, heads of
+width D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+_NAME = "lethe_packed"
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What the frozen model made of one context of T tokens."""
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (G, T, D)
+    embedding: Tensor  # (hidden,) float32, unit length: where the context's last token stands
+
+    @property
+    def tokens(self) -> int:
+        return int(self.keys_values[0][0].shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair) + self.embedding.nbytes
+
+    def copy(self) -> Prefix:
+        """The same in memory of its own."""
+        return Prefix(
+            tuple((keys.clone(), values.clone()) for keys, values in self.keys_values), self.embedding.clone()
+        )
+
+
+class Runs:
+    """N consecutive things in runs of given lengths, and the same things in a grid (runs, longest) with a margin."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = tuple(lengths)
+        self.longest = max(lengths)
+        self.count = len(lengths)
+        self._even = all(length == self.longest for length in lengths)
+        if not self._even:
+            starts = torch.tensor([0, *accumulate(lengths)][:-1])
+            place = torch.arange(self.longest)
+            inside = place[None] < torch.tensor(lengths)[:, None]
+            self._taken = torch.where(inside, starts[:, None] + place[None], 0).flatten().to(device)
+            self._kept = inside.flatten().nonzero()[:, 0].to(device)
+
+    def spread(self, things: Tensor, dim: int) -> Tensor:
+        """Dimension `dim` of N -> two dimensions (runs, longest); the margin repeats the first thing."""
+        taken = things if self._even else things.index_select(dim, self._taken)
+        return taken.unflatten(dim, (self.count, self.longest))
+
+    def join(self, grid: Tensor, dim: int) -> Tensor:
+        """Dimensions `dim`, `dim` + 1 of (runs, longest) -> N; the margin is dropped."""
+        flat = grid.flatten(dim, dim + 1)
+        return flat if self._even else flat.index_select(dim, self._kept)
+
+    def repeat(self, of_runs: Tensor) -> Tensor:
+        """What belongs to runs (R, …) -> the same for each of their things (N, …)."""
+        return of_runs.repeat_interleave(torch.tensor(self.lengths, device=of_runs.device), dim=0)
+
+
+@dataclass(slots=True)
+class Packing:
+    """How one row of tokens is divided, and what its runs have read before. Lives for one forward pass."""
+
+    texts: Runs  # tokens of each text
+    runs: Runs  # tokens of each run of texts
+    prefixes: tuple[tuple[Tensor, Tensor], ...]  # per layer (R, G, T, D), right-padded; empty: nothing was read before
+    unseen: Tensor | None  # (R, 1, 1, T) −inf where a prefix is padded, else 0; None: nothing is padded
+    record: bool = False  # keep the texts' keys and values, (G, N, D) a layer
+    recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query (H, N, D), key and value (G, N, D) -> (H, N, D)."""
+        if self.record:
+            self.recorded.append((key, value))
+        repeated = query.shape[0] // key.shape[0]
+        own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
+        q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
+        mine, mine_lse = attend(q, k, v, scale, causal=True)
+        out, lse = self.texts.join(mine.transpose(0, 1), 1), self.texts.join(mine_lse.transpose(0, 1), 1)
+        if not self.prefixes:
+            return out
+        # Heads of one group look at the same keys, so they stand in line as if they were more tokens.
+        wide = self.runs.spread(query, 1).transpose(0, 1)  # (R, H, n, D)
+        folded = wide.reshape(wide.shape[0], key.shape[0], -1, wide.shape[3])  # (R, G, H/G · n, D)
+        theirs, theirs_lse = attend(folded, *self.prefixes[layer], scale, mask=self.unseen)
+        seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
+        seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
+        share = torch.sigmoid(lse - seen_lse)[..., None].to(out.dtype)
+        return torch.lerp(seen, out, share)
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention of (b, h, n, D) over (b, h, t, D): values (b, h, n, D) and log-sum-exps (b, h, n) float32."""
+    if query.device.type != "cpu":
+        return attend_in_steps(query, key, value, scale, causal=causal, mask=mask)
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return found
+
+
+def attend_in_steps(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same, one plain step after the other: for devices whose fused kernels keep their log-sum-exps to themselves."""
+    scores = (query * scale) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    lse = torch.logsumexp(scores.float(), dim=-1)
+    return torch.exp(scores.float() - lse[..., None]).to(value.dtype) @ value, lse
+
+
+def padded(prefixes: Sequence[Prefix]) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:
+    """`Packing.prefixes` and `Packing.unseen` of these."""
+    if not prefixes:
+        return (), None
+    tokens = torch.tensor([prefix.tokens for prefix in prefixes])
+    longest = int(tokens.max())
+    layers = tuple(
+        (_stacked([keys for keys, _ in layer], longest), _stacked([values for _, values in layer], longest))
+        for layer in zip(*(prefix.keys_values for prefix in prefixes), strict=True)
+    )
+    if bool((tokens == longest).all()):
+        return layers, None
+    keys = layers[0][0]
+    unseen = torch.zeros(len(tokens), 1, 1, longest).masked_fill_(
+        torch.arange(longest) >= tokens[:, None, None, None], -torch.inf
+    )
+    return layers, unseen.to(device=keys.device, dtype=keys.dtype)
+
+
+def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:
+    """Tensors (G, T, D) of several T -> (R, G, longest, D); one alone is not copied."""
+    if len(parts) == 1:
+        return parts[0][None]
+    return torch.stack([functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+
+
+def same(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    """Whether two ways of reading came to one answer, up to rounding."""
+    return bool(((ours - theirs).abs() <= _TOLERANCE[dtype] * (1.0 + theirs.abs())).all())
+
+
+_PACKING: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
+    packing = _PACKING.get()
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **given)
+    layer: Any = module.layer_idx
+    scale = given.get("scaling") or query.shape[-1] ** -0.5
+    return packing.attend(layer, query[0], key[0], value[0], scale).transpose(0, 1)[None], None
+
+
+def _mask(*args: Any, **given: Any) -> Tensor | None:
+    mask: Tensor | None = None if _PACKING.get() is not None else sdpa_mask(*args, **given)
+    return mask
+
+
+@contextmanager
+def packing(how: Packing) -> Iterator[None]:
+    """Within, attention of this thread of control is as `how` says."""
+    token = _PACKING.set(how)
+    try:
+        yield
+    finally:
+        _PACKING.reset(token)
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let a model's attention be packed, where it is the one that is wrapped here. Until it is, nothing changes."""
+    if model.config._attn_implementation == "sdpa":
+        model.config._attn_implementation = _NAME
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, _mask)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from service.llm import packed
+from service.llm.encoder import ModelSpec
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.llm.packed import Runs
+from service.records import Item, Opinion
+
+NOUN = "movie"
+TITLES = ("Heat (1995)", "Up", "The Good, the Bad and the Ugly (1966)", "Yes", "Alien (1979)")
+RUNS = [3, 1, 4, 2]  # of questions, over contexts of four lengths
+OWNER = torch.repeat_interleave(torch.arange(4), torch.tensor(RUNS))
+
+
+class Padding(FrozenModel):
+    """Of an architecture whose attention cannot be replaced."""
+
+    packs = False
+
+
+class Texts:
+    def __init__(self, frozen):
+        encoder = frozen.encoder
+        histories = [[Opinion(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 5)]
+        self.heads = [encoder.context(history, NOUN) for history in histories]
+        self.questions = [encoder.question(Item("", title), NOUN) for title in TITLES * 2]
+        self.whole = [self.heads[owner] + question for owner, question in zip(OWNER, self.questions, strict=True)]
+
+
+@pytest.fixture
+def frozen(tiny_models, architecture):
+    return FrozenModel.load(ModelSpec(str(tiny_models(architecture))))
+
+
+@pytest.fixture
+def texts(frozen):
+    return Texts(frozen)
+
+
+@pytest.fixture
+def llama(tiny_models):
+    return FrozenModel.load(ModelSpec(str(tiny_models("llama"))))
+
+
+def _close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def _padded(frozen, texts):
+    with torch.no_grad():
+        return frozen.answer(texts.questions, frozen.read_contexts(texts.heads).rows(OWNER))
+
+
+def test_a_packed_context_is_the_padded_one(frozen, texts):
+    assert frozen.packs
+    contexts = frozen.read_contexts(texts.heads)
+    for row, prefix in enumerate(frozen.read_prefixes(texts.heads)):
+        assert prefix.tokens == len(texts.heads[row])
+        _close(prefix.embedding, contexts.embeddings[row])
+        for ours, theirs in zip(prefix.keys_values, contexts.keys_values, strict=True):
+            for one, other in zip(ours, theirs, strict=True):
+                _close(one, other[row, :, : prefix.tokens])
+
+
+def test_packed_questions_are_answered_as_padded_ones(frozen, texts):
+    prefixes = frozen.read_prefixes(texts.heads)
+    _close(frozen.answer_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
+
+
+def test_packed_prompts_are_answered_as_padded_ones(frozen, texts):
+    with torch.no_grad():
+        _close(frozen.answer_packed(texts.whole, RUNS, []), frozen.answer_whole(texts.whole))
+
+
+def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(frozen, texts):
+    [question] = [frozen.encoder.question(Item("", "Up"), NOUN)]
+    [prefix] = frozen.read_prefixes(texts.heads[3:])
+    together = frozen.answer_packed([question] * 3, [3], [prefix])
+    _close(together, frozen.answer_packed([question], [1], [prefix]).expand(3))
+
+
+def test_where_attention_cannot_be_replaced_rows_are_padded(tiny_models, texts, frozen, architecture):
+    padding = Padding.load(ModelSpec(str(tiny_models(architecture))))
+    prefixes = padding.read_prefixes(texts.heads)
+    _close(padding.answer_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
+    _close(padding.answer_packed(texts.whole, RUNS, []), frozen.answer_packed(texts.whole, RUNS, []))
+
+
+def test_a_model_that_attends_in_another_way_is_found_out_and_still_answers_right(llama):
+    texts = Texts(llama)
+    llama.model.config._attn_implementation = "eager"
+    other = FrozenModel(llama.spec, llama.model, llama.encoder)
+    assert not other.packs
+    _close(other.answer_packed(texts.questions, RUNS, other.read_prefixes(texts.heads)), _padded(other, texts))
+
+
+def test_nothing_to_read_is_no_prefix(llama):
+    assert llama.read_prefixes([]) == []
+
+
+@pytest.mark.parametrize("level", ["ND", "D"])
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("count", [2, 9])  # of adapters: all multiplied, few of them gathered
+def test_the_packed_mixture_is_the_padded_one(tiny_models, random_adapter, level, packs, count):
+    model = FrozenModel if packs else Padding
+    frozen = model.load(ModelSpec(str(tiny_models("llama"))))
+    adapters = {str(k): random_adapter(frozen.model, ("q_proj", "v_proj"), 3, k) for k in range(count)}
+    stack = AdapterStack.of(adapters, 2.0, frozen)
+    mixture, texts = Mixture(frozen, ("q_proj", "v_proj")), Texts(frozen)
+    weights = torch.zeros(4, count)
+    weights[:, :2] = torch.tensor([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1]])
+    weights = weights.roll(1, dims=1)
+    contexts = frozen.read_contexts(texts.heads).rows(OWNER)
+    padded = mixture.answer(texts.questions, contexts, stack, weights[OWNER], level)
+    prefixes = frozen.read_prefixes(texts.heads)
+    _close(mixture.answer_packed(texts.questions, RUNS, prefixes, stack, weights, level), padded)
+    assert (padded - _padded(frozen, texts)).abs().max() > 0.01
+    whole = mixture.answer_whole(texts.whole, stack, weights[OWNER], level)
+    _close(mixture.answer_packed(texts.whole, RUNS, [], stack, weights, level), whole)
+
+
+@pytest.mark.parametrize("level", ["ND", "D"])
+def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(llama, random_adapter, level):
+    adapters = {str(k): random_adapter(llama.model, ("q_proj", "v_proj"), 3, k) for k in range(9)}
+    mixture, texts = Mixture(llama, ("q_proj", "v_proj")), Texts(llama)
+    weights = torch.rand(10, 9, generator=torch.Generator().manual_seed(1))
+    weights[weights < weights.topk(2, dim=1).values[:, -1:]] = 0.0
+    gathered = mixture.answer_whole(texts.whole, AdapterStack.of(adapters, 2.0, llama), weights, level)
+    alone = []
+    for prompt, row in zip(texts.whole, weights, strict=True):
+        few = [k for k in range(9) if row[k]]
+        stack = AdapterStack.of({str(k): adapters[str(k)] for k in few}, 2.0, llama)
+        alone.append(mixture.answer_whole([prompt], stack, row[few][None], level))
+    _close(gathered, torch.cat(alone))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_is_the_textbook_one(causal):
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 8, generator=random) for n in (5, 5, 5))
+    mask = None if causal else torch.zeros(2, 1, 1, 5).index_fill_(3, torch.tensor([4]), -torch.inf)
+    scores = query @ key.transpose(-1, -2) * 0.5
+    scores = scores + (torch.full((5, 5), -torch.inf).triu(1) if causal else mask)
+    for way in (packed.attend, packed.attend_in_steps):
+        values, lse = way(query, key, value, 0.5, causal=causal, mask=mask)
+        _close(values, torch.softmax(scores, dim=-1) @ value)
+        _close(lse, torch.logsumexp(scores, dim=-1))
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [2, 5, 1], [4]])
+def test_what_is_spread_into_a_grid_is_joined_again(lengths):
+    runs = Runs(lengths, torch.device("cpu"))
+    things = torch.arange(2.0 * sum(lengths)).reshape(2, -1)
+    grid = runs.spread(things, 1)
+    assert grid.shape == (2, len(lengths), max(lengths))
+    assert torch.equal(runs.join(grid, 1), things)
+    first = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    assert torch.equal(grid[0, :, 0], things[0, first])
+    assert runs.repeat(torch.arange(len(lengths))).tolist() == [n for n, k in enumerate(lengths) for _ in range(k)]
