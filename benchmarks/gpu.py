@@ -40,8 +40,9 @@ from service.build.training import Lesson, TrainingTask, train_adapter
 from service.build.workforce import Workforce
 from service.errors import LetheError
 from service.llm.encoder import ModelSpec
-from service.llm.frozen import Contexts, FrozenModel
+from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
+from service.llm.packed import Prefix
 from service.records import BuildConfig
 
 TOKENIZER = Path(__file__).parents[1] / "service" / "bundled" / "base_model"
@@ -155,12 +156,12 @@ class Room:
 
     def _latencies(self, few: AdapterStack) -> list[dict[str, Any]]:
         plan, one = self._plan, self._prompts[:1]
-        contexts = self.frozen.read_contexts([self._context])
+        [read] = self.frozen.read_prefixes([self._context])
         runs: dict[str, Callable[[], object]] = {
             f"batch 1, prompt, {BARE}": partial(self._bare, one),
             f"batch 1, prompt, K = {len(few.digests)}": partial(self._prompt, few, 1),
             f"batch 1, question, K = {len(few.digests)}": partial(self._ask, few, 1),
-            f"batch 1, question, K = {len(few.digests)}, cached": partial(self._answer, few, 1, contexts),
+            f"batch 1, question, K = {len(few.digests)}, cached": partial(self._answer, few, 1, read),
         }
         timings = self._race(runs, 1, self._cost.read(plan.context + plan.question), plan.single_rounds)
         return [
@@ -186,29 +187,24 @@ class Room:
     # What is timed
 
     def _bare(self, prompts: list[list[int]]) -> Tensor:
-        with torch.no_grad():
-            return self.frozen.answer_whole(prompts)
+        return self.frozen.answer_packed(prompts, [1] * len(prompts), [])
 
     def _prompt(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
         prompts = self._prompts[:rows]
         weights = routed_weights(len(prompts), len(stack.digests), 0)
-        return self._mixture.answer_whole(prompts, stack, weights, "ND")
+        return self._mixture.answer_packed(prompts, [1] * len(prompts), [], stack, weights, "ND")
 
     def _ask_bare(self) -> Tensor:
-        contexts = self.frozen.read_contexts([self._context])
-        with torch.no_grad():
-            return self.frozen.answer(self._questions, contexts.rows(self._owner(len(self._questions))))
+        read = self.frozen.read_prefixes([self._context])
+        return self.frozen.answer_packed(self._questions, [len(self._questions)], read)
 
     def _ask(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
-        return self._answer(stack, rows, self._mixture.frozen.read_contexts([self._context]))
+        return self._answer(stack, rows, *self._mixture.frozen.read_prefixes([self._context]))
 
-    def _answer(self, stack: AdapterStack, rows: int | None, contexts: Contexts) -> Tensor:
+    def _answer(self, stack: AdapterStack, rows: int | None, read: Prefix) -> Tensor:
         questions = self._questions[:rows]
-        weights = routed_weights(1, len(stack.digests), 0).expand(len(questions), -1)
-        return self._mixture.answer(questions, contexts.rows(self._owner(len(questions))), stack, weights, "ND")
-
-    def _owner(self, rows: int) -> Tensor:
-        return torch.zeros(rows, dtype=torch.long, device=self._plan.device)
+        weights = routed_weights(1, len(stack.digests), 0)
+        return self._mixture.answer_packed(questions, [len(questions)], [read], stack, weights, "ND")
 
 
 def line(**told: Any) -> dict[str, Any]:

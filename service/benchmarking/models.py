@@ -22,10 +22,13 @@ from service.benchmarking.interleaved import Floor
 from service.llm.encoder import Encoder, ModelSpec
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, target_modules
+from service.records import BuildConfig
+from service.routing.weights import keep_largest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NEIGHBOUR_ERROR_SPREAD = 0.02  # how far adapters' errors near a sample differ (standard deviation)
 _TAU = 100.0
+ADAPTERS_ANSWERING = BuildConfig().top_m
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +130,13 @@ def one_of(stack: AdapterStack, k: int) -> AdapterStack:
 
 
 def routed_weights(rows: int, count: int, seed: int) -> Tensor:
-    """Weights (rows, K) as routing gives them, different in every row: softmax(−tau · error), eq. 8.
+    """Weights (rows, K) as routing gives them, different in every row: softmax(−tau · error), eq. 8, of which m are kept.
 
     The errors are drawn with a spread of `_NEIGHBOUR_ERROR_SPREAD`, so that some adapters count much more than others.
     """
     random = torch.Generator().manual_seed(seed)
-    return torch.softmax(-_TAU * _NEIGHBOUR_ERROR_SPREAD * torch.randn(rows, count, generator=random), dim=1)
+    weights = torch.softmax(-_TAU * _NEIGHBOUR_ERROR_SPREAD * torch.randn(rows, count, generator=random), dim=1)
+    return torch.from_numpy(keep_largest(weights.numpy(), ADAPTERS_ANSWERING))
 
 
 @dataclass(frozen=True, slots=True)

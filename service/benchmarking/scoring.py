@@ -14,13 +14,23 @@ import torch
 from torch import Tensor
 
 from service.benchmarking.interleaved import Contestant, Floor, Timing, race
-from service.benchmarking.models import Cost, one_of, random_stack, routed_weights, times, total, twin
+from service.benchmarking.models import (
+    ADAPTERS_ANSWERING,
+    Cost,
+    one_of,
+    random_stack,
+    routed_weights,
+    times,
+    total,
+    twin,
+)
 from service.benchmarking.peers import PeftPeer, merged
 from service.benchmarking.report import Goal, Section, goals_of, section_of
 from service.build.progress import Progress
 from service.errors import LetheError
-from service.llm.frozen import Contexts, FrozenModel
+from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
+from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 
 Ids = list[list[int]]
 _ALLOWED = {torch.float32: 0.02}  # share of the effect that rounding may hide
@@ -120,7 +130,9 @@ class _Blends:
             Contestant(_MERGED, partial(_whole, self._merged, self._prompts), load.rows, bare),
             one,
             *(
-                Contestant(_lethe(k), partial(self._mixed, k), load.rows, self._floor(k * load.rank))
+                Contestant(
+                    _lethe(k), partial(self._mixed, k), load.rows, self._floor(min(k, ADAPTERS_ANSWERING) * load.rank)
+                )
                 for k in load.adapters
             ),
             Contestant(_sisa(count), partial(peft.passes, ids), load.rows, sisa),
@@ -154,7 +166,8 @@ class _Blends:
         return _alone(self._mixture, prompts, self._few, k)
 
     def _mixed(self, count: int) -> Tensor:
-        return self._mixture.answer_whole(self._prompts, self._stacks[count], self._weights[count], "ND")
+        stack, weights = self._stacks[count], self._weights[count]
+        return self._mixture.answer_packed(self._prompts, [1] * len(self._prompts), [], stack, weights, "ND")
 
     def _same(self, name: str, theirs: Tensor, ours: Tensor, effect: Tensor) -> None:
         agree(name, theirs, ours, effect, self._frozen.model.dtype)
@@ -187,10 +200,9 @@ class _Request:
         self._prompts = [self._context + question for question in self._questions]
         adapters = load.adapters[0]
         self._stack = random_stack(frozen, load.targets, load.rank, adapters, load.seed)
-        self._weights = routed_weights(1, adapters, load.seed).expand(count, -1)
+        self._weights = routed_weights(1, adapters, load.seed)
         self._mixture = Mixture(twin(frozen), load.targets)
-        self._owner = torch.zeros(count, dtype=torch.long, device=frozen.device)
-        self._read = self._mixture.frozen.read_contexts([self._context])
+        [self._read] = self._mixture.frozen.read_prefixes([self._context])
 
     def contestants(self) -> list[Contestant]:
         load, rank = self._load, self._load.rank * self._load.adapters[0]
@@ -206,22 +218,31 @@ class _Request:
     def _check(self) -> None:
         # Without adapters the two ways of reading are one.
         prompts, questions = self._prompts[:_CHECKED_ROWS], self._questions[:_CHECKED_ROWS]
-        once = self._frozen.read_contexts([self._context]).rows(self._owner[:_CHECKED_ROWS])
-        with torch.no_grad():
-            apart, whole = self._frozen.answer(questions, once), self._frozen.answer_whole(prompts)
+        apart, whole = (
+            self._frozen.answer_packed(questions, [len(questions)], [self._read]),
+            _whole(self._frozen, prompts),
+        )
         agree("a context read once", apart, whole, (whole[0] - whole[-1]).abs(), self._frozen.model.dtype)
         plain, blended = whole, self._answer(self._read)[:_CHECKED_ROWS]
         if float((plain - blended).abs().mean()) == 0.0:
             raise PeersDisagree("the adapters change nothing")
 
     def _prompt(self) -> Tensor:
-        return self._mixture.answer_whole(self._prompts, self._stack, self._weights, "ND")
+        return self._in_passes(self._prompts, [])
 
     def _ask(self) -> Tensor:
-        return self._answer(self._mixture.frozen.read_contexts([self._context]))
+        return self._answer(*self._mixture.frozen.read_prefixes([self._context]))
 
-    def _answer(self, contexts: Contexts) -> Tensor:
-        return self._mixture.answer(self._questions, contexts.rows(self._owner), self._stack, self._weights, "ND")
+    def _answer(self, read: Prefix) -> Tensor:
+        return self._in_passes(self._questions, [read])
+
+    def _in_passes(self, texts: Ids, read: Sequence[Prefix]) -> Tensor:
+        """As many passes as the scorer would make."""
+        passes = [texts[one.start : one.stop] for one in chunks_of_tokens(list(map(len, texts)), FORWARD_TOKENS)]
+        return torch.cat([self._pass(each, read) for each in passes])
+
+    def _pass(self, texts: Ids, read: Sequence[Prefix]) -> Tensor:
+        return self._mixture.answer_packed(texts, [len(texts)], read, self._stack, self._weights, "ND")
 
 
 def random_ids(frozen: FrozenModel, rows: int, tokens: int, seed: int) -> Ids:
@@ -263,8 +284,7 @@ def _alone(mixture: Mixture, prompts: Ids, stack: AdapterStack, k: int) -> Tenso
 
 
 def _whole(frozen: FrozenModel, prompts: Ids) -> Tensor:
-    with torch.no_grad():
-        return frozen.answer_whole(prompts)
+    return frozen.answer_packed(prompts, [1] * len(prompts), [])
 
 
 def _blend_goals(timings: Sequence[Timing], load: Load) -> list[Goal]:
@@ -299,7 +319,8 @@ def _goal(ours: Timing, theirs: Timing, wanted: float | None, name: str | None =
 
 
 def _lethe(count: int) -> str:
-    return f"Lethe, mixture of K = {count}"
+    few = ADAPTERS_ANSWERING
+    return f"Lethe, mixture of K = {count}" + (f", m = {few}" if count > few else "")
 
 
 def _sisa(count: int) -> str:
@@ -316,8 +337,9 @@ def _blend(way: str) -> str:
 
 _BLEND_NOTES = (
     "Floor: 2 operations per weight of the linear layers and token, 4 per pair of tokens in causal attention and unit of "
-    "width, 2 r (d_in + d_out) per adapter, adapted layer and token. All K adapters are counted: who leaves out those that "
-    "hardly count may beat it. svd: without the decomposition.",
+    "width, 2 r (d_in + d_out) per adapter that answers, adapted layer and token. svd: without the decomposition.",
+    "The frozen model and the mixture read one packed row, as the service does. Of more than m adapters the m of largest "
+    "weight answer.",
     "Blends made per sample are timed on fewer rows; figures are per sample. svd keeps a rank at which nothing is lost.",
 )
 _REQUEST_NOTES = (

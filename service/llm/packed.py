@@ -24,6 +24,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 _NAME = "lethe_packed"
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
@@ -68,7 +69,8 @@ class Runs:
     def spread(self, things: Tensor, dim: int) -> Tensor:
         """Dimension `dim` of N -> two dimensions (runs, longest); the margin repeats the first thing."""
         taken = things if self._even else things.index_select(dim, self._taken)
-        return taken.unflatten(dim, (self.count, self.longest))
+        grid: Tensor = taken.unflatten(dim, (self.count, self.longest))
+        return grid
 
     def join(self, grid: Tensor, dim: int) -> Tensor:
         """Dimensions `dim`, `dim` + 1 of (runs, longest) -> N; the margin is dropped."""
@@ -98,10 +100,11 @@ class Packing:
         repeated = query.shape[0] // key.shape[0]
         own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
         q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
+        if not self.prefixes:
+            alone = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+            return self.texts.join(alone.transpose(0, 1), 1)
         mine, mine_lse = attend(q, k, v, scale, causal=True)
         out, lse = self.texts.join(mine.transpose(0, 1), 1), self.texts.join(mine_lse.transpose(0, 1), 1)
-        if not self.prefixes:
-            return out
         # Heads of one group look at the same keys, so they stand in line as if they were more tokens.
         wide = self.runs.spread(query, 1).transpose(0, 1)  # (R, H, n, D)
         folded = wide.reshape(wide.shape[0], key.shape[0], -1, wide.shape[3])  # (R, G, H/G · n, D)
@@ -136,6 +139,18 @@ def attend_in_steps(
         scores = scores.masked_fill(later, -torch.inf)
     lse = torch.logsumexp(scores.float(), dim=-1)
     return torch.exp(scores.float() - lse[..., None]).to(value.dtype) @ value, lse
+
+
+def chunks_of_tokens(lengths: Sequence[int], most: int) -> Iterator[range]:
+    """Consecutive texts of at most `most` tokens in all; one that is longer goes alone."""
+    first = total = 0
+    for place, length in enumerate(lengths):
+        if place > first and total + length > most:
+            yield range(first, place)
+            first, total = place, 0
+        total += length
+    if first < len(lengths):
+        yield range(first, len(lengths))
 
 
 def padded(prefixes: Sequence[Prefix]) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from time import perf_counter
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import Damaged
 from service.llm.frozen import FrozenModel
-from service.llm.packed import Prefix
+from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
 from service.routing.weights import keep_largest, mean_errors, softmax_weights
 from service.scoring.contexts import ContextCache
@@ -23,7 +23,6 @@ from service.scoring.snapshot import Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 
 
 class MaskSource(Protocol):
@@ -98,7 +97,7 @@ class Scorer:
         known = [self._kept.get(context, fence) for context in contexts]
         missing = [number for number, prefix in enumerate(known) if prefix is None]
         read: list[Prefix] = []
-        for chunk in _chunks([len(contexts[number]) for number in missing], self._forward_tokens):
+        for chunk in chunks_of_tokens([len(contexts[number]) for number in missing], self._forward_tokens):
             read += self._frozen.read_prefixes([contexts[missing[place]] for place in chunk])
         for number, prefix in zip(missing, read, strict=True):
             # A history that was read before a deletion may be that person's, whatever was deleted since.
@@ -131,7 +130,7 @@ class Scorer:
     ) -> list[float]:
         config = snapshot.config
         scores: list[float] = []
-        for chunk in _chunks([len(text.ids) for text in texts], self._forward_tokens):
+        for chunk in chunks_of_tokens([len(text.ids) for text in texts], self._forward_tokens):
             runs = [(number, list(run)) for number, run in groupby((texts[place] for place in chunk), key=_owner)]
             owners = [number for number, _ in runs]
             difference = snapshot.mixture.answer_packed(
@@ -154,18 +153,6 @@ class _Text:
 
 def _owner(text: _Text) -> int:
     return text.owner
-
-
-def _chunks(lengths: Sequence[int], most: int) -> Iterator[range]:
-    """Consecutive texts of at most `most` tokens in all; one that is longer goes alone."""
-    first = total = 0
-    for place, length in enumerate(lengths):
-        if place > first and total + length > most:
-            yield range(first, place)
-            first, total = place, 0
-        total += length
-    if first < len(lengths):
-        yield range(first, len(lengths))
 
 
 def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
