@@ -79,7 +79,8 @@ class Runs:
 
     def repeat(self, of_runs: Tensor) -> Tensor:
         """What belongs to runs (R, …) -> the same for each of their things (N, …)."""
-        return of_runs.repeat_interleave(torch.tensor(self.lengths, device=of_runs.device), dim=0)
+        lengths = torch.tensor(self.lengths, device=of_runs.device)
+        return of_runs.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
 
 
 @dataclass(slots=True)
