@@ -117,7 +117,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     snapshots = Snapshots(home.store, frozen)
     refresher = Refresher(home.ledger, snapshots, bell.wait)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry)
-    batcher = Batcher(scorer, telemetry, settings.max_batch_rows, settings.max_queued_rows)
+    batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
     async def start() -> None:
         await batcher.start()

@@ -50,7 +50,7 @@ evaluate_app.command("compare")(compare_methods)
 bench_app.command("serving")(bench_serving)
 bench_app.command("scale")(bench_scale)
 
-SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_rows", "max_queued_rows", "log_level")
+SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_tokens", "max_queued_tokens", "log_level")
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]
 WAIT_POLL = 0.5  # seconds
 

@@ -15,7 +15,8 @@ from service.errors import Damaged
 from service.llm.frozen import Contexts, FrozenModel
 from service.records import Mask
 from service.routing.weights import mean_errors, softmax_weights
-from service.scoring.requests import Scored, ScoreRequest
+from service.scoring.encoding import RequestEncoder
+from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
@@ -44,8 +45,14 @@ class Scorer:
         self._snapshots = snapshots
         self._frozen = frozen
         self._stopwatch = stopwatch
+        self._encoder = RequestEncoder(frozen.encoder)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+    def encoded(self, requests: Sequence[ScoreRequest]) -> list[EncodedRequest]:
+        """The requests in token ids, for whoever asks without a recommender. Raises as `score` does."""
+        _, snapshot = self._now()
+        return [self._encoder.encode(request, snapshot.noun) for request in requests]
+
+    def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
         """One answer a request; rows of all requests share the forward passes.
 
         Raises:
@@ -54,7 +61,7 @@ class Scorer:
         """
         mask, snapshot = self._now()
         began = perf_counter()
-        contexts = self._read(requests, snapshot)
+        contexts = self._frozen.read_contexts([request.context for request in requests])
         near, weights = self._route(contexts, snapshot, mask)
         routed = perf_counter()
         scores = self._answer(requests, contexts, weights, snapshot)
@@ -74,10 +81,6 @@ class Scorer:
                 raise
             return newer, self._snapshots.of(newer.generation)
 
-    def _read(self, requests: Sequence[ScoreRequest], snapshot: Snapshot) -> Contexts:
-        encoder = self._frozen.encoder
-        return self._frozen.read_contexts([encoder.context(request.history, snapshot.noun) for request in requests])
-
     def _route(self, contexts: Contexts, snapshot: Snapshot, mask: Mask) -> tuple[Indices, Floats]:
         near = snapshot.neighbours.nearest(
             contexts.embeddings.cpu().numpy(), snapshot.config.top_n, snapshot.hidden_rows(mask.rows)
@@ -86,29 +89,28 @@ class Scorer:
         return near, softmax_weights(error_k, snapshot.config.tau, snapshot.allowed(mask.adapters))
 
     def _answer(
-        self, requests: Sequence[ScoreRequest], contexts: Contexts, weights: Floats, snapshot: Snapshot
+        self, requests: Sequence[EncodedRequest], contexts: Contexts, weights: Floats, snapshot: Snapshot
     ) -> list[float]:
-        owner = [number for number, request in enumerate(requests) for _ in request.candidates]
+        owner = [number for number, request in enumerate(requests) for _ in request.questions]
         if not owner:
             return []
         rows = torch.tensor(owner, device=self._frozen.device)
         row_weights = torch.from_numpy(weights[owner])  # (rows, K)
-        encoder, config = self._frozen.encoder, snapshot.config
-        questions = [encoder.question(item, snapshot.noun) for request in requests for item in request.candidates]
+        config = snapshot.config
+        questions = [question for request in requests for question in request.questions]
         if config.activation == "question":
             difference = snapshot.mixture.answer(
                 questions, contexts.rows(rows), snapshot.stack, row_weights, config.level
             )
         else:
-            heads = [encoder.context(request.history, snapshot.noun) for request in requests]
-            whole = [heads[number] + question for number, question in zip(owner, questions, strict=True)]
+            whole = [requests[number].context + question for number, question in zip(owner, questions, strict=True)]
             difference = snapshot.mixture.answer_whole(whole, snapshot.stack, row_weights, config.level)
         scores: list[float] = torch.sigmoid(difference).tolist()
         return scores
 
 
-def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
-    ends = list(accumulate(len(request.candidates) for request in requests))
+def _split(scores: Sequence[float], requests: Sequence[EncodedRequest]) -> list[tuple[float, ...]]:
+    ends = list(accumulate(len(request.questions) for request in requests))
     starts = [0, *ends[:-1]]
     return [tuple(scores[start:end]) for start, end in zip(starts, ends, strict=True)]
 
