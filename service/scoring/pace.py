@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 
-_BATCHES = 9  # few enough to follow a change of load, enough that one batch which loaded a generation decides nothing
+_BATCHES = 9  # few enough to follow a change of load
 
 
 class Pace:
-    """Seconds a token, as the median of the last batches."""
+    """Seconds a token, as in the best of the last batches.
+
+    A batch may have been small, or may have waited for a generation or a processor. Whoever is refused by this pace could not
+    have been answered in time even if none of that happens again.
+    """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=_BATCHES)
@@ -20,4 +23,4 @@ class Pace:
 
     def seconds(self, tokens: int) -> float:
         """How long so many tokens will take; 0 while nothing is known."""
-        return tokens * median(self._recent) if self._recent else 0.0
+        return tokens * min(self._recent, default=0.0)

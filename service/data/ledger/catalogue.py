@@ -29,6 +29,7 @@ def all_items(connection: sa.Connection) -> tuple[Item, ...]:
 
 
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
+    """Id -> item; unknown ids are absent."""
     found: dict[str, Item] = {}
     for chunk in chunks({item_id for item_id in ids if is_storable(item_id)}):
         rows = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(chunk)))
