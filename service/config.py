@@ -32,11 +32,11 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port that the server listens on")
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body")
     request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
-    max_batch_rows: int = Field(256, ge=1, description="Candidates scored in one forward pass")
+    max_batch_tokens: int = Field(2048, ge=1, description="Tokens of contexts and questions scored in one batch")
+    max_queued_tokens: int = Field(1_048_576, ge=1, description="Tokens that may wait before 429")
     context_cache_bytes: int = Field(
         256 * 2**20, ge=0, description="Memory for contexts that were read; every deletion empties it"
     )
-    max_queued_rows: int = Field(4096, ge=1, description="Candidates that may wait before 429")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG | INFO | WARNING | ERROR"
     )

@@ -34,6 +34,10 @@ class RequestShape:
     items: int
 
     @property
+    def tokens(self) -> int:
+        return self.context + self.items * self.question
+
+    @property
     def name(self) -> str:
         return f"{self.context} + {self.question} tokens x {self.items}"
 

@@ -1,7 +1,9 @@
 """A running server beside the scorer that is in it: throughput, latency alone and while a shard retrains, and overload.
 
 The server is a process of its own, asked over a real socket; the offline scorer reads the same published generation in this
-process, while the server has nothing to do. Both are given requests of one shape, and no context twice.
+process, while the server has nothing to do. Both are given the same requests, and no context twice. The offline scorer finds
+them in token ids already, so what the server spends on text, HTTP and JSON counts against it alone. So does what this process
+spends on asking: its share of a processor is told.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from service.benchmarking.interleaved import Contestant, Floor, Timing, race
 from service.benchmarking.load import (
@@ -27,6 +29,7 @@ from service.benchmarking.load import (
     Answer,
     Client,
     Latencies,
+    Processor,
     arrivals,
     closed_loop,
     open_loop,
@@ -35,7 +38,7 @@ from service.benchmarking.load import (
 from service.benchmarking.report import Section, section_of
 from service.benchmarking.requests import Ask, Asker
 from service.errors import LetheError
-from service.scoring.requests import ScoreRequest
+from service.scoring.requests import EncodedRequest, ScoreRequest
 
 HOST = "127.0.0.1"
 OFFLINE, HTTP = "offline scorer", "http"
@@ -47,7 +50,13 @@ _DELETION = 1_800.0  # seconds that a deletion may take
 _POLL = 0.1
 _BATCHES_WAITING = 3  # while one is scored, the next must be there already, and the one after it on its way
 
-Score = Callable[[Sequence[ScoreRequest]], object]
+
+class Offline(Protocol):
+    """The scorer."""
+
+    def encoded(self, requests: Sequence[ScoreRequest]) -> Sequence[EncodedRequest]: ...
+
+    def score(self, requests: Sequence[EncodedRequest]) -> object: ...
 
 
 class ServingFailed(LetheError):
@@ -70,14 +79,15 @@ class Plan:
 class Trial:
     """One server, one shape of requests."""
 
-    def __init__(self, port: int, score: Score, asker: Asker, floor: Floor, max_rows: int, plan: Plan) -> None:
-        """`floor` is of one request; `max_rows` bounds the candidates of a batch, offline as in the server."""
+    def __init__(self, port: int, offline: Offline, asker: Asker, floor: Floor, max_tokens: int, plan: Plan) -> None:
+        """`floor` is of one request; `max_tokens` bounds a batch, offline as in the server."""
         self._port = port
-        self._score = score
+        self._offline = offline
         self._asker = asker
         self._floor = floor
-        self._a_batch = max(1, max_rows // asker.shape.items)
+        self._a_batch = max(1, max_tokens // asker.shape.tokens)
         self._plan = plan
+        self._asking, self._sending = Processor(), Processor()  # at saturation, and at a given rate
 
     def run(self, people: Iterator[str]) -> list[Section]:
         """The tables. `people` are those who may be forgotten, of whom each deletion takes one."""
@@ -86,13 +96,14 @@ class Trial:
         notes = (
             f"a request reads {self._floor.tokens:g} tokens, {self._floor.flops / 1e9:.3g} GFLOP, however it is answered",
             f"http: {self._clients} clients, each asking as soon as it was answered; "
-            f"offline: batches of {self._a_batch} requests",
+            f"offline: batches of {self._a_batch} requests, in token ids",
+            _of_a_processor(self._asking),
         )
-        loads = self._loads(http.throughput, 1 / offline.throughput, people)
+        loads = tuple(self._loads(http.throughput, 1 / offline.throughput, people))
         name = self._asker.shape.name
         return [
             section_of(f"throughput, {name}", timings, OFFLINE, "request", notes),
-            Section(f"latency, {name}", tuple(loads), _LATENCY_NOTES),
+            Section(f"latency, {name}", loads, (*_LATENCY_NOTES, _of_a_processor(self._sending))),
         ]
 
     # Throughput
@@ -104,8 +115,9 @@ class Trial:
     def _saturate(self) -> tuple[Timing, ...]:
         count = self._count_for(self._plan.saturated_seconds)
         runs = 1 + self._plan.rounds
-        # Drawn before the clock runs, and for every run anew: what was read once might be remembered.
-        offline, http = (iter([self._asker.draw(count) for _ in range(runs)]) for _ in range(2))
+        # Made before the clock runs, and for every run anew: what was read once might be remembered.
+        asks = [self._asker.draw(count) for _ in range(runs)]
+        offline, http = iter([self._encoded(own) for own in asks]), iter(asks)
         floor = Floor(count * self._floor.tokens, count * self._floor.flops)
         contestants = (
             Contestant(OFFLINE, lambda: self._score_all(next(offline)), count, floor),
@@ -114,23 +126,27 @@ class Trial:
         return race(contestants, self._plan.rounds)
 
     def _count_for(self, seconds: float) -> int:
-        trial = self._asker.draw(2 * self._a_batch)
+        trial = self._encoded(self._asker.draw(2 * self._a_batch))
         self._score_all(trial[: self._a_batch])
         began = perf_counter()
         self._score_all(trial[self._a_batch :])
         batches = max(1, round(seconds / (perf_counter() - began)))
         return batches * self._a_batch
 
-    def _score_all(self, asks: Sequence[Ask]) -> None:
-        for i in range(0, len(asks), self._a_batch):
-            self._score([ask.request() for ask in asks[i : i + self._a_batch]])
+    def _encoded(self, asks: Sequence[Ask]) -> Sequence[EncodedRequest]:
+        return self._offline.encoded([ask.request() for ask in asks])
+
+    def _score_all(self, requests: Sequence[EncodedRequest]) -> None:
+        for i in range(0, len(requests), self._a_batch):
+            self._offline.score(requests[i : i + self._a_batch])
 
     def _ask_all(self, asks: Sequence[Ask]) -> None:
         async def ask_all() -> Mapping[int, int]:
             async with Client(HOST, self._port) as client:
                 return await closed_loop(client, _RECOMMEND, [ask.body() for ask in asks], self._clients)
 
-        found = asyncio.run(ask_all())
+        with self._asking.watched():
+            found = asyncio.run(ask_all())
         if found.keys() != {OK}:
             raise ServingFailed(f"at saturation the server answered {dict(found)}; only {OK} was expected")
 
@@ -164,19 +180,21 @@ class Trial:
         return [ask.body() for ask in self._asker.draw(len(times))], times
 
     async def _load(self, schedule: tuple[list[bytes], list[float]]) -> list[Answer]:
-        async with Client(HOST, self._port) as client:
-            return await open_loop(client, _RECOMMEND, *schedule)
+        with self._sending.watched():
+            async with Client(HOST, self._port) as client:
+                return await open_loop(client, _RECOMMEND, *schedule)
 
     async def _load_beside(
         self, schedule: tuple[list[bytes], list[float]], people: Iterator[str]
     ) -> tuple[list[Answer], list[tuple[float, float]]]:
-        async with Client(HOST, self._port) as client:
-            load = asyncio.create_task(open_loop(client, _RECOMMEND, *schedule))
-            spans = []
-            # The last deletion is waited for: what comes next is to be alone again.
-            while not load.done() and (person := next(people, None)) is not None:
-                spans.append(await forget(client, person))
-            return await load, spans
+        with self._sending.watched():
+            async with Client(HOST, self._port) as client:
+                load = asyncio.create_task(open_loop(client, _RECOMMEND, *schedule))
+                spans = []
+                # The last deletion is waited for: what comes next is to be alone again.
+                while not load.done() and (person := next(people, None)) is not None:
+                    spans.append(await forget(client, person))
+                return await load, spans
 
 
 _LATENCY_NOTES = (
@@ -185,6 +203,10 @@ _LATENCY_NOTES = (
     "a shard retrains: only requests that were due between a deletion's acceptance and its completion",
     "sent late: how far the generator itself lay behind its schedule; if this is not small beside p50, it had no processor",
 )
+
+
+def _of_a_processor(asking: Processor) -> str:
+    return f"asking took {asking.share:.0%} of a processor, which on few cores the server misses"
 
 
 def latency_row(load: str, rate: float, least: float, answers: Sequence[Answer]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
+from service.scoring.contexts import ContextCache
 from service.scoring.recommender import Recommender
 from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
@@ -115,9 +116,10 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     torch.set_num_threads(settings.threads or settings.cores())
     telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
-    refresher = Refresher(home.ledger, snapshots, bell.wait)
-    scorer = Scorer(home.ledger, snapshots, frozen, telemetry)
-    batcher = Batcher(scorer, telemetry, settings.max_batch_rows, settings.max_queued_rows)
+    contexts = ContextCache(settings.context_cache_bytes)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait)
+    scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
+    batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
     async def start() -> None:
         await batcher.start()

@@ -33,7 +33,7 @@ from service.llm.frozen import FrozenModel
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
-_SERVER_SETTINGS = ("threads", "request_timeout", "max_batch_rows", "max_queued_rows")
+_SERVER_SETTINGS = ("threads", "request_timeout", "max_batch_tokens", "max_queued_tokens")
 _CONFIGURED = Shape("configured")
 _SMALL = {"max_shard_size": 256, "samples_per_user": 8}  # shards that retrain within the default durations
 
@@ -71,7 +71,7 @@ def bench_serving(
             for size in wanted:
                 asker = Asker(size, offline.frozen.encoder, opened.ledger.noun(), opened.settings.seed)
                 trial = serving.Trial(
-                    port, offline.score, asker, offline.floor(asker), opened.settings.max_batch_rows, plan
+                    port, offline.scorer, asker, offline.floor(asker), opened.settings.max_batch_tokens, plan
                 )
                 sections += trial.run(users)
     told = {"shape": shape.value, "requests": requests, "minutes": minutes, "rounds": rounds, "people": people}
@@ -113,7 +113,7 @@ class _Offline:
         self._config = settings.build_config()
         snapshots = Snapshots(opened.store, self.frozen)
         self._adapters = len(snapshots.of(opened.ledger.generation()).stack.digests)
-        self.score = Scorer(opened.ledger, snapshots, self.frozen, Untimed()).score
+        self.scorer = Scorer(opened.ledger, snapshots, self.frozen, Untimed())
 
     def floor(self, asker: Asker) -> Floor:
         """Of one request: what its context costs once, and what each question costs after it."""

@@ -39,7 +39,7 @@ LOGGED = ("reason", "status", "retry_in_seconds", "again_in_seconds", "tombstone
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
 class LedgerReadings(Protocol):
@@ -80,8 +80,10 @@ class Telemetry:
         self._request_seconds = Histogram(
             "lethe_http_request_seconds", "Time to answer a request.", ["route"], buckets=_FAST, registry=registry
         )
-        self._batch_rows = Histogram("lethe_batch_rows", "Rows of a scored batch.", buckets=_ROWS, registry=registry)
-        self._queue_depth = Gauge("lethe_queue_depth", "Rows that wait to be scored.", registry=registry)
+        self._batch_tokens = Histogram(
+            "lethe_batch_tokens", "Tokens of a scored batch.", buckets=_TOKENS, registry=registry
+        )
+        self._queue_tokens = Gauge("lethe_queue_tokens", "Tokens that wait to be scored.", registry=registry)
         self._forward = self._timer("lethe_forward_seconds", "Time of one forward pass.")
         self._neighbours = self._timer("lethe_neighbour_seconds", "Time of one search for neighbours.")
         self._mask = self._timer("lethe_forget_mask_seconds", "Time until a deletion is masked and recorded.")
@@ -95,14 +97,14 @@ class Telemetry:
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def observe_batch(self, rows: int, queue_depth: int) -> None:
-        """Count one batch of `rows` candidates that left `queue_depth` rows in the queue."""
-        self._batch_rows.observe(rows)
-        self._queue_depth.set(queue_depth)
+    def observe_batch(self, tokens: int, queue_depth: int) -> None:
+        """Count one batch of `tokens` that left `queue_depth` tokens in the queue."""
+        self._batch_tokens.observe(tokens)
+        self._queue_tokens.set(queue_depth)
 
     def observe_queue(self, queue_depth: int) -> None:
-        """State how many rows wait now."""
-        self._queue_depth.set(queue_depth)
+        """State how many tokens wait now."""
+        self._queue_tokens.set(queue_depth)
 
     def observe_forward(self, seconds: float) -> None:
         """Count one forward pass."""

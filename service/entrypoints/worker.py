@@ -18,10 +18,15 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
+_NICENESS = 10  # the libraries that a worker and its fork server import take seconds of a processor which serving needs
 
 
 def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None:
-    """Reconcile until SIGTERM. A training that is under way is dropped: the ledger still owes it, the next run repeats it."""
+    """Reconcile until SIGTERM. A training that is under way is dropped: the ledger still owes it, the next run repeats it.
+
+    From here on this process and all that it starts yield to serving.
+    """
+    os.nice(_NICENESS)
     exit_on_sigterm()
     if supervised:
         threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -32,6 +32,6 @@ class Unmasked:
 
 def score_samples(scorer: Scorer, samples: Sequence[Sample]) -> list[float]:
     """P(Yes) of each sample's target, given its history."""
-    requests = [ScoreRequest(sample.history, (sample.target,)) for sample in samples]
+    requests = scorer.encoded([ScoreRequest(sample.history, (sample.target,)) for sample in samples])
     batches = [requests[i : i + _BATCH] for i in range(0, len(requests), _BATCH)]
     return [score for batch in batches for scored in scorer.score(batch) for score in scored.scores]

@@ -1,7 +1,11 @@
 """Gathers concurrent requests into batches for one scoring thread, and refuses when too much is waiting.
 
-Policy only: it knows nothing of tensors. The window is zero: an idle thread scores a request at once, and whatever arrives
-while it is busy forms the next batch. All state belongs to one event loop; the thread sees requests and nothing else.
+Policy only: it knows nothing of tensors. Work is counted in tokens that go through the layers, as they are what takes time. The
+window is zero: an idle thread scores a request at once, and whatever arrives while it is busy forms the next batch, first come
+first served. All state belongs to one event loop; the thread sees requests and nothing else.
+
+Whoever could not be answered in time is refused on arrival: under overload, work for answers that nobody gets any more would
+leave none for the others.
 """
 
 from __future__ import annotations
@@ -16,50 +20,53 @@ from time import perf_counter
 from typing import Protocol
 
 from service.errors import Overloaded, TimedOut
-from service.scoring.requests import Scored, ScoreRequest
+from service.scoring.pace import Pace
+from service.scoring.requests import EncodedRequest, Scored
 
 _LONGEST_RETRY = 60  # seconds
+_WAITING = (
+    0.5  # share of a request's time that it may spend in the queue: its own batch takes time, and a forecast errs
+)
 
 
 class BatchScorer(Protocol):
     """Scores several requests in one forward pass; one answer per request, in order."""
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]: ...
+    def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]: ...
 
 
 class BatchObserver(Protocol):
-    """Hears of every batch that is about to be scored, and of every change of the queue. Both counts are rows."""
+    """Hears of every batch that is about to be scored, and of every change of the queue. Both counts are tokens."""
 
-    def observe_batch(self, rows: int, queue_depth: int) -> None: ...
+    def observe_batch(self, tokens: int, queue_depth: int) -> None: ...
 
     def observe_queue(self, queue_depth: int) -> None: ...
 
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    request: ScoreRequest
-    rows: int
+    request: EncodedRequest
+    tokens: int
     answer: asyncio.Future[Scored]
 
 
 class Batcher:
     """`start` it in the event loop that submits to it; `stop` finishes what is queued and refuses the rest.
 
-    `max_rows` bounds the candidates of one batch, `max_queued_rows` those that wait for a batch. A request that alone is
-    larger than a bound still runs, by itself.
+    `max_tokens` bounds one batch, `max_queued_tokens` what waits for a batch. A request that alone is larger than a bound still
+    runs, by itself.
     """
 
-    def __init__(
-        self, scorer: BatchScorer, observer: BatchObserver, max_rows: int = 256, max_queued_rows: int = 4096
-    ) -> None:
+    def __init__(self, scorer: BatchScorer, observer: BatchObserver, max_tokens: int, max_queued_tokens: int) -> None:
         self._scorer = scorer
         self._observer = observer
-        self._max_rows = max_rows
-        self._max_queued_rows = max_queued_rows
+        self._max_tokens = max_tokens
+        self._max_queued_tokens = max_queued_tokens
         self._queue: deque[_Waiting] = deque()
         self._in_flight: list[_Waiting] = []
-        self._queued_rows = 0
-        self._last_seconds = 0.0
+        self._queued_tokens = 0
+        self._began = 0.0  # when the batch in flight did
+        self._pace = Pace()
         self._arrived = asyncio.Event()
         self._accepting = False
         self._thread: ThreadPoolExecutor | None = None
@@ -85,12 +92,23 @@ class Batcher:
             self._thread.shutdown()
             self._pump = None
 
-    async def submit(self, request: ScoreRequest, timeout: float) -> Scored:
+    def admit(self, timeout: float) -> None:
+        """To be asked before anything is done for a request that has so many seconds, and at no cost.
+
+        Raises `Overloaded` when closed, and when those before it would take up its time.
+        """
+        if not self._accepting:
+            raise Overloaded("This server is not accepting requests. Try again later, or another replica.")
+        if self._seconds_waiting() > _WAITING * timeout:
+            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after())
+
+    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
         """The scores of `request`, within `timeout` seconds.
 
-        Raises `Overloaded` when the queue is full or closed, `TimedOut` when the time is up, and whatever the scorer
-        raises for this request. A request whose waiter has left is not scored if it is still in the queue.
+        Raises `Overloaded` when it is not admitted or the queue is full, `TimedOut` when the time is up, and whatever the
+        scorer raises for this request. A request whose waiter has left is not scored if it is still in the queue.
         """
+        self.admit(timeout)
         waiting = self._enqueue(request)
         try:
             await asyncio.wait((waiting.answer,), timeout=timeout)
@@ -100,16 +118,13 @@ class Batcher:
         finally:
             self._leave(waiting)
 
-    def _enqueue(self, request: ScoreRequest) -> _Waiting:
-        if not self._accepting:
-            raise Overloaded("This server is not accepting requests. Try again later, or another replica.")
-        # A request without candidates still costs a place, or any number of them could wait.
-        rows = max(1, len(request.candidates))
-        if self._queue and self._queued_rows + rows > self._max_queued_rows:
-            raise Overloaded("Too many candidates are waiting to be scored. Try again later.", self._retry_after())
-        waiting = _Waiting(request, rows, asyncio.get_running_loop().create_future())
+    def _enqueue(self, request: EncodedRequest) -> _Waiting:
+        tokens = max(1, request.tokens)
+        if self._queue and self._queued_tokens + tokens > self._max_queued_tokens:
+            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after())
+        waiting = _Waiting(request, tokens, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        self._count(rows)
+        self._count(tokens)
         self._arrived.set()
         return waiting
 
@@ -119,15 +134,20 @@ class Batcher:
             waiting.answer.exception()
         if waiting in self._queue:
             self._queue.remove(waiting)
-            self._count(-waiting.rows)
+            self._count(-waiting.tokens)
 
-    def _count(self, rows: int) -> None:
-        self._queued_rows += rows
-        self._observer.observe_queue(self._queued_rows)
+    def _count(self, tokens: int) -> None:
+        self._queued_tokens += tokens
+        self._observer.observe_queue(self._queued_tokens)
+
+    def _seconds_waiting(self) -> float:
+        """Until whoever comes now is in a batch."""
+        in_flight = self._pace.seconds(sum(waiting.tokens for waiting in self._in_flight))
+        left = max(0.0, in_flight - (perf_counter() - self._began))
+        return left + self._pace.seconds(self._queued_tokens)
 
     def _retry_after(self) -> int:
-        batches = self._queued_rows / self._max_rows
-        return min(_LONGEST_RETRY, max(1, math.ceil(batches * self._last_seconds)))
+        return min(_LONGEST_RETRY, max(1, math.ceil(self._seconds_waiting())))
 
     async def _serve(self, thread: ThreadPoolExecutor) -> None:
         try:
@@ -144,30 +164,30 @@ class Batcher:
 
     def _next_batch(self) -> list[_Waiting]:
         batch = [self._queue.popleft()]
-        rows = batch[0].rows
-        while self._queue and rows + self._queue[0].rows <= self._max_rows:
+        tokens = batch[0].tokens
+        while self._queue and tokens + self._queue[0].tokens <= self._max_tokens:
             batch.append(self._queue.popleft())
-            rows += batch[-1].rows
-        self._count(-rows)
-        self._observer.observe_batch(rows, self._queued_rows)
+            tokens += batch[-1].tokens
+        self._count(-tokens)
+        self._observer.observe_batch(tokens, self._queued_tokens)
         return batch
 
     async def _score(self, thread: ThreadPoolExecutor, batch: list[_Waiting]) -> None:
         """Score a batch; if it fails, score its requests one by one, so that a bad one fails alone."""
         requests = [waiting.request for waiting in batch]
-        began = perf_counter()
+        self._began = perf_counter()
         try:
             scored = await asyncio.get_running_loop().run_in_executor(thread, self._forward, requests)
             answers = list(zip(batch, scored, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever went wrong belongs to the waiters, not to the pump
             await self._isolate(thread, batch, error)
         else:
-            self._last_seconds = perf_counter() - began
+            self._pace.learn(sum(waiting.tokens for waiting in batch), perf_counter() - self._began)
             for waiting, answer in answers:
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
 
-    def _forward(self, requests: list[ScoreRequest]) -> list[Scored]:
+    def _forward(self, requests: list[EncodedRequest]) -> list[Scored]:
         try:
             return self._scorer.score(requests)
         except StopIteration as error:

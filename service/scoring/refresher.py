@@ -1,4 +1,8 @@
-"""Keeps the snapshot in memory up with the published generation, off the scoring thread, and says how it stands."""
+"""Keeps what is in memory up with the ledger, off the scoring thread, and says how it stands.
+
+The published generation's snapshot is loaded before a request wants it; contexts that were read before a deletion are dropped
+even where no request comes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any, Protocol
 
 from service.errors import Damaged, LedgerUnavailable, NotReady
 from service.records import Mask
+from service.scoring.contexts import ContextCache
 from service.scoring.snapshot import Snapshots
 
 log = logging.getLogger(__name__)
@@ -21,11 +26,14 @@ class MaskSource(Protocol):
 
 
 class Refresher:
-    """A thread that loads what is published as soon as the bell rings, so that no request has to wait for it."""
+    """A thread that looks at the ledger as soon as the bell rings, so that no request has to wait."""
 
-    def __init__(self, masks: MaskSource, snapshots: Snapshots, wait: Callable[[float], bool]) -> None:
+    def __init__(
+        self, masks: MaskSource, snapshots: Snapshots, contexts: ContextCache, wait: Callable[[float], bool]
+    ) -> None:
         self._masks = masks
         self._snapshots = snapshots
+        self._contexts = contexts
         self._wait = wait
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
@@ -76,7 +84,9 @@ class Refresher:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._snapshots.of(self._masks.mask().generation)
+                mask = self._masks.mask()
+                self._contexts.follow(mask.fence)
+                self._snapshots.of(mask.generation)
             except (NotReady, Damaged, LedgerUnavailable) as error:
                 if str(error) != self.reason:
                     log.warning("not_ready", extra={"reason": str(error)})

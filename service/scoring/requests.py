@@ -17,8 +17,22 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A `ScoreRequest` as the frozen model's token ids."""
+
+    context: tuple[int, ...]
+    questions: tuple[tuple[int, ...], ...]  # one per candidate, in the request's order
+    fence: int | None = None  # as in the `ScoreRequest`
+
+    @property
+    def tokens(self) -> int:
+        """How many go through the layers: the context once, and every question."""
+        return len(self.context) + sum(map(len, self.questions))
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """The answer to one `ScoreRequest`, as of one generation and one fence."""
+    """The answer to one request, as of one generation and one fence."""
 
     scores: tuple[float, ...]  # P(Yes) / (P(Yes) + P(No)), one per candidate, in the request's order
     weights: dict[str, float]  # adapter digest -> w_k; routing reads the context, so all candidates share them
@@ -37,6 +51,11 @@ class Query:
     disliked: tuple[str, ...]
     candidates: tuple[str, ...] | None  # None: retrieve them from the catalogue
     top_k: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every item id or title in it."""
+        return (*self.liked, *self.disliked, *(self.candidates or ()))
 
 
 @dataclass(frozen=True, slots=True)

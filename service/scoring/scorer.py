@@ -18,7 +18,8 @@ from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
 from service.routing.weights import keep_largest, mean_errors, softmax_weights
 from service.scoring.contexts import ContextCache
-from service.scoring.requests import Scored, ScoreRequest
+from service.scoring.encoding import RequestEncoder
+from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
@@ -60,8 +61,14 @@ class Scorer:
         self._stopwatch = stopwatch
         self._kept = kept or ContextCache(0)
         self._forward_tokens = forward_tokens
+        self._encoder = RequestEncoder(frozen.encoder)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+    def encoded(self, requests: Sequence[ScoreRequest]) -> list[EncodedRequest]:
+        """The requests in token ids, for whoever asks without a recommender. Raises as `score` does."""
+        _, snapshot = self._now()
+        return [self._encoder.encode(request, snapshot.noun) for request in requests]
+
+    def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
         """One answer a request; texts of all requests share the forward passes.
 
         Raises:
@@ -70,12 +77,12 @@ class Scorer:
         """
         mask, snapshot = self._now()
         began = perf_counter()
-        encoder = self._frozen.encoder
-        contexts = [encoder.context(request.history, snapshot.noun) for request in requests]
-        prefixes = self._read(requests, contexts, mask.fence)
+        prefixes = self._read(requests, mask.fence)
         near, weights = self._route(prefixes, snapshot, mask)
         routed = perf_counter()
-        scores = self._answer(self._texts(requests, contexts, snapshot), prefixes, weights, snapshot)
+        scores = self._answer(
+            _texts(requests, whole=snapshot.config.activation == "prompt"), prefixes, weights, snapshot
+        )
         self._stopwatch.observe_forward(perf_counter() - routed)
         self._stopwatch.observe_neighbours(routed - began)
         answers = zip(_split(scores, requests), near, weights, strict=True)
@@ -92,17 +99,17 @@ class Scorer:
                 raise
             return newer, self._snapshots.of(newer.generation)
 
-    def _read(self, requests: Sequence[ScoreRequest], contexts: Sequence[list[int]], fence: int) -> list[Prefix]:
+    def _read(self, requests: Sequence[EncodedRequest], fence: int) -> list[Prefix]:
         """What the frozen model makes of each request's context: remembered, or read now."""
-        known = [self._kept.get(context, fence) for context in contexts]
-        missing = [number for number, prefix in enumerate(known) if prefix is None]
+        known = [self._kept.get(request.context, fence) for request in requests]
+        missing = [request for request, prefix in zip(requests, known, strict=True) if prefix is None]
         read: list[Prefix] = []
-        for chunk in chunks_of_tokens([len(contexts[number]) for number in missing], self._forward_tokens):
-            read += self._frozen.read_prefixes([contexts[missing[place]] for place in chunk])
-        for number, prefix in zip(missing, read, strict=True):
+        for chunk in chunks_of_tokens([len(request.context) for request in missing], self._forward_tokens):
+            read += self._frozen.read_prefixes([missing[place].context for place in chunk])
+        for request, prefix in zip(missing, read, strict=True):
             # A history that was read before a deletion may be that person's, whatever was deleted since.
-            if requests[number].fence == fence:
-                self._kept.put(contexts[number], prefix, fence)
+            if request.fence == fence:
+                self._kept.put(request.context, prefix, fence)
         found = iter(read)
         return [next(found) if prefix is None else prefix for prefix in known]
 
@@ -112,18 +119,6 @@ class Scorer:
         near = snapshot.neighbours.nearest(stands, config.top_n, snapshot.hidden_rows(mask.rows))
         weights = softmax_weights(mean_errors(snapshot.errors, near), config.tau, snapshot.allowed(mask.adapters))
         return near, keep_largest(weights, config.top_m)
-
-    def _texts(
-        self, requests: Sequence[ScoreRequest], contexts: Sequence[list[int]], snapshot: Snapshot
-    ) -> list[_Text]:
-        """What is to be answered: with activation `prompt` the context is part of it."""
-        whole = snapshot.config.activation == "prompt"
-        question = self._frozen.encoder.question
-        return [
-            _Text(number, [*(context if whole else ()), *question(item, snapshot.noun)])
-            for number, (request, context) in enumerate(zip(requests, contexts, strict=True))
-            for item in request.candidates
-        ]
 
     def _answer(
         self, texts: Sequence[_Text], prefixes: Sequence[Prefix], weights: Floats, snapshot: Snapshot
@@ -148,15 +143,24 @@ class Scorer:
 @dataclass(frozen=True, slots=True)
 class _Text:
     owner: int  # number of the request that it belongs to
-    ids: list[int]
+    ids: tuple[int, ...]
+
+
+def _texts(requests: Sequence[EncodedRequest], *, whole: bool) -> list[_Text]:
+    """What is to be answered: the questions, or with activation `prompt` the `whole` of context and question."""
+    return [
+        _Text(number, request.context + question if whole else question)
+        for number, request in enumerate(requests)
+        for question in request.questions
+    ]
 
 
 def _owner(text: _Text) -> int:
     return text.owner
 
 
-def _split(scores: Sequence[float], requests: Sequence[ScoreRequest]) -> list[tuple[float, ...]]:
-    ends = list(accumulate(len(request.candidates) for request in requests))
+def _split(scores: Sequence[float], requests: Sequence[EncodedRequest]) -> list[tuple[float, ...]]:
+    ends = list(accumulate(len(request.questions) for request in requests))
     starts = [0, *ends[:-1]]
     return [tuple(scores[start:end]) for start, end in zip(starts, ends, strict=True)]
 

@@ -19,7 +19,7 @@ from service.benchmarking.load import Answer
 from service.benchmarking.requests import Asker, RequestShape
 from service.benchmarking.serving import Plan, ServingFailed, Trial, free_port, latency_row, running
 from service.llm.encoder import Encoder, ModelSpec
-from service.scoring.requests import ScoreRequest
+from service.scoring.requests import EncodedRequest, ScoreRequest
 
 PLAN = Plan(rounds=1, saturated_seconds=0.01, steady_seconds=0.4, overload_seconds=0.05)
 FORGETTING = 0.02  # seconds
@@ -86,7 +86,10 @@ class Scorer:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def score(self, requests: Sequence[ScoreRequest]) -> None:
+    def encoded(self, requests: Sequence[ScoreRequest]) -> list[EncodedRequest]:
+        return [EncodedRequest((1,), ((2,),) * len(request.candidates)) for request in requests]
+
+    def score(self, requests: Sequence[EncodedRequest]) -> None:
         self.batches.append(len(requests))
         time.sleep(0.001 * len(requests))
 
@@ -95,11 +98,11 @@ def test_a_trial_tells_throughput_beside_the_scorers_and_latency_under_every_loa
     server: Recommender, asker: Asker
 ) -> None:
     scorer = Scorer()
-    trial = Trial(server.server_port, scorer.score, asker, Floor(310, 2e9), max_rows=8, plan=PLAN)
+    trial = Trial(server.server_port, scorer, asker, Floor(310, 2e9), max_tokens=4 * 310, plan=PLAN)
     throughput, latency = trial.run(iter(["ann", "bob", *map(str, range(50))]))
     assert [row["contestant"] for row in throughput.rows] == ["offline scorer", "http"]
     assert [row["floor tokens/request"] for row in throughput.rows] == [310, 310]
-    assert set(scorer.batches) == {4}  # of two candidates each: no batch is larger than the server's may be
+    assert set(scorer.batches) == {4}  # of 310 tokens each: no batch is larger than the server's may be
     alone, retraining, all_, refused = latency.rows
     assert [row["load"] for row in latency.rows] == [
         "70%, alone",
@@ -116,7 +119,7 @@ def test_a_trial_tells_throughput_beside_the_scorers_and_latency_under_every_loa
 
 
 def test_without_anybody_left_to_forget_nothing_is_told_of_deletions(server: Recommender, asker: Asker) -> None:
-    trial = Trial(server.server_port, Scorer().score, asker, Floor(310, 2e9), max_rows=8, plan=PLAN)
+    trial = Trial(server.server_port, Scorer(), asker, Floor(310, 2e9), max_tokens=4 * 310, plan=PLAN)
     _, latency = trial.run(iter([]))
     retraining = latency.rows[1]
     assert (retraining["requests"], retraining["deletions"], retraining["s/deletion"]) == (0, 0, None)
@@ -124,7 +127,7 @@ def test_without_anybody_left_to_forget_nothing_is_told_of_deletions(server: Rec
 
 def test_a_server_that_refuses_at_saturation_gives_no_figure(server: Recommender, asker: Asker) -> None:
     server.status = 503
-    trial = Trial(server.server_port, Scorer().score, asker, Floor(310, 2e9), max_rows=8, plan=PLAN)
+    trial = Trial(server.server_port, Scorer(), asker, Floor(310, 2e9), max_tokens=4 * 310, plan=PLAN)
     with pytest.raises(ServingFailed, match="503"):
         trial.run(iter([]))
 

@@ -145,7 +145,7 @@ def test_text_that_no_database_stores_is_refused_as_the_input_it_is(ledger: Ledg
         with pytest.raises(InvalidInput):
             ask(bad)
     assert ledger.items_by_id([bad]) == {}
-    assert ledger.find_titles([bad]) == {}
+    assert ledger.items_named([bad]) == {}
     with pytest.raises(UnknownRequest):
         ledger.request(bad)
 
@@ -200,7 +200,25 @@ def test_an_unknown_user_is_not_named(ledger: Ledger) -> None:
 def test_of_two_items_with_one_title_the_smallest_id_is_found(ledger: Ledger) -> None:
     twins = [Item("b", "Heat"), Item("a", "Heat"), Item("c", "heat")]
     ledger.import_data(twins, [], "movie")
-    assert ledger.find_titles(["Heat", "Cold"]) == {"Heat": Item("a", "Heat")}
+    assert ledger.items_named(["Heat", "Cold"]) == {"Heat": Item("a", "Heat")}
+
+
+def test_an_item_is_named_by_its_id_before_anothers_title(ledger: Ledger) -> None:
+    ledger.import_data([Item("a", "b"), Item("b", "Heat"), Item("c", "c")], [], "movie")
+    assert ledger.items_named(["b", "a", "c", "Heat"]) == {
+        "a": Item("a", "b"),
+        "b": Item("b", "Heat"),
+        "c": Item("c", "c"),
+        "Heat": Item("b", "Heat"),
+    }
+
+
+def test_more_names_than_one_statement_takes_are_all_found(ledger: Ledger) -> None:
+    items = [Item(f"i{number}", f"Film {number % 900}") for number in range(1_200)]
+    ledger.import_data(items, [], "movie")
+    found = ledger.items_named([*(item.item_id for item in items), *(f"Film {number}" for number in range(900))])
+    assert all(found[item.item_id] == item for item in items)
+    assert found["Film 5"] == min((items[5], items[905]), key=lambda item: item.item_id)
 
 
 def test_the_same_user_has_the_same_subject_only_under_the_same_secret(ledger: Ledger, tmp_path: Path) -> None:

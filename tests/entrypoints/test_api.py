@@ -562,7 +562,7 @@ def test_the_metrics_read_the_ledger_at_each_scrape() -> None:
         'lethe_shards{state="masked"} 1.0',
         'lethe_shards{state="training"} 1.0',
         'lethe_generation_info{generation="g1"} 1.0',
-        "lethe_queue_depth 0.0",
+        "lethe_queue_tokens 0.0",
     ):
         assert line in text.splitlines()
     assert "process_resident_memory_bytes" in text

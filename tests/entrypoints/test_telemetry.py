@@ -40,15 +40,15 @@ def test_observations_come_out_under_their_published_names() -> None:
     for line in (
         'lethe_http_requests_total{method="POST",route="/recommend",status="200"} 1.0',
         'lethe_http_request_seconds_count{route="/recommend"} 1.0',
-        "lethe_batch_rows_sum 12.0",
-        "lethe_queue_depth 3.0",
+        "lethe_batch_tokens_sum 12.0",
+        "lethe_queue_tokens 3.0",
         "lethe_forward_seconds_count 1.0",
         "lethe_neighbour_seconds_count 1.0",
         "lethe_forget_mask_seconds_count 1.0",
     ):
         assert line in lines
     telemetry.observe_queue(0)
-    assert "lethe_queue_depth 0.0" in telemetry.render().decode().splitlines()
+    assert "lethe_queue_tokens 0.0" in telemetry.render().decode().splitlines()
 
 
 def test_two_processes_worth_of_metrics_can_live_in_one() -> None:

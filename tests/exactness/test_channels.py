@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import pytest
 import sqlalchemy as sa
@@ -29,7 +28,7 @@ from service.llm.frozen import FrozenModel
 from service.records import BuildConfig, Interaction, Item, LedgerView, Opinion
 from service.routing.weights import mean_errors, softmax_weights
 from service.scoring.recommender import Recommender
-from service.scoring.requests import Query, Scored, ScoreRequest
+from service.scoring.requests import EncodedRequest, Query, Scored, ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
@@ -227,26 +226,18 @@ def test_the_catalogue_does_not_know_what_anybody_liked(everybody: Home, home_of
     assert catalogue_files(home_of([])) == catalogue_files(everybody)
 
 
-class Asked(Exception):
-    """What was to be scored."""
+class Closed:
+    """A queue that nobody comes to."""
 
-    def __init__(self, request: ScoreRequest) -> None:
-        super().__init__()
-        self.candidates = [item.item_id for item in request.candidates]
+    def admit(self, timeout: float) -> None: ...
 
-
-class Queue:
-    """Only wants to know what it is asked."""
-
-    async def submit(self, request: ScoreRequest, timeout: float) -> Scored:
-        raise Asked(request)
+    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
+        raise NotImplementedError
 
 
 def retrieved(home: Home, frozen: FrozenModel, query: Query) -> list[str]:
-    recommender = Recommender(home.ledger, Snapshots(home.store, frozen), frozen, Queue(), 5.0)
-    with pytest.raises(Asked) as asked:
-        anyio.run(recommender.recommend, query)
-    return asked.value.candidates
+    asked, _ = Recommender(home.ledger, Snapshots(home.store, frozen), frozen, Closed(), 5.0).prepare(query)
+    return [item.item_id for item in asked.candidates]
 
 
 def test_candidates_do_not_depend_on_what_others_liked(
@@ -275,7 +266,8 @@ def test_weights_follow_from_the_published_errors_and_the_configured_tau(
     frozen = FrozenModel.load(smallest_model)
     snapshots = Snapshots(everybody.store, frozen)
     history = (Opinion(ITEMS[0], True), Opinion(ITEMS[5], False))
-    [scored] = Scorer(everybody.ledger, snapshots, frozen, NoStopwatch()).score([ScoreRequest(history, (ITEMS[1],))])
+    scorer = Scorer(everybody.ledger, snapshots, frozen, NoStopwatch())
+    [scored] = scorer.score(scorer.encoded([ScoreRequest(history, (ITEMS[1],))]))
     snapshot = snapshots.of(everybody.ledger.generation())
     stands = frozen.read_contexts([frozen.encoder.context(history, NOUN)]).embeddings.numpy()
     error_k = mean_errors(snapshot.errors, snapshot.neighbours.nearest(stands, CONFIG.top_n))

@@ -22,6 +22,8 @@ ITEMS = tuple(Item(str(number), f"Film {number}", None, ("Drama",)) for number i
 
 
 class World:
+    noun = NOUN
+
     def __init__(self, root, folder, random_adapter):
         self.frozen = FrozenModel.load(ModelSpec(str(folder)))
         self.store = Store(root / "store")

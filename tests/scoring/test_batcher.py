@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -9,27 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import LetheError, NotReady, Overloaded, TimedOut
-from service.records import Item
 from service.scoring.batcher import Batcher
-from service.scoring.requests import Scored, ScoreRequest
+from service.scoring.requests import EncodedRequest, Scored
 
 SOON = 5.0  # seconds; nothing here should come near it
 
 
 class FakeScorer:
-    """Scores an item by its id. It can be held, so that a test decides what is waiting meanwhile."""
+    """Scores a candidate by its name. It can be held, so that a test decides what is waiting meanwhile."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.threads: set[str] = set()
         self.may_go = threading.Event()
         self.may_go.set()
+        self.seconds = 0.0
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
-        ids = [candidate.item_id for request in requests for candidate in request.candidates]
+    def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
+        ids = [_name(question) for request in requests for question in request.questions]
         self.batches.append(ids)
         self.threads.add(threading.current_thread().name)
         assert self.may_go.wait(SOON)
+        time.sleep(self.seconds)
         if "stop" in ids:
             raise StopIteration
         if "bad" in ids:
@@ -42,28 +44,33 @@ class FakeObserver:
         self.batches: list[tuple[int, int]] = []
         self.depth = 0
 
-    def observe_batch(self, rows: int, queue_depth: int) -> None:
-        self.batches.append((rows, queue_depth))
+    def observe_batch(self, tokens: int, queue_depth: int) -> None:
+        self.batches.append((tokens, queue_depth))
 
     def observe_queue(self, queue_depth: int) -> None:
         self.depth = queue_depth
 
 
-def _request(*ids: str) -> ScoreRequest:
-    return ScoreRequest((), tuple(Item(item_id, item_id) for item_id in ids))
+def _request(*names: str) -> EncodedRequest:
+    """One token a candidate, which spells its name."""
+    return EncodedRequest((), tuple((int.from_bytes(name.encode(), "big"),) for name in names))
 
 
-def _scored(request: ScoreRequest) -> Scored:
-    scores = tuple(float(len(candidate.item_id)) for candidate in request.candidates)
-    return Scored(scores, {candidate.item_id: 1.0 for candidate in request.candidates}, (), "g", 0, degraded=False)
+def _name(question: tuple[int, ...]) -> str:
+    return question[0].to_bytes(20, "big").lstrip(b"\0").decode()
+
+
+def _scored(request: EncodedRequest) -> Scored:
+    names = [_name(question) for question in request.questions]
+    return Scored(tuple(float(len(name)) for name in names), dict.fromkeys(names, 1.0), (), "g", 0, degraded=False)
 
 
 class Bench:
     """A started batcher, held in its first forward with the request `first` in it."""
 
-    def __init__(self, max_rows: int = 4, max_queued_rows: int = 8) -> None:
+    def __init__(self, max_tokens: int = 4, max_queued_tokens: int = 8) -> None:
         self.scorer, self.observer = FakeScorer(), FakeObserver()
-        self.batcher = Batcher(self.scorer, self.observer, max_rows, max_queued_rows)
+        self.batcher = Batcher(self.scorer, self.observer, max_tokens, max_queued_tokens)
 
     def send(self, *ids: str, timeout: float = SOON) -> asyncio.Task[Scored]:
         return asyncio.create_task(self.batcher.submit(_request(*ids), timeout))
@@ -72,7 +79,7 @@ class Bench:
         await self.batcher.start()
         self.scorer.may_go.clear()
         first = self.send("first")
-        while not self.scorer.batches:
+        while ["first"] not in self.scorer.batches:
             await asyncio.sleep(0.001)
         return first
 
@@ -106,7 +113,7 @@ def test_an_idle_batcher_scores_a_request_at_once_and_alone() -> None:
     assert bench.observer.batches == [(2, 0)]
 
 
-def test_requests_that_arrive_during_a_forward_join_the_next_batch_up_to_max_rows() -> None:
+def test_requests_that_arrive_during_a_forward_join_the_next_batch_up_to_max_tokens() -> None:
     async def story(bench: Bench) -> None:
         tasks = [await bench.hold(), bench.send("a", "b"), bench.send("c"), bench.send("d", "e"), bench.send("f")]
         await _settle()
@@ -138,7 +145,7 @@ def test_every_waiter_gets_the_answer_to_its_own_request(sizes: list[int]) -> No
         answers = await asyncio.gather(*(bench.send(*ids) for ids in requests))
         assert answers == [_scored(_request(*ids)) for ids in requests]
 
-    bench = _run(story, Bench(max_rows=5, max_queued_rows=1000))
+    bench = _run(story, Bench(max_tokens=5, max_queued_tokens=1000))
     assert len(bench.scorer.threads) == 1
 
 
@@ -163,6 +170,27 @@ def test_a_request_larger_than_the_whole_queue_is_taken_when_nothing_waits() -> 
         assert len((await bench.send(*"abcdefghij")).scores) == 10
 
     _run(story)
+
+
+def test_who_could_not_be_answered_in_time_is_refused_before_anything_is_done_for_them() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        bench.scorer.seconds = 0.02  # a token takes that long
+        await bench.send("a")
+        bench.scorer.seconds = 0.0
+        tasks = [await bench.hold(), *(bench.send(name) for name in "abcdef")]
+        await _settle()
+        bench.batcher.admit(SOON)
+        with pytest.raises(Overloaded) as refused:
+            bench.batcher.admit(0.2)  # six tokens wait, and take 0.12 seconds or more
+        assert refused.value.retry_after >= 1
+        with pytest.raises(Overloaded):
+            await bench.batcher.submit(_request("x"), 0.2)
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+        bench.batcher.admit(1e-9)  # nobody waits, so nobody is refused
+
+    assert all("x" not in batch for batch in _run(story).scorer.batches)
 
 
 def test_requests_without_candidates_cost_a_place_too() -> None:
@@ -230,7 +258,7 @@ def test_one_bad_request_fails_alone(poison: str, kind: type[Exception]) -> None
 
 def test_a_scorer_that_answers_too_little_gives_nobody_a_wrong_answer() -> None:
     class Short(FakeScorer):
-        def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
             return super().score(requests)[1:]
 
     async def story(bench: Bench) -> None:
@@ -240,7 +268,7 @@ def test_a_scorer_that_answers_too_little_gives_nobody_a_wrong_answer() -> None:
 
     bench = Bench()
     bench.scorer = Short()
-    bench.batcher = Batcher(bench.scorer, bench.observer)
+    bench.batcher = Batcher(bench.scorer, bench.observer, 4, 8)
     _run(story, bench)
 
 

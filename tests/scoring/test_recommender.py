@@ -36,26 +36,34 @@ class FakeCatalogue:
     def items_by_id(self, ids):
         return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
 
-    def find_titles(self, titles):
-        return {item.title: item for item in self.items.values() if item.title in titles}
+    def items_named(self, names):
+        by_title = {item.title: item for item in self.items.values() if item.title in names}
+        return by_title | self.items_by_id(names)
 
     def generation(self):
         return self._world.current.generation
 
+    def mask(self):
+        return self._world.current
+
 
 class FakeQueue:
-    """Scores an item by the length of its title, then by its place; or raises what it was told to."""
+    """Scores a candidate by the tokens of its question; or raises what it was told to, at once or when it is asked to score."""
 
     def __init__(self):
         self.requests, self.timeouts = [], []
-        self.refusal = None
+        self.refusal = self.full = None
+
+    def admit(self, timeout):
+        if self.full is not None:
+            raise self.full
 
     async def submit(self, request, timeout):
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
         self.timeouts.append(timeout)
-        scores = tuple(len(item.title) / 100 for item in request.candidates)
+        scores = tuple(len(question) / 100 for question in request.questions)
         return Scored(scores, {"d": 1.0}, ("row",), "generation", 7, degraded=True)
 
 
@@ -69,9 +77,16 @@ class Desk:
         return asyncio.run(self._recommender.recommend(query))
 
     def asked(self, query):
-        """The request that was put into the queue for a query."""
+        """What is to be scored for a query. It is what the queue gets, in token ids."""
+        request, encoded = self._recommender.prepare(query)
         self.ask(query)
-        return self.queue.requests[-1]
+        encoder = self.world.frozen.encoder
+        assert self.queue.requests[-1] == encoded
+        assert list(encoded.context) == encoder.context(request.history, self.world.noun)
+        assert [list(question) for question in encoded.questions] == [
+            encoder.question(item, self.world.noun) for item in request.candidates
+        ]
+        return request
 
 
 @pytest.fixture
@@ -87,6 +102,23 @@ def _nearest(world, numbers, seen):
 
 
 # What is scored
+
+
+class DeletedMeanwhile(FakeCatalogue):
+    """Somebody's deletion comes while a history is being read."""
+
+    def history(self, user_id, limit):
+        opinions = super().history(user_id, limit)
+        self._world.change(fence=self._world.current.fence + 1)
+        return opinions
+
+
+def test_a_request_knows_the_fence_from_before_its_history_was_read(world):
+    world.publish()
+    world.change(fence=3)
+    desk = Recommender(DeletedMeanwhile(world), world.snapshots, world.frozen, FakeQueue(), TIMEOUT)
+    _, encoded = desk.prepare(MINE)
+    assert (encoded.fence, world.current.fence) == (3, 4)
 
 
 def test_a_user_is_scored_with_their_own_history_on_items_they_have_not_seen(desk):
@@ -168,11 +200,15 @@ def test_liked_comes_before_disliked_and_each_keeps_its_order(desk):
 
 
 def test_the_best_come_first_with_ranks_from_one(desk):
-    answer = desk.ask(replace(ASKED, candidates=("a", "Film 11", "bcd", "ef"), top_k=3))
+    def score(title):
+        return len(desk.world.frozen.encoder.question(Item("", title), desk.world.noun)) / 100
+
+    answer = desk.ask(replace(ASKED, candidates=("a", "Film 11", "b c d", "b c"), top_k=3))
+    assert score("a") < score("b c") < score("Film 11") < score("b c d")
     assert answer.items == (
-        Ranked("11", "Film 11", 0.07, 1),
-        Ranked(None, "bcd", 0.03, 2),
-        Ranked(None, "ef", 0.02, 3),
+        Ranked(None, "b c d", score("b c d"), 1),
+        Ranked("11", "Film 11", score("Film 11"), 2),
+        Ranked(None, "b c", score("b c"), 3),
     )
 
 
@@ -217,5 +253,12 @@ def test_nothing_is_answered_before_a_generation_is_published(world):
 
 def test_a_refusal_of_the_queue_reaches_the_caller(desk):
     desk.queue.refusal = Overloaded("too much is waiting")
+    with pytest.raises(Overloaded):
+        desk.ask(MINE)
+
+
+def test_who_cannot_be_answered_in_time_is_refused_before_anything_is_read(desk):
+    desk.queue.full = Overloaded("too much is waiting")
+    desk.catalogue.history = desk.catalogue.items_named = None
     with pytest.raises(Overloaded):
         desk.ask(MINE)

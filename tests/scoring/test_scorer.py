@@ -12,6 +12,7 @@ from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.records import Item, Opinion
 from service.scoring.contexts import ContextCache
+from service.scoring.encoding import RequestEncoder
 from service.scoring.requests import ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
@@ -44,6 +45,15 @@ def _request(history, candidates):
 
 
 REQUESTS = [_request(0, 2), _request(5, 1), _request(2, 0), _request(3, 4)]
+
+
+def _encoded(world, requests):
+    encoder = RequestEncoder(world.frozen.encoder)
+    return [encoder.encode(request, world.noun) for request in requests]
+
+
+def _ask(scorer, requests):
+    return scorer.score(scorer.encoded(requests))
 
 
 def _assert_same(ours, theirs):
@@ -112,7 +122,7 @@ def slow(world, merged_model, tiny_models):
 def test_scores_weights_and_neighbours_are_those_of_the_slow_path(world, scorer, slow, activation, level):
     world.publish(activation=activation, level=level)
     world.change(adapters=frozenset(world.digests[:1]), rows=frozenset(world.rows[:5]))
-    for scored, request in zip(scorer.score(REQUESTS), REQUESTS, strict=True):
+    for scored, request in zip(_ask(scorer, REQUESTS), REQUESTS, strict=True):
         assert scored.scores == pytest.approx(slow.scores(request), rel=1e-4)
         assert list(scored.weights.values()) == pytest.approx(slow.weights(request), rel=1e-4)
         assert list(scored.weights) == world.digests
@@ -123,41 +133,46 @@ def test_scores_weights_and_neighbours_are_those_of_the_slow_path(world, scorer,
 @level
 def test_a_batch_of_requests_gives_what_each_gives_alone(world, scorer, activation, level):
     world.publish(activation=activation, level=level)
-    together = scorer.score(REQUESTS)
-    _assert_same(together, [scorer.score([request])[0] for request in REQUESTS])
+    together = _ask(scorer, REQUESTS)
+    _assert_same(together, [_ask(scorer, [request])[0] for request in REQUESTS])
     assert [len(scored.scores) for scored in together] == [2, 1, 0, 4]
     assert len({score for scored in together for score in scored.scores}) == 7
 
 
+def test_requests_are_encoded_as_the_published_generation_words_them(world, scorer):
+    world.publish()
+    assert scorer.encoded(REQUESTS) == _encoded(world, REQUESTS)
+
+
 def test_a_request_without_candidates_has_no_scores(world, scorer):
     world.publish()
-    assert scorer.score([_request(1, 0)])[0].scores == ()
+    assert _ask(scorer, [_request(1, 0)])[0].scores == ()
 
 
 def test_weights_are_positive_and_sum_to_one(world, scorer):
     world.publish()
-    for scored in scorer.score(REQUESTS):
+    for scored in _ask(scorer, REQUESTS):
         assert min(scored.weights.values()) > 0.0
         assert math.fsum(scored.weights.values()) == pytest.approx(1.0)
 
 
 def test_a_generation_without_validation_rows_weighs_all_adapters_the_same(world, scorer):
     world.publish(rows=0)
-    scored = scorer.score(REQUESTS)[1]
+    scored = _ask(scorer, REQUESTS)[1]
     assert list(scored.weights.values()) == pytest.approx([1 / 3] * 3)
     assert scored.neighbours == ()
 
 
 def test_a_generation_without_adapters_scores_as_the_frozen_model(world, scorer):
     world.publish(adapters=0)
-    scored = scorer.score(REQUESTS)[3]
+    scored = _ask(scorer, REQUESTS)[3]
     assert scored.scores == pytest.approx(_frozen_scores(world.frozen, REQUESTS[3]), rel=1e-4)
     assert (scored.weights, scored.degraded) == ({}, True)
 
 
 def test_a_batch_is_measured_once(world, scorer):
     world.publish()
-    scorer.score(REQUESTS)
+    _ask(scorer, REQUESTS)
     watch = scorer._stopwatch
     assert (len(watch.forward), len(watch.neighbours)) == (1, 1)
     assert min(watch.forward + watch.neighbours) >= 0.0
@@ -176,9 +191,9 @@ def _frozen_scores(frozen, request):
 @activation
 def test_a_masked_shard_has_weight_exactly_zero_in_the_very_next_batch(world, scorer, activation):
     first, *others = world.publish(activation=activation)
-    before = scorer.score(REQUESTS)
+    before = _ask(scorer, REQUESTS)
     world.change(adapters=frozenset({first}), fence=1)
-    after = scorer.score(REQUESTS)
+    after = _ask(scorer, REQUESTS)
     for old, new in zip(before, after, strict=True):
         assert new.weights[first] == 0.0
         kept = math.fsum(old.weights[digest] for digest in others)
@@ -193,9 +208,9 @@ def test_a_masked_validation_row_does_not_route_and_is_not_named_in_the_very_nex
     request = REQUESTS[1]
     query = world.frozen.embed([world.frozen.encoder.context(request.history, "movie")])[0].numpy()
     nearest, second = np.argsort(-(world.embeddings @ query))[:2]
-    before = scorer.score([request])[0]
+    before = _ask(scorer, [request])[0]
     world.change(rows=frozenset({world.rows[nearest], "a row of another generation"}))
-    after = scorer.score([request])[0]
+    after = _ask(scorer, [request])[0]
     assert (before.neighbours, after.neighbours) == ((world.rows[nearest],), (world.rows[second],))
     assert _best(before) == world.digests[world.errors[nearest].argmin()]
     assert _best(after) == world.digests[world.errors[second].argmin()]
@@ -209,7 +224,7 @@ def _best(scored):
 def test_with_everything_masked_the_frozen_model_answers_alone_and_says_so(world, scorer, activation):
     digests = world.publish(activation=activation)
     world.change(adapters=frozenset(digests))
-    for scored, request in zip(scorer.score(REQUESTS), REQUESTS, strict=True):
+    for scored, request in zip(_ask(scorer, REQUESTS), REQUESTS, strict=True):
         assert scored.degraded
         assert set(scored.weights.values()) == {0.0}
         if request.candidates:
@@ -218,9 +233,9 @@ def test_with_everything_masked_the_frozen_model_answers_alone_and_says_so(world
 
 def test_a_mask_of_an_adapter_that_is_not_served_changes_nothing(world, scorer):
     world.publish()
-    before = scorer.score(REQUESTS)
+    before = _ask(scorer, REQUESTS)
     world.change(adapters=frozenset({"0" * 64}))
-    assert scorer.score(REQUESTS) == before
+    assert _ask(scorer, REQUESTS) == before
 
 
 # Generations
@@ -228,37 +243,37 @@ def test_a_mask_of_an_adapter_that_is_not_served_changes_nothing(world, scorer):
 
 def test_a_generation_published_meanwhile_is_swapped_in_before_scoring(world, scorer):
     old = world.publish(seed=1)
-    before = scorer.score(REQUESTS)
+    before = _ask(scorer, REQUESTS)
     new = world.publish(seed=2, adapters=2)
-    after = scorer.score(REQUESTS)
+    after = _ask(scorer, REQUESTS)
     assert [list(scored.weights) for scored in (before[0], after[0])] == [old, new]
     assert after[0].generation == world.current.generation != before[0].generation
 
 
 def test_a_generation_with_other_targets_is_not_disturbed_by_the_one_before(world, scorer, slow):
     world.publish(seed=1)
-    scorer.score(REQUESTS)
+    _ask(scorer, REQUESTS)
     world.publish(seed=2, lora_targets=("q_proj", "o_proj"))
-    assert scorer.score(REQUESTS)[3].scores == pytest.approx(slow.scores(REQUESTS[3]), rel=1e-4)
+    assert _ask(scorer, REQUESTS)[3].scores == pytest.approx(slow.scores(REQUESTS[3]), rel=1e-4)
 
 
 def test_a_generation_is_read_once(world, scorer):
     world.publish()
-    scorer.score(REQUESTS)
+    _ask(scorer, REQUESTS)
     snapshot = world.snapshots.current
-    scorer.score(REQUESTS)
+    _ask(scorer, REQUESTS)
     assert world.snapshots.current is snapshot
 
 
 def test_nothing_is_scored_before_a_generation_is_published(scorer):
     with pytest.raises(NotReady, match="no generation is published"):
-        scorer.score(REQUESTS)
+        _ask(scorer, REQUESTS)
 
 
 def test_a_generation_of_another_frozen_model_is_not_scored_with(world, scorer):
     world.publish(frozen={"digest": "0" * 64, "dtype": "float32"})
     with pytest.raises(NotReady, match="LETHE_MODEL"):
-        scorer.score(REQUESTS)
+        _ask(scorer, REQUESTS)
 
 
 def test_a_damaged_adapter_is_not_scored_with(world, scorer):
@@ -266,7 +281,7 @@ def test_a_damaged_adapter_is_not_scored_with(world, scorer):
     torn = world.store.root / "adapters" / digest / "adapter_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1] + b"\xff")
     with pytest.raises(Damaged):
-        scorer.score(REQUESTS)
+        _ask(scorer, REQUESTS)
     assert world.snapshots.current is None
 
 
@@ -275,7 +290,7 @@ def test_a_damaged_generation_is_not_scored_with(world, scorer, name):
     world.publish()
     (world.store.root / "generations" / world.current.generation / name).write_bytes(b"{}")
     with pytest.raises(Damaged):
-        scorer.score(REQUESTS)
+        _ask(scorer, REQUESTS)
 
 
 def test_a_generation_that_was_erased_while_it_was_read_gives_way_to_the_newer_one(world, scorer):
@@ -284,7 +299,7 @@ def test_a_generation_that_was_erased_while_it_was_read_gives_way_to_the_newer_o
     new = world.publish(seed=2)
     world.store.erase_except(new, [world.current.generation])
     late = Scorer(_Stale(stale, world), world.snapshots, world.frozen, FakeStopwatch())
-    assert late.score(REQUESTS)[0].generation == world.current.generation
+    assert late.score(_encoded(world, REQUESTS))[0].generation == world.current.generation
 
 
 class _Stale:
@@ -332,18 +347,18 @@ def _at(fence, requests=REQUESTS):
 def test_the_next_page_of_a_history_reads_no_context_and_scores_the_same(world, counting):
     world.publish()
     scorer = _remembering(world)
-    first = scorer.score(_at(0))
+    first = _ask(scorer, _at(0))
     read = counting.read
-    _assert_same(scorer.score(_at(0)), first)
+    _assert_same(_ask(scorer, _at(0)), first)
     assert counting.read == read == len(REQUESTS)
 
 
 def test_a_deletion_makes_every_context_be_read_again(world, counting):
     world.publish()
     scorer = _remembering(world)
-    scorer.score(_at(0))
+    _ask(scorer, _at(0))
     world.change(fence=1)
-    scorer.score(_at(1))
+    _ask(scorer, _at(1))
     assert counting.read == 2 * len(REQUESTS)
 
 
@@ -353,7 +368,7 @@ def test_a_history_that_was_read_before_a_deletion_is_not_remembered(world, coun
     world.change(fence=1)
     scorer = _remembering(world)
     for _ in range(2):
-        scorer.score(_at(fence))
+        _ask(scorer, _at(fence))
     assert counting.read == 2 * len(REQUESTS)
 
 
@@ -362,12 +377,12 @@ def test_a_history_that_was_read_before_a_deletion_is_not_remembered(world, coun
 def test_short_passes_score_what_one_pass_scores(world, scorer, activation, tokens):
     world.publish(activation=activation)
     short = Scorer(world, world.snapshots, world.frozen, FakeStopwatch(), forward_tokens=tokens)
-    _assert_same(short.score(REQUESTS), scorer.score(REQUESTS))
+    _assert_same(_ask(short, REQUESTS), _ask(scorer, REQUESTS))
 
 
 def test_at_most_m_adapters_answer_and_the_scores_are_theirs(world, scorer, slow):
     world.publish(adapters=6, top_m=2, tau=50.0)
-    for request, scored in zip(REQUESTS, scorer.score(REQUESTS), strict=True):
+    for request, scored in zip(REQUESTS, _ask(scorer, REQUESTS), strict=True):
         largest = sorted(slow.weights(request), reverse=True)[:2]
         assert sorted(scored.weights.values(), reverse=True)[:2] == pytest.approx(
             [weight / sum(largest) for weight in largest], rel=1e-4

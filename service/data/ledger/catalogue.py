@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,19 +29,25 @@ def all_items(connection: sa.Connection) -> tuple[Item, ...]:
 
 
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
-    return _items_where(connection, tables.items.c.item_id, ids, lambda item: item.item_id)
-
-
-def items_by_title(connection: sa.Connection, titles: Iterable[str]) -> dict[str, Item]:
-    return _items_where(connection, tables.items.c.title, titles, lambda item: item.title)
-
-
-def _items_where(
-    connection: sa.Connection, column: sa.Column[Any], values: Iterable[str], name: Callable[[Item], str]
-) -> dict[str, Item]:
+    """Id -> item; unknown ids are absent."""
     found: dict[str, Item] = {}
-    by_id = sa.select(tables.items).order_by(tables.items.c.item_id)
-    for chunk in chunks({value for value in values if is_storable(value)}):
-        for item in map(item_of, connection.execute(by_id.where(column.in_(chunk)))):
-            found.setdefault(name(item), item)
+    for chunk in chunks({item_id for item_id in ids if is_storable(item_id)}):
+        rows = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(chunk)))
+        found |= {item.item_id: item for item in map(item_of, rows)}
     return found
+
+
+def items_named(connection: sa.Connection, names: Iterable[str]) -> dict[str, Item]:
+    """Name -> item: that with this id, or else of those with this title the one with the smallest id."""
+    by_id: dict[str, Item] = {}
+    by_title: dict[str, Item] = {}
+    c = tables.items.c
+    for chunk in chunks({name for name in names if is_storable(name)}):
+        asked = set(chunk)
+        either = sa.select(tables.items).where(sa.or_(c.item_id.in_(chunk), c.title.in_(chunk)))
+        for item in map(item_of, connection.execute(either.order_by(c.item_id))):
+            if item.item_id in asked:
+                by_id[item.item_id] = item
+            if item.title in asked:
+                by_title.setdefault(item.title, item)
+    return by_title | by_id

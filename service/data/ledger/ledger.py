@@ -92,10 +92,10 @@ class Ledger:
         with self._database.reading() as connection:
             return catalogue.items_by_id(connection, ids)
 
-    def find_titles(self, titles: Iterable[str]) -> dict[str, Item]:
-        """Title -> item, for exact titles; of several items with one title, that with the smallest id."""
+    def items_named(self, names: Iterable[str]) -> dict[str, Item]:
+        """Name -> item, by its id or else its exact title; of several items with one title, that with the smallest id."""
         with self._database.reading() as connection:
-            return catalogue.items_by_title(connection, titles)
+            return catalogue.items_named(connection, names)
 
     def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]:
         """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""

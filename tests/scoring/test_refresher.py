@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from service.llm.packed import Prefix
+from service.scoring.contexts import ContextCache
+from service.scoring.refresher import Refresher
+
+
+def test_a_deletion_empties_what_is_remembered_even_if_nobody_asks_for_anything(world):
+    world.publish()
+    contexts, rounds = ContextCache(2**20), threading.Semaphore(0)
+    looked = threading.Event()
+
+    def wait(_seconds):
+        looked.set()
+        return rounds.acquire()
+
+    refresher = Refresher(world, world.snapshots, contexts, wait)
+    refresher.start()
+    assert looked.wait(60)
+    contexts.put([1, 2], Prefix(((torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)),), torch.zeros(4)), fence=0)
+    assert contexts.nbytes
+    looked.clear()
+    world.change(fence=1)
+    rounds.release()
+    assert looked.wait(60)
+    assert contexts.nbytes == 0
+    refresher.stop()
+    rounds.release()
