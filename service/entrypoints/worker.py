@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
-# The libraries that its fork server imports take seconds of a processor which serving needs. Builds add a niceness of their own; with
-# more than this, they would hardly go on beside a server that is never idle.
+# What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
+# than this, they would hardly go on beside a server that is never idle.
 _NICENESS = 5
 
 
