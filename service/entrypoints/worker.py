@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
 _GRACE = 10.0  # seconds that a worker has to end before it is killed
-_NICENESS = 10  # the libraries that a worker and its fork server import take seconds of a processor which serving needs
+# What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
+# than this, they would hardly go on beside a server that is never idle.
+_NICENESS = 5
 
 
 def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None:

@@ -40,6 +40,7 @@ def test_a_worker_that_is_killed_while_it_retrains_is_replaced_and_the_deletion_
 ) -> None:
     request_id = _forget_until_retraining(server, OTHERS[1])
     worker = _family(server.worker())
+    assert worker[0].nice() > psutil.Process(server.process.pid).nice()  # it yields to whoever answers
     worker[0].kill()
     done = server.completed(request_id)
     assert done["attempts"] >= 2

@@ -16,7 +16,7 @@ from service.evaluation.forgetting import Exam, compare, samples_by_user, set_as
 from service.evaluation.metrics import auc, log_loss
 from service.evaluation.scoring import Unmasked
 from service.records import BuildConfig, Interaction, Item, Opinion, Sample
-from service.scoring.requests import Scored
+from service.scoring.requests import EncodedRequest, Scored
 from service.scoring.scorer import Scorer
 
 PEOPLE, FILMS, FORGOTTEN = 30, 24, 2
@@ -154,9 +154,13 @@ class Answers(Scorer):
     def __init__(self, table):
         self._table = table
 
+    def encoded(self, requests):
+        ids = [[candidate.item_id for candidate in request.candidates] for request in requests]
+        return [EncodedRequest((), tuple(tuple(item_id.encode()) for item_id in own)) for own in ids]
+
     def score(self, requests):
         return [
-            Scored(tuple(self._table[item.item_id] for item in request.candidates), {}, (), "", 0, False)
+            Scored(tuple(self._table[bytes(ids).decode()] for ids in request.questions), {}, (), "", 0, False)
             for request in requests
         ]
 
