@@ -19,7 +19,8 @@ import pytest
 import sqlalchemy as sa
 
 from adapters_store import Store
-from service.build.build import Builder, corpus_of
+from service.build.build import Builder
+from service.build.corpus import corpus_of
 from service.build.rehearsal import RehearsalLedger
 from service.build.rows import load_array
 from service.data.ledger import Ledger

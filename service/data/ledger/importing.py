@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from service.data.ledger import tables, tombstones
 from service.data.ledger.catalogue import items_by_id, row_of
 from service.data.ledger.hashes import KeyedHashes
+from service.data.ledger.placements import mark_changed, mark_readers_changed
 from service.data.ledger.state import raise_revision, read_state, set_state
 from service.data.ledger.statements import chunks, count, is_storable, upsert
 from service.errors import ImportRefused
@@ -92,6 +93,7 @@ def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[i
     known = items_by_id(connection, given)
     differing = [item for item in given.values() if known.get(item.item_id) != item]
     upsert(connection, tables.items, [row_of(item) for item in differing])
+    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})
     new = sum(item.item_id not in known for item in differing)
     return new, len(differing) - new
 
@@ -115,5 +117,6 @@ def _take_interactions(connection: sa.Connection, wanted: Sequence[Interaction])
             known[row.user_id, row.item_id] = (row.liked, row.timestamp)
     differing = [row for row in wanted if known.get((row.user_id, row.item_id)) != (row.liked, row.timestamp)]
     upsert(connection, tables.interactions, [asdict(row) for row in differing])
+    mark_changed(connection, {row.user_id for row in differing})
     new = sum((row.user_id, row.item_id) not in known for row in differing)
     return new, len(differing) - new
