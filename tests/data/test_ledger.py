@@ -285,6 +285,29 @@ def test_who_loses_their_last_interaction_is_named_nowhere_in_what_is_remembered
     assert (remembered(filled), changed(filled)) == ({"bob"}, {})
 
 
+def test_units_are_read_in_the_order_of_the_tree_and_by_node(filled: Ledger) -> None:
+    now = changed(filled)
+    units = [
+        Place("a-1", "ann", "10", 1, "d1"),
+        Place("a-2", "ann", "01", 2, "d2"),
+        Place("b-1", "bob", "011", 3, "d3"),
+        Place("bob", "bob", "", 4, "d4"),
+    ]
+    filled.save_places(now, units)
+    with filled.reading() as reading:
+        columns = reading.place_columns()
+        assert (columns.paths, columns.samples, columns.digests) == (["01", "011", "10"], [2, 3, 1], ["d2", "d3", "d1"])
+        assert [place.unit_key for place in reading.places_under("01")] == ["a-2", "b-1"]
+        assert [place.unit_key for place in reading.places_under("")] == ["a-2", "b-1", "a-1"]
+        assert reading.validating() == units[3:]
+        assert reading.exposed() == {
+            ("adapter", "adapter-a"): 1,
+            ("adapter", "adapter-b"): 2,
+            ("row", "row-1"): 1,
+            ("row", "row-2"): 1,
+        }
+
+
 def test_another_outline_makes_builds_read_everybody_again(filled: Ledger) -> None:
     remember(filled, *changed(filled))
     before = filled.mask().revision
