@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     level: Literal["ND", "D"] = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
     history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
-    validation_percent: int = Field(_DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing")
+    validation_percent: float = Field(
+        _DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing, in percent"
+    )
     lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512, description="r of every adapter")
     lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1, description="Adapters are scaled by alpha / r")
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -83,7 +83,7 @@ class BuildConfig:
     level: str = "ND"  # ND (eq. 6) | D (eq. 5)
     samples_per_user: int = 16
     history_length: int = 10
-    validation_percent: int = 10  # of users, by keyed hash
+    validation_percent: float = 10.0  # of users, by keyed hash
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -107,6 +107,17 @@ class Shard:
 
     name: str  # where it stands in the partition: a tree node or a recorded number
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a build remembers of one unit (a user or a sample), so that it need not read it again."""
+
+    unit_key: str
+    user_id: str
+    path: str  # in the public tree; empty: its samples validate
+    samples: int
+    digest: str  # of its samples' content and order
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ from adapters_store import Store
 from service.benchmarking.interleaved import Contestant, Floor, Lap, Timing, race
 from service.benchmarking.models import Cost, times, total
 from service.benchmarking.report import Goal, Section, goals_of, section_of
-from service.build.adapters import AdapterMaker, canonical_order
-from service.build.build import Built, Corpus, corpus_of
+from service.build.adapters import AdapterMaker
+from service.build.build import Built
+from service.build.corpus import Corpus, corpus_of
 from service.build.progress import Progress
 from service.build.training import Lesson
 from service.data.ledger import Ledger
-from service.data.samples import is_validation_user
+from service.data.samples import canonical_order, is_validation_user
 from service.evaluation.forgetting import samples_by_user
 from service.evaluation.metrics import auc
 from service.evaluation.scoring import Unmasked, Untimed, score_samples

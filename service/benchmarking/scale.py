@@ -7,18 +7,20 @@ of the first build are put into the store as soon as they are planned, so that t
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors.numpy
@@ -28,11 +30,11 @@ from adapters_store import Store
 from service.benchmarking.report import Section
 from service.build.build import Builder
 from service.build.embedding import EmbeddingTask, PublicTextsTask
-from service.build.progress import Progress
+from service.build.progress import Progress, Silent
 from service.build.training import TrainingTask
 from service.build.validation import UserValidation, ValidationTask
 from service.build.workforce import Report, Result, Task, Workforce
-from service.data.ledger import Ledger
+from service.data.ledger import Ledger, Reading
 from service.data.samples import is_validation_user
 from service.errors import InvalidSetting, LetheError
 from service.forgetting.bell import open_bell
@@ -41,7 +43,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
-from service.records import BuildConfig, Interaction, Item, LedgerView
+from service.records import BuildConfig, Interaction, Item, Place
 
 _WIDTH = 32  # of made-up embeddings
 _ITEMS = 2_000
@@ -50,9 +52,12 @@ _START = 1_700_000_000  # seconds since the epoch
 _SECRET = b"the secret of a simulation"
 _GIB = 2**30
 _MOST_GIB = 4.0
-_BYTES_AN_ERROR = 130  # a NumPy number in a dictionary, and the same once more in a list
+_BYTES_AN_ERROR = 24  # float32: of the generation before, of the new one, chosen columns on the way, and its file twice
 
 Floats = NDArray[np.float32]
+
+
+_PLANNING = ("save_places", "record_exposures")
 
 
 class TooLarge(InvalidSetting):
@@ -74,7 +79,7 @@ class Plan:
     def config(self, stated: BuildConfig) -> BuildConfig:
         """The stated configuration, with the cap t at which about so many shards come about."""
         samples = self.users * min(self.interactions - 1, stated.samples_per_user)
-        in_training = samples * (100 - stated.validation_percent) // 100
+        in_training = samples * (100 - stated.validation_percent) / 100
         # A node is split when it holds more than t, so shards hold three quarters of t on average.
         cap = max(stated.samples_per_user, round(in_training / self.shards * 4 / 3))
         return replace(stated, max_shard_size=cap)
@@ -126,11 +131,30 @@ class StandIn(Workforce):
         )
 
 
+class WatchedReading:
+    """Passes every question on, and notes how long its answer took."""
+
+    def __init__(self, reading: Reading, noting: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._reading = reading
+        self._noting = noting
+
+    def __getattr__(self, name: str) -> Any:
+        answer = getattr(self._reading, name)
+        if not callable(answer):
+            return answer
+
+        def timed(*asked: Any) -> Any:
+            with self._noting(f"read {name}"):
+                return answer(*asked)
+
+        return timed
+
+
 class WatchedLedger(Ledger):
     """The real ledger, which notes how long each step of a build keeps it, and when the build's planning ends."""
 
     def __init__(self, url: str, secret: bytes, before_training: Callable[[Collection[str]], None]) -> None:
-        """`before_training` is called with the digests of all adapters of a build, before it is looked which are missing."""
+        """`before_training` is called with the digests of adapters of a build, before it is looked which are missing."""
         super().__init__(url, secret)
         self._before_training = before_training
         self.seconds: dict[str, float] = {}
@@ -140,20 +164,16 @@ class WatchedLedger(Ledger):
         """Forget what was noted."""
         self.seconds, self.planned_at = {}, None
 
-    def view(self) -> LedgerView:
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
         """As the ledger does."""
-        with self._noting("view"):
-            return super().view()
+        with super().reading() as reading:
+            yield cast(Reading, WatchedReading(reading, self._noting))
 
-    def placements(self) -> dict[str, tuple[str, str]]:
+    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
         """As the ledger does."""
-        with self._noting("placements"):
-            return super().placements()
-
-    def prune_placements(self, units: Collection[str]) -> None:
-        """As the ledger does."""
-        with self._noting("prune_placements"):
-            super().prune_placements(units)
+        with self._noting("save_places"):
+            super().save_places(changed, places)
 
     def record_exposures(
         self,
@@ -222,39 +242,101 @@ class Deletion:
     completed: Moment  # until the receipt is signed
     shards: int
     steps: Mapping[str, float]  # of the ledger, in `completed`
+    peak: float  # GiB that the process had held by its end
+
+
+class Installation:
+    """In a folder, with a model that is made up."""
+
+    def __init__(self, folder: Path, model: ModelSpec, config: BuildConfig, plan: Plan, progress: Progress) -> None:
+        """`model` gives the tokenizer."""
+        self._plan, self._progress, self._config = plan, progress, config
+        self._workforce = StandIn(plan)
+        self._store = Store(folder / "store")
+        self.ledger = WatchedLedger(f"sqlite:///{folder / 'ledger.sqlite'}", _SECRET, self._put_adapters)
+        self._putting = Moment(0.0, 0.0)
+        self._first = False
+        signer = ReceiptSigner.open(folder / "receipts.pem")
+        self._intake = Intake(self.ledger, signer, TombstoneFile(folder / "tombstones.jsonl"))
+        builder = Builder(self.ledger, self._store, model, self._workforce, _SECRET, progress)
+        bell = open_bell(None, folder / "worker.lock")
+        self._reconciler = Reconciler(self.ledger, self._store, builder, bell, signer, config)
+
+    def build(self) -> tuple[Moment, Moment, int]:
+        """The first generation: what its planning took, and the rest; how many shards it has."""
+        self.ledger.begin()
+        self._first, began = True, Moment.now()
+        built = self._reconciler.rebuild(self._config)
+        ended, self._first = Moment.now(), False
+        planned_at = self.ledger.planned_at or ended
+        return planned_at.since(began).since(self._putting), ended.since(planned_at), len(built.shards)
+
+    def delete(self, person: str) -> Deletion:
+        """From the request to the receipt."""
+        began = Moment.now()
+        request = self._intake.forget(person, None, None)
+        masked = Moment.now().since(began)
+        self.ledger.begin()
+        trained, began = self._workforce.trained, Moment.now()
+        self._reconciler.settle()
+        ended = Moment.now()
+        if self.ledger.request(request.request_id).state != "completed":
+            raise LetheError("a deletion of the simulation was not completed by one pass of the worker")
+        return Deletion(
+            masked=masked,
+            planned=(self.ledger.planned_at or ended).since(began),
+            completed=ended.since(began, self._workforce.trained - trained),
+            shards=len(request.affected_shards),
+            steps=dict(self.ledger.seconds),
+            peak=peak_gib(),
+        )
+
+    def _put_adapters(self, digests: Collection[str]) -> None:
+        if not self._first:
+            return
+        began = Moment.now()
+        self._progress.phase("making up adapters", len(digests))
+        for digest in digests:
+            with self._store.new_adapter(digest) as folder:
+                for name, content in self._workforce.adapter(digest).items():
+                    (folder / name).write_bytes(content)
+            self._progress.advance(1)
+        self._putting = self._putting.plus(Moment.now().since(began))
+
+
+def delete_anew(folder: Path, model: ModelSpec, config: BuildConfig, plan: Plan, person: str) -> Deletion:
+    """A deletion in an installation that this process has just opened, as a worker does that starts."""
+    installation = Installation(folder, model, config, plan, Silent())
+    deletion = installation.delete(person)
+    installation.ledger.close()
+    return deletion
 
 
 class Simulation:
-    """An installation in a folder, whose model is made up."""
+    """Import, a first build, deletions."""
 
     def __init__(self, folder: Path, model: ModelSpec, stated: BuildConfig, plan: Plan, progress: Progress) -> None:
-        """`model` gives the tokenizer. Raises TooLarge."""
-        self._plan, self._progress = plan, progress
+        """Raises TooLarge."""
+        self._folder, self._model, self._plan, self._progress = folder, model, plan, progress
         self.config = plan.config(stated)
         _check_size(self.config, plan)
-        self._workforce = StandIn(plan)
-        self._store = Store(folder / "store")
-        self._ledger = WatchedLedger(f"sqlite:///{folder / 'ledger.sqlite'}", _SECRET, self._put_adapters)
-        self._putting = Moment(0.0, 0.0)
-        self._first = True
-        signer = ReceiptSigner.open(folder / "receipts.pem")
-        self._intake = Intake(self._ledger, signer, TombstoneFile(folder / "tombstones.jsonl"))
-        builder = Builder(self._ledger, self._store, model, self._workforce, _SECRET, progress)
-        bell = open_bell(None, folder / "worker.lock")
-        self._reconciler = Reconciler(self._ledger, self._store, builder, bell, signer, self.config)
+        self._installation = Installation(folder, model, self.config, plan, progress)
 
     def run(self) -> list[Section]:
-        """Import, build, and delete some people one after another; the tables."""
+        """Import, build, and delete some people one after another, the last one in a process of its own; the tables."""
         before, imported = peak_gib(), self._import()
         rows = self._plan.users * self._plan.interactions
         steps = [_step("libraries, before anything", [], None, before), _step("import", [imported], rows, peak_gib())]
-        planned, completed, shards = self._build()
+        planned, completed, shards = self._installation.build()
         steps += [_step("first build, planned", [planned], rows)]
         steps += [_step("first build, the rest", [completed], rows, peak_gib())]
-        deletions = [self._delete(person) for person in self._people()]
-        self._ledger.close()
-        steps += _deletion_steps(deletions, self._plan.interactions, rows / shards)
-        steps[-1]["peak GiB"] = peak_gib()
+        *people, last = self._people()
+        deletions = [self._installation.delete(person) for person in people]
+        self._installation.ledger.close()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+            anew = apart.submit(delete_anew, self._folder, self._model, self.config, self._plan, last).result()
+        steps += _deletion_steps("a deletion", deletions, self._plan.interactions, rows / shards)
+        steps += _deletion_steps("in a new process", [anew], self._plan.interactions, rows / shards)
         title = f"control plane: {self._plan.users:,} people, {shards:,} shards, cap {self.config.max_shard_size}"
         return [
             Section(title, tuple(steps), _STEP_NOTES),
@@ -269,55 +351,17 @@ class Simulation:
             numbers = range(first, min(first + _IMPORTED_AT_ONCE, self._plan.users))
             rows = [row for number in numbers for row in _interactions(number, self._plan.interactions, draw)]
             began = Moment.now()
-            self._ledger.import_data(catalogue if first == 0 else [], rows, "movie")
+            self._installation.ledger.import_data(catalogue if first == 0 else [], rows, "movie")
             taken = taken.plus(Moment.now().since(began))
             self._progress.advance(len(numbers))
         return taken
 
-    def _build(self) -> tuple[Moment, Moment, int]:
-        self._ledger.begin()
-        began = Moment.now()
-        built = self._reconciler.rebuild(self.config)
-        ended, self._first = Moment.now(), False
-        planned_at = self._ledger.planned_at or ended
-        return planned_at.since(began).since(self._putting), ended.since(planned_at), len(built.shards)
-
-    def _delete(self, person: str) -> Deletion:
-        began = Moment.now()
-        request = self._intake.forget(person, None, None)
-        masked = Moment.now().since(began)
-        self._ledger.begin()
-        trained, began = self._workforce.trained, Moment.now()
-        self._reconciler.settle()
-        ended = Moment.now()
-        if self._ledger.request(request.request_id).state != "completed":
-            raise LetheError("a deletion of the simulation was not completed by one pass of the worker")
-        return Deletion(
-            masked=masked,
-            planned=(self._ledger.planned_at or ended).since(began),
-            completed=ended.since(began, self._workforce.trained - trained),
-            shards=len(request.affected_shards),
-            steps=dict(self._ledger.seconds),
-        )
-
     def _people(self) -> list[str]:
-        """Some of those whom adapters have seen."""
+        """Some of those whom adapters have seen, and one more."""
         percent, seed = self.config.validation_percent, self.config.seed
         numbers = random.Random(self._plan.seed + 1).sample(range(self._plan.users), self._plan.users)
         seen = (user_id(n) for n in numbers if not is_validation_user(user_id(n), percent, seed))
-        return list(islice(seen, self._plan.deletions))
-
-    def _put_adapters(self, digests: Collection[str]) -> None:
-        if not self._first:
-            return
-        began = Moment.now()
-        self._progress.phase("making up adapters", len(digests))
-        for digest in digests:
-            with self._store.new_adapter(digest) as folder:
-                for name, content in self._workforce.adapter(digest).items():
-                    (folder / name).write_bytes(content)
-            self._progress.advance(1)
-        self._putting = Moment.now().since(began)
+        return list(islice(seen, self._plan.deletions + 1))
 
 
 def items() -> list[Item]:
@@ -335,7 +379,8 @@ def _interactions(number: int, count: int, draw: random.Random) -> Iterator[Inte
 
 
 def _check_size(config: BuildConfig, plan: Plan) -> None:
-    rows = plan.users * config.validation_percent // 100 * min(plan.interactions - 1, config.samples_per_user)
+    people = round(plan.users * config.validation_percent / 100)
+    rows = people * min(plan.interactions - 1, config.samples_per_user)
     needed = rows * plan.shards * _BYTES_AN_ERROR / _GIB
     if needed > _MOST_GIB:
         raise TooLarge(
@@ -361,21 +406,25 @@ def _step(name: str, taken: Sequence[Moment], rows: float | None = None, peak: f
     }
 
 
-def _deletion_steps(deletions: Sequence[Deletion], own: int, of_a_shard: float) -> list[dict[str, Any]]:
+def _deletion_steps(name: str, deletions: Sequence[Deletion], own: int, of_a_shard: float) -> list[dict[str, Any]]:
     retrained = of_a_shard * median(deletion.shards for deletion in deletions)
-    rows = {"a deletion, masked": own, "a deletion, planned": retrained, "a deletion, completed": retrained}
-    taken = {
-        "a deletion, masked": [deletion.masked for deletion in deletions],
-        "a deletion, planned": [deletion.planned for deletion in deletions],
-        "a deletion, completed": [deletion.completed for deletion in deletions],
-    }
-    return [_step(name, moments, rows[name]) for name, moments in taken.items()]
+    return [
+        _step(f"{name}, masked", [deletion.masked for deletion in deletions], own),
+        _step(f"{name}, planned", [deletion.planned for deletion in deletions], retrained),
+        _step(
+            f"{name}, completed",
+            [deletion.completed for deletion in deletions],
+            retrained,
+            max(deletion.peak for deletion in deletions),
+        ),
+    ]
 
 
 _STEP_NOTES = (
     "of a processor: seconds of this process on one, which does not grow when others keep the machine busy",
     "of a deletion: the median, and the slowest; planned and completed count from the worker's first look, without training",
     "peak GiB: the most that the process had held by the end of that step; the first build's adapters are made up, not trained",
+    "in a new process: one that opened ledger and store for it, so that it reads all adapters to see that they are sound",
     "floor rows: interactions that the step cannot do without; of a deletion, the person's own, and those of whom it retrains",
 )
 
@@ -384,11 +433,10 @@ def _shares(deletions: Sequence[Deletion]) -> Iterator[dict[str, Any]]:
     completed = median(deletion.completed.clock for deletion in deletions)
     steps = sorted({step for deletion in deletions for step in deletion.steps})
     taken = {step: median(deletion.steps.get(step, 0.0) for deletion in deletions) for step in steps}
-    before = ("view", "placements", "prune_placements", "record_exposures")
     planned = median(deletion.planned.clock for deletion in deletions)
-    in_planning = sum(taken.get(step, 0.0) for step in before)
+    in_planning = sum(seconds for step, seconds in taken.items() if step in _PLANNING or step.startswith("read "))
     rest = {
-        "planning beside the ledger: samples, prompts, tokens, digests": planned - in_planning,
+        "planning beside the ledger: nodes, digests, a look at every adapter": planned - in_planning,
         "the rest: rows, manifest, store, search for remains": completed - planned - sum(taken.values()) + in_planning,
     }
     for step, seconds in {**{f"ledger: {step}": seconds for step, seconds in taken.items()}, **rest}.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, digest_of
@@ -11,7 +12,7 @@ from service.build.progress import Progress
 from service.build.training import Lesson, TrainingTask, train_adapter
 from service.build.workforce import Workforce
 from service.data import prompts
-from service.data.samples import canonical, sample_order_key
+from service.data.samples import canonical
 from service.llm.encoder import Encoder, ModelSpec
 from service.records import BuildConfig, Sample, Shard
 
@@ -38,8 +39,15 @@ class AdapterMaker:
         self._environment = environment
 
     def digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
-        """What names the adapter of a shard: all that it is made from, and what it is made with."""
+        """What names the adapter of some samples: all that it is made from, and what it is made with."""
         return digest_of([self._recipe_digest(shard, noun, config), self._environment])
+
+    def digest_by_content(self, content: str, config: BuildConfig) -> str:
+        """The same of a shard whose samples are not at hand, but what names them (`content_of`).
+
+        As that names order and people too, adapters of one such digest have the same bytes and have seen the same people.
+        """
+        return digest_of([{**self._recipe(config), "units": content}, self._environment])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that the store does not hold; a damaged one is removed and counts as missing."""
@@ -62,22 +70,22 @@ class AdapterMaker:
         return Lesson(context, self._encoder.question(sample.target, noun), sample.liked)
 
     def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
-        """Of an adapter as it is meant, on whatever machine: from it training draws its order."""
-        return digest_of(
-            {
-                "format": _FORMAT,
-                "frozen": {"digest": self._encoder.digest, "dtype": self._model.dtype},
-                "template": prompts.TEMPLATE_VERSION,
-                "training": _training_part(config),
-                "samples": [canonical(sample, noun) for sample in shard.samples],
-            }
-        )
+        """Of an adapter as it is meant, on whatever machine and whoever said it: from it training draws its order."""
+        return digest_of({**self._recipe(config), "samples": [canonical(sample, noun) for sample in shard.samples]})
+
+    def _recipe(self, config: BuildConfig) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "frozen": {"digest": self._encoder.digest, "dtype": self._model.dtype},
+            "template": prompts.TEMPLATE_VERSION,
+            "training": _training_part(config),
+        }
 
     def _usable(self, digest: str) -> bool:
         if not self._store.has_adapter(digest):
             return False
         try:
-            self._store.adapter(digest)
+            self._store.known_adapter_sums(digest)
         except (DamagedArtifact, MissingArtifact):
             # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
             self._store.remove_adapter(digest)
@@ -99,9 +107,9 @@ class AdapterMaker:
                 (folder / name).write_bytes(content)
 
 
-def canonical_order(samples: Sequence[Sample], seed: int) -> tuple[Sample, ...]:
-    """A shard's or a user's samples in the one order in which they are named and trained on."""
-    return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))
+def content_of(units: Iterable[str]) -> str:
+    """What names the content of a shard: a digest over those of its units."""
+    return hashlib.sha256("\n".join(sorted(units)).encode()).hexdigest()
 
 
 def _training_part(config: BuildConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Everything is named by the digest of what it was made from, so what did not chan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,32 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
-from service.build.adapters import AdapterMaker, canonical_order
+from service.build.adapters import AdapterMaker
+from service.build.corpus import Corpus, corpus_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
 from service.build.environment import environment_of
-from service.build.placement import Placer, units_of
+from service.build.memo import Memo, NotAsRemembered
+from service.build.placement import Placer
+from service.build.plan import Material, Plan, PlannedShard, PlannedUser, WholePlan
 from service.build.progress import Progress, Silent
-from service.build.rows import RowMaker, ValidationUser, array_bytes, known_rows, row_keys
+from service.build.rows import KnownRows, RowMaker, ValidationUser, array_bytes, row_keys
+from service.build.training import Lesson
 from service.build.workforce import Workforce
 from service.data import prompts
 from service.data.ledger import Ledger
-from service.data.samples import canonical, is_validation_user, user_samples
 from service.llm.encoder import Encoder, ModelSpec
 from service.llm.frozen import POOLING
-from service.records import BuildConfig, Item, LedgerView, Published, Sample, Shard
+from service.records import BuildConfig, Item, Published
 
 FORMAT = "lethe-generation-1"
 _ITEMS_A_TASK = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """What a generation is made from: everybody's samples by user, already split."""
-
-    noun: str
-    items: tuple[Item, ...]
-    training: dict[str, tuple[Sample, ...]]
-    validation: dict[str, tuple[Sample, ...]]
+_RECORDED_AT_ONCE = 512  # shards, in one transaction
+_TRAINED_AT_ONCE = 256  # shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +55,19 @@ class Built:
         return self.published.fence
 
 
-def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
-    """Split users by keyed hash, and cut each user's windows from their own rows alone."""
-    items = {item.item_id: item for item in view.items}
-    training: dict[str, tuple[Sample, ...]] = {}
-    validation: dict[str, tuple[Sample, ...]] = {}
-    for user_id, interactions in view.interactions.items():
-        samples = user_samples(interactions, items, config.history_length, config.samples_per_user)
-        if samples:
-            held_out = is_validation_user(user_id, config.validation_percent, config.seed)
-            (validation if held_out else training)[user_id] = samples
-    return Corpus(view.noun, view.items, training, validation)
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a generation will consist of, and what must be computed for it."""
+
+    fence: int
+    noun: str
+    items: tuple[Item, ...]
+    shards: dict[str, PlannedShard]  # by their adapters' digests
+    users: list[ValidationUser]
+    missing: list[str]  # digests of adapters
+    previous: StoredGeneration | None
+    known: KnownRows
+    material: Material
 
 
 class Builder:
@@ -95,6 +93,8 @@ class Builder:
         self._progress: Progress = progress or Silent()
         self._environment = environment_of(model.device) if environment is None else environment
         self._adapters = AdapterMaker(store, self._encoder, model, workforce, self._progress, self._environment)
+        self._placer = Placer(ledger, self._encoder, model, workforce, self._progress, self._environment)
+        self._memo = Memo(ledger, self._placer)
 
     @property
     def frozen(self) -> dict[str, str]:
@@ -107,77 +107,102 @@ class Builder:
         return {"frozen": self.frozen, "pooling": POOLING, "environment": self._environment}
 
     def build(self, config: BuildConfig) -> Built:
-        """Read the ledger once and make its generation."""
-        view = self._ledger.view()
-        return self.build_corpus(corpus_of(view, config), config, view.fence)
+        """Read of the ledger, at one moment, what is needed, and make its generation."""
+        if config.partition == "algorithm1" or not self._ledger.remembers:
+            view = self._ledger.view()
+            return self.build_corpus(corpus_of(view, config), config, view.fence)
+        self._memo.refresh(config)
+        try:
+            return self._make(self._work_from_memory(config), config)
+        except NotAsRemembered:
+            self._memo.distrust()
+            raise
 
     def build_corpus(self, corpus: Corpus, config: BuildConfig, fence: int) -> Built:
-        """Make the generation of a corpus that was read at `fence`.
+        """Make the generation of a corpus that was read at `fence`. Nothing is remembered of it.
 
         Raises:
             LetheError, StoreFailure: nothing half-made is left where it could be served.
         """
-        planned = self._plan_shards(corpus, config)
-        shards = dict(planned)
-        users = self._plan_validation(corpus, config)
-        # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
-        self._ledger.record_exposures(
-            fence,
-            _seen_by(planned),
-            {key: user.user_id for user in users for key in user.keys},
-            {digest: shard.name for digest, shard in shards.items()},
-        )
-        trained = self._train_missing(shards, corpus.noun, config)
-        previous = self._previous()
-        maker = RowMaker(self._store, self._model, self._workforce, self._progress)
-        files = maker.files(users, list(shards), known_rows(previous, self.frozen), config)
-        files |= self._catalogue_files(corpus.items, previous)
-        manifest = self._manifest(corpus, config, shards, users)
+        return self._make(self._work(WholePlan(corpus, self._placer, config, fence), config), config)
+
+    def _work_from_memory(self, config: BuildConfig) -> Work:
+        with self._ledger.reading() as reading:
+            plan: Plan | None = self._memo.plan(reading, config)
+            if plan is None:  # another process builds in another way just now
+                plan = WholePlan(corpus_of(reading.view(), config), self._placer, config, reading.fence)
+            return self._work(plan, config)
+
+    def _make(self, work: Work, config: BuildConfig) -> Built:
+        trained = self._train_missing(work, config)
+        files = self._row_files(work, config) | self._catalogue_files(work.items, work.previous)
+        manifest = self._manifest(work, config)
         return Built(
             published=Published(
-                self._store.add_generation(manifest, files), fence, config, self.frozen, self._environment
+                self._store.add_generation(manifest, files), work.fence, config, self.frozen, self._environment
             ),
             trained=trained,
-            shards={digest: shard.name for digest, shard in shards.items()},
-            rows=frozenset(key for user in users for key in user.keys),
+            shards={digest: shard.name for digest, shard in work.shards.items()},
+            rows=frozenset(key for user in work.users for key in user.keys),
         )
 
-    # Which adapters there should be
+    # What there should be, and what of it there is not
 
-    def _plan_shards(self, corpus: Corpus, config: BuildConfig) -> list[tuple[str, Shard]]:
-        """Digest and shard; people who said the same things may make two shards of one digest."""
-        units = units_of(corpus.training, corpus.noun, config)
-        placer = Placer(self._ledger, self._encoder, self._model, self._workforce, self._progress, self._environment)
-        names = placer.place(units, corpus.items, corpus.noun, config)
-        members: dict[str, list[Sample]] = {}
-        for unit in units:
-            members.setdefault(names[unit.key], []).extend(unit.samples)
-        shards = [Shard(name, canonical_order(samples, config.seed)) for name, samples in sorted(members.items())]
-        return [(self._adapters.digest(shard, corpus.noun, config), shard) for shard in shards]
+    def _work(self, plan: Plan, config: BuildConfig) -> Work:
+        shards = {self._adapters.digest_by_content(shard.content, config): shard for shard in plan.shards}
+        users = [self._validation_user(user, config) for user in plan.users]
+        # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
+        self._record_exposures(plan, shards, users)
+        missing = self._adapters.missing(list(shards))
+        previous = self._previous()
+        known = KnownRows.of(previous, self.frozen)
+        lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
+        material = plan.material([shards[digest].name for digest in missing], lacking)
+        return Work(plan.fence, plan.noun, plan.items, shards, users, missing, previous, known, material)
+
+    def _record_exposures(
+        self, plan: Plan, shards: Mapping[str, PlannedShard], users: Sequence[ValidationUser]
+    ) -> None:
+        """Of those artifacts alone of which not everybody is known yet.
+
+        An artifact's name decides whom it has seen, so nobody else is known of it, and equal sums mean everybody. Who is
+        forgotten from now on is masked by what is known now; and who was forgotten before is not among those known.
+        """
+        with self._ledger.reading() as reading:
+            known = reading.exposed()
+        rows = {key: user.user_id for user in users for key in user.keys if ("row", key) not in known}
+        open_ = [digest for digest, shard in shards.items() if known.get(("adapter", digest)) != shard.samples]
+        for first in range(0, max(len(open_), bool(rows)), _RECORDED_AT_ONCE):
+            some = {digest: shards[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
+            people = {digest: Counter(plan.people(name)).elements() for digest, name in some.items()}
+            self._ledger.record_exposures(plan.fence, people, rows if first == 0 else {}, some)
 
     # Adapters
 
-    def _train_missing(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> tuple[str, ...]:
-        missing = self._adapters.missing(list(shards))
-        self._ledger.set_shards_training(len(missing))
+    def _train_missing(self, work: Work, config: BuildConfig) -> tuple[str, ...]:
+        self._ledger.set_shards_training(len(work.missing))
         try:
-            self._adapters.train({digest: shards[digest] for digest in missing}, noun, config)
+            # Some at a time: the tokens of everybody's samples may not fit into memory.
+            for first in range(0, len(work.missing), _TRAINED_AT_ONCE):
+                some = work.missing[first : first + _TRAINED_AT_ONCE]
+                shards = {digest: work.material.shard(work.shards[digest].name) for digest in some}
+                self._adapters.train(shards, work.noun, config)
         finally:
             self._ledger.set_shards_training(0)
-        return tuple(missing)
+        return tuple(work.missing)
 
     # Validation rows and catalogue
 
-    def _plan_validation(self, corpus: Corpus, config: BuildConfig) -> list[ValidationUser]:
-        planned = []
-        for user_id, samples in sorted(corpus.validation.items()):
-            ordered = canonical_order(samples, config.seed)
-            batch = digest_of(
-                [self._made_with, config.activation, [canonical(sample, corpus.noun) for sample in ordered]]
-            )
-            keys = row_keys(self._secret, user_id, batch, len(ordered))
-            planned.append(ValidationUser(user_id, keys, tuple(self._adapters.lesson(s, corpus.noun) for s in ordered)))
-        return planned
+    def _validation_user(self, user: PlannedUser, config: BuildConfig) -> ValidationUser:
+        batch = digest_of([self._made_with, config.activation, user.digest])
+        return ValidationUser(user.user_id, row_keys(self._secret, user.user_id, batch, user.samples))
+
+    def _row_files(self, work: Work, config: BuildConfig) -> dict[str, bytes]:
+        def lessons_of(user_id: str) -> tuple[Lesson, ...]:
+            return tuple(self._adapters.lesson(sample, work.noun) for sample in work.material.samples(user_id))
+
+        maker = RowMaker(self._store, self._model, self._workforce, self._progress)
+        return maker.files(work.users, list(work.shards), work.known, lessons_of, config)
 
     def _catalogue_files(self, items: Sequence[Item], previous: StoredGeneration | None) -> dict[str, bytes]:
         if previous is not None and previous.manifest["catalogue"] == self._catalogue_digest(items):
@@ -199,28 +224,26 @@ class Builder:
         found = [parts[number] for number in range(len(tasks))]
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
-    def _manifest(
-        self, corpus: Corpus, config: BuildConfig, shards: Mapping[str, Shard], users: Sequence[ValidationUser]
-    ) -> dict[str, Any]:
+    def _manifest(self, work: Work, config: BuildConfig) -> dict[str, Any]:
         adapters = [
             {
                 "digest": digest,
                 "shard": shard.name,
-                "samples": len(shard.samples),
-                "files": self._store.adapter_sums(digest),
+                "samples": shard.samples,
+                "files": self._store.known_adapter_sums(digest),
             }
-            for digest, shard in shards.items()
+            for digest, shard in work.shards.items()
         ]
         return {
             "format": FORMAT,
             "frozen": self.frozen,
             "template": prompts.TEMPLATE_VERSION,
-            "noun": corpus.noun,
-            "catalogue": self._catalogue_digest(corpus.items),
+            "noun": work.noun,
+            "catalogue": self._catalogue_digest(work.items),
             "config": asdict(config),
             "environment": dict(self._environment),
             "adapters": adapters,
-            "validation_rows": sum(len(user.keys) for user in users),
+            "validation_rows": sum(len(user.keys) for user in work.users),
         }
 
     def _previous(self) -> StoredGeneration | None:
@@ -231,11 +254,3 @@ class Builder:
         except (DamagedArtifact, MissingArtifact):
             return None
         return previous if previous is not None and previous.manifest["format"] == FORMAT else None
-
-
-def _seen_by(planned: Sequence[tuple[str, Shard]]) -> dict[str, list[str]]:
-    """Adapter digest -> a user id for each of the samples behind it."""
-    seen: dict[str, list[str]] = {}
-    for digest, shard in planned:
-        seen.setdefault(digest, []).extend(sample.user_id for sample in shard.samples)
-    return seen

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,15 @@ class Plane:
 
     direction: Doubles  # (H,)
     threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of the tree, and the units below it: those from `first` on, before `end`, in order of their paths."""
+
+    path: str
+    first: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,20 @@ def hash_path(key: str, seed: int) -> str:
 
 def shards_of_paths(paths: Mapping[str, str], sizes: Mapping[str, int], cap: int) -> dict[str, str]:
     """unit key -> node: the shallowest node above it that holds at most `cap` samples (a leaf may hold one big unit)."""
-    return dict(_assign("", sorted(paths), paths, sizes, cap))
+    keys = sorted(paths, key=lambda key: (paths[key], key))
+    nodes = nodes_of_paths([paths[key] for key in keys], [sizes[key] for key in keys], cap)
+    return {key: node.path for node in nodes for key in keys[node.first : node.end]}
+
+
+def nodes_of_paths(paths: Sequence[str], sizes: Sequence[int], cap: int) -> list[Node]:
+    """The nodes that are shards, in order, of units whose `paths` are given in order; a cost per node, not per unit."""
+    before = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])  # samples before each unit
+    return list(_split(Node("", 0, len(paths)), paths, before, cap)) if paths else []
+
+
+def anchor_pool(items: Sequence[Item], seed: int) -> list[Item]:
+    """The items of which anchors are made, chosen by keyed hashes of item ids."""
+    return sorted(items, key=lambda item: _hash(seed, "pool", item.item_id))[:_ANCHOR_POOL]
 
 
 def anchor_histories(items: Sequence[Item], length: int, seed: int) -> list[list[Opinion]]:
@@ -78,7 +101,7 @@ def anchor_histories(items: Sequence[Item], length: int, seed: int) -> list[list
 
     Anchors differ in what they hold and in how much of it they like, so that the planes through them split both.
     """
-    pool = sorted(items, key=lambda item: _hash(seed, "pool", item.item_id))[:_ANCHOR_POOL]
+    pool = anchor_pool(items, seed)
     return [_anchor(number, pool, length, seed) for number in range(ANCHORS if pool else 0)]
 
 
@@ -109,14 +132,16 @@ def fill(embeddings: Floats, sizes: Sequence[int], centers: Doubles, loads: Sequ
     return shard
 
 
-def _assign(
-    node: str, units: list[str], paths: Mapping[str, str], sizes: Mapping[str, int], cap: int
-) -> list[tuple[str, str]]:
-    together = sum(sizes[unit] for unit in units) <= cap
-    if together or all(len(paths[unit]) == len(node) for unit in units):
-        return [(unit, node) for unit in units]
-    sides = ((node + bit, [unit for unit in units if paths[unit].startswith(node + bit)]) for bit in ("0", "1"))
-    return [pair for child, inside in sides if inside for pair in _assign(child, inside, paths, sizes, cap)]
+def _split(node: Node, paths: Sequence[str], before: NDArray[np.int64], cap: int) -> Iterator[Node]:
+    together = before[node.end] - before[node.first] <= cap
+    if together or paths[node.end - 1] == node.path:  # the last of them in order: then all of them end here
+        yield node
+        return
+    middle = bisect_left(paths, node.path + "1", node.first, node.end)
+    if node.first < middle:
+        yield from _split(Node(node.path + "0", node.first, middle), paths, before, cap)
+    if middle < node.end:
+        yield from _split(Node(node.path + "1", middle, node.end), paths, before, cap)
 
 
 def _halve(node: str, rows: Doubles, planes: dict[str, Plane]) -> dict[str, Doubles]:

@@ -1,4 +1,4 @@
-"""Where each unit goes, remembered in the ledger: paths in the public tree, or the recorded partition of Algorithm 1."""
+"""Where each unit goes: its path in the public tree, or the recorded partition of Algorithm 1."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.build.progress import Progress
 from service.build.workforce import Workforce
 from service.data import prompts
 from service.data.ledger import Ledger
-from service.data.samples import canonical, sample_order_key
+from service.data.samples import canonical, canonical_order, sample_order_key
 from service.llm.encoder import Encoder, ModelSpec
 from service.llm.frozen import POOLING
 from service.records import BuildConfig, Item, Opinion, Sample
@@ -23,11 +23,21 @@ from service.records import BuildConfig, Item, Opinion, Sample
 Floats = NDArray[np.float32]
 _GROUPS_A_TASK = 64
 _WINDOWS_EMBEDDED = 4  # of a unit, at most
+_FORMAT = "lethe-places-1"
+_DECIDING = (
+    "partition",
+    "unit",
+    "tree_depth",
+    "samples_per_user",
+    "history_length",
+    "validation_percent",
+    "seed",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is never split between shards: a user, or a sample. `digest` names its content."""
+    """What is never split between shards: a user, or a sample. `digest` names its content and its order in training."""
 
     key: str
     user_id: str
@@ -40,8 +50,13 @@ def units_of(samples: Mapping[str, tuple[Sample, ...]], noun: str, config: Build
     return [unit for user, own in sorted(samples.items()) for unit in _units_of_user(user, own, noun, config)]
 
 
+def unit_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> Unit:
+    """All of a user's samples as one unit."""
+    return Unit(user, user, samples, _digest(samples, noun, config.seed))
+
+
 class Placer:
-    """Gives every unit its shard's name; embeds only the units whose place is not known yet."""
+    """Gives units their paths in the public tree, or their recorded shards."""
 
     def __init__(
         self,
@@ -63,16 +78,41 @@ class Placer:
         """unit key -> shard name, for all `units`."""
         if config.partition == "algorithm1":
             return self._recorded(units, noun, config)
-        paths = self._hash_paths(units, config)
-        if config.partition == "tree":
-            semantic = self._semantic_paths(units, items, noun, config)
-            paths = {key: semantic[key] + path for key, path in paths.items()}
+        paths = self.paths(units, self.tree(items, noun, config), noun, config) if units else {}
         sizes = {unit.key: len(unit.samples) for unit in units}
         return partition.shards_of_paths(paths, sizes, config.max_shard_size)
 
+    def paths(
+        self, units: Sequence[Unit], tree: partition.PublicTree, noun: str, config: BuildConfig
+    ) -> dict[str, str]:
+        """unit key -> path in the public tree: of each unit a function of its own."""
+        below = {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
+        if not tree.planes:
+            return below
+        embeddings = self.embed(units, noun)
+        above = {unit.key: tree.path(embedding) for unit, embedding in zip(units, embeddings, strict=True)}
+        return {key: above[key] + path for key, path in below.items()}
+
     def tree(self, items: Sequence[Item], noun: str, config: BuildConfig) -> partition.PublicTree:
-        """The semantic levels that a catalogue makes."""
-        return self._tree_through(partition.anchor_histories(items, config.history_length, config.seed), noun, config)
+        """The semantic levels that a catalogue makes; a random partition has none."""
+        if config.partition == "random":
+            return partition.PublicTree({})
+        anchors = partition.anchor_histories(items, config.history_length, config.seed)
+        return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
+
+    def outline(self, items: Sequence[Item], noun: str, config: BuildConfig) -> str:
+        """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""
+        pool = [] if config.partition == "random" else partition.anchor_pool(items, config.seed)
+        return digest_of(
+            {
+                "format": _FORMAT,
+                "template": prompts.TEMPLATE_VERSION,
+                "noun": noun,
+                "config": {name: getattr(config, name) for name in _DECIDING},
+                "pool": [[item.item_id, prompts.target_text(item, noun)] for item in pool],
+                "embedding": [self._encoder.digest, POOLING, self._model.dtype, self._environment],
+            }
+        )
 
     def embed(self, units: Sequence[Unit], noun: str) -> Floats:
         """Where the units stand in the frozen model's space: (units, H), rows of unit length."""
@@ -84,27 +124,6 @@ class Placer:
         self._progress.phase("placing users", len(groups))
         parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
         return np.concatenate([parts[number] for number in range(len(tasks))])
-
-    def _hash_paths(self, units: Sequence[Unit], config: BuildConfig) -> dict[str, str]:
-        return {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
-
-    def _semantic_paths(
-        self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig
-    ) -> dict[str, str]:
-        anchors = partition.anchor_histories(items, config.history_length, config.seed)
-        tree_digest = self._tree_digest(anchors, noun, config)
-        wanted = {unit.key: digest_of([tree_digest, unit.digest]) for unit in units}
-        self._ledger.prune_placements({unit.key for unit in units})
-        known = self._ledger.placements()
-        paths = {key: known[key][1] for key, digest in wanted.items() if key in known and known[key][0] == digest}
-        new = [unit for unit in units if unit.key not in paths]
-        if new:
-            tree = self._tree_through(anchors, noun, config)
-            embeddings = self.embed(new, noun)
-            found = {unit.key: tree.path(embedding) for unit, embedding in zip(new, embeddings, strict=True)}
-            self._ledger.save_placements((u.user_id, u.key, wanted[u.key], found[u.key]) for u in new)
-            paths.update(found)
-        return paths
 
     def _recorded(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
         name = digest_of(
@@ -149,15 +168,6 @@ class Placer:
             for unit, number in zip(new, numbers, strict=True)
         }
 
-    def _tree_digest(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> str:
-        texts = [prompts.context_text(anchor, noun) for anchor in anchors]
-        return digest_of(
-            [self._encoder.digest, POOLING, self._model.dtype, self._environment, config.tree_depth, texts]
-        )
-
-    def _tree_through(self, anchors: list[list[Opinion]], noun: str, config: BuildConfig) -> partition.PublicTree:
-        return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
-
     def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
         texts = tuple(self._encoder.context(anchor, noun) for anchor in anchors)
         self._progress.phase("reading anchor prompts", len(texts))
@@ -169,11 +179,17 @@ class Placer:
 
 def _units_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
     if config.unit == "user":
-        return [Unit(user, user, samples, digest_of([canonical(sample, noun) for sample in samples]))]
+        return [unit_of_user(user, samples, noun, config)]
     return [
-        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), digest_of(canonical(sample, noun)))
+        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), _digest((sample,), noun, config.seed))
         for sample in samples
     ]
+
+
+def _digest(samples: Sequence[Sample], noun: str, seed: int) -> str:
+    # The order of training follows from the keys, so that shards of equal units are trained in the same order.
+    ordered = [(sample_order_key(sample, seed).hex(), sample) for sample in canonical_order(samples, seed)]
+    return digest_of([[key, canonical(sample, noun)] for key, sample in ordered])
 
 
 def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from service.data.ledger import Ledger
+from service.records import Place
 
 
 class RehearsalLedger(Ledger):
     """Reads as the ledger does and notes nothing of a build: no deletion may name an adapter that was never served."""
 
-    def placements(self) -> dict[str, tuple[str, str]]:
-        """None: a rehearsal does not trust what an earlier build remembered."""
-        return {}
+    remembers = False  # nor does it trust what an earlier build remembered
 
-    def prune_placements(self, units: Collection[str]) -> None:
+    def begin_outline(self, outline: str) -> None:
         """Note nothing."""
 
-    def save_placements(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
         """Note nothing."""
 
     def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:

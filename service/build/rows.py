@@ -7,9 +7,9 @@ import hmac
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import safetensors.numpy
@@ -24,6 +24,7 @@ from service.llm.encoder import ModelSpec
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]
+LessonsOf = Callable[[str], tuple[Lesson, ...]]  # user id -> lessons in canonical order
 _USERS_A_TASK = 64
 
 
@@ -33,15 +34,43 @@ class ValidationUser:
 
     user_id: str
     keys: tuple[str, ...]
-    lessons: tuple[Lesson, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What is known of one validation row: its embedding (H,) and its error under some adapters."""
+class KnownRows:
+    """The rows of an earlier generation: errors (V, K) and embeddings (V, H), whose rows and columns have names."""
 
-    embedding: Floats
-    errors: dict[str, np.float32]
+    numbers: Mapping[str, int]  # key of a row -> its number
+    columns: Mapping[str, int]  # digest of an adapter -> its column
+    errors: Floats
+    embeddings: Floats
+
+    @classmethod
+    def of(cls, generation: StoredGeneration | None, frozen: Mapping[str, str]) -> Self:
+        """Of a generation of the same frozen model; of any other, none."""
+        if generation is None or generation.manifest["frozen"] != frozen:
+            return cls({}, {}, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+        return cls(
+            {key: number for number, key in enumerate(json.loads(generation.read("rows.json")))},
+            {adapter["digest"]: number for number, adapter in enumerate(generation.manifest["adapters"])},
+            load_array(generation.read("errors.npy")),
+            load_array(generation.read("embeddings.npy")),
+        )
+
+    def lacking(self, users: Sequence[ValidationUser], digests: Sequence[str]) -> list[Lack]:
+        """Whose rows must be computed, and under which adapters. A user's rows are always computed together."""
+        new = [user for user in users if user.keys[0] not in self.numbers]
+        known = [user for user in users if user.keys[0] in self.numbers]
+        unknown = tuple(digest for digest in digests if digest not in self.columns)
+        return [Lack(new, tuple(digests))] * bool(new) + [Lack(known, unknown)] * bool(known and unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Users whose rows lack an embedding or the errors under these adapters."""
+
+    users: Sequence[ValidationUser]
+    digests: tuple[str, ...]
 
 
 def row_keys(secret: bytes, user_id: str, batch_digest: str, count: int) -> tuple[str, ...]:
@@ -50,19 +79,6 @@ def row_keys(secret: bytes, user_id: str, batch_digest: str, count: int) -> tupl
         hmac.new(secret, canonical_json(["row", user_id, batch_digest, number]), hashlib.sha256).hexdigest()[:32]
         for number in range(count)
     )
-
-
-def known_rows(generation: StoredGeneration | None, frozen: Mapping[str, str]) -> dict[str, Row]:
-    """The rows of an earlier generation of the same frozen model, by key."""
-    if generation is None or generation.manifest["frozen"] != frozen:
-        return {}
-    digests = [adapter["digest"] for adapter in generation.manifest["adapters"]]
-    errors, embeddings = load_array(generation.read("errors.npy")), load_array(generation.read("embeddings.npy"))
-    keys = json.loads(generation.read("rows.json"))
-    return {
-        key: Row(embedding, dict(zip(digests, row, strict=True)))
-        for key, row, embedding in zip(keys, errors, embeddings, strict=True)
-    }
 
 
 class RowMaker:
@@ -75,56 +91,82 @@ class RowMaker:
         self._progress = progress
 
     def files(
-        self, users: Sequence[ValidationUser], digests: Sequence[str], known: Mapping[str, Row], config: BuildConfig
+        self,
+        users: Sequence[ValidationUser],
+        digests: Sequence[str],
+        known: KnownRows,
+        lessons_of: LessonsOf,
+        config: BuildConfig,
     ) -> dict[str, bytes]:
         """`rows.json` (V keys, sorted), `errors.npy` (V, K) with columns as `digests`, `embeddings.npy` (V, H)."""
-        rows = self._complete(users, digests, known, config)
         keys = sorted(key for user in users for key in user.keys)
-        errors = [[rows[key].errors[digest] for digest in digests] for key in keys]
-        embeddings = [rows[key].embedding for key in keys]
-        width = len(embeddings[0]) if embeddings else 0
+        table = _Table(keys, digests)
+        table.take(known)
+        for lack in known.lacking(users, digests):
+            for user, found in self._validate(lack, lessons_of, config):
+                table.fill(user.keys, lack.digests, found)
         return {
             "rows.json": canonical_json(keys),
-            "errors.npy": array_bytes(np.array(errors, dtype=np.float32).reshape(len(keys), len(digests))),
-            "embeddings.npy": array_bytes(np.array(embeddings, dtype=np.float32).reshape(len(keys), width)),
+            "errors.npy": array_bytes(table.errors),
+            "embeddings.npy": array_bytes(table.embeddings),
         }
 
-    def _complete(
-        self, users: Sequence[ValidationUser], digests: Sequence[str], known: Mapping[str, Row], config: BuildConfig
-    ) -> dict[str, Row]:
-        rows = dict(known)
-        # Users who lack the same adapters go together: after a deletion, everybody lacks the one new adapter.
-        for lacking, group in _by_lack(users, digests, known).items():
-            for user, found in self._validate(group, lacking, config):
-                for number, key in enumerate(user.keys):
-                    before = known[key].errors if key in known else {}
-                    new = {digest: column[number] for digest, column in found.errors.items()}
-                    rows[key] = Row(found.embeddings[number], {**before, **new})
-        return rows
-
     def _validate(
-        self, users: Sequence[ValidationUser], digests: Sequence[str], config: BuildConfig
+        self, lack: Lack, lessons_of: LessonsOf, config: BuildConfig
     ) -> Iterable[tuple[ValidationUser, UserValidation]]:
+        users = lack.users
         size = min(_USERS_A_TASK, math.ceil(len(users) / self._workforce.processes))  # so that no process is idle
         chunks = [users[i : i + size] for i in range(0, len(users), size)]
-        adapters = {digest: self._tensors(digest) for digest in digests}
-        tasks = [self._task(chunk, adapters, config) for chunk in chunks]
+        adapters = {digest: self._tensors(digest) for digest in lack.digests}
+        tasks = [self._task([lessons_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
         self._progress.phase("validating adapters", len(users))
         for number, results in self._workforce.run(validate_users, tasks, self._progress.advance):
             yield from zip(chunks[number], results, strict=True)
 
     def _task(
-        self, users: Sequence[ValidationUser], adapters: dict[str, dict[str, Floats]], config: BuildConfig
+        self, lessons: Sequence[tuple[Lesson, ...]], adapters: dict[str, dict[str, Floats]], config: BuildConfig
     ) -> ValidationTask:
         scaling = config.lora_alpha / config.lora_rank
-        lessons = tuple(user.lessons for user in users)
-        return ValidationTask(self._model, config.lora_targets, scaling, config.activation, lessons, adapters)
+        return ValidationTask(self._model, config.lora_targets, scaling, config.activation, tuple(lessons), adapters)
 
     def _tensors(self, digest: str) -> dict[str, Floats]:
         tensors: dict[str, Floats] = safetensors.numpy.load_file(
             self._store.adapter(digest) / "adapter_model.safetensors"
         )
         return tensors
+
+
+class _Table:
+    """Errors (V, K) and embeddings (V, H) under way, whose rows and columns have names."""
+
+    def __init__(self, keys: Sequence[str], digests: Sequence[str]) -> None:
+        self._keys, self._digests = keys, digests
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        self._columns = {digest: number for number, digest in enumerate(digests)}
+        self.errors: Floats = np.zeros((len(keys), len(digests)), np.float32)
+        self.embeddings: Floats = np.zeros((len(keys), 0), np.float32)
+
+    def take(self, known: KnownRows) -> None:
+        """Whole columns and rows at once: there may be a hundred million errors."""
+        old, new = _both(known.numbers, self._keys)
+        old_columns, new_columns = _both(known.columns, self._digests)
+        if old:
+            self._widen(known.embeddings.shape[1])
+            self.embeddings[new] = known.embeddings[old]
+            self.errors[np.ix_(new, new_columns)] = known.errors[np.ix_(old, old_columns)]
+
+    def fill(self, keys: Sequence[str], digests: Sequence[str], found: UserValidation) -> None:
+        rows = [self._numbers[key] for key in keys]
+        self._widen(found.embeddings.shape[1])
+        self.embeddings[rows] = found.embeddings
+        if digests:
+            columns = [self._columns[digest] for digest in digests]
+            self.errors[np.ix_(rows, columns)] = np.stack([found.errors[name] for name in digests], axis=1)
+
+    def _widen(self, width: int) -> None:
+        # The first rows tell how wide the model is.
+        if self.embeddings.shape[1] != width:
+            self.embeddings = np.zeros((len(self._keys), width), np.float32)
 
 
 def array_bytes(array: NDArray[Any]) -> bytes:
@@ -140,13 +182,7 @@ def load_array(content: bytes) -> Floats:
     return array
 
 
-def _by_lack(
-    users: Sequence[ValidationUser], digests: Sequence[str], known: Mapping[str, Row]
-) -> dict[tuple[str, ...], list[ValidationUser]]:
-    groups: dict[tuple[str, ...], list[ValidationUser]] = {}
-    for user in users:
-        row = known.get(user.keys[0])  # a user's rows are always computed together
-        lacking = tuple(digest for digest in digests if row is None or digest not in row.errors)
-        if lacking or row is None:
-            groups.setdefault(lacking, []).append(user)
-    return groups
+def _both(known: Mapping[str, int], names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Where the names that are known stand: there, and here."""
+    pairs = [(known[name], number) for number, name in enumerate(names) if name in known]
+    return [there for there, _ in pairs], [here for _, here in pairs]

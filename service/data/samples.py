@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ TALLREC_TRAIN = 8_000
 TALLREC_VALID = 1_000
 
 _KEY_BYTES = 16
+_PARTS_OF_A_PERCENT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,14 @@ def user_samples(
     return tuple(_windows(rows, items, max(1, len(rows) - limit), history_length))
 
 
-def is_validation_user(user_id: str, percent: int, seed: int) -> bool:
-    """Whether this user's samples validate instead of train: a keyed hash of the id alone, for `percent` % of all ids."""
-    return int.from_bytes(_public_hash(seed, "validation", user_id)) % 100 < percent
+def is_validation_user(user_id: str, percent: float, seed: int) -> bool:
+    """Whether this user's samples validate instead of train: a keyed hash of the id alone, for `percent` % of all ids.
+
+    A larger share holds everybody of a smaller one. Shares are told apart to a millionth of a percent.
+    """
+    rest, whole = divmod(int.from_bytes(_public_hash(seed, "validation", user_id)), 100)
+    stands_at = whole * _PARTS_OF_A_PERCENT + rest % _PARTS_OF_A_PERCENT
+    return stands_at < round(percent * _PARTS_OF_A_PERCENT)
 
 
 def canonical(sample: Sample, noun: str) -> dict[str, Any]:
@@ -56,6 +62,11 @@ def canonical(sample: Sample, noun: str) -> dict[str, Any]:
 def sample_order_key(sample: Sample, seed: int) -> bytes:
     """Sorts samples into canonical order: a keyed hash of the sample's own identity, never of its position."""
     return _public_hash(seed, "order", sample.user_id, sample.target.item_id)
+
+
+def canonical_order(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
+    """A shard's or a user's samples in the one order in which they are named and trained on."""
+    return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))
 
 
 def tallrec_windows(interactions: Sequence[Interaction], items: Mapping[str, Item]) -> Iterator[Sample]:

@@ -17,7 +17,7 @@ from service.benchmarking import forgetting, scoring
 from service.benchmarking.models import SHAPES, random_model
 from service.benchmarking.report import Section, document, text_of
 from service.build.adapters import AdapterMaker
-from service.build.build import corpus_of
+from service.build.corpus import corpus_of
 from service.build.environment import environment_of
 from service.build.progress import Silent
 from service.config import BUNDLED_MODEL, Settings, load_settings

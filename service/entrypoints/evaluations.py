@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from service.build.build import Builder, corpus_of
+from service.build.build import Builder
+from service.build.corpus import corpus_of
 from service.build.environment import environment_of
 from service.build.placement import Placer
 from service.build.progress import Progress

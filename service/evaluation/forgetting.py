@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_store import Store
-from service.build.build import Builder, corpus_of
+from service.build.build import Builder
+from service.build.corpus import corpus_of
 from service.data.ledger import Ledger
 from service.data.samples import user_samples
 from service.evaluation.membership import chance_error, membership_auc

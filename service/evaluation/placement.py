@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.build import partition
-from service.build.build import Corpus
+from service.build.corpus import Corpus
 from service.build.placement import Placer, Unit, units_of
 from service.build.progress import Progress
 from service.records import BuildConfig

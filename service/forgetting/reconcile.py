@@ -121,7 +121,7 @@ class Reconciler:
                 return False
             adapters = [adapter["digest"] for adapter in self._store.generation(generation).manifest["adapters"]]
             for digest in adapters:
-                self._store.adapter(digest)
+                self._store.known_adapter_sums(digest)
             # What a worker that was overtaken and died has left may have seen somebody whose deletion is completed.
             alone = self._store.digests() == sorted(adapters) and self._store.generations() == [generation]
             return alone and not self._store.abandoned()

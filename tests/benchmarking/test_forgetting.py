@@ -22,7 +22,8 @@ from service.benchmarking.forgetting import (
     measure,
 )
 from service.build.adapters import AdapterMaker
-from service.build.build import Builder, corpus_of
+from service.build.build import Builder
+from service.build.corpus import corpus_of
 from service.build.progress import Silent
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from adapters_store import Store
-from service.build.adapters import AdapterMaker, canonical_order
+from service.build.adapters import AdapterMaker
 from service.build.progress import Silent
+from service.data.samples import canonical_order
 from service.llm.encoder import Encoder, ModelSpec
 from service.records import BuildConfig, Item, Opinion, Sample, Shard
 from tests.exactness.homes import SMALLEST_MODEL, InThisProcess

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from adapters_store import Store
-from service.build.build import Builder, corpus_of
+from service.build.build import Builder
+from service.build.corpus import corpus_of
 from service.build.workforce import Workforce
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user

@@ -96,6 +96,19 @@ def test_shards_do_not_depend_on_the_order_of_units(sizes, cap, chance):
     assert shuffled == shards_of_paths(paths, sizes, cap)
 
 
+def _shards_slowly(node, paths, sizes, cap):
+    inside = {key for key, path in paths.items() if path.startswith(node)}
+    if sum(sizes[key] for key in inside) <= cap or all(paths[key] == node for key in inside):
+        return dict.fromkeys(inside, node)
+    return {k: v for bit in "01" for k, v in _shards_slowly(node + bit, paths, sizes, cap).items()}
+
+
+@given(units_of_samples, caps, st.integers(0, 2), st.integers(2, HASH_BITS))
+def test_shards_are_those_of_going_down_the_tree_node_by_node(sizes, cap, semantic, length):
+    paths = {key: path[:length] for key, path in _paths(sizes, semantic).items()}  # cut, some people share a leaf
+    assert shards_of_paths(paths, sizes, cap) == _shards_slowly("", paths, sizes, cap)
+
+
 def test_every_unit_has_a_shard():
     sizes = {str(number): 1 for number in range(500)}
     assert shards_of_paths(_paths(sizes), sizes, 16).keys() == sizes.keys()

@@ -8,7 +8,7 @@ import pytest
 
 from service.build.rehearsal import RehearsalLedger
 from service.data.ledger import Ledger
-from service.records import Interaction, Item
+from service.records import Interaction, Item, Place
 
 SECRET = b"a secret of the tests"
 
@@ -25,11 +25,16 @@ def test_a_deletion_does_not_name_what_a_rehearsal_has_made(ledger: Ledger, tmp_
     rehearsal = RehearsalLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
     before = ledger.mask()
     rehearsal.record_exposures(0, {"rehearsed": ["ann"]}, {"row": "ann"}, {"rehearsed": "0"})
-    rehearsal.save_placements([("ann", "ann", "digest", "01")])
+    with rehearsal.reading() as reading:
+        changed = reading.changed(None, None)
+    rehearsal.begin_outline("another")
+    rehearsal.save_places(changed, [Place("ann", "ann", "01", 1, "digest")])
     rehearsal.record_partition("digest", [("ann", "ann", "000000")])
     rehearsal.set_shards_training(3)
     assert rehearsal.view() == ledger.view()
-    assert (ledger.placements(), ledger.recorded_partition("digest"), ledger.shards_training()) == ({}, {}, 0)
+    assert (ledger.recorded_partition("digest"), ledger.shards_training()) == ({}, 0)
+    with ledger.reading() as reading:
+        assert (reading.outline, reading.places_under(""), reading.changed(None, None)) == (None, [], changed)
     assert ledger.mask() == before
     request = ledger.forget("ann", None, None)
     assert (request.affected_shards, request.shard_names, request.masked_rows) == (("served",), ("0",), 0)

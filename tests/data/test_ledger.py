@@ -26,7 +26,7 @@ from service.errors import (
     UnknownRequest,
     UnknownUser,
 )
-from service.records import BuildConfig, Interaction, Item, Opinion, Published, Tombstone
+from service.records import BuildConfig, Interaction, Item, Opinion, Place, Published, Tombstone
 
 SECRET = b"a secret of the tests"
 CANARY = "canary-7f3b1e"
@@ -231,14 +231,120 @@ def test_the_same_user_has_the_same_subject_only_under_the_same_secret(ledger: L
 
 
 def test_placements_and_partitions_are_kept_only_of_users_who_are_held(filled: Ledger) -> None:
-    filled.save_placements([("ann", "ann", "d1", "01"), ("gone", "gone", "d2", "10")])
-    filled.save_placements([("ann", "ann", "d3", "11")])
-    assert filled.placements() == {"ann": ("d3", "11")}
+    remember(filled, "ann", "bob")
+    filled.save_places({"gone": 1}, [place("gone")])
+    assert remembered(filled) == {"ann", "bob"}
     filled.record_partition("p", [("ann", "ann", "0"), ("gone", "gone", "1")])
     filled.record_partition("q", [("ann", "ann", "7")])
     assert filled.recorded_partition("p") == {"ann": "0"}
     filled.forget("ann", None, None)
-    assert (filled.placements(), filled.recorded_partition("p"), filled.recorded_partition("q")) == ({}, {}, {})
+    assert remembered(filled) == {"bob"}
+    assert (filled.recorded_partition("p"), filled.recorded_partition("q")) == ({}, {})
+
+
+def changed(ledger: Ledger) -> dict[str, int]:
+    with ledger.reading() as reading:
+        return reading.changed(None, None)
+
+
+def place(user: str) -> Place:
+    return Place(user, user, "01", 2, f"digest of {user}")
+
+
+def remember(ledger: Ledger, *users: str) -> None:
+    now = changed(ledger)
+    ledger.save_places({user: now[user] for user in users}, [place(user) for user in users])
+
+
+def remembered(ledger: Ledger) -> set[str]:
+    with ledger.reading() as reading:
+        return {place.user_id for place in reading.places_under("")}
+
+
+def test_what_is_remembered_of_a_user_falls_with_any_change_of_theirs_and_of_nobody_else(filled: Ledger) -> None:
+    def of_ann(change: Callable[[], object]) -> None:
+        remember(filled, *changed(filled))
+        assert remembered(filled) == {"ann", "bob"}
+        change()
+        assert (remembered(filled), set(changed(filled))) == ({"bob"}, {"ann"})
+
+    of_ann(lambda: filled.import_data([], rows_of("ann", 7), None))
+    of_ann(lambda: filled.import_data([], [Interaction("ann", "i7", False, 99)], None))
+    of_ann(lambda: filled.forget("ann", ["i7"], None))
+    remember(filled, *changed(filled))
+    filled.import_data([], rows_of("ann", 0), None)
+    filled.forget("ann", ["no such item"], None)
+    assert changed(filled) == {}
+    filled.forget("ann", None, None)
+    assert (remembered(filled), changed(filled)) == ({"bob"}, {})
+
+
+def test_an_item_that_changes_makes_builds_read_again_who_has_met_it(filled: Ledger) -> None:
+    remember(filled, *changed(filled))
+    filled.import_data([Item("new", "New")], [], None)
+    assert changed(filled) == {}
+    filled.import_data([replace(ITEMS[0], title="Another")], [], None)
+    assert (remembered(filled), set(changed(filled))) == ({"bob"}, {"ann"})
+    filled.import_data([replace(ITEMS[2], author="Somebody")], [], None)
+    assert (remembered(filled), set(changed(filled))) == (set(), {"ann", "bob"})
+
+
+def test_who_changes_while_a_build_reads_them_is_not_remembered_as_they_were(filled: Ledger) -> None:
+    before = changed(filled)
+    filled.import_data([], [Interaction("ann", "i0", False, 99)], None)
+    filled.save_places(before, [place("ann"), place("bob")])
+    assert remembered(filled) == {"bob"}
+    assert set(changed(filled)) == {"ann"}
+
+
+def test_who_loses_their_last_interaction_is_named_nowhere_in_what_is_remembered(filled: Ledger) -> None:
+    remember(filled, *changed(filled))
+    filled.forget("ann", sorted(filled.seen("ann")), None)
+    assert (remembered(filled), changed(filled)) == ({"bob"}, {})
+
+
+def test_units_are_read_in_the_order_of_the_tree_and_by_node(filled: Ledger) -> None:
+    now = changed(filled)
+    units = [
+        Place("a-1", "ann", "10", 1, "d1"),
+        Place("a-2", "ann", "01", 2, "d2"),
+        Place("b-1", "bob", "011", 3, "d3"),
+        Place("bob", "bob", "", 4, "d4"),
+    ]
+    filled.save_places(now, units)
+    with filled.reading() as reading:
+        columns = reading.place_columns()
+        assert (columns.paths, columns.samples, columns.digests) == (["01", "011", "10"], [2, 3, 1], ["d2", "d3", "d1"])
+        assert [place.unit_key for place in reading.places_under("01")] == ["a-2", "b-1"]
+        assert [place.unit_key for place in reading.places_under("")] == ["a-2", "b-1", "a-1"]
+        assert reading.validating() == units[3:]
+        assert reading.exposed() == {
+            ("adapter", "adapter-a"): 1,
+            ("adapter", "adapter-b"): 2,
+            ("row", "row-1"): 1,
+            ("row", "row-2"): 1,
+        }
+
+
+def test_another_outline_makes_builds_read_everybody_again(filled: Ledger) -> None:
+    remember(filled, *changed(filled))
+    before = filled.mask().revision
+    filled.begin_outline("another")
+    assert (remembered(filled), set(changed(filled))) == (set(), {"ann", "bob"})
+    with filled.reading() as reading:
+        assert reading.outline == "another"
+    assert filled.mask().revision > before
+
+
+def test_a_reading_sees_one_moment(filled: Ledger) -> None:
+    with filled.reading() as reading:
+        before = reading.view()
+        filled.forget("ann", None, None)
+        assert reading.view() == before
+        assert list(reading.view(["ann", "nobody"]).interactions) == ["ann"]
+    with filled.reading() as reading:
+        assert reading.view(["ann", "bob"]).interactions == reading.view().interactions
+        assert reading.fence == 1
 
 
 # Forgetting
@@ -591,7 +697,7 @@ def test_after_a_deletion_the_user_is_in_none_of_the_files(sqlite_file: Path) ->
     with Ledger(f"sqlite:///{sqlite_file}", SECRET) as ledger:
         # In random order, so that pages split: a split leaves copies that deleting rows does not reach.
         ledger.import_data(items, random.Random(1).sample(rows, len(rows)), "movie")
-        ledger.save_placements((user, user, "digest", "0") for user in everyone)
+        remember(ledger, *everyone)
         ledger.record_partition("p", [(user, user, "0") for user in everyone])
         ledger.record_exposures(0, {"a": everyone}, {f"row-{n}": user for n, user in enumerate(everyone)})
         assert all(user.encode() in bytes_of(sqlite_file.parent) for user in gone)
@@ -637,7 +743,7 @@ def test_mentions_are_counted_in_every_table(ledger: Ledger, text: str) -> None:
     ledger.import_data(ITEMS, rows_of(CANARY, 0), "movie")
     ledger.record_exposures(0, {"adapter-a": [CANARY]}, {})
     found = ledger.mentions(text)
-    assert found == {CANARY: 2, "Title 3 (1999)": 1, "i0": 2}[text]
+    assert found == {CANARY: 3, "Title 3 (1999)": 1, "i0": 2}[text]
     ledger.forget(CANARY, None, None)
     assert ledger.mentions(text) == {CANARY: 0, "Title 3 (1999)": 1, "i0": 1}[text]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from hypothesis import given
@@ -64,6 +65,23 @@ def test_the_share_of_validation_users_is_as_asked_and_grows_by_adding() -> None
     assert not any(is_validation_user(user, 0, 0) for user in users)
     assert all(is_validation_user(user, 100, 0) for user in users)
     assert ten != {user for user in users if is_validation_user(user, 10, seed=1)}
+
+
+def test_a_share_may_be_less_than_a_percent_and_whole_percents_choose_by_the_remainder_of_the_hash():
+    users = [f"user-{number}" for number in range(20_000)]
+    shares = {
+        percent: {user for user in users if is_validation_user(user, percent, seed=0)} for percent in (0.1, 0.5, 1, 1.0)
+    }
+    assert shares[0.1] < shares[0.5] < shares[1] == shares[1.0]
+    assert 5 <= len(shares[0.1]) <= 40
+    assert 60 <= len(shares[0.5]) <= 140
+    by_remainder = {user for user in users[:2000] if _remainder(user) < 7}
+    assert by_remainder == {user for user in users[:2000] if is_validation_user(user, 7, seed=0)}
+
+
+def _remainder(user):
+    message = json.dumps(["validation", user]).encode()
+    return int.from_bytes(hashlib.blake2b(message, key=b"0", digest_size=16).digest()) % 100
 
 
 def test_the_split_is_the_same_on_every_machine() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.build import partition
-from service.build.build import Corpus
+from service.build.corpus import Corpus
 from service.build.placement import Placer, Unit, units_of
 from service.build.progress import Silent
 from service.build.workforce import Workforce

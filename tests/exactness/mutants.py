@@ -70,14 +70,14 @@ MUTANTS = (
     ),
     Mutant(
         "split by rank among all users",
-        "service/build/build.py",
+        "service/build/corpus.py",
         "held_out = is_validation_user(user_id, config.validation_percent, config.seed)",
         "held_out = sorted(view.interactions).index(user_id) * config.validation_percent % 100 < 30",
         "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
     ),
     Mutant(
         "sub-sampling that depends on the number of users",
-        "service/build/build.py",
+        "service/build/corpus.py",
         "items, config.history_length, config.samples_per_user)",
         "items, config.history_length, config.samples_per_user - len(view.interactions) % 2)",
         "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
@@ -85,8 +85,9 @@ MUTANTS = (
     Mutant(
         "planes fitted on users",
         "service/build/placement.py",
-        "            tree = self._tree_through(anchors, noun, config)\n",
-        "            tree = partition.PublicTree.through(self.embed(units, noun), config.tree_depth)\n",
+        "        above = {unit.key: tree.path(embedding)",
+        "        tree = partition.PublicTree.through(embeddings, config.tree_depth)\n"
+        "        above = {unit.key: tree.path(embedding)",
         "test_a_persons_path_does_not_depend_on_who_else_there_is",
     ),
     Mutant(
@@ -98,6 +99,13 @@ MUTANTS = (
         "test_an_adapter_does_not_depend_on_other_shards",
     ),
     Mutant(
+        "readers of an item that changes",
+        "service/data/ledger/importing.py",
+        "    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})\n",
+        "",
+        "test_a_title_that_changes_under_its_id",
+    ),
+    Mutant(
         "a seed from a counter",
         "service/build/training.py",
         "torch.manual_seed(config.seed)",
@@ -107,8 +115,8 @@ MUTANTS = (
     Mutant(
         "stopping early on shared validation data",
         "service/build/build.py",
-        "trained = self._train_missing(shards, corpus.noun, config)",
-        "trained = self._train_missing(shards, corpus.noun, config if users else BuildConfig())",
+        "trained = self._train_missing(work, config)",
+        "trained = self._train_missing(work, config if work.users else BuildConfig())",
         "test_an_adapter_does_not_depend_on_those_who_validate",
     ),
     Mutant(
@@ -127,16 +135,17 @@ MUTANTS = (
         "tau from the data",
         "service/build/build.py",
         '"config": asdict(config),',
-        '"config": {**asdict(config), "tau": 1.0 + len(corpus.training)},',
+        '"config": {**asdict(config), "tau": 1.0 + len(work.shards)},',
         "test_a_configuration_holds_whatever_the_data",
     ),
     Mutant(
         "popularity in an item's text",
         "service/build/build.py",
-        "files |= self._catalogue_files(corpus.items, previous)",
-        "seen = [s.target.item_id for own in corpus.training.values() for s in own]\n"
-        "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in corpus.items]\n"
-        "        files |= self._catalogue_files(items, previous)",
+        "files = self._row_files(work, config) | self._catalogue_files(work.items, work.previous)",
+        "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
+        "        seen = [row.item_id for row in rows]\n"
+        "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in work.items]\n"
+        "        files = self._row_files(work, config) | self._catalogue_files(items, work.previous)",
         "test_the_catalogue_does_not_know_what_anybody_liked",
     ),
     Mutant(
@@ -157,15 +166,15 @@ MUTANTS = (
     Mutant(
         "validation rows known by their user",
         "service/build/build.py",
-        "keys = row_keys(self._secret, user_id, batch, len(ordered))",
-        "keys = row_keys(self._secret, user_id, user_id, len(ordered))",
+        "row_keys(self._secret, user.user_id, batch, user.samples)",
+        "row_keys(self._secret, user.user_id, user.user_id, user.samples)",
         "test_validation_rows_of_somebody_whose_opinions_change",
     ),
     Mutant(
-        "paths known by their user",
-        "service/build/placement.py",
-        "if key in known and known[key][0] == digest}",
-        "if key in known}",
+        "what is remembered of somebody who changes",
+        "service/data/ledger/importing.py",
+        "    mark_changed(connection, {row.user_id for row in differing})\n",
+        "    mark_changed(connection, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
         "test_the_path_of_somebody_whose_opinions_change",
     ),
     Mutant(
@@ -178,8 +187,8 @@ MUTANTS = (
     Mutant(
         "what another library computed",
         "service/build/adapters.py",
-        "return digest_of([self._recipe_digest(shard, noun, config), self._environment])",
-        "return self._recipe_digest(shard, noun, config)",
+        'return digest_of([{**self._recipe(config), "units": content}, self._environment])',
+        'return digest_of({**self._recipe(config), "units": content})',
         "test_what_another_environment_computed_is_not_taken_for_ones_own",
     ),
     Mutant(

@@ -326,10 +326,13 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def nothing_names_a_user_who_is_gone(self) -> None:
         held = {user for user, _ in self.rows}
-        for table in ("interactions", "exposures", "placements", "memberships"):
+        for table in ("interactions", "exposures", "placements", "changes", "memberships"):
             assert not {user for (user,) in self.home.table(table, "user_id")} & self.gone, table
         assert {user for (user,) in self.home.table("interactions", "user_id")} == held
-        assert {user for (user,) in self.home.table("placements", "user_id")} <= held
+        remembered = {user for (user,) in self.home.table("placements", "user_id")}
+        changed = {user for (user,) in self.home.table("changes", "user_id")}
+        assert remembered | changed <= held
+        assert not remembered & changed
 
     @invariant()
     def masks_belong_to_deletions_that_are_owed(self) -> None:

@@ -36,7 +36,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
-from service.records import BuildConfig, ForgetRequest, Interaction, Item, Published
+from service.records import BuildConfig, ForgetRequest, Interaction, Item, Place, Published
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 SECRET = b"a secret of the tests"
@@ -62,7 +62,9 @@ class SmallBuilder:
         }
         rows = {digest_of(["row", user]): user for user in view.interactions}
         places = [(user, shards[digest], digest) for digest in shards for user in members[shards[digest]]]
-        self.ledger.save_placements((user, user, digest, name) for user, name, digest in places)
+        with self.ledger.reading() as reading:
+            changed = reading.changed(None, None)
+        self.ledger.save_places(changed, [Place(user, user, name, 1, digest) for user, name, digest in places])
         self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
         self.ledger.record_exposures(view.fence, {digest: members[shards[digest]] for digest in shards}, rows, shards)
         for digest in shards:

@@ -621,3 +621,44 @@ def test_the_canonical_form_ignores_order_and_survives_a_round_trip(value: dict[
     form = canonical_json(value)
     assert canonical_json(dict(reversed(value.items()))) == form
     assert canonical_json(json.loads(form)) == form
+
+
+# What was verified before
+
+
+class CountingStore(Store):
+    """Notes which adapters' files are read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read: list[str] = []
+
+    def adapter_sums(self, digest: str) -> dict[str, str]:
+        self.read.append(digest)
+        return super().adapter_sums(digest)
+
+
+def test_a_verified_adapter_is_not_read_again_until_somebody_touches_it(tmp_path: Path) -> None:
+    store = CountingStore(tmp_path / "store")
+    add_adapter(store, D1)
+    assert store.known_adapter_sums(D1) == store.known_adapter_sums(D1) == Store(store.root).adapter_sums(D1)
+    assert store.read == [D1]
+    weights = store.root / "adapters" / D1 / "adapter_model.safetensors"
+    for touch in (lambda: weights.write_bytes(b"WEIGHTS"), weights.unlink, lambda: weights.write_bytes(b"weight")):
+        touch()
+        for _ in range(2):  # what was found damaged is not known
+            with pytest.raises(DamagedArtifact):
+                store.known_adapter_sums(D1)
+    store.remove_adapter(D1)
+    with pytest.raises(MissingArtifact):
+        store.known_adapter_sums(D1)
+    add_adapter(store, D1, b"other")
+    assert store.known_adapter_sums(D1)["adapter_model.safetensors"] == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_file_that_is_added_to_a_verified_adapter_is_seen(store: Store) -> None:
+    add_adapter(store, D1)
+    store.known_adapter_sums(D1)
+    (store.root / "adapters" / D1 / "more").write_bytes(b"")
+    with pytest.raises(DamagedArtifact):
+        store.known_adapter_sums(D1)

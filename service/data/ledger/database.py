@@ -18,6 +18,14 @@ from service.errors import InvalidSetting, LedgerUnavailable
 
 BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
 
+_HOLDING_USERS = (
+    tables.interactions,
+    tables.placements,
+    tables.changes,
+    tables.memberships,
+    tables.exposures,
+    tables.masks,
+)
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
 _BEGIN = "ledger_begin"  # execution option: how SQLite opens the transaction
 
@@ -65,7 +73,7 @@ class Database:
             self._insist(_empty_wal)
             return
         with self._outside_transactions() as connection:
-            for table in (tables.interactions, tables.placements, tables.memberships, tables.exposures, tables.masks):
+            for table in _HOLDING_USERS:
                 connection.exec_driver_sql(f"VACUUM {table.name}")
 
     @contextmanager

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from service.data.ledger import tables
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.masks import add_masks
+from service.data.ledger.placements import mark_changed
 from service.data.ledger.requests import OWED, add_request, find_requests, one_request
 from service.data.ledger.state import raise_revision, read_state
 from service.data.ledger.statements import Row, chunks, insert_new, storable
@@ -84,7 +85,7 @@ def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetReques
     mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
     exposures = connection.execute(mine).all()
     erased = _erase_interactions(connection, wish)
-    _erase_derived(connection, wish)
+    _erase_derived(connection, wish, erased)
     owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
     if wish.item_ids is None and not erased and not exposures:
         for earlier in owed:
@@ -136,8 +137,11 @@ def _erase_interactions(connection: sa.Connection, wish: Wish) -> int:
     return sum(connection.execute(mine.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(wish.item_ids))
 
 
-def _erase_derived(connection: sa.Connection, wish: Wish) -> None:
-    # A user who stays keeps their exposures: what has seen them still has, for their next request.
-    whole = (tables.placements, tables.memberships, tables.exposures)
-    for table in whole if wish.item_ids is None else (tables.placements,):
+def _erase_derived(connection: sa.Connection, wish: Wish, erased: int) -> None:
+    if wish.item_ids is not None:
+        # A user who stays keeps their exposures: what has seen them still has, for their next request.
+        if erased:
+            mark_changed(connection, [wish.user_id])
+        return
+    for table in (tables.placements, tables.changes, tables.memberships, tables.exposures):
         connection.execute(sa.delete(table).where(table.c.user_id == wish.user_id))

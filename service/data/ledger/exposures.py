@@ -66,6 +66,13 @@ def _late_requests(
     return by_user
 
 
+def count_samples(connection: sa.Connection) -> dict[tuple[str, str], int]:
+    """(kind, key) -> samples of all people of whom it is known that this artifact has seen them."""
+    c = tables.exposures.c
+    counted = connection.execute(sa.select(c.kind, c.key, sa.func.sum(c.samples)).group_by(c.kind, c.key))
+    return {(kind, key): int(samples) for kind, key, samples in counted}
+
+
 def all_known(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> bool:
     """Whether it is known of each of these artifacts who was seen by it, or that it may not be used."""
     return all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 
@@ -29,4 +28,4 @@ class KeyedHashes:
     def of(self, purpose: str, *parts: str) -> str:
         """The hash of these parts; one for another purpose tells nothing about it."""
         message = json.dumps([purpose, *parts]).encode()
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, message, "sha256").hex()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import groupby
 
 import sqlalchemy as sa
 
 from service.data.ledger import tables
-from service.data.ledger.catalogue import all_items, item_of
+from service.data.ledger.catalogue import all_items, item_of, items_by_id
 from service.data.ledger.state import noun, read_state
-from service.data.ledger.statements import count, storable
+from service.data.ledger.statements import chunks, count, storable
 from service.errors import UnknownUser
 from service.records import Interaction, LedgerView, Opinion
 
@@ -49,10 +51,23 @@ def read_counts(connection: sa.Connection) -> LedgerCounts:
 
 def read_view(connection: sa.Connection) -> LedgerView:
     """Everything that a build wants, in an order that does not depend on how it came in."""
+    return LedgerView(read_state(connection).fence, noun(connection), all_items(connection), _by_user(connection))
+
+
+def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerView:
+    """The same of these users alone, and of the items alone that they have met."""
+    by_user: dict[str, tuple[Interaction, ...]] = {}
+    for chunk in chunks(sorted(users)):
+        by_user |= _by_user(connection, tables.interactions.c.user_id.in_(chunk))
+    met = items_by_id(connection, {row.item_id for own in by_user.values() for row in own})
+    return LedgerView(read_state(connection).fence, noun(connection), tuple(met.values()), by_user)
+
+
+def _by_user(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> dict[str, tuple[Interaction, ...]]:
     c = tables.interactions.c
-    rows = connection.execute(sa.select(tables.interactions).order_by(c.user_id, c.timestamp, c.item_id))
-    by_user = {
-        user_id: tuple(Interaction(user_id, row.item_id, row.liked, row.timestamp) for row in mine)
+    query = sa.select(c.user_id, c.item_id, c.liked, c.timestamp).where(*of)
+    rows = connection.execute(query.order_by(c.user_id, c.timestamp, c.item_id))
+    return {
+        user_id: tuple(Interaction(user_id, sys.intern(item_id), liked, time) for _, item_id, liked, time in mine)
         for user_id, mine in groupby(rows, key=lambda row: str(row.user_id))
     }
-    return LedgerView(read_state(connection).fence, noun(connection), all_items(connection), by_user)

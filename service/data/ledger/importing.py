@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import sqlalchemy as sa
 
 from service.data.ledger import tables, tombstones
 from service.data.ledger.catalogue import items_by_id, row_of
 from service.data.ledger.hashes import KeyedHashes
+from service.data.ledger.placements import mark_changed, mark_readers_changed
 from service.data.ledger.state import raise_revision, read_state, set_state
 from service.data.ledger.statements import chunks, count, is_storable, upsert
 from service.errors import ImportRefused
@@ -45,7 +46,9 @@ class Given:
         by_id = {item.item_id: item for item in items}
         by_pair = {(row.user_id, row.item_id): row for row in interactions}
         _check_storable(by_id.values(), by_pair.values())
-        return cls(by_id, by_pair, {user_id: hashes.subject(user_id) for user_id, _ in by_pair})
+        return cls(
+            by_id, by_pair, {user_id: hashes.subject(user_id) for user_id in {user_id for user_id, _ in by_pair}}
+        )
 
 
 def _check_storable(items: Iterable[Item], interactions: Iterable[Interaction]) -> None:
@@ -92,6 +95,7 @@ def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[i
     known = items_by_id(connection, given)
     differing = [item for item in given.values() if known.get(item.item_id) != item]
     upsert(connection, tables.items, [row_of(item) for item in differing])
+    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})
     new = sum(item.item_id not in known for item in differing)
     return new, len(differing) - new
 
@@ -114,6 +118,17 @@ def _take_interactions(connection: sa.Connection, wanted: Sequence[Interaction])
         for row in connection.execute(theirs):
             known[row.user_id, row.item_id] = (row.liked, row.timestamp)
     differing = [row for row in wanted if known.get((row.user_id, row.item_id)) != (row.liked, row.timestamp)]
-    upsert(connection, tables.interactions, [asdict(row) for row in differing])
+    upsert(connection, tables.interactions, list(map(_row_of, differing)))
+    mark_changed(connection, {row.user_id for row in differing})
     new = sum((row.user_id, row.item_id) not in known for row in differing)
     return new, len(differing) - new
+
+
+def _row_of(given: Interaction) -> dict[str, Any]:
+    # By hand: `asdict` copies every value, and there may be millions.
+    return {
+        "user_id": given.user_id,
+        "item_id": given.item_id,
+        "liked": given.liked,
+        "timestamp": given.timestamp,
+    }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from service.data.ledger import (
     catalogue,
@@ -14,6 +15,7 @@ from service.data.ledger import (
     exposures,
     histories,
     masks,
+    memberships,
     placements,
     requests,
     state,
@@ -24,8 +26,9 @@ from service.data.ledger.database import BUSY_SECONDS, Database
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import Given, ImportCounts, take
+from service.data.ledger.reading import Reading
 from service.data.ledger.statements import count_mentions
-from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion, Published, Tombstone
+from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion, Place, Published, Tombstone
 
 
 class Ledger:
@@ -36,6 +39,8 @@ class Ledger:
     are reported. `busy_seconds` is how long a busy SQLite file is waited for.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
+
+    remembers: ClassVar[bool] = True  # builds may use what earlier ones remembered, and remember what they find
 
     def __init__(
         self, url: str, secret: bytes, clock: Callable[[], float] = time.time, busy_seconds: float = BUSY_SECONDS
@@ -113,44 +118,46 @@ class Ledger:
 
     def view(self) -> LedgerView:
         """One consistent reading of everything that a build wants, whatever the order in which it came in."""
-        with self._database.reading() as connection:
-            return histories.read_view(connection)
+        with self.reading() as reading:
+            return reading.view()
 
     # Where each unit stands
 
-    def placements(self) -> dict[str, tuple[str, str]]:
-        """Unit key -> (digest of what the path was computed from, path in the public tree)."""
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """The ledger as it is now, as a build wants it, for as long as the block lasts."""
         with self._database.reading() as connection:
-            return placements.read_placements(connection)
+            yield Reading(connection)
 
-    def save_placements(self, rows: Iterable[tuple[str, str, str, str]]) -> None:
-        """Store (user_id, unit_key, digest, path), replacing; users of whom nothing is held are left out."""
-        columns = ("user_id", "unit_key", "digest", "path")
-        given = [dict(zip(columns, row, strict=True)) for row in rows]
+    def begin_outline(self, outline: str) -> None:
+        """Forget what builds remember of everybody: from now on it is remembered under this outline."""
         with self._database.writing() as connection:
-            placements.save_of_held_users(connection, tables.placements, given)
+            placements.begin_outline(connection, outline)
 
-    def prune_placements(self, units: Collection[str]) -> None:
-        """Drop the paths of other units than these: a deletion during a build may have left one behind."""
+    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+        """Remember the places of the users in `changed` (as `Reading.changed` told of them), all that they have.
+
+        Users who changed again since, or are not held any more, are left out.
+        """
         with self._database.writing() as connection:
-            placements.prune_placements(connection, units)
+            placements.save_places(connection, changed, places)
 
     def recorded_partition(self, partition_digest: str) -> dict[str, str]:
         """Unit key -> shard name, as recorded under this digest; empty when nothing is."""
         with self._database.reading() as connection:
-            return placements.read_partition(connection, partition_digest)
+            return memberships.read_partition(connection, partition_digest)
 
     def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
         """Store (unit_key, user_id, shard name) under this digest; users of whom nothing is held are left out."""
         columns = ("partition_digest", "unit_key", "user_id", "shard")
         given = [dict(zip(columns, (partition_digest, *row), strict=True)) for row in rows]
         with self._database.writing() as connection:
-            placements.save_of_held_users(connection, tables.memberships, given)
+            memberships.save_partition(connection, given)
 
     def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
         """Drop what is recorded under this digest of other units than these."""
         with self._database.writing() as connection:
-            placements.prune_partition(connection, partition_digest, units)
+            memberships.prune_partition(connection, partition_digest, units)
 
     # Who has been seen by what
 

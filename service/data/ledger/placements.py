@@ -1,48 +1,136 @@
-"""Where each unit stands: its path in the public tree, and the recorded shards of each partition."""
+"""What builds remember of each unit: its path in the public tree, how many samples it has, and their digest.
+
+All of it is a pure function of one user's rows, of the items in them, and of an outline (all that is not theirs: model,
+anchors, configuration), whose digest stands in the state. The transaction that changes a user's rows drops what is remembered
+of that user and notes the user under `changes`; only those are read again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.data.ledger import tables
-from service.data.ledger.statements import chunks, upsert
+from service.data.ledger.state import raise_revision, read_state
+from service.data.ledger.statements import chunks, insert_new
+from service.records import Place
+
+VALIDATES = ""  # the path of whose samples validate
+
+_ROWS_AT_ONCE = 10_000
+_p = tables.placements.c
+_changes = tables.changes.c
 
 
-def read_placements(connection: sa.Connection) -> dict[str, tuple[str, str]]:
-    """Unit key -> (digest, path)."""
-    return {row.unit_key: (row.digest, row.path) for row in connection.execute(sa.select(tables.placements))}
+@dataclass(frozen=True, slots=True)
+class PlaceColumns:
+    """All units that train, in order of their paths. Columns: a million objects of their own would not be light."""
+
+    paths: list[str]
+    samples: list[int]
+    digests: list[str]
 
 
-def read_partition(connection: sa.Connection, partition_digest: str) -> dict[str, str]:
-    """Unit key -> shard name."""
-    query = sa.select(tables.memberships).where(tables.memberships.c.partition_digest == partition_digest)
-    return {row.unit_key: row.shard for row in connection.execute(query)}
-
-
-def prune_placements(connection: sa.Connection, units: Collection[str]) -> None:
-    """Drop the paths of units that are no more."""
-    key = tables.placements.c.unit_key
-    for chunk in chunks(set(connection.scalars(sa.select(key))) - set(units)):
-        connection.execute(sa.delete(tables.placements).where(key.in_(chunk)))
-
-
-def prune_partition(connection: sa.Connection, partition_digest: str, units: Collection[str]) -> None:
-    """Drop the recorded places of units that are no more; a sample's key could be guessed by who knows the user."""
-    gone = read_partition(connection, partition_digest).keys() - set(units)
-    c = tables.memberships.c
-    for chunk in chunks(gone):
-        connection.execute(
-            sa.delete(tables.memberships).where(c.partition_digest == partition_digest, c.unit_key.in_(chunk))
-        )
-
-
-def save_of_held_users(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Store, replacing. A user forgotten since the caller read its view must not come back through what was computed."""
-    user_id = tables.interactions.c.user_id
-    held: set[str] = set()
-    for chunk in chunks({row["user_id"] for row in rows}):
+def held_users(connection: sa.Connection, users: Iterable[str]) -> set[str]:
+    """Those of whom interactions are held."""
+    user_id, held = tables.interactions.c.user_id, set[str]()
+    for chunk in chunks(users):
         held.update(connection.scalars(sa.select(user_id).where(user_id.in_(chunk)).distinct()))
-    upsert(connection, table, [row for row in rows if row["user_id"] in held])
+    return held
+
+
+def mark_changed(connection: sa.Connection, users: Iterable[str]) -> None:
+    """Forget what is remembered of these users, so that the next build reads them. The caller raises the revision."""
+    chosen = list(users)
+    for chunk in chunks(chosen):
+        for table in (tables.placements, tables.changes):
+            connection.execute(sa.delete(table).where(table.c.user_id.in_(chunk)))
+    revision = _next_revision(connection)
+    insert_new(
+        connection, tables.changes, [{"user_id": u, "revision": revision} for u in held_users(connection, chosen)]
+    )
+
+
+def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> None:
+    """The same for everybody who has met these items: their prompts name them."""
+    c, readers = tables.interactions.c, set[str]()
+    for chunk in chunks(items):
+        readers.update(connection.scalars(sa.select(c.user_id).where(c.item_id.in_(chunk)).distinct()))
+    mark_changed(connection, readers)
+
+
+def begin_outline(connection: sa.Connection, outline: str) -> None:
+    """Forget what is remembered of everybody: from now on it is remembered under this outline."""
+    connection.execute(sa.delete(tables.placements))
+    connection.execute(sa.delete(tables.changes))
+    revision = sa.literal(_next_revision(connection)).label("revision")
+    everybody = sa.select(tables.interactions.c.user_id, revision).distinct()
+    connection.execute(sa.insert(tables.changes).from_select(["user_id", "revision"], everybody))
+    raise_revision(connection, outline=outline)
+
+
+def read_changed(connection: sa.Connection, after: str | None, limit: int | None) -> dict[str, int]:
+    """Users to be read again -> the revision at which they changed: the first after `after`, in order."""
+    query = sa.select(_changes.user_id, _changes.revision).order_by(_changes.user_id).limit(limit)
+    rows = connection.execute(query if after is None else query.where(_changes.user_id > after))
+    return {row.user_id: row.revision for row in rows}
+
+
+def save_places(connection: sa.Connection, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+    """Remember these places of these users, but for those who changed again or left since `changed` was read."""
+    same: set[str] = set()
+    for chunk in chunks(changed):
+        for row in connection.execute(sa.select(tables.changes).where(_changes.user_id.in_(chunk))):
+            if row.revision == changed[row.user_id]:
+                same.add(row.user_id)
+    for chunk in chunks(same):
+        connection.execute(sa.delete(tables.changes).where(_changes.user_id.in_(chunk)))
+    insert_new(connection, tables.placements, [_row_of(place) for place in places if place.user_id in same])
+
+
+def read_columns(connection: sa.Connection) -> PlaceColumns:
+    """Of all units that train."""
+    found = PlaceColumns([], [], [])
+    query = sa.select(_p.path, _p.samples, _p.digest).where(_p.path > VALIDATES).order_by(_p.path, _p.unit_key)
+    # The driver's own cursor: SQLAlchemy would make an object of each row, which takes twice as long as reading it.
+    cursor = connection.execute(query).cursor
+    while cursor is not None and (rows := cursor.fetchmany(_ROWS_AT_ONCE)):
+        paths, samples, digests = zip(*rows, strict=True)
+        found.paths.extend(paths)
+        found.samples.extend(samples)
+        found.digests.extend(digests)
+    return found
+
+
+def read_under(connection: sa.Connection, node: str) -> list[Place]:
+    """The units at and below a node of the tree."""
+    after = sa.and_(_p.path >= node, _p.path < node + "2") if node else _p.path > VALIDATES
+    return _places(connection, after)
+
+
+def read_validating(connection: sa.Connection) -> list[Place]:
+    """The users whose samples validate."""
+    return _places(connection, _p.path == VALIDATES)
+
+
+def _places(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[Place]:
+    query = sa.select(_p.unit_key, _p.user_id, _p.path, _p.samples, _p.digest).where(*which)
+    return [Place(*row) for row in connection.execute(query.order_by(_p.path, _p.unit_key))]
+
+
+def _row_of(place: Place) -> dict[str, Any]:
+    # By hand: `asdict` copies every value, and there may be millions.
+    return {
+        "path": place.path,
+        "unit_key": place.unit_key,
+        "user_id": place.user_id,
+        "samples": place.samples,
+        "digest": place.digest,
+    }
+
+
+def _next_revision(connection: sa.Connection) -> int:
+    return int(read_state(connection).revision) + 1

@@ -56,8 +56,18 @@ state = _table(
     _text("published", nullable=True),
     _whole("shards_training"),
     _text("noun", nullable=True),
+    _text("outline", nullable=True),
 )
-placements = _table("placements", _key("unit_key"), _text("user_id"), _text("digest"), _text("path"), indexed="user_id")
+placements = _table(
+    "placements",
+    _key("path"),  # first, so that a build finds the units in the order of the tree
+    _key("unit_key"),
+    _text("user_id"),
+    _whole("samples"),
+    _text("digest"),
+    indexed="user_id",
+)
+changes = _table("changes", _key("user_id"), _whole("revision"))  # whose rows no build has remembered since
 memberships = _table(
     "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed="user_id"
 )

@@ -12,7 +12,7 @@ from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.statements import chunks, insert_new, upsert
 from service.records import Tombstone
 
-_DERIVED = (tables.placements, tables.memberships, tables.exposures)
+_DERIVED = (tables.placements, tables.changes, tables.memberships, tables.exposures)
 
 
 def bury(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Store
-from service.build.adapters import canonical_order
 from service.build.progress import Silent
-from service.build.rows import RowMaker, ValidationUser, load_array
+from service.build.rows import KnownRows, RowMaker, ValidationUser, load_array
+from service.build.training import Lesson
+from service.data.samples import canonical_order
 from service.evaluation.comparison.examiner import Floats, Timed, timed
 from service.evaluation.comparison.laboratory import Forgotten, Removal, Trial
 from service.evaluation.comparison.partitions import Partitioning, Pool
@@ -169,24 +170,21 @@ def _stack(trial: Trial, digests: Sequence[str]) -> AdapterStack:
 def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | None) -> Floats:
     laboratory = trial.laboratory
     maker = RowMaker(store, laboratory.frozen.spec, laboratory.workforce, Silent())
-    files = maker.files(_validation_users(trial, without), digests, {}, trial.papers_config)
+    lessons = _validation_lessons(trial, without)
+    users = [ValidationUser(user, tuple(own)) for user, own in lessons.items()]
+    known = KnownRows.of(None, {})
+    files = maker.files(users, digests, known, lambda user: tuple(lessons[user].values()), trial.papers_config)
     return load_array(files["errors.npy"])
 
 
-def _validation_users(trial: Trial, without: str | None) -> list[ValidationUser]:
+def _validation_lessons(trial: Trial, without: str | None) -> dict[str, dict[str, Lesson]]:
+    """User -> key of a row -> its lesson; rows are sorted by key."""
     maker = trial.adapters(trial.store)
-    own: dict[str, list[int]] = {}
+    own: dict[str, dict[str, Lesson]] = {}
     for number, sample in enumerate(trial.split.valid):
-        own.setdefault(sample.user_id, []).append(number)
-    return [
-        ValidationUser(
-            user,
-            tuple(f"{number:09}" for number in numbers),  # rows are sorted by key
-            tuple(maker.lesson(trial.split.valid[number], trial.split.noun) for number in numbers),
-        )
-        for user, numbers in own.items()
-        if user != without
-    ]
+        if sample.user_id != without:
+            own.setdefault(sample.user_id, {})[f"{number:09}"] = maker.lesson(sample, trial.split.noun)
+    return own
 
 
 def _retrain(trial: Trial, touched: Sequence[Sequence[int]], removal: Removal, routes: bool) -> None:

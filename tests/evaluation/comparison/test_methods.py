@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from adapters_store import Store
-from service.build.build import Builder, Corpus
+from service.build.build import Builder
+from service.build.corpus import Corpus
 from service.data.ledger import Ledger
 from service.evaluation.comparison.aggregation import SHARDS
 from service.evaluation.comparison.examiner import Examiner

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adapters_store import Store
-from service.build.build import Builder, Built, Corpus
+from service.build.build import Builder, Built
+from service.build.corpus import Corpus
 from service.build.progress import Silent
 from service.data.ledger import Ledger
 from service.evaluation.comparison.examiner import Timed, timed

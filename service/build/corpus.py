@@ -1,0 +1,31 @@
+"""Everybody's samples, already split: what a generation is made from when nothing is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.data.samples import is_validation_user, user_samples
+from service.records import BuildConfig, Item, LedgerView, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Samples by user."""
+
+    noun: str
+    items: tuple[Item, ...]
+    training: dict[str, tuple[Sample, ...]]
+    validation: dict[str, tuple[Sample, ...]]
+
+
+def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
+    """Split users by keyed hash, and cut each user's windows from their own rows alone."""
+    items = {item.item_id: item for item in view.items}
+    training: dict[str, tuple[Sample, ...]] = {}
+    validation: dict[str, tuple[Sample, ...]] = {}
+    for user_id, interactions in view.interactions.items():
+        samples = user_samples(interactions, items, config.history_length, config.samples_per_user)
+        if samples:
+            held_out = is_validation_user(user_id, config.validation_percent, config.seed)
+            (validation if held_out else training)[user_id] = samples
+    return Corpus(view.noun, view.items, training, validation)

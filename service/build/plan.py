@@ -1,0 +1,115 @@
+"""What a generation will consist of, before anything is computed: its shards, and the users who validate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.build.adapters import content_of
+from service.build.corpus import Corpus
+from service.build.placement import Placer, Unit, unit_of_user, units_of
+from service.data.samples import canonical_order
+from service.records import BuildConfig, Item, Sample, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """D_k by what names it."""
+
+    name: str
+    content: str  # digest of its units
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedUser:
+    """A user who validates."""
+
+    user_id: str
+    digest: str  # of content and order of the samples
+    samples: int
+
+
+class Material(Protocol):
+    """Samples, all of one reading of the ledger."""
+
+    def shard(self, name: str) -> Shard: ...
+
+    def samples(self, user_id: str) -> tuple[Sample, ...]:
+        """Of a user who validates, in canonical order."""
+        ...
+
+
+class Plan(Protocol):
+    """Names and sizes of everything; people and samples only of what is asked for."""
+
+    @property
+    def fence(self) -> int: ...
+
+    @property
+    def noun(self) -> str: ...
+
+    @property
+    def items(self) -> tuple[Item, ...]: ...
+
+    @property
+    def shards(self) -> Sequence[PlannedShard]: ...
+
+    @property
+    def users(self) -> Sequence[PlannedUser]:
+        """Who validates, by user id."""
+        ...
+
+    def people(self, shard: str) -> Mapping[str, int]:
+        """User id -> samples in the shard of this name."""
+        ...
+
+    def material(self, shards: Collection[str], users: Collection[str]) -> Material:
+        """What to train these shards and to validate these users with."""
+        ...
+
+
+class WholePlan:
+    """Computed from everybody's samples."""
+
+    def __init__(self, corpus: Corpus, placer: Placer, config: BuildConfig, fence: int) -> None:
+        self.fence, self.noun, self.items = fence, corpus.noun, corpus.items
+        self._corpus, self._seed = corpus, config.seed
+        self._members: dict[str, list[Unit]] = {}
+        units = units_of(corpus.training, corpus.noun, config)
+        names = placer.place(units, corpus.items, corpus.noun, config)
+        for unit in units:
+            self._members.setdefault(names[unit.key], []).append(unit)
+        self.shards = [planned_shard(name, units) for name, units in sorted(self._members.items())]
+        self.users = [
+            PlannedUser(user, unit_of_user(user, samples, corpus.noun, config).digest, len(samples))
+            for user, samples in sorted(corpus.validation.items())
+        ]
+
+    def people(self, shard: str) -> Mapping[str, int]:
+        """As `Plan` says."""
+        return Counter(sample.user_id for unit in self._members[shard] for sample in unit.samples)
+
+    def material(self, shards: Collection[str], users: Collection[str]) -> WholePlan:
+        """All of it is here."""
+        return self
+
+    def shard(self, name: str) -> Shard:
+        """As `Material` says."""
+        return shard_of(name, self._members[name], self._seed)
+
+    def samples(self, user_id: str) -> tuple[Sample, ...]:
+        """As `Material` says."""
+        return canonical_order(self._corpus.validation[user_id], self._seed)
+
+
+def planned_shard(name: str, units: Sequence[Unit]) -> PlannedShard:
+    """The shard of these units."""
+    return PlannedShard(name, content_of(unit.digest for unit in units), sum(len(unit.samples) for unit in units))
+
+
+def shard_of(name: str, units: Sequence[Unit], seed: int) -> Shard:
+    """The same with its samples."""
+    return Shard(name, canonical_order([sample for unit in units for sample in unit.samples], seed))
