@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         _DEFAULTS.lora_targets, min_length=1, description="Linear layers that adapters are on, comma-separated"
     )
+    adapt_from_layer: int = Field(
+        _DEFAULTS.adapt_from_layer,
+        ge=0,
+        description="First layer with adapters, from 0; higher: a person is forgotten faster, each adapter can learn less",
+    )
     epochs: int = Field(_DEFAULTS.epochs, ge=1, description="Passes over a shard's samples")
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, lt=1, description="Peak rate of AdamW")
     batch_size: int = Field(_DEFAULTS.batch_size, ge=1, description="Samples per training step")

@@ -87,6 +87,7 @@ class BuildConfig:
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    adapt_from_layer: int = 0  # the first layer that adapters are on, counted from 0
     epochs: int = 2
     learning_rate: float = 3e-3
     batch_size: int = 32

@@ -35,6 +35,7 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
     ("name", "value"),
     [
         ("epochs", 0),
+        ("adapt_from_layer", -1),
         ("epochs", "many"),
         ("tau", -1),
         ("learning_rate", float("nan")),

@@ -252,6 +252,7 @@ class Work:
 
     cost: Cost
     config: BuildConfig
+    adapted: float  # share of the layers that are, or stand above, the first one with adapters
     context: int
     question: int
 
@@ -263,6 +264,7 @@ class Work:
         return cls(
             cost=Cost.of(frozen, config.lora_targets),
             config=config,
+            adapted=1 - config.adapt_from_layer / frozen.layers,
             context=round(fmean(len(lesson.context) for lesson in lessons)),
             question=round(fmean(len(lesson.question) for lesson in lessons)),
         )
@@ -272,12 +274,18 @@ class Work:
         cost, context, question, rank = self.cost, self.context, self.question, self.config.lora_rank
         if self.config.activation == "question":
             read = cost.read(context)
-            lesson = total([read, times(self.config.epochs, cost.learn(question, seen=context, rank=rank))])
+            lesson = total([read, self._lesson(question, seen=context)])
             error = total([read, cost.read(question, seen=context, rank=rank)])
         else:
-            lesson = times(self.config.epochs, cost.learn(context + question, rank=rank))
+            lesson = self._lesson(context + question, seen=0)
             error = cost.read(context + question, rank=rank)
         return total([times(samples, lesson), times(errors, error)])
+
+    def _lesson(self, tokens: int, seen: int) -> Floor:
+        """All epochs of `tokens` tokens that meet the adapters. Below these nothing changes, so once is enough."""
+        below = self.cost.read(tokens, seen).flops * (1 - self.adapted)
+        above = self.cost.learn(tokens, seen, self.config.lora_rank).flops * self.adapted
+        return Floor(self.config.epochs * tokens, below + self.config.epochs * above)
 
 
 _SEEN_OF_EACH = 2  # samples of each person whose tokens are counted; their windows overlap almost wholly
@@ -338,7 +346,9 @@ def _goals(timings: Sequence[Timing], quality: Mapping[str, float]) -> list[Goal
 
 _NOTES = (
     "Floor: forward and back through the frozen weights (2 + 2 operations per weight and token), attention and adapters as in "
-    "the scoring table. question: each context forward once, each question in every epoch; prompt: every token in every epoch. "
-    "With the new adapter's errors on every validation row. Tokens are those of a mean sample.",
-    "x full retraining: that one only trains and stores an adapter; ours also places, validates and publishes.",
+    "the scoring table. question: each context forward once, each question in every epoch; prompt: every token in every epoch; "
+    "layers below the first with adapters: forward, once. With the new adapter's errors on every validation row. Tokens are "
+    "those of a mean sample.",
+    "x full retraining: that one only trains and stores an adapter; ours also places, validates and publishes. Full retraining "
+    "and prompt have adapters on all layers, whatever `adapt_from_layer` says.",
 )

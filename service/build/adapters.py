@@ -113,5 +113,6 @@ def content_of(units: Iterable[str]) -> str:
 
 
 def _training_part(config: BuildConfig) -> dict[str, Any]:
-    names = ("activation", "lora_rank", "lora_alpha", "lora_targets", "epochs", "learning_rate", "batch_size", "seed")
+    lora = ("lora_rank", "lora_alpha", "lora_targets", "adapt_from_layer")
+    names = ("activation", *lora, "epochs", "learning_rate", "batch_size", "seed")
     return {name: getattr(config, name) for name in names}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,14 +86,14 @@ class Builder:
         """`environment` decides digests as the rows do; by default it is what this process computes with."""
         self._ledger = ledger
         self._store = store
-        self._model = model
         self._encoder = Encoder.load(model)
+        self._model = replace(model, answers=self._encoder.answers)  # whoever computes gets token ids
         self._workforce = workforce
         self._secret = secret
         self._progress: Progress = progress or Silent()
         self._environment = environment_of(model.device) if environment is None else environment
-        self._adapters = AdapterMaker(store, self._encoder, model, workforce, self._progress, self._environment)
-        self._placer = Placer(ledger, self._encoder, model, workforce, self._progress, self._environment)
+        self._adapters = AdapterMaker(store, self._encoder, self._model, workforce, self._progress, self._environment)
+        self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
         self._memo = Memo(ledger, self._placer)
 
     @property

@@ -1,9 +1,9 @@
 """One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
 
 All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
-from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With activation
-`question` the contexts carry no gradient, so the frozen model reads each of them once and all epochs reuse its keys and
-values, as far as they fit into memory.
+from the samples' lengths and canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
+activation `question` the contexts carry no gradient, so the frozen model reads each of them once and all epochs reuse its keys
+and values, as far as they fit into memory. With `adapt_from_layer` the way back ends at the first layer that has adapters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from service.build.reading import read_keys_values
 from service.build.workforce import Report
+from service.errors import ModelUnsuitable
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import Contexts, FrozenModel
 from service.llm.mixture import target_modules
 from service.records import BuildConfig
 
-_CONTEXT_MEMORY = 64 * 2**20  # bytes of keys and values kept between epochs
 _WARMUP_SHARE = 0.1
 
 
@@ -49,6 +50,7 @@ class TrainingTask:
     invocation: list[int]
     lessons: tuple[Lesson, ...]
     config: BuildConfig
+    context_memory: int = 2**30  # bytes of keys and values kept between epochs; no bit depends on it
 
 
 def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
@@ -60,6 +62,7 @@ def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=list(config.lora_targets),
+        layers_to_transform=_adapted_layers(frozen, config.adapt_from_layer),
         fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
         lora_dropout=0.0,
         bias="none",
@@ -77,15 +80,28 @@ def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
     }
 
 
+def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
+    """As PEFT wants them; None means all.
+
+    Raises:
+        ModelUnsuitable: the model ends below the first one.
+    """
+    if first >= frozen.layers:
+        raise ModelUnsuitable(
+            f"adapt_from_layer {first} leaves no layer for adapters: this model's layers are 0 to {frozen.layers - 1}"
+        )
+    return list(range(first, frozen.layers)) if first else None
+
+
 def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) -> None:
     config = task.config
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    batches = [task.lessons[i : i + config.batch_size] for i in range(0, len(task.lessons), config.batch_size)]
+    batches = _batches(task.lessons, config)
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     steps = config.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     order = torch.Generator().manual_seed(int(task.recipe[:15], 16))
-    reader = _ContextReader(frozen, model)
+    reader = _ContextReader(frozen, model, task.context_memory)
     for _ in range(config.epochs):
         for number in torch.randperm(len(batches), generator=order).tolist():
             batch = batches[number]
@@ -96,6 +112,16 @@ def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) ->
             _step(difference, batch, optimizer)
             schedule.step()
         report(1)
+
+
+def _batches(lessons: Sequence[Lesson], config: BuildConfig) -> list[list[Lesson]]:
+    """Lessons of similar length, so that little padding goes there and back; among equals in canonical order."""
+
+    def trained_tokens(lesson: Lesson) -> int:
+        return len(lesson.question) + (len(lesson.context) if config.activation == "prompt" else 0)
+
+    ordered = sorted(lessons, key=trained_tokens)
+    return [ordered[i : i + config.batch_size] for i in range(0, len(ordered), config.batch_size)]
 
 
 def _step(difference: Tensor, batch: Sequence[Lesson], optimizer: torch.optim.Optimizer) -> None:
@@ -113,19 +139,22 @@ def _rate(step: int, steps: int) -> float:
 
 
 class _ContextReader:
-    """Reads the contexts of a batch without the adapter; keeps what fits into `_CONTEXT_MEMORY`."""
+    """Reads the contexts of a batch without the adapter; keeps what fits into `room` bytes.
 
-    def __init__(self, frozen: FrozenModel, model: Any) -> None:
+    A batch that is read again gives the same bits, so the room decides the time only.
+    """
+
+    def __init__(self, frozen: FrozenModel, model: Any, room: int) -> None:
         self._frozen = frozen
         self._model = model
         self._kept: dict[int, Contexts] = {}
-        self._room = _CONTEXT_MEMORY
+        self._room = room
 
     def read(self, number: int, batch: Sequence[Lesson]) -> Contexts:
         if number in self._kept:
             return self._kept[number]
         with self._model.disable_adapter():
-            contexts = self._frozen.read_contexts([lesson.context for lesson in batch])
+            contexts = read_keys_values(self._frozen, [lesson.context for lesson in batch])
         if contexts.nbytes <= self._room:
             self._room -= contexts.nbytes
             self._kept[number] = contexts

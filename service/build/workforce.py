@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import torch
+import torch.utils.deterministic
 
 from service.errors import LetheError
 
@@ -24,6 +25,7 @@ Result = TypeVar("Result")
 Report = Callable[[int], None]  # a task calls it with the number of steps it has just finished
 
 _NICENESS = 10  # training yields to serving
+_PRELOADED = "service.build.preloaded"  # by name: its modules import this one
 
 
 class TaskFailed(LetheError):
@@ -31,12 +33,12 @@ class TaskFailed(LetheError):
 
 
 class Workforce:
-    """At most `processes` tasks at a time. `preload` names modules that the fork server imports once."""
+    """At most `processes` tasks at a time. `preload` names further modules that the fork server imports once."""
 
     def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
         self.processes = max(1, processes)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        self._context.set_forkserver_preload([*preload, _PRELOADED])
 
     def run(
         self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
@@ -95,6 +97,8 @@ def _work(connection: Connection, function: Callable[[Any, Report], Any], task: 
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may add in another order each time
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # Nobody reads memory before writing it, so filling it first only takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with suppress(BrokenPipeError):
         try:
             connection.send(("result", function(task, lambda steps: connection.send(("steps", steps)))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +105,8 @@ def bench_forgetting(
     """One simulated person after another forgotten, about four shards: ours beside full retraining and `prompt` activation."""
     shard = {"max_shard_size": math.ceil(samples * MAX_SHARD_SIZE / _OF_1024)}
     stated_ = stated(given)
-    ours, prompt = stated_ | shard | {"activation": "question"}, stated_ | shard | {"activation": "prompt"}
+    ours = stated_ | shard | {"activation": "question"}
+    prompt = stated_ | shard | {"activation": "prompt", "adapt_from_layer": 0}  # what others would do
     with scratch_home(ours) as one, scratch_home(prompt) as other, progress_for_stderr() as progress:
         config, dataset = one.settings.build_config(), importers.demo()
         frozen = FrozenModel.load(one.model())
@@ -167,6 +169,6 @@ def _installation(home: Home) -> forgetting.Installation:
 def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> forgetting.FullRetraining:
     # Beside the worker's own files: nothing erases there what it does not know.
     store = Store(home.settings.home / "retraining")
-    spec, config = home.model(), home.settings.build_config()
+    spec, config = replace(home.model(), answers=frozen.encoder.answers), home.settings.build_config()
     maker = AdapterMaker(store, frozen.encoder, spec, home.workforce(), Silent(), environment_of(spec.device))
     return forgetting.FullRetraining(maker, store, crowd, corpus_of(home.ledger.view(), config), config, frozen)

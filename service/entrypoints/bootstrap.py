@@ -37,7 +37,7 @@ from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
 # What a child would otherwise import anew: every one of them runs the main module again.
-_PRELOAD = ("service.build.training", "service.build.rows", "service.entrypoints.cli")
+_PRELOAD = ("service.entrypoints.cli",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,26 @@ _UNKNOWN_POSITIONS = 2048
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model is asked that meets token ids only: which token answers what, and a prompt to try it with."""
+
+    yes: int
+    no: int
+    probe: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Where the frozen model is and how it is computed: enough to load the same one in another process."""
+    """Where the frozen model is and how it is computed: enough to load the same one in another process.
+
+    A process that is told the answers loads the weights alone; a tokenizer takes longer to load than a small model.
+    """
 
     name: str  # a folder or a hub id
     revision: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    answers: Answers | None = None
 
 
 class Encoder:
@@ -38,7 +51,7 @@ class Encoder:
         self.positions = positions
         self._tokenizer = tokenizer
         self.yes, self.no = (_answer_token(tokenizer, answer) for answer in prompts.ANSWERS)
-        self.probe = self._encode(_PROBE, special=True)
+        self.answers = Answers(self.yes, self.no, tuple(self._encode(_PROBE, special=True)))
 
     @classmethod
     def load(cls, spec: ModelSpec) -> Encoder:

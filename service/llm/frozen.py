@@ -11,6 +11,7 @@ padding, and a context's keys stand once for all of its questions. Both give the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -25,7 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from service.errors import ModelUnsuitable
 from service.llm import packed
-from service.llm.encoder import Encoder, ModelSpec, model_folder
+from service.llm.encoder import Answers, Encoder, ModelSpec, model_folder
 from service.llm.packed import Packing, Prefix, Runs
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
@@ -54,14 +55,23 @@ class Contexts:
 class FrozenModel:
     """A causal language model whose weights never change, with its encoder."""
 
-    def __init__(self, spec: ModelSpec, model: PreTrainedModel, encoder: Encoder) -> None:
+    def __init__(self, spec: ModelSpec, model: PreTrainedModel, encoder: Encoder | None) -> None:
+        """Without `encoder` the specification must tell the answers."""
         self.spec = spec
-        self.encoder = encoder
+        self._encoder = encoder
         self.model = model.eval().requires_grad_(False)
         packed.install(model)
         self.device = torch.device(spec.device)
-        self._yes_minus_no = _head_difference(model, encoder.yes, encoder.no)
-        self._check_head()
+        answers = self.encoder.answers if spec.answers is None else spec.answers
+        self._yes_minus_no = _head_difference(model, answers.yes, answers.no)
+        self._check_head(answers)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Read from the model's files when it is first asked for, unless it was given."""
+        if self._encoder is None:
+            self._encoder = Encoder.load(self.spec)
+        return self._encoder
 
     @classmethod
     def load(cls, spec: ModelSpec) -> FrozenModel:
@@ -71,7 +81,8 @@ class FrozenModel:
             ModelUnsuitable: not found, no safetensors, no single-token Yes/No, or logits that two rows of the head
                 cannot give.
         """
-        encoder = Encoder.load(spec)
+        # Before the weights: what is missing beside them can be told more clearly.
+        encoder = Encoder.load(spec) if spec.answers is None else None
         transformers.utils.logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
@@ -83,6 +94,11 @@ class FrozenModel:
             ) from error
         return cls(spec, model.to(spec.device), encoder)
 
+    @property
+    def layers(self) -> int:
+        """How many decoder layers there are."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
     # Forward passes
 
     def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
@@ -91,9 +107,15 @@ class FrozenModel:
         cache = DynamicCache()
         with torch.no_grad():
             hidden = self._hidden(ids, mask, _positions_of(mask), cache)
-        layers: list[Any] = cache.layers
-        keys_values = tuple((layer.keys, layer.values) for layer in layers)
-        return Contexts(keys_values, mask, _of_last_token(hidden, mask))
+        return Contexts(_keys_values_of(cache), mask, _of_last_token(hidden, mask))
+
+    def read_keys_values(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+        """The same without embeddings (B, 0): all that an answer needs, without most of the last layer's work."""
+        ids, mask = self._padded(contexts)
+        cache = _KeysValuesOnly(self.layers)
+        with torch.no_grad(), suppress(_EnoughRead):
+            self._hidden(ids, mask, _positions_of(mask), cache)
+        return Contexts(_keys_values_of(cache), mask, torch.empty(len(mask), 0, device=self.device))
 
     def answer(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
         """logit(Yes) − logit(No) after each question, (B,) float32, given its context's keys and values.
@@ -122,7 +144,7 @@ class FrozenModel:
     @cached_property
     def packs(self) -> bool:
         """Whether this architecture lets its attention be replaced, as two probes show; otherwise rows are padded."""
-        probe = self.encoder.probe
+        probe = self.encoder.answers.probe
         head, tails = probe[:-2], [probe[-2:], probe[-1:]]
         with torch.no_grad():
             padded = self.answer(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
@@ -208,12 +230,12 @@ class FrozenModel:
         mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
         return ids.to(self.device), mask.to(self.device)
 
-    def _check_head(self) -> None:
-        ids, mask = self._padded([self.encoder.probe])
+    def _check_head(self, answers: Answers) -> None:
+        ids, mask = self._padded([answers.probe])
         with torch.no_grad():
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[0, -1].float()
-            ours = float(self.answer_whole([self.encoder.probe])[0])
-        theirs = float(logits[self.encoder.yes] - logits[self.encoder.no])
+            ours = float(self.answer_whole([answers.probe])[0])
+        theirs = float(logits[answers.yes] - logits[answers.no])
         # A soft cap barely shows where logits are small, as they may be after the probe.
         capped = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         if capped or abs(theirs - ours) > _HEAD_TOLERANCE[self.model.dtype] * (1.0 + abs(ours)):
@@ -231,6 +253,29 @@ def _head_difference(model: PreTrainedModel, yes: int, no: int) -> Tensor:
         )
     difference: Tensor = (head.weight[yes].float() - head.weight[no].float()).detach()
     return difference
+
+
+class _EnoughRead(Exception):
+    """Nothing that is read from here on would be kept."""
+
+
+class _KeysValuesOnly(DynamicCache):
+    """Ends a reading once the last layer has given its keys and values."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self._last = layers - 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if layer_idx == self._last:
+            raise _EnoughRead
+        return found
+
+
+def _keys_values_of(cache: DynamicCache) -> tuple[tuple[Tensor, Tensor], ...]:
+    layers: list[Any] = cache.layers
+    return tuple((layer.keys, layer.values) for layer in layers)
 
 
 def _positions_of(mask: Tensor) -> Tensor:

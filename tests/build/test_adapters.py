@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,9 @@ def test_the_order_in_which_samples_come_does_not_name_an_adapter_but_the_machin
     shard, shuffled = (Shard("0", canonical_order(samples, 0)) for samples in (SAMPLES, SAMPLES[::-1]))
     assert maker.digest(shard, "movie", CONFIG) == maker.digest(shuffled, "movie", CONFIG)
     assert maker.digest(shard, "movie", CONFIG) != elsewhere.digest(shard, "movie", CONFIG)
+
+
+def test_the_layers_that_adapters_are_on_name_them(maker_with) -> None:
+    maker, _ = maker_with(InThisProcess())
+    shard = Shard("0", canonical_order(SAMPLES, 0))
+    assert maker.digest(shard, "movie", CONFIG) != maker.digest(shard, "movie", replace(CONFIG, adapt_from_layer=1))

@@ -67,7 +67,10 @@ def _scores_without(task):
 @activation
 def test_peft_alone_opens_an_adapter_and_gives_the_same_score(tiny_models, tmp_path, architecture, activation):
     task = _task(tiny_models(architecture), _for(architecture, activation))
-    files = train_adapter(task, _nothing)
+    _equal_to_peft(train_adapter(task, _nothing), task, tmp_path)
+
+
+def _equal_to_peft(files, task, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():
@@ -161,3 +164,52 @@ def test_a_target_that_names_no_layer_is_refused(tiny_models):
     task = _task(tiny_models("llama"), replace(CONFIG, lora_targets=("query",)))
     with pytest.raises(ModelUnsuitable, match="q_proj"):
         train_adapter(task, _nothing)
+
+
+# Adapters on upper layers only
+
+
+@activation
+def test_adapters_from_a_layer_on_leave_those_below_as_they_are_and_score_as_peft_does(
+    tiny_models, tmp_path, architecture, activation
+):
+    task = _task(tiny_models(architecture), replace(_for(architecture, activation), adapt_from_layer=1))
+    files = train_adapter(task, _nothing)
+    tensors = safetensors.torch.load(files["adapter_model.safetensors"])
+    assert {_layer(name) for name in tensors} == {1}
+    _equal_to_peft(files, task, tmp_path)
+
+
+def _layer(name):
+    return next(int(part) for part in name.split(".") if part.isdigit())
+
+
+def test_from_the_first_layer_on_is_all_of_them(tiny_models):
+    files = train_adapter(_task(tiny_models("llama")), _nothing)
+    assert {_layer(name) for name in safetensors.torch.load(files["adapter_model.safetensors"])} == {0, 1}
+    assert json.loads(files["adapter_config.json"])["layers_to_transform"] is None
+
+
+def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, adapt_from_layer=2))
+    with pytest.raises(ModelUnsuitable, match=r"adapt_from_layer 2 leaves no layer .* 0 to 1"):
+        train_adapter(task, _nothing)
+
+
+# Contexts between epochs
+
+
+@pytest.mark.parametrize("room", [0, 40_000], ids=["none kept", "some kept"])
+def test_contexts_that_are_read_again_give_the_same_bytes_as_kept_ones(tiny_models, room):
+    task = _task(tiny_models("llama"))
+    assert train_adapter(replace(task, context_memory=room), _nothing) == train_adapter(task, _nothing)
+
+
+# A process that loads no tokenizer
+
+
+@activation
+def test_a_model_that_is_told_its_answers_trains_the_same_bytes(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
+    told = replace(task.model, answers=Encoder.load(task.model).answers)
+    assert train_adapter(replace(task, model=told), _nothing) == train_adapter(task, _nothing)
