@@ -103,7 +103,7 @@ MUTANTS = (
         "service/data/ledger/importing.py",
         "    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})\n",
         "",
-        "test_a_title_that_changes_under_its_id",
+        "test_a_title_that_changes_and_moves_no_plane",
     ),
     Mutant(
         "a seed from a counter",

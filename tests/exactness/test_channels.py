@@ -189,8 +189,8 @@ def test_which_process_ends_first(everybody: Home, home_of: HomeOf) -> None:
 
 
 @pytest.mark.parametrize("user", [TRAINING[0], TRAINING[3], VALIDATING[0]])
-def test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is(everybody: Home, user: str) -> None:
-    view = everybody.ledger.view()
+def test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is(user: str) -> None:
+    view = LedgerView(0, NOUN, tuple(ITEMS), {name: tuple(only(name)) for name in USERS})
     rest = {name: rows for name, rows in view.interactions.items() if name != user}
     now, then = (corpus_of(seen, CONFIG) for seen in (replace(view, interactions=rest), view))
     for part, before in ((now.training, then.training), (now.validation, then.validation)):
@@ -305,6 +305,17 @@ def test_a_title_that_changes_under_its_id(everybody: Home, home_of: HomeOf) -> 
     everybody.build()
     assert everybody.files() == home_of(ROWS, items).files()
     assert catalogue_files(everybody) != before
+
+
+def test_a_title_that_changes_and_moves_no_plane(home_of: HomeOf) -> None:
+    items = [replace(ITEMS[0], title="Another film (2001)"), *ITEMS[1:]]
+    config = replace(CONFIG, partition="random")
+    home = home_of(ROWS, config=config)
+    before = set(home.adapters())
+    home.ledger.import_data(items, [], NOUN)
+    home.build()
+    assert home.files() == home_of(ROWS, items, config).files()
+    assert set(home.adapters()) != before
 
 
 def test_genres_that_change_under_an_id(everybody: Home, home_of: HomeOf) -> None:

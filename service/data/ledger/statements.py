@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 
 def is_storable(text: str) -> bool:
     """PostgreSQL takes no NUL, and neither database a lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    # Most ids are plain, and there may be millions.
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text))
 
 
 def storable(text: str) -> str:
