@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -39,6 +40,11 @@ class Workforce:
         self.processes = max(1, processes)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*preload, _PRELOADED])
+
+    def prepare(self) -> None:
+        """Begin to import what tasks need, so that the first task does not wait for it."""
+        if self._context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
 
     def run(
         self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
@@ -93,7 +99,7 @@ def _receive(connection: Connection) -> tuple[str, Any]:
 
 def _work(connection: Connection, function: Callable[[Any, Report], Any], task: Any) -> None:
     _die_with_parent()
-    os.nice(_NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may add in another order each time
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)

@@ -34,6 +34,7 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
         threading.Thread(target=_end_with_parent, daemon=True).start()
     home = Home.open(settings)
     home.restore_check()
+    home.workforce().prepare()
     bell = home.bell()
     try:
         home.reconciler(bell, progress).run(threading.Event(), settings.retry_seconds)
