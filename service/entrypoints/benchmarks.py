@@ -28,14 +28,13 @@ from service.entrypoints.console import progress_for_stderr
 from service.entrypoints.evaluations import scratch_home, stated
 from service.entrypoints.options import BUILD_SETTINGS, JsonOption, with_settings
 from service.errors import InvalidSetting
-from service.evaluation.comparison.methods.lethe import MAX_SHARD_SIZE
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed against peers, in one run and in turns.")
 
-_OF_1024 = 1024
+_MAX_SHARD_SHARE = 0.38  # of all samples: makes four shards of the demo's people
 MODEL_SETTINGS = ("model", "model_revision", "dtype", "device", "threads")
 FORGETTING_SETTINGS = tuple(name for name in BUILD_SETTINGS if name not in ("activation", "max_shard_size"))
 OutOption = Annotated[Path | None, typer.Option(help="Also write the JSON into this file")]
@@ -96,14 +95,14 @@ def bench_scoring(
 @with_settings(FORGETTING_SETTINGS)
 def bench_forgetting(
     given: dict[str, Any],
-    samples: Annotated[int, typer.Option(min=8, help="Training samples in the ledger")] = _OF_1024,
+    samples: Annotated[int, typer.Option(min=8, help="Training samples in the ledger")] = 1024,
     rounds: RoundsOption = 3,
     tested: Annotated[int, typer.Option(min=2, help="Samples of people never seen, whose answers are judged")] = 1000,
     out: OutOption = None,
     json_: JsonOption = False,
 ) -> None:
     """One simulated person after another forgotten, about four shards: ours beside full retraining and `prompt` activation."""
-    shard = {"max_shard_size": math.ceil(samples * MAX_SHARD_SIZE / _OF_1024)}
+    shard = {"max_shard_size": math.ceil(samples * _MAX_SHARD_SHARE)}
     stated_ = stated(given)
     ours = stated_ | shard | {"activation": "question"}
     prompt = stated_ | shard | {"activation": "prompt", "adapt_from_layer": 0}  # what others would do
