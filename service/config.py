@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         "float32", description="Of the frozen model: float32 | bfloat16 | float16"
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu | cuda | cuda:N")
-    threads: int = Field(0, ge=0, description="CPU threads for scoring; 0: all cores")
+    threads: int = Field(
+        0, ge=0, description="CPU threads for scoring; 0: all cores but one, which the event loop and builds want"
+    )
     build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
     forget_deadline: float = Field(86_400, gt=0, description="Seconds after which an owed deletion is overdue")
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
@@ -111,6 +113,9 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json", exclude_none=True)
         plain = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
         return {**os.environ, **{f"LETHE_{name.upper()}": value for name, value in plain.items()}}
+
+    def scoring_threads(self) -> int:
+        return self.threads or max(1, self.cores() - 1)
 
     def cores(self) -> int:
         return len(os.sched_getaffinity(0))

@@ -102,3 +102,9 @@ def test_a_variable_that_names_no_setting_is_refused(name: str) -> None:
     child = read_in_a_child({**plain_environment(), name: "3"})
     assert child.returncode != 0
     assert f"InvalidSetting: unknown settings in the environment: {name};" in child.stderr
+
+
+def test_scoring_leaves_a_core_to_everything_else_unless_told() -> None:
+    settings = load_settings()
+    assert settings.scoring_threads() == max(1, settings.cores() - 1)
+    assert load_settings(threads=3).scoring_threads() == 3

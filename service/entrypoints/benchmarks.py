@@ -72,7 +72,7 @@ def bench_scoring(
 ) -> None:
     """The mixture beside the bare model, merged and unmerged LoRA, SISA and PEFT's ways; one context for all candidates."""
     settings = load_settings(**stated(given))
-    torch.set_num_threads(settings.threads or settings.cores())
+    torch.set_num_threads(settings.scoring_threads())
     load = scoring.Load(
         rows=rows,
         tokens=tokens,

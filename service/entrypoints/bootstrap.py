@@ -113,7 +113,7 @@ class Home:
 def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
     """The application of one API replica: one frozen model, one scoring thread, one refresher."""
     settings = home.settings
-    torch.set_num_threads(settings.threads or settings.cores())
+    torch.set_num_threads(settings.scoring_threads())
     telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
     contexts = ContextCache(settings.context_cache_bytes)

@@ -108,7 +108,7 @@ class _Offline:
 
     def __init__(self, opened: Home) -> None:
         settings = opened.settings
-        torch.set_num_threads(settings.threads or settings.cores())
+        torch.set_num_threads(settings.scoring_threads())
         self.frozen = FrozenModel.load(opened.model())
         self._config = settings.build_config()
         snapshots = Snapshots(opened.store, self.frozen)
