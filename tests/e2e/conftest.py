@@ -63,7 +63,9 @@ class Server:
     def __init__(self, begin: Begin, environment: dict[str, str], log: Path, *options: str) -> None:
         self.port = _free_port()
         self.log = log
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        # A connection for each request: of a hundred threads one may close an idle connection that another just took.
+        alone = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, limits=alone)
         self.process = begin(["serve", "--port", str(self.port), *options], environment, log)
 
     def get(self, path: str) -> httpx.Response:
