@@ -1,7 +1,7 @@
 """One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
 
 All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
-from the samples' lengths and canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
+from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
 activation `question` the contexts carry no gradient, so the frozen model reads each of them once and all epochs reuse its keys
 and values, as far as they fit into memory. With `adapt_from_layer` the way back ends at the first layer that has adapters.
 """
@@ -96,7 +96,7 @@ def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
 def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) -> None:
     config = task.config
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    batches = _batches(task.lessons, config)
+    batches = [task.lessons[i : i + config.batch_size] for i in range(0, len(task.lessons), config.batch_size)]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     steps = config.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -112,16 +112,6 @@ def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) ->
             _step(difference, batch, optimizer)
             schedule.step()
         report(1)
-
-
-def _batches(lessons: Sequence[Lesson], config: BuildConfig) -> list[list[Lesson]]:
-    """Lessons of similar length, so that little padding goes there and back; among equals in canonical order."""
-
-    def trained_tokens(lesson: Lesson) -> int:
-        return len(lesson.question) + (len(lesson.context) if config.activation == "prompt" else 0)
-
-    ordered = sorted(lessons, key=trained_tokens)
-    return [ordered[i : i + config.batch_size] for i in range(0, len(ordered), config.batch_size)]
 
 
 def _step(difference: Tensor, batch: Sequence[Lesson], optimizer: torch.optim.Optimizer) -> None:
