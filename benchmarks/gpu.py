@@ -235,7 +235,7 @@ def retraining(
     rows = []
     for activation in ("question", "prompt"):
         config = replace(BuildConfig(), activation=activation, lora_rank=plan.rank, lora_targets=plan.targets)
-        task = TrainingTask("0" * 64, spec, [], tuple(lessons), config)
+        task = TrainingTask("0" * 64, spec, [], tuple(lessons), _people(len(lessons), config.samples_per_user), config)
         what = f"retrain {len(lessons)} samples of {plan.context} + {plan.question} tokens, {activation}"
         try:
             seconds = _seconds(partial(_run_all, workforce, task))
@@ -244,6 +244,11 @@ def retraining(
             continue
         rows.append(line(model=name, what=what, seconds=seconds, **{"of which loading": loading}))
     return rows
+
+
+def _people(lessons: int, each: int) -> tuple[tuple[int, ...], ...]:
+    """As if each had said so many things, one after another."""
+    return tuple(tuple(range(first, min(first + each, lessons))) for first in range(0, lessons, each))
 
 
 def measure(plan: Plan, workforce: Workforce) -> dict[str, Any]:

@@ -37,6 +37,12 @@ class Settings(BaseSettings):
     context_cache_bytes: int = Field(
         256 * 2**20, ge=0, description="Memory for contexts that were read; every deletion empties it"
     )
+    readings_bytes: int = Field(
+        512 * 2**20,
+        ge=0,
+        description="Memory of a worker for contexts that builds read, twice as much during a build; a deletion wipes "
+        "those of its person",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG | INFO | WARNING | ERROR"
     )

@@ -31,8 +31,8 @@ from service.benchmarking.report import Section
 from service.build.build import Builder
 from service.build.embedding import EmbeddingTask, PublicTextsTask
 from service.build.progress import Progress, Silent
-from service.build.training import TrainingTask
-from service.build.validation import UserValidation, ValidationTask
+from service.build.training import Trained, TrainingTask
+from service.build.validation import UserValidation, Validated, ValidationTask
 from service.build.workforce import Report, Result, Task, Workforce
 from service.data.ledger import Ledger, Reading
 from service.data.samples import is_validation_user
@@ -106,9 +106,10 @@ class StandIn(Workforce):
         if isinstance(task, TrainingTask):
             time.sleep(self._plan.training_seconds)
             self.trained += self._plan.training_seconds
-            return self.adapter(task.recipe)
+            return Trained(self.adapter(task.recipe), {})
         if isinstance(task, ValidationTask):
-            return [self._validation(len(lessons), task.adapters) for lessons in task.users]
+            found = [self._validation(len(lessons), task.adapters) for lessons in task.users]
+            return Validated(found, {})
         if isinstance(task, EmbeddingTask):
             return np.stack([self._placed(ids) for ids, *_ in task.groups])
         if isinstance(task, PublicTextsTask):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from adapters_store import DamagedArtifact, MissingArtifact, Store, digest_of
 from service.build.progress import Progress
+from service.build.reading import MANNER, reading_name
+from service.build.readings import Readings
 from service.build.training import Lesson, TrainingTask, train_adapter
 from service.build.workforce import Workforce
 from service.data import prompts
@@ -30,6 +33,7 @@ class AdapterMaker:
         workforce: Workforce,
         progress: Progress,
         environment: Mapping[str, str],
+        readings: Readings | None = None,
     ) -> None:
         self._store = store
         self._encoder = encoder
@@ -37,17 +41,18 @@ class AdapterMaker:
         self._workforce = workforce
         self._progress = progress
         self._environment = environment
+        self._readings = readings or Readings(0)
 
     def digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
         """What names the adapter of some samples: all that it is made from, and what it is made with."""
-        return digest_of([self._recipe_digest(shard, noun, config), self._environment])
+        return digest_of([self._recipe_digest(shard, noun, config), MANNER, self._environment])
 
     def digest_by_content(self, content: str, config: BuildConfig) -> str:
         """The same of a shard whose samples are not at hand, but what names them (`content_of`).
 
         As that names order and people too, adapters of one such digest have the same bytes and have seen the same people.
         """
-        return digest_of([{**self._recipe(config), "units": content}, self._environment])
+        return digest_of([{**self._recipe(config), "units": content}, MANNER, self._environment])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that the store does not hold; a damaged one is removed and counts as missing."""
@@ -62,8 +67,12 @@ class AdapterMaker:
         digests = list(shards)
         tasks = [self._training_task(shards[digest], noun, config) for digest in digests]
         self._progress.phase("training shards", len(tasks) * config.epochs)
-        for number, files in self._workforce.run(train_adapter, tasks, self._trained):
-            self._keep(digests[number], files)
+        wanted = [_readings_of(task, shards[digest]) for digest, task in zip(digests, tasks, strict=True)]
+        with self._readings.lend(wanted) as lending:
+            lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
+            for number, trained in self._workforce.run(train_adapter, lent, self._trained):
+                lending.left[number] = trained.left
+                self._keep(digests[number], trained.files)
 
     def lesson(self, sample: Sample, noun: str) -> Lesson:
         context = self._encoder.context(sample.history, noun)
@@ -95,7 +104,8 @@ class AdapterMaker:
     def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
         lessons = tuple(self.lesson(sample, noun) for sample in shard.samples)
         invocation = self._encoder.invocation(noun) if config.activation == "question" else []
-        return TrainingTask(self._recipe_digest(shard, noun, config), self._model, invocation, lessons, config)
+        recipe, people = self._recipe_digest(shard, noun, config), tuple(_numbers_of_people(shard).values())
+        return TrainingTask(recipe, self._model, invocation, lessons, people, config)
 
     def _trained(self, epochs: int) -> None:
         sys.audit("lethe.build.training")
@@ -105,6 +115,24 @@ class AdapterMaker:
         with self._store.new_adapter(digest) as folder:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
+
+
+def _numbers_of_people(shard: Shard) -> dict[str, tuple[int, ...]]:
+    """User id -> the numbers of their samples."""
+    numbers: dict[str, tuple[int, ...]] = {}
+    for number, sample in enumerate(shard.samples):
+        numbers[sample.user_id] = (*numbers.get(sample.user_id, ()), number)
+    return numbers
+
+
+def _readings_of(task: TrainingTask, shard: Shard) -> dict[str, str]:
+    """The names of what will be read -> whose it is."""
+    if task.config.activation != "question":
+        return {}
+    return {
+        reading_name([task.lessons[number].context for number in numbers], embed=False): user
+        for user, numbers in _numbers_of_people(shard).items()
+    }
 
 
 def content_of(units: Iterable[str]) -> str:

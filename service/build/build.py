@@ -22,6 +22,8 @@ from service.build.memo import Memo, NotAsRemembered
 from service.build.placement import Placer
 from service.build.plan import Material, Plan, PlannedShard, PlannedUser, WholePlan
 from service.build.progress import Progress, Silent
+from service.build.reading import MANNER
+from service.build.readings import Readings
 from service.build.rows import KnownRows, RowMaker, ValidationUser, array_bytes, row_keys
 from service.build.training import Lesson
 from service.build.workforce import Workforce
@@ -62,6 +64,7 @@ class Work:
     fence: int
     noun: str
     items: tuple[Item, ...]
+    catalogue: str  # digest of the items, and of what embeds them
     shards: dict[str, PlannedShard]  # by their adapters' digests
     users: list[ValidationUser]
     missing: list[str]  # digests of adapters
@@ -82,8 +85,12 @@ class Builder:
         secret: bytes,
         progress: Progress | None = None,
         environment: Mapping[str, str] | None = None,
+        readings: Readings | None = None,
     ) -> None:
-        """`environment` decides digests as the rows do; by default it is what this process computes with."""
+        """`environment` decides digests as the rows do; by default it is what this process computes with.
+
+        `readings` keeps what is read of people's contexts for the next build; by default nothing is kept.
+        """
         self._ledger = ledger
         self._store = store
         self._encoder = Encoder.load(model)
@@ -92,7 +99,11 @@ class Builder:
         self._secret = secret
         self._progress: Progress = progress or Silent()
         self._environment = environment_of(model.device) if environment is None else environment
-        self._adapters = AdapterMaker(store, self._encoder, self._model, workforce, self._progress, self._environment)
+        self._readings = readings or Readings(0)
+        self._seen_fence = 0  # up to which deletions have wiped readings
+        self._adapters = AdapterMaker(
+            store, self._encoder, self._model, workforce, self._progress, self._environment, self._readings
+        )
         self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
         self._memo = Memo(ledger, self._placer)
 
@@ -104,7 +115,7 @@ class Builder:
     @property
     def _made_with(self) -> dict[str, Any]:
         """What the bits of everything computed here depend on, beside its own inputs."""
-        return {"frozen": self.frozen, "pooling": POOLING, "environment": self._environment}
+        return {"frozen": self.frozen, "pooling": POOLING, "read": MANNER, "environment": self._environment}
 
     def build(self, config: BuildConfig) -> Built:
         """Read of the ledger, at one moment, what is needed, and make its generation."""
@@ -126,6 +137,15 @@ class Builder:
         """
         return self._make(self._work(WholePlan(corpus, self._placer, config, fence), config), config)
 
+    def wipe_forgotten(self, plan_fence: int | None = None) -> None:
+        """Keep nothing of what was read of people of whom a deletion came since this was last done.
+
+        A build that was planned at `plan_fence` may leave readings of people who were forgotten after it.
+        """
+        now, users = self._ledger.forgotten_since(self._seen_fence, self._readings.people)
+        self._readings.forget(users)
+        self._seen_fence = now if plan_fence is None else plan_fence
+
     def _work_from_memory(self, config: BuildConfig) -> Work:
         with self._ledger.reading() as reading:
             plan: Plan | None = self._memo.plan(reading, config)
@@ -135,7 +155,7 @@ class Builder:
 
     def _make(self, work: Work, config: BuildConfig) -> Built:
         trained = self._train_missing(work, config)
-        files = self._row_files(work, config) | self._catalogue_files(work.items, work.previous)
+        files = self._row_files(work, config) | self._catalogue_files(work)
         manifest = self._manifest(work, config)
         return Built(
             published=Published(
@@ -149,6 +169,7 @@ class Builder:
     # What there should be, and what of it there is not
 
     def _work(self, plan: Plan, config: BuildConfig) -> Work:
+        self.wipe_forgotten(plan.fence)
         shards = {self._adapters.digest_by_content(shard.content, config): shard for shard in plan.shards}
         users = [self._validation_user(user, config) for user in plan.users]
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
@@ -158,7 +179,8 @@ class Builder:
         known = KnownRows.of(previous, self.frozen)
         lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
         material = plan.material([shards[digest].name for digest in missing], lacking)
-        return Work(plan.fence, plan.noun, plan.items, shards, users, missing, previous, known, material)
+        catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
+        return Work(plan.fence, plan.noun, plan.items, catalogue, shards, users, missing, previous, known, material)
 
     def _record_exposures(
         self, plan: Plan, shards: Mapping[str, PlannedShard], users: Sequence[ValidationUser]
@@ -201,18 +223,16 @@ class Builder:
         def lessons_of(user_id: str) -> tuple[Lesson, ...]:
             return tuple(self._adapters.lesson(sample, work.noun) for sample in work.material.samples(user_id))
 
-        maker = RowMaker(self._store, self._model, self._workforce, self._progress)
+        maker = RowMaker(self._store, self._model, self._workforce, self._progress, self._readings)
         return maker.files(work.users, list(work.shards), work.known, lessons_of, config)
 
-    def _catalogue_files(self, items: Sequence[Item], previous: StoredGeneration | None) -> dict[str, bytes]:
-        if previous is not None and previous.manifest["catalogue"] == self._catalogue_digest(items):
+    def _catalogue_files(self, work: Work) -> dict[str, bytes]:
+        previous = work.previous
+        if previous is not None and previous.manifest["catalogue"] == work.catalogue:
             embeddings = previous.read("item_embeddings.npy")
         else:
-            embeddings = array_bytes(self._embed_items(items))
-        return {"items.json": canonical_json([item.item_id for item in items]), "item_embeddings.npy": embeddings}
-
-    def _catalogue_digest(self, items: Sequence[Item]) -> str:
-        return digest_of([self._made_with, [asdict(item) for item in items]])
+            embeddings = array_bytes(self._embed_items(work.items))
+        return {"items.json": canonical_json([item.item_id for item in work.items]), "item_embeddings.npy": embeddings}
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
         rows = [self._encoder.item(item) for item in items]
@@ -239,7 +259,7 @@ class Builder:
             "frozen": self.frozen,
             "template": prompts.TEMPLATE_VERSION,
             "noun": work.noun,
-            "catalogue": self._catalogue_digest(work.items),
+            "catalogue": work.catalogue,
             "config": asdict(config),
             "environment": dict(self._environment),
             "adapters": adapters,
@@ -254,3 +274,8 @@ class Builder:
         except (DamagedArtifact, MissingArtifact):
             return None
         return previous if previous is not None and previous.manifest["format"] == FORMAT else None
+
+
+def _row_of(item: Item) -> list[Any]:
+    # Not `asdict`, which copies deeply: a catalogue is long, and every deletion looks at it.
+    return [item.item_id, item.title, item.year, item.genres, item.author]

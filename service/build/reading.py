@@ -1,39 +1,71 @@
-"""Many contexts read without much padding: neighbours in length together, and put back into the order that was asked for."""
+"""What the frozen model makes of people's contexts, for those who train and those who validate.
+
+A person's contexts are read together, and with nobody else's: a float's last bits depend on what was read beside it, so
+what was read of one person is the same whoever else there is. It may be kept as long as that person is (`readings`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from service.llm.frozen import Contexts, FrozenModel
+from service.llm.frozen import FrozenModel
+from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 
-_ROWS = 8  # read at once; of fewer rows a processor multiplies more slowly, of more the padding grows
-
-
-def read_keys_values(frozen: FrozenModel, contexts: Sequence[Sequence[int]]) -> Contexts:
-    """As FrozenModel.read_keys_values, up to rounding. The bits depend on these contexts alone."""
-    order = sorted(range(len(contexts)), key=lambda number: len(contexts[number]))
-    parts = [
-        frozen.read_keys_values([contexts[number] for number in order[i : i + _ROWS]])
-        for i in range(0, len(order), _ROWS)
-    ]
-    back = torch.tensor(order, device=frozen.device).argsort()
-    return _joined(parts).rows(back)
+MANNER = "packed, person by person"  # how contexts are read: a part of every digest of what depends on it
 
 
-def _joined(parts: Sequence[Contexts]) -> Contexts:
-    width = max(part.mask.shape[1] for part in parts)
-    keys_values = tuple(
-        (_wide([keys for keys, _ in layer], width), _wide([values for _, values in layer], width))
-        for layer in zip(*(part.keys_values for part in parts), strict=True)
-    )
-    mask = torch.cat([pad(part.mask, (0, width - part.mask.shape[1])) for part in parts])
-    return Contexts(keys_values, mask, torch.cat([part.embeddings for part in parts]))
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of one person's contexts, one after the other: N tokens in all."""
+
+    lengths: tuple[int, ...]  # tokens of each context
+    tensors: tuple[
+        Tensor, ...
+    ]  # keys and values of every layer, each (G, N, D); last the embeddings (contexts, H or 0)
+
+    @classmethod
+    def of(cls, prefixes: Sequence[Prefix]) -> Reading:
+        """The same in memory of its own."""
+        layers = zip(*(prefix.keys_values for prefix in prefixes), strict=True)
+        joined = [torch.cat(parts, dim=1) for layer in layers for parts in zip(*layer, strict=True)]
+        embeddings = torch.stack([prefix.embedding for prefix in prefixes])
+        return cls(tuple(prefix.tokens for prefix in prefixes), (*joined, embeddings))
+
+    def prefixes(self) -> list[Prefix]:
+        """Views of it, one for each context."""
+        *tensors, embeddings = self.tensors
+        layers = list(zip(tensors[::2], tensors[1::2], strict=True))
+        return [
+            Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in layers), embedding)
+            for end, length, embedding in zip(accumulate(self.lengths), self.lengths, embeddings, strict=True)
+        ]
+
+    def to(self, device: torch.device) -> Reading:
+        """The same there."""
+        return Reading(self.lengths, tuple(tensor.to(device) for tensor in self.tensors))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def _wide(parts: Sequence[Tensor], width: int) -> Tensor:
-    """(B, heads, T, head_dim) each -> (all B, heads, width, head_dim). Masked tokens are zeros, which nobody reads."""
-    return torch.cat([pad(part, (0, 0, 0, width - part.shape[2])) for part in parts])
+def read_person(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed: bool) -> Reading:
+    """Read one person's contexts; the bits depend on nothing else. Without `embed` no embeddings are made."""
+    chunks = chunks_of_tokens([len(context) for context in contexts], FORWARD_TOKENS)
+    parts = [frozen.read_prefixes([contexts[number] for number in chunk], embed) for chunk in chunks]
+    return Reading.of([prefix for part in parts for prefix in part])
+
+
+def reading_name(contexts: Sequence[Sequence[int]], embed: bool) -> str:
+    """What names the reading of these contexts, under one frozen model."""
+    digest = hashlib.blake2b(b"with embeddings" if embed else b"", digest_size=32)
+    for context in contexts:
+        digest.update(array("q", [len(context), *context]).tobytes())
+    return digest.hexdigest()

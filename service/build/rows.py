@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from adapters_store import Store, StoredGeneration, canonical_json
 from service.build.progress import Progress
+from service.build.reading import reading_name
+from service.build.readings import Readings
 from service.build.training import Lesson
 from service.build.validation import UserValidation, ValidationTask, validate_users
 from service.build.workforce import Workforce
@@ -84,11 +86,19 @@ def row_keys(secret: bytes, user_id: str, batch_digest: str, count: int) -> tupl
 class RowMaker:
     """Completes known rows: every user of now, under every adapter of now."""
 
-    def __init__(self, store: Store, model: ModelSpec, workforce: Workforce, progress: Progress) -> None:
+    def __init__(
+        self,
+        store: Store,
+        model: ModelSpec,
+        workforce: Workforce,
+        progress: Progress,
+        readings: Readings | None = None,
+    ) -> None:
         self._store = store
         self._model = model
         self._workforce = workforce
         self._progress = progress
+        self._readings = readings or Readings(0)
 
     def files(
         self,
@@ -120,8 +130,12 @@ class RowMaker:
         adapters = {digest: self._tensors(digest) for digest in lack.digests}
         tasks = [self._task([lessons_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
         self._progress.phase("validating adapters", len(users))
-        for number, results in self._workforce.run(validate_users, tasks, self._progress.advance):
-            yield from zip(chunks[number], results, strict=True)
+        wanted = [_readings_of(task, chunk) for task, chunk in zip(tasks, chunks, strict=True)]
+        with self._readings.lend(wanted) as lending:
+            lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
+            for number, validated in self._workforce.run(validate_users, lent, self._progress.advance):
+                lending.left[number] = validated.left
+                yield from zip(chunks[number], validated.users, strict=True)
 
     def _task(
         self, lessons: Sequence[tuple[Lesson, ...]], adapters: dict[str, dict[str, Floats]], config: BuildConfig
@@ -134,6 +148,14 @@ class RowMaker:
             self._store.adapter(digest) / "adapter_model.safetensors"
         )
         return tensors
+
+
+def _readings_of(task: ValidationTask, users: Sequence[ValidationUser]) -> dict[str, str]:
+    """The names of what will be read -> whose it is."""
+    return {
+        reading_name([lesson.context for lesson in lessons], embed=True): user.user_id
+        for lessons, user in zip(task.users, users, strict=True)
+    }
 
 
 class _Table:

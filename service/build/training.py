@@ -2,8 +2,8 @@
 
 All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
 from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
-activation `question` the contexts carry no gradient, so the frozen model reads each of them once and all epochs reuse its keys
-and values, as far as they fit into memory. With `adapt_from_layer` the way back ends at the first layer that has adapters.
+activation `question` the contexts carry no gradient, so the frozen model reads each of them once, or an earlier build did, and
+all epochs reuse its keys and values. With `adapt_from_layer` the way back ends at the first layer that has adapters.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from service.build.reading import read_keys_values
+from service.build.reading import read_person
+from service.build.readings import Kept, Loan, Reader
 from service.build.workforce import Report
 from service.errors import ModelUnsuitable
 from service.llm.encoder import ModelSpec
-from service.llm.frozen import Contexts, FrozenModel
+from service.llm.frozen import FrozenModel
 from service.llm.mixture import target_modules
+from service.llm.packed import Prefix
 from service.records import BuildConfig
 
 _WARMUP_SHARE = 0.1
@@ -43,18 +45,28 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """All that decides an adapter's bytes; `lessons` in canonical order."""
+    """All that decides an adapter's bytes, and what earlier builds read for it; `lessons` in canonical order."""
 
     recipe: str  # digest; the order of batches is drawn from it
     model: ModelSpec
     invocation: list[int]
     lessons: tuple[Lesson, ...]
+    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their lessons
     config: BuildConfig
-    context_memory: int = 2**30  # bytes of keys and values kept between epochs; no bit depends on it
+    loan: Loan = field(default_factory=Loan)
+    context_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
 
 
-def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
-    """The files of the adapter in PEFT's format: name -> content. Reports one step an epoch."""
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An adapter's files in PEFT's format (name -> content), and what was read and left for later builds."""
+
+    files: dict[str, bytes]
+    left: dict[str, Kept]
+
+
+def train_adapter(task: TrainingTask, report: Report) -> Trained:
+    """Reports one step an epoch."""
     config = task.config
     frozen = FrozenModel.load(task.model)
     torch.manual_seed(config.seed)
@@ -72,12 +84,14 @@ def train_adapter(task: TrainingTask, report: Report) -> dict[str, bytes]:
         # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         model: Any = get_peft_model(frozen.model, lora)
-    _fit(frozen, model, task, report)
+    contexts = _Contexts(frozen, model, task)
+    _fit(frozen, model, task, contexts, report)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    return {
+    files = {
         "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
         "adapter_config.json": _peft_config(lora, task),
     }
+    return Trained(files, contexts.left)
 
 
 def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
@@ -93,23 +107,21 @@ def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
     return list(range(first, frozen.layers)) if first else None
 
 
-def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, report: Report) -> None:
+def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Contexts, report: Report) -> None:
     config = task.config
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    batches = [task.lessons[i : i + config.batch_size] for i in range(0, len(task.lessons), config.batch_size)]
+    batches = list(torch.arange(len(task.lessons)).split(config.batch_size))
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     steps = config.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     order = torch.Generator().manual_seed(int(task.recipe[:15], 16))
-    reader = _ContextReader(frozen, model, task.context_memory)
     for _ in range(config.epochs):
         for number in torch.randperm(len(batches), generator=order).tolist():
-            batch = batches[number]
-            if config.activation == "question":
-                difference = frozen.answer([lesson.question for lesson in batch], reader.read(number, batch))
-            else:
-                difference = frozen.answer_whole([lesson.context + lesson.question for lesson in batch])
-            _step(difference, batch, optimizer)
+            batch = batches[number].tolist()
+            lessons = [task.lessons[place] for place in batch]
+            texts = [contexts.unread(lesson) + lesson.question for lesson in lessons]
+            difference = frozen.answer_packed(texts, [1] * len(texts), contexts.read(batch))
+            _step(difference, lessons, optimizer)
             schedule.step()
         report(1)
 
@@ -128,27 +140,52 @@ def _rate(step: int, steps: int) -> float:
     return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
-class _ContextReader:
-    """Reads the contexts of a batch without the adapter; keeps what fits into `room` bytes.
+class _Contexts:
+    """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
 
-    A batch that is read again gives the same bits, so the room decides the time only.
+    Person by person; or, where all of it would not fit into memory, batch by batch and again in every epoch. Which of the
+    two, and so every bit, is a function of the task.
     """
 
-    def __init__(self, frozen: FrozenModel, model: Any, room: int) -> None:
+    def __init__(self, frozen: FrozenModel, model: Any, task: TrainingTask) -> None:
         self._frozen = frozen
         self._model = model
-        self._kept: dict[int, Contexts] = {}
-        self._room = room
+        self._lessons = task.lessons
+        self._first = task.config.activation == "question"  # contexts are read before the questions
+        self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
+        self._reader = Reader(frozen, task.loan, embed=False)
+        if self._first:
+            self._read_people(task)
 
-    def read(self, number: int, batch: Sequence[Lesson]) -> Contexts:
-        if number in self._kept:
-            return self._kept[number]
+    @property
+    def left(self) -> dict[str, Kept]:
+        """What was left for later builds."""
+        return self._reader.left
+
+    def unread(self, lesson: Lesson) -> list[int]:
+        """The tokens of its context that are still to be read with the question."""
+        return [] if self._first else lesson.context
+
+    def read(self, batch: Sequence[int]) -> list[Prefix]:
+        """Of these lessons."""
+        if not self._first:
+            return []
+        if self._prefixes:
+            return [self._prefixes[number] for number in batch]
         with self._model.disable_adapter():
-            contexts = read_keys_values(self._frozen, [lesson.context for lesson in batch])
-        if contexts.nbytes <= self._room:
-            self._room -= contexts.nbytes
-            self._kept[number] = contexts
-        return contexts
+            return read_person(self._frozen, self._contexts(batch), embed=False).prefixes()
+
+    def _read_people(self, task: TrainingTask) -> None:
+        tokens = sum(len(lesson.context) for lesson in task.lessons)
+        with self._model.disable_adapter():
+            for numbers in task.people:
+                reading = self._reader.read(self._contexts(numbers))
+                if reading.nbytes * tokens > task.context_memory * sum(reading.lengths):
+                    return
+                self._prefixes.update(zip(numbers, reading.prefixes(), strict=True))
+
+    def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
+        return [self._lessons[number].context for number in numbers]
 
 
 def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:

@@ -6,18 +6,21 @@ and what is stored of one user must not depend on another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.build.readings import Kept, Loan, Reader
 from service.build.training import Lesson
 from service.build.workforce import Report
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
+from service.llm.packed import Prefix
 
 Floats = NDArray[np.float32]
 _BATCH = 32  # rows; what many more make on the way does not fit into a processor's caches
@@ -33,6 +36,7 @@ class ValidationTask:
     activation: str
     users: tuple[tuple[Lesson, ...], ...]
     adapters: dict[str, dict[str, Floats]]
+    loan: Loan = field(default_factory=Loan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,46 +47,58 @@ class UserValidation:
     errors: dict[str, Floats]
 
 
-def validate_users(task: ValidationTask, report: Report) -> list[UserValidation]:
-    """One result a user, in the task's order. Reports one step a user."""
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """One result a user, in the task's order, and what was read and left for later builds."""
+
+    users: list[UserValidation]
+    left: dict[str, Kept]
+
+
+def validate_users(task: ValidationTask, report: Report) -> Validated:
+    """Reports one step a user."""
     frozen = FrozenModel.load(task.model)
     mixture = Mixture(frozen, task.targets)
     stacks = {
         digest: AdapterStack.of({digest: _tensors(adapter)}, task.scaling, frozen)
         for digest, adapter in task.adapters.items()
     }
+    reader = Reader(frozen, task.loan, embed=True)
     results = []
     for lessons in task.users:
-        results.append(_validate(mixture, stacks, lessons, task.activation))
+        prefixes = reader.read([lesson.context for lesson in lessons]).prefixes()
+        results.append(_validate(mixture, stacks, lessons, prefixes, task.activation))
         report(1)
-    return results
+    return Validated(results, reader.left)
 
 
 def _validate(
-    mixture: Mixture, stacks: dict[str, AdapterStack], lessons: tuple[Lesson, ...], activation: str
+    mixture: Mixture,
+    stacks: dict[str, AdapterStack],
+    lessons: tuple[Lesson, ...],
+    prefixes: list[Prefix],
+    activation: str,
 ) -> UserValidation:
-    batches = [lessons[i : i + _BATCH] for i in range(0, len(lessons), _BATCH)]
-    parts = [_validate_batch(mixture, stacks, batch, activation) for batch in batches]
-    return UserValidation(
-        np.concatenate([part.embeddings for part in parts]),
-        {digest: np.concatenate([part.errors[digest] for part in parts]) for digest in stacks},
-    )
+    batches = [slice(i, i + _BATCH) for i in range(0, len(lessons), _BATCH)]
+    errors = {
+        digest: np.concatenate(
+            [_errors(mixture, stack, lessons[batch], prefixes[batch], activation) for batch in batches]
+        )
+        for digest, stack in stacks.items()
+    }
+    return UserValidation(torch.stack([prefix.embedding for prefix in prefixes]).cpu().numpy(), errors)
 
 
-def _validate_batch(
-    mixture: Mixture, stacks: dict[str, AdapterStack], lessons: tuple[Lesson, ...], activation: str
-) -> UserValidation:
-    contexts = mixture.frozen.read_contexts([lesson.context for lesson in lessons])
-    alone = torch.ones(len(lessons), 1)
-    errors = {}
-    for digest, stack in stacks.items():
-        if activation == "question":
-            difference = mixture.answer([lesson.question for lesson in lessons], contexts, stack, alone, "ND")
-        else:
-            whole = [lesson.context + lesson.question for lesson in lessons]
-            difference = mixture.answer_whole(whole, stack, alone, "ND")
-        errors[digest] = error(difference, [lesson.liked for lesson in lessons])
-    return UserValidation(contexts.embeddings.cpu().numpy(), errors)
+def _errors(
+    mixture: Mixture, stack: AdapterStack, lessons: Sequence[Lesson], prefixes: list[Prefix], activation: str
+) -> Floats:
+    alone, runs = torch.ones(len(lessons), 1), [1] * len(lessons)
+    if activation == "question":
+        texts = [lesson.question for lesson in lessons]
+    else:
+        texts, prefixes = [lesson.context + lesson.question for lesson in lessons], []
+    difference = mixture.answer_packed(texts, runs, prefixes, stack, alone, "ND")
+    return error(difference, [lesson.liked for lesson in lessons])
 
 
 def error(difference: Tensor, liked: list[bool]) -> Floats:

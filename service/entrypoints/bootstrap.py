@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from adapters_store import Store, write_once
 from service.build.build import Builder
 from service.build.progress import Progress, Silent
+from service.build.readings import Readings
 from service.build.rehearsal import RehearsalLedger
 from service.build.workforce import Workforce
 from service.config import Settings
@@ -96,8 +97,11 @@ class Home:
         """A builder into another store, of which the ledger notes nothing."""
         return self._builder(RehearsalLedger(self.settings.ledger_url(), self.secret), store, progress)
 
-    def _builder(self, ledger: Ledger, store: Store, progress: Progress | None) -> Builder:
-        return Builder(ledger, store, self.model(), self.workforce(), self.secret, progress or Silent())
+    def _builder(
+        self, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
+    ) -> Builder:
+        workforce, progress = self.workforce(), progress or Silent()
+        return Builder(ledger, store, self.model(), workforce, self.secret, progress, readings=readings)
 
     def workforce(self) -> Workforce:
         settings = self.settings
@@ -106,7 +110,7 @@ class Home:
         )
 
     def reconciler(self, bell: Bell, progress: Progress | None = None) -> Reconciler:
-        builder = self.builder(progress=progress)
+        builder = self._builder(self.ledger, self.store, progress, Readings(self.settings.readings_bytes))
         return Reconciler(self.ledger, self.store, builder, bell, self.signer, self.settings.build_config())
 
 

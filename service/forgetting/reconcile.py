@@ -91,6 +91,7 @@ class Reconciler:
         pause = first_pause
         while not stop.is_set():
             try:
+                self._builder.wipe_forgotten()  # another worker may have the work, but what is in this memory is ours
                 self._settle_alone()
                 pause = first_pause
             except Exception as error:

@@ -83,8 +83,10 @@ class Encoder:
         """Token ids of the question. An overlong title is cut in its middle: invocation and answer stub stay."""
         ids = self._encode(prompts.question_text(target, noun), special=False)
         room = self.positions // 4
+        if len(ids) <= room:
+            return ids
         tail = len(self._encode('"?' + prompts.RESPONSE_HEADER, special=False))
-        return ids if len(ids) <= room else ids[: room - tail] + ids[-tail:]
+        return ids[: room - tail] + ids[-tail:]
 
     def item(self, item: Item) -> list[int]:
         """Token ids of an item's public facts."""

@@ -3,9 +3,9 @@
 It knows token ids and tensors. It does not know adapters: whatever is attached to its linear layers during a call takes
 part. Shapes: B rows, T context tokens (right-padded), Q question tokens (right-padded), H hidden size.
 
-There are two ways to read. Padded rows (`read_contexts`, `answer`, `answer_whole`) are what training and validation are made
-with: plain, and with gradients. One packed row (`read_prefixes`, `answer_packed`) is what requests are answered with: no
-padding, and a context's keys stand once for all of its questions. Both give the same numbers, up to rounding.
+There are two ways to read. One packed row (`read_prefixes`, `answer_packed`) is what Lethe works with: no padding, and a
+context's keys stand once for all of its questions. Padded rows (`read_contexts`, `answer`, `answer_whole`) are plain: they
+read whole prompts, stand in where a model cannot be packed, and say what is right. Both give the same numbers, up to rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from service.errors import ModelUnsuitable
 from service.llm import packed
 from service.llm.encoder import Answers, Encoder, ModelSpec, model_folder
-from service.llm.packed import Packing, Prefix, Runs
+from service.llm.packed import EnoughRead, Packing, Prefix, Runs
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,9 +62,9 @@ class FrozenModel:
         self.model = model.eval().requires_grad_(False)
         packed.install(model)
         self.device = torch.device(spec.device)
-        answers = self.encoder.answers if spec.answers is None else spec.answers
-        self._yes_minus_no = _head_difference(model, answers.yes, answers.no)
-        self._check_head(answers)
+        self._answers = self.encoder.answers if spec.answers is None else spec.answers
+        self._yes_minus_no = _head_difference(model, self._answers.yes, self._answers.no)
+        self._check_head(self._answers)
 
     @property
     def encoder(self) -> Encoder:
@@ -109,14 +109,6 @@ class FrozenModel:
             hidden = self._hidden(ids, mask, _positions_of(mask), cache)
         return Contexts(_keys_values_of(cache), mask, _of_last_token(hidden, mask))
 
-    def read_keys_values(self, contexts: Sequence[Sequence[int]]) -> Contexts:
-        """The same without embeddings (B, 0): all that an answer needs, without most of the last layer's work."""
-        ids, mask = self._padded(contexts)
-        cache = _KeysValuesOnly(self.layers)
-        with torch.no_grad(), suppress(_EnoughRead):
-            self._hidden(ids, mask, _positions_of(mask), cache)
-        return Contexts(_keys_values_of(cache), mask, torch.empty(len(mask), 0, device=self.device))
-
     def answer(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
         """logit(Yes) − logit(No) after each question, (B,) float32, given its context's keys and values.
 
@@ -144,48 +136,50 @@ class FrozenModel:
     @cached_property
     def packs(self) -> bool:
         """Whether this architecture lets its attention be replaced, as two probes show; otherwise rows are padded."""
-        probe = self.encoder.answers.probe
+        probe = self._answers.probe
         head, tails = probe[:-2], [probe[-2:], probe[-1:]]
         with torch.no_grad():
             padded = self.answer(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
             try:
-                ours = self._answer_packed(tails, [2], self._read_packed([head]))
+                ours = self._answer_packed(tails, [2], self._read_packed([head], embed=False))
             except (RuntimeError, TypeError, IndexError, AttributeError):
                 return False
         return packed.same(ours, padded, self.model.dtype)
 
-    def read_prefixes(self, contexts: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Read contexts once; no gradient."""
+    def read_prefixes(self, contexts: Sequence[Sequence[int]], embed: bool = True) -> list[Prefix]:
+        """Read contexts once; no gradient. Without `embed` nothing is read beyond what an answer needs."""
         if not contexts:
             return []
         if self.packs:
             with torch.no_grad():
-                return self._read_packed(contexts)
+                return self._read_packed(contexts, embed)
         read = self.read_contexts(contexts)
         return [_prefix(read, row, len(context)) for row, context in enumerate(contexts)]
 
     def answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor:
-        """logit(Yes) − logit(No) after each text, (B,) float32; no gradient.
+        """logit(Yes) − logit(No) after each text, (B,) float32.
 
         The texts come in runs: the first `runs[0]` of them go on where `prefixes[0]` ended, and so on. Without any prefix
         every text stands alone.
         """
-        with torch.no_grad():
-            if self.packs:
-                return self._answer_packed(texts, runs, prefixes)
-            if not prefixes:
-                return self.answer_whole(texts)
-            owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self.device)
-            return self.answer(texts, _padded_contexts(prefixes).rows(owner))
+        if self.packs:
+            return self._answer_packed(texts, runs, prefixes)
+        if not prefixes:
+            return self.answer_whole(texts)
+        owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self.device)
+        return self.answer(texts, _padded_contexts(prefixes).rows(owner))
 
-    def _read_packed(self, contexts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def _read_packed(self, contexts: Sequence[Sequence[int]], embed: bool) -> list[Prefix]:
         texts = Runs([len(context) for context in contexts], self.device)
-        packing = Packing(texts, texts, (), None, record=True)
-        hidden = self._packed_hidden(contexts, _counted(contexts, [0] * len(contexts)), packing)
+        packing = Packing(texts, texts, (), None, recorded=[], layers=None if embed else self.layers)
         ends = list(accumulate(texts.lengths))
-        embeddings = torch.nn.functional.normalize(hidden[[end - 1 for end in ends]].float(), dim=1)
+        embeddings = torch.empty(len(ends), 0, device=self.device)
+        with suppress(EnoughRead):
+            hidden = self._packed_hidden(contexts, _counted(contexts, [0] * len(contexts)), packing)
+            embeddings = torch.nn.functional.normalize(hidden[[end - 1 for end in ends]].float(), dim=1)
+        recorded = packing.recorded or []
         return [
-            Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in packing.recorded), embedding)
+            Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in recorded), embedding)
             for end, length, embedding in zip(ends, texts.lengths, embeddings, strict=True)
         ]
 
@@ -253,24 +247,6 @@ def _head_difference(model: PreTrainedModel, yes: int, no: int) -> Tensor:
         )
     difference: Tensor = (head.weight[yes].float() - head.weight[no].float()).detach()
     return difference
-
-
-class _EnoughRead(Exception):
-    """Nothing that is read from here on would be kept."""
-
-
-class _KeysValuesOnly(DynamicCache):
-    """Ends a reading once the last layer has given its keys and values."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self._last = layers - 1
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        found = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        if layer_idx == self._last:
-            raise _EnoughRead
-        return found
 
 
 def _keys_values_of(cache: DynamicCache) -> tuple[tuple[Tensor, Tensor], ...]:

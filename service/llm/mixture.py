@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
-from service.llm.frozen import Contexts, FrozenModel, token_runs
+from service.llm.frozen import FrozenModel, token_runs
 from service.llm.packed import Prefix, Runs
 
 _PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
@@ -124,17 +124,10 @@ class Mixture:
         for name, module in target_modules(frozen, targets):
             self._attach(name, module)
 
-    def answer(
-        self, questions: Sequence[Sequence[int]], contexts: Contexts, stack: AdapterStack, weights: Tensor, level: str
-    ) -> Tensor:
-        """Activation `question`: logit differences (B,); the context was read by the frozen model alone."""
-        with self._blending(stack, weights, level), torch.no_grad():
-            return self.frozen.answer(questions, contexts)
-
     def answer_whole(
         self, prompts: Sequence[Sequence[int]], stack: AdapterStack, weights: Tensor, level: str
     ) -> Tensor:
-        """Activation `prompt`: logit differences (B,); every token meets the adapters."""
+        """Activation `prompt`: logit differences (B,) after whole prompts; every token meets the adapters."""
         with self._blending(stack, weights, level), torch.no_grad():
             return self.frozen.answer_whole(prompts)
 
@@ -147,12 +140,15 @@ class Mixture:
         weights: Tensor,
         level: str,
     ) -> Tensor:
-        """The same for consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K)."""
+        """The same for consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K).
+
+        Activation `question`: a prefix is what the frozen model alone made of the context.
+        """
         if not self.frozen.packs:
             weights, tokens = weights.repeat_interleave(torch.tensor(runs), dim=0), None
         else:
             tokens = token_runs(texts, runs, self.frozen.device)
-        with self._blending(stack, weights, level, tokens):
+        with self._blending(stack, weights, level, tokens), torch.no_grad():
             return self.frozen.answer_packed(texts, runs, prefixes)
 
     @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -83,27 +83,39 @@ class Runs:
         return of_runs.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
 
 
-@dataclass(slots=True)
+class EnoughRead(Exception):
+    """Ends a forward pass: nothing that comes after would be kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class Packing:
-    """How one row of tokens is divided, and what its runs have read before. Lives for one forward pass."""
+    """How one row of tokens is divided, and what its runs have read before. Lives for one forward pass.
+
+    Where there is a way back, each text must be a run of its own.
+    """
 
     texts: Runs  # tokens of each text
     runs: Runs  # tokens of each run of texts
     prefixes: tuple[tuple[Tensor, Tensor], ...]  # per layer (R, G, T, D), right-padded; empty: nothing was read before
     unseen: Tensor | None  # (R, 1, 1, T) −inf where a prefix is padded, else 0; None: nothing is padded
-    record: bool = False  # keep the texts' keys and values, (G, N, D) a layer
-    recorded: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    recorded: list[tuple[Tensor, Tensor]] | None = None  # takes the texts' keys and values, (G, N, D) a layer
+    layers: int | None = None  # nothing is wanted but the keys and values of so many layers
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """query (H, N, D), key and value (G, N, D) -> (H, N, D)."""
-        if self.record:
+        """query (H, N, D), key and value (G, N, D) -> (H, N, D). Raises EnoughRead after the last that was wanted."""
+        if self.recorded is not None:
             self.recorded.append((key, value))
+            if len(self.recorded) == self.layers:
+                raise EnoughRead
         repeated = query.shape[0] // key.shape[0]
         own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
         q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
         if not self.prefixes:
             alone = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
             return self.texts.join(alone.transpose(0, 1), 1)
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
+            found = attend_both(q, k, v, *self.prefixes[layer], scale, self.unseen)
+            return self.texts.join(found.transpose(0, 1), 1)
         mine, mine_lse = attend(q, k, v, scale, causal=True)
         out, lse = self.texts.join(mine.transpose(0, 1), 1), self.texts.join(mine_lse.transpose(0, 1), 1)
         # Heads of one group look at the same keys, so they stand in line as if they were more tokens.
@@ -142,6 +154,26 @@ def attend_in_steps(
     return torch.exp(scores.float() - lse[..., None]).to(value.dtype) @ value, lse
 
 
+def attend_both(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float, unseen: Tensor | None
+) -> Tensor:
+    """The same of each text over its own earlier tokens and a prefix of its own (B, G, T, D), with a way back: (B, H, n, D).
+
+    Fused kernels have none through their log-sum-exps.
+    """
+    batch, heads, n, width = query.shape
+    query = query * scale
+    folded = query.reshape(batch, keys.shape[1], -1, width)  # heads of one group stand in line
+    seen = (folded @ keys.transpose(-1, -2)).reshape(batch, heads, n, -1)
+    later = torch.ones(n, n, dtype=torch.bool, device=query.device).triu(1)
+    own = (query @ key.transpose(-1, -2)).masked_fill(later, -torch.inf)
+    scores = torch.cat([seen if unseen is None else seen + unseen, own], dim=-1)
+    shares = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    of_prefix, of_own = shares.split([keys.shape[2], n], dim=-1)
+    found: Tensor = (of_prefix.reshape(*folded.shape[:3], -1) @ values).reshape(query.shape) + of_own @ value
+    return found
+
+
 def chunks_of_tokens(lengths: Sequence[int], most: int) -> Iterator[range]:
     """Consecutive texts of at most `most` tokens in all; one that is longer goes alone."""
     first = total = 0
@@ -177,7 +209,11 @@ def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:
     """Tensors (G, T, D) of several T -> (R, G, longest, D); one alone is not copied."""
     if len(parts) == 1:
         return parts[0][None]
-    return torch.stack([functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
+    grid = parts[0].new_empty(len(parts), parts[0].shape[0], longest, parts[0].shape[2])
+    for row, part in zip(grid, parts, strict=True):
+        row[:, : part.shape[1]] = part
+        row[:, part.shape[1] :] = 0
+    return grid
 
 
 def same(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:

@@ -67,12 +67,13 @@ def test_what_would_not_fit_into_memory_is_refused_before_anything_is_made(tmp_p
 def test_a_stand_in_takes_the_stated_time_to_train_and_none_for_the_rest() -> None:
     workforce = StandIn(Plan(users=1, shards=1, training_seconds=0.01))
     lesson = Lesson([1, 2], [3], True)
-    training = TrainingTask("f" * 64, NOWHERE, [], (lesson,), CONFIG)
-    [(_, files)] = workforce.run(train_adapter, [training])
+    training = TrainingTask("f" * 64, NOWHERE, [], (lesson,), ((0,),), CONFIG)
+    [(_, trained)] = workforce.run(train_adapter, [training])
     assert workforce.trained == 0.01
-    assert files == workforce.adapter("f" * 64) != workforce.adapter("e" * 64)
+    assert trained.files == workforce.adapter("f" * 64) != workforce.adapter("e" * 64)
     validation = ValidationTask(NOWHERE, ("q_proj",), 1.0, "question", ((lesson, lesson),), {"a": {}, "b": {}})
-    [(_, [rows])] = workforce.run(validate_users, [validation])
+    [(_, validated)] = workforce.run(validate_users, [validation])
+    [rows] = validated.users
     assert rows.embeddings.shape[0] == len(rows.errors["a"]) == len(rows.errors["b"]) == 2
     assert workforce.trained == 0.01
 

@@ -9,6 +9,8 @@ import pytest
 from adapters_store import Store
 from service.build.build import Builder
 from service.build.corpus import corpus_of
+from service.build.progress import Silent
+from service.build.readings import Readings
 from service.build.workforce import Workforce
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user
@@ -56,7 +58,10 @@ class Home:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db", SECRET)
         self.store = Store(folder / "store")
         workforce = Workforce(processes, ("service.build.training", "service.build.validation"))
-        self.builder = Builder(self.ledger, self.store, ModelSpec(str(model)), workforce, SECRET)
+        self.readings = Readings(2**23)
+        self.builder = Builder(
+            self.ledger, self.store, ModelSpec(str(model)), workforce, SECRET, readings=self.readings
+        )
         if interactions is not None:
             self.ledger.import_data(items, interactions, NOUN)
 
@@ -170,6 +175,46 @@ def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
     home.build()
     clean.build()
     assert home.files() == clean.files()
+
+
+def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home, clean_home):
+    home.ledger.forget(TRAINING_USER, None, None)
+    home.build()
+    read = home.readings.people
+    assert TRAINING_USER not in read
+    mate = min(user for user in read if not is_validation_user(user, 20, 0))
+    home.ledger.forget(mate, None, None)
+    built = home.build()
+    assert len(built.trained) == 1
+    assert mate not in home.readings.people
+    assert home.readings.people >= read - {mate}
+    gone = {TRAINING_USER, mate}
+    clean = clean_home([row for row in INTERACTIONS if row.user_id not in gone])
+    clean.build()
+    assert home.files() == clean.files()
+
+
+def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(home, model):
+    class Deletion(Silent):
+        def phase(self, name, total):
+            if name == "training shards":
+                home.ledger.forget(OTHER_TRAINING_USER, None, None)
+
+    home.ledger.forget(TRAINING_USER, None, None)
+    builder = Builder(
+        home.ledger,
+        home.store,
+        ModelSpec(str(model)),
+        Workforce(2),
+        SECRET,
+        progress=Deletion(),
+        readings=home.readings,
+    )
+    builder.build(replace(CONFIG, seed=1))  # everything is trained
+    assert OTHER_TRAINING_USER in home.readings.people
+    builder.wipe_forgotten()
+    assert OTHER_TRAINING_USER not in home.readings.people
+    assert home.readings.people
 
 
 def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):

@@ -17,7 +17,7 @@ from adapters_store import Store, StoredGeneration
 from service.build.progress import Silent
 from service.build.rows import KnownRows, RowMaker, ValidationUser
 from service.build.training import Lesson
-from service.build.validation import UserValidation, ValidationTask
+from service.build.validation import UserValidation, Validated, ValidationTask
 from service.llm.encoder import ModelSpec
 from service.records import BuildConfig
 
@@ -45,10 +45,11 @@ class MadeUp:
 
     def run(
         self, function: Callable[..., Any], tasks: Sequence[ValidationTask], on_steps: Callable[[int], None]
-    ) -> Iterator[tuple[int, list[UserValidation]]]:
+    ) -> Iterator[tuple[int, Validated]]:
         for number, task in reversed(list(enumerate(tasks))):
             self.pairs += sum(map(len, task.users)) * len(task.adapters)
-            yield number, [self._found(lessons, list(task.adapters)) for lessons in task.users]
+            found = [self._found(lessons, list(task.adapters)) for lessons in task.users]
+            yield number, Validated(found, {})
 
     def _found(self, lessons: tuple[Lesson, ...], digests: list[str]) -> UserValidation:
         embeddings = np.array([[lesson.context[0]] * WIDTH for lesson in lessons], np.float32)

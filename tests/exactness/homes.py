@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from adapters_store import Store
 from service.build.build import Builder, Built
 from service.build.embedding import embed_public_texts
+from service.build.readings import Readings
 from service.data.ledger import ImportCounts, Ledger
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
@@ -30,6 +31,7 @@ from service.records import BuildConfig, ForgetRequest, Interaction, Item
 NOUN = "movie"
 SECRET = b"the same in every home"
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+READINGS_BYTES = 2**20  # a few people's, so that some are kept from build to build and some are not
 SMALLEST_MODEL = {
     "num_hidden_layers": 1,
     "hidden_size": 16,
@@ -114,7 +116,9 @@ class Home:
         self.folder, self.model, self.config = folder, model, config
         self.ledger = ledger(f"sqlite:///{folder}/ledger.db", SECRET)
         self.store = Store(folder / "store")
-        builder = Builder(self.ledger, self.store, model, workforce or InThisProcess(), SECRET)  # type: ignore[arg-type]
+        readings = Readings(0 if isinstance(workforce, Remembering) else READINGS_BYTES)
+        workforce = workforce or InThisProcess()
+        builder = Builder(self.ledger, self.store, model, workforce, SECRET, readings=readings)  # type: ignore[arg-type]
         bell = PollingBell(folder / "lock")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
         self.intake = Intake(self.ledger, SIGNER, self.tombstones)

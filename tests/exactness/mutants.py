@@ -122,9 +122,11 @@ MUTANTS = (
     Mutant(
         "validation users in one batch",
         "service/build/validation.py",
-        "        results.append(_validate(mixture, stacks, lessons, task.activation))\n",
+        "        results.append(_validate(mixture, stacks, lessons, prefixes, task.activation))\n",
         "        everybody = tuple(lesson for own in task.users for lesson in own)\n"
-        "        whole = _validate(mixture, stacks, everybody, task.activation)\n"
+        "        read = [reader.read([lesson.context for lesson in own]) for own in task.users]\n"
+        "        prefixes = [prefix for reading in read for prefix in reading.prefixes()]\n"
+        "        whole = _validate(mixture, stacks, everybody, prefixes, task.activation)\n"
         "        first = sum(map(len, task.users[: len(results)]))\n"
         "        mine = slice(first, first + len(lessons))\n"
         "        errors = {digest: column[mine] for digest, column in whole.errors.items()}\n"
@@ -141,11 +143,11 @@ MUTANTS = (
     Mutant(
         "popularity in an item's text",
         "service/build/build.py",
-        "files = self._row_files(work, config) | self._catalogue_files(work.items, work.previous)",
+        "files = self._row_files(work, config) | self._catalogue_files(work)",
         "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
         "        seen = [row.item_id for row in rows]\n"
         "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in work.items]\n"
-        "        files = self._row_files(work, config) | self._catalogue_files(items, work.previous)",
+        "        files = self._row_files(work, config) | self._catalogue_files(replace(work, items=items))",
         "test_the_catalogue_does_not_know_what_anybody_liked",
     ),
     Mutant(
@@ -159,8 +161,8 @@ MUTANTS = (
     Mutant(
         "catalogue known by its ids",
         "service/build/build.py",
-        "return digest_of([self._made_with, [asdict(item) for item in items]])",
-        "return digest_of([self._made_with, [item.item_id for item in items]])",
+        "catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])",
+        "catalogue = digest_of([self._made_with, [item.item_id for item in plan.items]])",
         "test_genres_that_change_under_an_id",
     ),
     Mutant(
@@ -180,15 +182,15 @@ MUTANTS = (
     Mutant(
         "adapters numbered as their processes end",
         "service/build/adapters.py",
-        "for number, files in self._workforce.run(train_adapter, tasks, self._trained):",
-        "for number, (_, files) in enumerate(self._workforce.run(train_adapter, tasks, self._trained)):",
+        "for number, trained in self._workforce.run(train_adapter, lent, self._trained):",
+        "for number, (_, trained) in enumerate(self._workforce.run(train_adapter, lent, self._trained)):",
         "test_which_process_ends_first",
     ),
     Mutant(
         "what another library computed",
         "service/build/adapters.py",
-        'return digest_of([{**self._recipe(config), "units": content}, self._environment])',
-        'return digest_of({**self._recipe(config), "units": content})',
+        'return digest_of([{**self._recipe(config), "units": content}, MANNER, self._environment])',
+        'return digest_of([{**self._recipe(config), "units": content}, MANNER])',
         "test_what_another_environment_computed_is_not_taken_for_ones_own",
     ),
     Mutant(

@@ -42,6 +42,10 @@ class FakeBuilder:
     def __init__(self, ledger: Ledger, store: Store, during: Callable[[], object] = nothing) -> None:
         self._ledger, self._store, self._during = ledger, store, during
         self.configs: list[BuildConfig] = []
+        self.wiped = threading.Event()
+
+    def wipe_forgotten(self) -> None:
+        self.wiped.set()
 
     def build(self, config: BuildConfig) -> Built:
         self.configs.append(config)
@@ -374,6 +378,9 @@ class Failing:
     def __init__(self) -> None:
         self.asked = threading.Semaphore(0)
 
+    def wipe_forgotten(self) -> None:
+        pass
+
     def build(self, _config: BuildConfig) -> Built:
         self.asked.release()
         raise LetheError("not today")
@@ -388,6 +395,17 @@ def run_in_thread(reconciler: Reconciler, stop: threading.Event) -> threading.Th
 def ended(thread: threading.Thread) -> bool:
     thread.join(DEADLINE)
     return not thread.is_alive()
+
+
+def test_a_worker_whose_work_another_one_has_wipes_what_it_read_all_the_same(world: World) -> None:
+    builder, stop = FakeBuilder(world.ledger, world.store), threading.Event()
+    with world.bell.courtesy_lock() as held:
+        assert held
+        thread = run_in_thread(world.reconciler(builder), stop)
+        assert builder.wiped.wait(DEADLINE)
+        stop.set()
+        assert ended(thread)
+    assert builder.configs == []
 
 
 def test_the_loop_settles_what_comes_and_ends_when_it_is_told_to(world: World) -> None:

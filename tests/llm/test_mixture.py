@@ -40,6 +40,12 @@ class Bench:
         self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
         self.contexts = self.plain.read_contexts(self.heads)
 
+    def answered(self, weights, level, numbers=range(4)):
+        """By the mixture: questions after contexts of the frozen model alone."""
+        prefixes = self.plain.read_prefixes([self.heads[number] for number in numbers])
+        questions = [self.questions[number] for number in numbers]
+        return self.mixture.answer_packed(questions, [1] * len(numbers), prefixes, self.stack, weights, level)
+
     def stack_of(self, names):
         return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
 
@@ -78,7 +84,7 @@ def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_f
     for number, question in enumerate(bench.questions):
         context = bench.contexts.rows(torch.tensor([number]))
         slow.append(bench.merged(WEIGHTS[number], level).answer([question], context))
-    _equal(bench.mixture.answer(bench.questions, bench.contexts, bench.stack, WEIGHTS, level), torch.cat(slow))
+    _equal(bench.answered(WEIGHTS, level), torch.cat(slow))
 
 
 def test_the_two_levels_differ_unless_one_adapter_has_all_the_weight(llama):
@@ -122,9 +128,9 @@ def test_an_adapter_of_weight_zero_is_not_there(bench, level):
 def test_without_any_weight_the_frozen_model_answers_alone(bench, level):
     nothing = torch.zeros(4, 3)
     whole = bench.mixture.answer_whole(bench.whole, bench.stack, nothing, level)
-    asked = bench.mixture.answer(bench.questions, bench.contexts, bench.stack, nothing, level)
     assert torch.equal(whole, bench.plain.answer_whole(bench.whole))
-    assert torch.equal(asked, bench.plain.answer(bench.questions, bench.contexts))
+    asked = bench.plain.answer_packed(bench.questions, [1] * 4, bench.plain.read_prefixes(bench.heads))
+    assert torch.equal(bench.answered(nothing, level), asked)
 
 
 def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama):
@@ -135,12 +141,8 @@ def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama):
 
 @level
 def test_rows_of_one_batch_may_have_different_weights(bench, level):
-    alone = []
-    for number in range(4):
-        context = bench.contexts.rows(torch.tensor([number]))
-        weights = WEIGHTS[number : number + 1]
-        alone.append(bench.mixture.answer([bench.questions[number]], context, bench.stack, weights, level))
-    _equal(bench.mixture.answer(bench.questions, bench.contexts, bench.stack, WEIGHTS, level), torch.cat(alone))
+    alone = [bench.answered(WEIGHTS[number : number + 1], level, [number]) for number in range(4)]
+    _equal(bench.answered(WEIGHTS, level), torch.cat(alone))
 
 
 # Calls beside and after one another
@@ -197,5 +199,6 @@ def test_half_precision_gives_nearly_the_same_scores(llama, dtype):
         found = mixture.answer_whole(llama.whole, stack, WEIGHTS, level)
         assert found.dtype == torch.float32
         _equal(found, exact, 0.25 if dtype == "bfloat16" else 0.05)
-        asked = mixture.answer(llama.questions, half.read_contexts(llama.heads), stack, torch.zeros(4, 3), level)
+        prefixes = half.read_prefixes(llama.heads)
+        asked = mixture.answer_packed(llama.questions, [1] * 4, prefixes, stack, torch.zeros(4, 3), level)
         _equal(asked, llama.plain.answer_whole(llama.whole), 0.25 if dtype == "bfloat16" else 0.05)

@@ -105,7 +105,9 @@ def test_nothing_to_read_is_no_prefix(llama):
 @pytest.mark.parametrize("level", ["ND", "D"])
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("count", [2, 9])  # of adapters: all multiplied, few of them gathered
-def test_the_packed_mixture_is_the_padded_one(tiny_models, random_adapter, level, packs, count):
+def test_the_packed_mixture_is_a_merged_model_for_every_row(
+    tiny_models, random_adapter, merged_model, level, packs, count
+):
     model = FrozenModel if packs else Padding
     frozen = model.load(ModelSpec(str(tiny_models("llama"))))
     adapters = {str(k): random_adapter(frozen.model, ("q_proj", "v_proj"), 3, k) for k in range(count)}
@@ -114,13 +116,16 @@ def test_the_packed_mixture_is_the_padded_one(tiny_models, random_adapter, level
     weights = torch.zeros(4, count)
     weights[:, :2] = torch.tensor([[0.2, 0.8], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1]])
     weights = weights.roll(1, dims=1)
-    contexts = frozen.read_contexts(texts.heads).rows(OWNER)
-    padded = mixture.answer(texts.questions, contexts, stack, weights[OWNER], level)
+    plain = FrozenModel.load(frozen.spec)
+    merged = [merged_model(plain, list(adapters.values()), 2.0, row.tolist(), level) for row in weights[OWNER]]
+    with torch.no_grad():
+        contexts = [plain.read_contexts([texts.heads[owner]]) for owner in OWNER]
+        asked = [one.answer([text], c) for one, text, c in zip(merged, texts.questions, contexts, strict=True)]
+        whole = [one.answer_whole([text]) for one, text in zip(merged, texts.whole, strict=True)]
     prefixes = frozen.read_prefixes(texts.heads)
-    _close(mixture.answer_packed(texts.questions, RUNS, prefixes, stack, weights, level), padded)
-    assert (padded - _padded(frozen, texts)).abs().max() > 0.01
-    whole = mixture.answer_whole(texts.whole, stack, weights[OWNER], level)
-    _close(mixture.answer_packed(texts.whole, RUNS, [], stack, weights, level), whole)
+    _close(mixture.answer_packed(texts.questions, RUNS, prefixes, stack, weights, level), torch.cat(asked))
+    _close(mixture.answer_packed(texts.whole, RUNS, [], stack, weights, level), torch.cat(whole))
+    assert (torch.cat(asked) - _padded(plain, texts)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("level", ["ND", "D"])

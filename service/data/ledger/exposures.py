@@ -32,7 +32,7 @@ def exposure_rows(
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
     """Note the exposures. What has seen somebody who asked after `view_fence` is masked at once."""
-    late = _late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
+    late = late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
     insert_new(connection, tables.exposures, [row for row in seen if row["user_id"] not in gone])
     for user, requests in late.items():
@@ -52,9 +52,10 @@ def _mask_late(connection: sa.Connection, request: ForgetRequest, own: Sequence[
         add_late(connection, request, new)
 
 
-def _late_requests(
+def late_requests(
     connection: sa.Connection, view_fence: int, users: Collection[str], hashes: KeyedHashes
 ) -> dict[str, list[ForgetRequest]]:
+    """User -> their requests after `view_fence`, of these users."""
     late = find_requests(connection, tables.forget_requests.c.fence > view_fence)
     if not late:  # as a rule; then nobody need be hashed
         return {}

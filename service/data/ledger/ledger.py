@@ -121,6 +121,13 @@ class Ledger:
         with self.reading() as reading:
             return reading.view()
 
+    def forgotten_since(self, fence: int, users: Collection[str]) -> tuple[int, frozenset[str]]:
+        """The fence of now, and those of these users of whom anything was forgotten after `fence`."""
+        with self._database.reading() as connection:
+            now = int(state.read_state(connection).fence)
+            late = exposures.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
+        return now, frozenset(late)
+
     # Where each unit stands
 
     @contextmanager
