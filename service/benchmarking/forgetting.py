@@ -235,7 +235,7 @@ class FullRetraining:
         adapters = {self._digest: load_adapter(self._store.adapter(self._digest))}
         stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
         mixture = Mixture(frozen, config.lora_targets)
-        lessons = [self._maker.lesson(sample, self._crowd.noun) for sample in test]
+        lessons = self._maker.lessons(test, self._crowd.noun)
         scores: list[float] = []
         for i in range(0, len(lessons), _TESTED_AT_ONCE):
             prompts = [lesson.context + lesson.question for lesson in lessons[i : i + _TESTED_AT_ONCE]]

@@ -74,9 +74,14 @@ class AdapterMaker:
                 lending.left[number] = trained.left
                 self._keep(digests[number], trained.files)
 
-    def lesson(self, sample: Sample, noun: str) -> Lesson:
-        context = self._encoder.context(sample.history, noun)
-        return Lesson(context, self._encoder.question(sample.target, noun), sample.liked)
+    def lessons(self, samples: Sequence[Sample], noun: str) -> tuple[Lesson, ...]:
+        """The same as token ids, in the same order."""
+        contexts = self._encoder.contexts([sample.history for sample in samples], noun)
+        questions = self._encoder.questions([sample.target for sample in samples], noun)
+        return tuple(
+            Lesson(context, question, sample.liked)
+            for context, question, sample in zip(contexts, questions, samples, strict=True)
+        )
 
     def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
         """Of an adapter as it is meant, on whatever machine and whoever said it: from it training draws its order."""
@@ -102,7 +107,7 @@ class AdapterMaker:
         return True
 
     def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
-        lessons = tuple(self.lesson(sample, noun) for sample in shard.samples)
+        lessons = self.lessons(shard.samples, noun)
         invocation = self._encoder.invocation(noun) if config.activation == "question" else []
         recipe, people = self._recipe_digest(shard, noun, config), tuple(_numbers_of_people(shard).values())
         return TrainingTask(recipe, self._model, invocation, lessons, people, config)

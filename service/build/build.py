@@ -122,7 +122,6 @@ class Builder:
         if config.partition == "algorithm1" or not self._ledger.remembers:
             view = self._ledger.view()
             return self.build_corpus(corpus_of(view, config), config, view.fence)
-        self._memo.refresh(config)
         try:
             return self._make(self._work_from_memory(config), config)
         except NotAsRemembered:
@@ -147,8 +146,14 @@ class Builder:
         self._seen_fence = now if plan_fence is None else plan_fence
 
     def _work_from_memory(self, config: BuildConfig) -> Work:
+        plan: Plan | None
         with self._ledger.reading() as reading:
-            plan: Plan | None = self._memo.plan(reading, config)
+            plan = self._memo.plan_if_current(reading, config)
+            if plan is not None:  # as a rule: a deletion changes nobody who stays
+                return self._work(plan, config)
+        self._memo.refresh(config)
+        with self._ledger.reading() as reading:
+            plan = self._memo.plan(reading, config)
             if plan is None:  # another process builds in another way just now
                 plan = WholePlan(corpus_of(reading.view(), config), self._placer, config, reading.fence)
             return self._work(plan, config)
@@ -221,7 +226,7 @@ class Builder:
 
     def _row_files(self, work: Work, config: BuildConfig) -> dict[str, bytes]:
         def lessons_of(user_id: str) -> tuple[Lesson, ...]:
-            return tuple(self._adapters.lesson(sample, work.noun) for sample in work.material.samples(user_id))
+            return self._adapters.lessons(work.material.samples(user_id), work.noun)
 
         maker = RowMaker(self._store, self._model, self._workforce, self._progress, self._readings)
         return maker.files(work.users, list(work.shards), work.known, lessons_of, config)

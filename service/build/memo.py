@@ -49,6 +49,10 @@ class Memo:
             self._ledger.save_places(changed, self._places(view, tree, config))
             last = max(changed)
 
+    def plan_if_current(self, reading: Reading, config: BuildConfig) -> RememberedPlan | None:
+        """The plan of this reading; None if anybody changed since they were remembered, and so `refresh` is needed."""
+        return None if reading.changed(None, 1) else self.plan(reading, config)
+
     def plan(self, reading: Reading, config: BuildConfig) -> RememberedPlan | None:
         """The plan of this reading; None if what is remembered there belongs to another outline."""
         items = reading.items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import suppress
+from importlib import import_module
 
 import service.build.rows
 import service.build.training  # noqa: F401
@@ -16,5 +17,7 @@ with suppress(ImportError):
 
     # A thousand regular expressions, whatever the model: most of the time that loading a small one takes.
     get_checkpoint_conversion_mapping("llama")
+
+import_module("transformers.models.llama.modeling_llama")  # the bundled model's
 
 gc.freeze()  # what is here is nobody's garbage; a collection would copy its pages into every fork

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -88,6 +89,23 @@ class Encoder:
         tail = len(self._encode('"?' + prompts.RESPONSE_HEADER, special=False))
         return ids[: room - tail] + ids[-tail:]
 
+    def contexts(self, histories: Sequence[Sequence[Opinion]], noun: str) -> list[list[int]]:
+        """`context` of each, in half the time."""
+        found = self._encode_all([prompts.context_text(history, noun) for history in histories], special=True)
+        room = self.positions * 3 // 4
+        return [
+            ids if len(ids) <= room else self.context(history, noun)
+            for history, ids in zip(histories, found, strict=True)
+        ]
+
+    def questions(self, targets: Sequence[Item], noun: str) -> list[list[int]]:
+        """`question` of each, in half the time."""
+        found = self._encode_all([prompts.question_text(target, noun) for target in targets], special=False)
+        room = self.positions // 4
+        return [
+            ids if len(ids) <= room else self.question(target, noun) for target, ids in zip(targets, found, strict=True)
+        ]
+
     def item(self, item: Item) -> list[int]:
         """Token ids of an item's public facts."""
         return self._encode(prompts.item_text(item), special=True)[: self.positions]
@@ -104,7 +122,15 @@ class Encoder:
         return ids
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        return self._opened(self._tokenizer.encode(text, add_special_tokens=special), special)
+
+    def _encode_all(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        found: Any = self._tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+        return [self._opened(ids, special) for ids in found["input_ids"]]
+
+    def _opened(self, ids: list[int], special: bool) -> list[int]:
         # Some tokenizers close a text with an end token, after which no model expects an answer.
         if special and ids and ids[-1] == self._tokenizer.eos_token_id:
             return ids[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +15,13 @@ from service.records import Item
 
 
 def item_of(row: Row) -> Item:
-    return Item(row.item_id, row.title, row.year, tuple(json.loads(row.genres)), row.author)
+    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author)
+
+
+@lru_cache(maxsize=4_096)
+def _genres(stored: str) -> tuple[str, ...]:
+    # A catalogue has few combinations, and every build reads all of it.
+    return tuple(json.loads(stored))
 
 
 def row_of(item: Item) -> dict[str, Any]:

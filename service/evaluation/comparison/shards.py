@@ -179,11 +179,11 @@ def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | N
 
 def _validation_lessons(trial: Trial, without: str | None) -> dict[str, dict[str, Lesson]]:
     """User -> key of a row -> its lesson; rows are sorted by key."""
-    maker = trial.adapters(trial.store)
+    lessons = trial.adapters(trial.store).lessons(trial.split.valid, trial.split.noun)
     own: dict[str, dict[str, Lesson]] = {}
-    for number, sample in enumerate(trial.split.valid):
+    for number, (sample, lesson) in enumerate(zip(trial.split.valid, lessons, strict=True)):
         if sample.user_id != without:
-            own.setdefault(sample.user_id, {})[f"{number:09}"] = maker.lesson(sample, trial.split.noun)
+            own.setdefault(sample.user_id, {})[f"{number:09}"] = lesson
     return own
 
 
