@@ -18,6 +18,7 @@ from adapters_store import Store
 from service.build.build import Builder, Built
 from service.build.embedding import embed_public_texts
 from service.build.readings import Readings
+from service.build.training import train_adapter
 from service.data.ledger import ImportCounts, Ledger
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
@@ -45,6 +46,9 @@ class InThisProcess:
     """A workforce that runs its tasks here, one after another: what one leaves behind, the next one meets."""
 
     processes = 1
+
+    def remembers(self, function: Callable[[Any, Any], Any]) -> bool:
+        return False
 
     def run(
         self,
@@ -116,8 +120,9 @@ class Home:
         self.folder, self.model, self.config = folder, model, config
         self.ledger = ledger(f"sqlite:///{folder}/ledger.db", SECRET)
         self.store = Store(folder / "store")
-        readings = Readings(0 if isinstance(workforce, Remembering) else READINGS_BYTES)
         workforce = workforce or InThisProcess()
+        # Clean builds, which are the measure, read everything anew.
+        readings = Readings(0 if workforce.remembers(train_adapter) else READINGS_BYTES)
         builder = Builder(self.ledger, self.store, model, workforce, SECRET, readings=readings)  # type: ignore[arg-type]
         bell = PollingBell(folder / "lock")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl")

@@ -173,6 +173,13 @@ MUTANTS = (
         "test_validation_rows_of_somebody_whose_opinions_change",
     ),
     Mutant(
+        "what was read of somebody before",
+        "service/build/reading.py",
+        '        digest.update(array("q", [len(context), *context]).tobytes())\n',
+        '        digest.update(array("q", [len(contexts)]).tobytes())\n',
+        "test_what_was_read_of_people_whose_opinions_change",
+    ),
+    Mutant(
         "what is remembered of somebody who changes",
         "service/data/ledger/importing.py",
         "    mark_changed(connection, {row.user_id for row in differing})\n",

@@ -337,6 +337,14 @@ def test_validation_rows_of_somebody_whose_opinions_change(everybody: Home, home
     assert validation_rows(everybody) != before
 
 
+def test_what_was_read_of_people_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
+    for changes in ("dislikes", "likes"):  # the second build finds what the first one read
+        rows = [replace(row, liked=changes == "likes") for row in ROWS]
+        everybody.ledger.import_data([], rows, None)
+        everybody.build()
+        assert everybody.files() == home_of(rows).files()
+
+
 def test_the_path_of_somebody_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
     moved = [replace(row, liked=not row.liked) for row in ROWS]
     before = dict(everybody.table("placements", "unit_key, path"))

@@ -178,6 +178,14 @@ def test_a_long_history_loses_its_oldest_opinions_and_fits(encoder):
     assert len(without[dropped]) <= room < len(without[dropped - 1])
 
 
+def test_many_at_once_are_one_at_a_time(encoder):
+    histories = [[Opinion(Item("", f"Film {n}"), n % 3 == 0) for n in range(length)] for length in (0, 3, 80, 1)]
+    targets = [Item("", title) for title in ("Up", "x1" * 400, "Yes")]
+    assert encoder.contexts(histories, NOUN) == [encoder.context(history, NOUN) for history in histories]
+    assert encoder.questions(targets, NOUN) == [encoder.question(target, NOUN) for target in targets]
+    assert encoder.contexts([], NOUN) == []
+
+
 def test_an_overlong_title_keeps_the_invocation_and_the_answer_stub(encoder):
     stub = encoder._encode('"?' + prompts.RESPONSE_HEADER, special=False)
     ids = encoder.question(Item("", "x1" * 400), NOUN)

@@ -143,6 +143,36 @@ def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(llama, random
     _close(gathered, torch.cat(alone))
 
 
+def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(frozen, texts, architecture):
+    name = "c_attn" if architecture == "gpt2" else "v_proj"
+    weights = [p for key, p in frozen.model.named_parameters() if key.endswith(f"{name}.weight")]
+    for weight in weights:
+        weight.requires_grad_(True)
+    prefixes, alone = frozen.read_prefixes(texts.heads), torch.arange(4)
+    ways = (
+        frozen.answer_packed(texts.questions[:4], [1] * 4, prefixes),
+        frozen.answer(texts.questions[:4], frozen.read_contexts(texts.heads).rows(alone)),
+    )
+    ours, theirs = (torch.autograd.grad(way.square().sum(), weights) for way in ways)
+    for one, other in zip(ours, theirs, strict=True):
+        assert other.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_attention_with_a_way_back_is_the_textbook_one(groups):
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 3, 8, generator=random) for _ in range(3))
+    keys, values = (torch.randn(2, groups, 5, 8, generator=random) for _ in range(2))
+    unseen = torch.zeros(2, 1, 1, 5)
+    unseen[1, ..., 3:] = -torch.inf
+    every = [part.repeat_interleave(4 // groups, dim=1) for part in (keys, values)]
+    scores = query @ torch.cat([every[0], key], dim=2).transpose(-1, -2) * 0.5
+    scores = scores + torch.cat([unseen.expand(2, 1, 3, 5), torch.full((2, 1, 3, 3), -torch.inf).triu(1)], dim=3)
+    textbook = torch.softmax(scores, dim=-1) @ torch.cat([every[1], value], dim=2)
+    _close(packed.attend_both(query, key, value, keys, values, 0.5, unseen), textbook)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_is_the_textbook_one(causal):
     random = torch.Generator().manual_seed(0)
