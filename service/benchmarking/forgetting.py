@@ -125,6 +125,7 @@ class Installation:
     reconciler: Reconciler
     bell: PublicationBell
     config: BuildConfig
+    keeps_readings: bool  # what builds read of people's contexts
 
 
 class Way(Protocol):
@@ -190,7 +191,7 @@ class OurWay:
         samples = sum(adapter["samples"] for adapter in manifest["adapters"] if adapter["digest"] in built.trained)
         self._retrained.append(samples)
         corpus = corpus_of(self._here.ledger.view(), self._here.config)
-        work = Work.of(self._frozen, corpus, self._here.config)
+        work = Work.of(self._frozen, corpus, self._here.config, self._here.keeps_readings)
         self._floors.append(work.floor(samples, len(built.rows) * len(built.trained)))
 
 
@@ -209,7 +210,7 @@ class FullRetraining:
         self._left: dict[str, tuple[Sample, ...]] = dict(corpus.training)
         self._people = iter(crowd.forgotten)
         self._digest = ""
-        self._work = Work.of(frozen, corpus, config)
+        self._work = Work.of(frozen, corpus, config, kept=False)
 
     def forget_next(self) -> Lap:
         """Retrained and stored."""
@@ -253,11 +254,12 @@ class Work:
     cost: Cost
     config: BuildConfig
     adapted: float  # share of the layers that are, or stand above, the first one with adapters
+    kept: bool  # contexts were read by an earlier build
     context: int
     question: int
 
     @classmethod
-    def of(cls, frozen: FrozenModel, corpus: Corpus, config: BuildConfig) -> Work:
+    def of(cls, frozen: FrozenModel, corpus: Corpus, config: BuildConfig, kept: bool) -> Work:
         lessons = [
             _lesson(frozen, sample, corpus.noun) for own in corpus.training.values() for sample in own[:_SEEN_OF_EACH]
         ]
@@ -265,6 +267,7 @@ class Work:
             cost=Cost.of(frozen, config.lora_targets),
             config=config,
             adapted=1 - config.adapt_from_layer / frozen.layers,
+            kept=kept,
             context=round(fmean(len(lesson.context) for lesson in lessons)),
             question=round(fmean(len(lesson.question) for lesson in lessons)),
         )
@@ -273,7 +276,7 @@ class Work:
         """To train on `samples` samples, and to know `errors` errors of validation rows under the new adapter."""
         cost, context, question, rank = self.cost, self.context, self.question, self.config.lora_rank
         if self.config.activation == "question":
-            read = cost.read(context)
+            read = _NOTHING if self.kept else cost.read(context)
             lesson = total([read, self._lesson(question, seen=context)])
             error = total([read, cost.read(question, seen=context, rank=rank)])
         else:
@@ -346,9 +349,9 @@ def _goals(timings: Sequence[Timing], quality: Mapping[str, float]) -> list[Goal
 
 _NOTES = (
     "Floor: forward and back through the frozen weights (2 + 2 operations per weight and token), attention and adapters as in "
-    "the scoring table. question: each context forward once, each question in every epoch; prompt: every token in every epoch; "
-    "layers below the first with adapters: forward, once. With the new adapter's errors on every validation row. Tokens are "
-    "those of a mean sample.",
+    "the scoring table. question: each question in every epoch, its context not at all, as an earlier build has read it (where "
+    "nothing is kept, once); prompt: every token in every epoch; layers below the first with adapters: forward, once. With the new "
+    "adapter's errors on every validation row. Tokens are those of a mean sample.",
     "x full retraining: that one only trains and stores an adapter; ours also places, validates and publishes. Full retraining "
     "and prompt have adapters on all layers, whatever `adapt_from_layer` says.",
 )

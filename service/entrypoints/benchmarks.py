@@ -162,7 +162,14 @@ def _crowd(dataset: importers.Dataset, config: BuildConfig, samples: int, rounds
 def _installation(home: Home) -> forgetting.Installation:
     bell = forgetting.PublicationBell()
     reconciler = home.reconciler(bell)
-    return forgetting.Installation(home.ledger, home.store, reconciler, bell, home.settings.build_config())
+    return forgetting.Installation(
+        home.ledger,
+        home.store,
+        reconciler,
+        bell,
+        home.settings.build_config(),
+        keeps_readings=home.settings.readings_bytes > 0,
+    )
 
 
 def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> forgetting.FullRetraining:

@@ -25,6 +25,7 @@ from service.build.adapters import AdapterMaker
 from service.build.build import Builder
 from service.build.corpus import corpus_of
 from service.build.progress import Silent
+from service.build.readings import Readings
 from service.data.ledger import Ledger
 from service.data.samples import is_validation_user
 from service.entrypoints.cli import app
@@ -68,8 +69,10 @@ def installation(folder: Path, spec: ModelSpec, config: BuildConfig) -> Installa
         Store(folder / "store"),
         PublicationBell(),
     )
-    builder = Builder(ledger, store, spec, InThisProcess(), SECRET, environment=ENVIRONMENT)
-    return Installation(ledger, store, Reconciler(ledger, store, builder, bell, SIGNER, config), bell, config)
+    readings = Readings(2**24)
+    builder = Builder(ledger, store, spec, InThisProcess(), SECRET, environment=ENVIRONMENT, readings=readings)
+    reconciler = Reconciler(ledger, store, builder, bell, SIGNER, config)
+    return Installation(ledger, store, reconciler, bell, config, keeps_readings=True)
 
 
 def people(rows: tuple[Interaction, ...]) -> set[str]:
