@@ -349,9 +349,9 @@ def _goals(timings: Sequence[Timing], quality: Mapping[str, float]) -> list[Goal
 
 _NOTES = (
     "Floor: forward and back through the frozen weights (2 + 2 operations per weight and token), attention and adapters as in "
-    "the scoring table. question: each question in every epoch, its context not at all, as an earlier build has read it (where "
-    "nothing is kept, once); prompt: every token in every epoch; layers below the first with adapters: forward, once. With the new "
-    "adapter's errors on every validation row. Tokens are those of a mean sample.",
+    "the scoring table. question: each question in every epoch, its context not at all, as an earlier build has read it "
+    "(where nothing is kept, once); prompt: every token in every epoch; layers below the first with adapters: forward, once. "
+    "With the new adapter's errors on every validation row. Tokens are those of a mean sample.",
     "x full retraining: that one only trains and stores an adapter; ours also places, validates and publishes. Full retraining "
     "and prompt have adapters on all layers, whatever `adapt_from_layer` says.",
 )
