@@ -56,8 +56,8 @@ class Reading:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def read_person(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed: bool) -> Reading:
-    """Read one person's contexts; the bits depend on nothing else. Without `embed` no embeddings are made."""
+def read_together(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed: bool) -> Reading:
+    """Read these contexts, as a rule one person's; the bits depend on nothing else. Without `embed` no embeddings are made."""
     chunks = chunks_of_tokens([len(context) for context in contexts], FORWARD_TOKENS)
     parts = [frozen.read_prefixes([contexts[number] for number in chunk], embed) for chunk in chunks]
     return Reading.of([prefix for part in parts for prefix in part])

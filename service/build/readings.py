@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.build.reading import Reading, read_person, reading_name
+from service.build.reading import Reading, read_together, reading_name
 from service.build.shared import AVAILABLE, Block, SharedMemory, whole_pages
 from service.llm.frozen import FrozenModel
 
@@ -49,7 +49,7 @@ class Reader:
         name = reading_name(contexts, self._embed)
         found = self._find(name)
         if found is None:
-            found = read_person(self._frozen, contexts, self._embed)
+            found = read_together(self._frozen, contexts, self._embed)
             self._leave(name, found)
         return found.to(self._frozen.device)
 

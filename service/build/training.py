@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from service.build.reading import read_person
+from service.build.reading import read_together
 from service.build.readings import Kept, Loan, Reader
 from service.build.workforce import Report
 from service.errors import ModelUnsuitable
@@ -143,8 +143,8 @@ def _rate(step: int, steps: int) -> float:
 class _Contexts:
     """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
 
-    Person by person; or, where all of it would not fit into memory, batch by batch and again in every epoch. Which of the
-    two, and so every bit, is a function of the task.
+    Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
+    of the task; how many batches are kept for the next epoch is not, and decides the time alone.
     """
 
     def __init__(self, frozen: FrozenModel, model: Any, task: TrainingTask) -> None:
@@ -153,6 +153,8 @@ class _Contexts:
         self._lessons = task.lessons
         self._first = task.config.activation == "question"  # contexts are read before the questions
         self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
+        self._batches: dict[int, list[Prefix]] = {}  # by the number of the first lesson
+        self._room = _spare_bytes(frozen.device, task.context_memory)
         self._reader = Reader(frozen, task.loan, embed=False)
         if self._first:
             self._read_people(task)
@@ -172,8 +174,16 @@ class _Contexts:
             return []
         if self._prefixes:
             return [self._prefixes[number] for number in batch]
+        return self._batches.get(batch[0]) or self._read_batch(batch)
+
+    def _read_batch(self, batch: Sequence[int]) -> list[Prefix]:
         with self._model.disable_adapter():
-            return read_person(self._frozen, self._contexts(batch), embed=False).prefixes()
+            reading = read_together(self._frozen, self._contexts(batch), embed=False)
+        prefixes = reading.prefixes()
+        if reading.nbytes <= self._room:
+            self._room -= reading.nbytes
+            self._batches[batch[0]] = prefixes
+        return prefixes
 
     def _read_people(self, task: TrainingTask) -> None:
         tokens = sum(len(lesson.context) for lesson in task.lessons)
@@ -186,6 +196,14 @@ class _Contexts:
 
     def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
         return [self._lessons[number].context for number in numbers]
+
+
+def _spare_bytes(device: torch.device, at_least: int) -> int:
+    """What may be kept beside model, activations and gradients."""
+    if device.type != "cuda":
+        return at_least
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(at_least, free // 2)
 
 
 def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:

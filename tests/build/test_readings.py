@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.build.reading import Reading, read_person, reading_name
+from service.build.reading import Reading, read_together, reading_name
 from service.build.readings import Kept, Loan, Reader, Readings
 from service.build.shared import Block, SharedMemory, whole_pages
 from service.build.training import Lesson, TrainingTask, train_adapter
@@ -57,7 +57,7 @@ def same(one: Reading, other: Reading) -> bool:
 def test_a_persons_reading_is_what_padded_rows_say(frozen: FrozenModel, embed: bool) -> None:
     contexts = contexts_of(frozen, 1, 5)
     plain = frozen.read_contexts(contexts)
-    prefixes = read_person(frozen, contexts, embed).prefixes()
+    prefixes = read_together(frozen, contexts, embed).prefixes()
     for row, (prefix, context) in enumerate(zip(prefixes, contexts, strict=True)):
         assert len(prefix.keys_values) == frozen.layers
         for ours, theirs in zip(prefix.keys_values, plain.keys_values, strict=True):
@@ -72,7 +72,7 @@ def test_a_persons_reading_is_what_padded_rows_say(frozen: FrozenModel, embed: b
 def test_somebody_with_more_than_a_pass_takes_is_read_in_parts(llama: FrozenModel) -> None:
     contexts = contexts_of(llama, 1, 6) * (FORWARD_TOKENS // 100)
     assert sum(map(len, contexts)) > FORWARD_TOKENS
-    many, few = read_person(llama, contexts, True).prefixes(), read_person(llama, contexts[:6], True).prefixes()
+    many, few = read_together(llama, contexts, True).prefixes(), read_together(llama, contexts[:6], True).prefixes()
     assert len(many) == len(contexts)
     for one, other in zip(many[-6:], few, strict=True):
         torch.testing.assert_close(one.embedding, other.embedding, rtol=1e-4, atol=1e-4)
@@ -117,7 +117,7 @@ def reads(
     with readings.lend([{reading_name(own, embed): who for who, own in people.items()}]) as lending:
         reader = Reader(frozen, lending.loans[0], embed)
         for contexts in people.values():
-            assert same(reader.read(contexts), read_person(frozen, contexts, embed))
+            assert same(reader.read(contexts), read_together(frozen, contexts, embed))
         lending.left[0] = reader.left
     return reader.left
 
