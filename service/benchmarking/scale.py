@@ -11,227 +11,34 @@ import multiprocessing
 import random
 import resource
 import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
-from typing import Any, cast
-
-import numpy as np
-import safetensors.numpy
-from numpy.typing import NDArray
+from typing import Any
 
 from adapters_store import Store
+from service.benchmarking.made_up import Plan, StandIn, check_size, interactions_of, items, user_id
 from service.benchmarking.report import Section
+from service.benchmarking.watched import Moment, WatchedLedger
 from service.build.build import Builder
-from service.build.embedding import EmbeddingTask, PublicTextsTask
 from service.build.progress import Progress, Silent
-from service.build.training import Trained, TrainingTask
-from service.build.validation import UserValidation, Validated, ValidationTask
-from service.build.workforce import Report, Result, Task, Workforce
-from service.data.ledger import Ledger, Reading
 from service.data.samples import is_validation_user
-from service.errors import InvalidSetting, LetheError
+from service.errors import LetheError
 from service.forgetting.bell import open_bell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
-from service.records import BuildConfig, Interaction, Item, Place
+from service.records import BuildConfig
 
-_WIDTH = 32  # of made-up embeddings
-_ITEMS = 2_000
 _IMPORTED_AT_ONCE = 10_000  # people
-_START = 1_700_000_000  # seconds since the epoch
 _SECRET = b"the secret of a simulation"
 _GIB = 2**30
-_MOST_GIB = 4.0
-_BYTES_AN_ERROR = 24  # float32: of the generation before, of the new one, chosen columns on the way, and its file twice
-
-Floats = NDArray[np.float32]
-
-
 _PLANNING = ("save_places", "record_exposures")
-
-
-class TooLarge(InvalidSetting):
-    """The simulation would need more memory than one wants to give it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How large. Every person has `interactions`, of which all but the first are targets."""
-
-    users: int
-    shards: int
-    interactions: int = 5
-    deletions: int = 3
-    training_seconds: float = 0.0  # that one shard's training is said to take
-    adapter_bytes: int = 1_024  # how large an adapter is made
-    seed: int = 0
-
-    def config(self, stated: BuildConfig) -> BuildConfig:
-        """The stated configuration, with the cap t at which about so many shards come about."""
-        samples = self.users * min(self.interactions - 1, stated.samples_per_user)
-        in_training = samples * (100 - stated.validation_percent) / 100
-        # A node is split when it holds more than t, so shards hold three quarters of t on average.
-        cap = max(stated.samples_per_user, round(in_training / self.shards * 4 / 3))
-        return replace(stated, max_shard_size=cap)
-
-
-class StandIn(Workforce):
-    """Makes up what processes with a model would compute: at once, but for training, and the same for the same input."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(1)
-        self._plan = plan
-        self._vectors = np.random.default_rng(plan.seed).standard_normal((4_096, _WIDTH)).astype(np.float32)
-        self.trained = 0.0  # seconds spent on pretending to train
-
-    def run(
-        self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
-    ) -> Iterator[tuple[int, Result]]:
-        """As `Workforce.run`, without looking at `function`: the task says what is wanted."""
-        for number, task in enumerate(tasks):
-            result: Any = self._made_up(task)
-            yield number, result
-
-    def _made_up(self, task: object) -> object:
-        if isinstance(task, TrainingTask):
-            time.sleep(self._plan.training_seconds)
-            self.trained += self._plan.training_seconds
-            return Trained(self.adapter(task.recipe), {})
-        if isinstance(task, ValidationTask):
-            found = [self._validation(len(lessons), task.adapters) for lessons in task.users]
-            return Validated(found, {})
-        if isinstance(task, EmbeddingTask):
-            return np.stack([self._placed(ids) for ids, *_ in task.groups])
-        if isinstance(task, PublicTextsTask):
-            return np.stack([self._placed(ids) for ids in task.texts])
-        raise TypeError(f"nothing is known of {type(task).__name__}")
-
-    def adapter(self, name: str) -> dict[str, bytes]:
-        """Files that the store takes for an adapter."""
-        numbers = np.random.default_rng(int(name[:15], 16)).random(self._plan.adapter_bytes // 4, dtype=np.float32)
-        return {"adapter_model.safetensors": safetensors.numpy.save({"numbers": numbers})}
-
-    def _placed(self, ids: Sequence[int]) -> Floats:
-        # The mean of a vector per token: texts that share words lie near each other, as they do for a model.
-        mean = self._vectors[np.asarray(ids) % len(self._vectors)].mean(axis=0)
-        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
-
-    def _validation(self, rows: int, adapters: Collection[str]) -> UserValidation:
-        return UserValidation(
-            np.zeros((rows, _WIDTH), np.float32), dict.fromkeys(adapters, np.full(rows, 0.5, np.float32))
-        )
-
-
-class WatchedReading:
-    """Passes every question on, and notes how long its answer took."""
-
-    def __init__(self, reading: Reading, noting: Callable[[str], AbstractContextManager[None]]) -> None:
-        self._reading = reading
-        self._noting = noting
-
-    def __getattr__(self, name: str) -> Any:
-        answer = getattr(self._reading, name)
-        if not callable(answer):
-            return answer
-
-        def timed(*asked: Any) -> Any:
-            with self._noting(f"read {name}"):
-                return answer(*asked)
-
-        return timed
-
-
-class WatchedLedger(Ledger):
-    """The real ledger, which notes how long each step of a build keeps it, and when the build's planning ends."""
-
-    def __init__(self, url: str, secret: bytes, before_training: Callable[[Collection[str]], None]) -> None:
-        """`before_training` is called with the digests of adapters of a build, before it is looked which are missing."""
-        super().__init__(url, secret)
-        self._before_training = before_training
-        self.seconds: dict[str, float] = {}
-        self.planned_at: Moment | None = None
-
-    def begin(self) -> None:
-        """Forget what was noted."""
-        self.seconds, self.planned_at = {}, None
-
-    @contextmanager
-    def reading(self) -> Iterator[Reading]:
-        """As the ledger does."""
-        with super().reading() as reading:
-            yield cast(Reading, WatchedReading(reading, self._noting))
-
-    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
-        """As the ledger does."""
-        with self._noting("save_places"):
-            super().save_places(changed, places)
-
-    def record_exposures(
-        self,
-        view_fence: int,
-        adapters: Mapping[str, Iterable[str]],
-        rows: Mapping[str, str],
-        shards: Mapping[str, str] | None = None,
-    ) -> None:
-        """As the ledger does."""
-        with self._noting("record_exposures"):
-            super().record_exposures(view_fence, adapters, rows, shards)
-        self._before_training(adapters.keys())
-
-    def set_shards_training(self, count: int) -> None:
-        """As the ledger does; a build calls it first when it knows what to train."""
-        self.planned_at = self.planned_at or Moment.now()
-        super().set_shards_training(count)
-
-    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str], generation: str) -> None:
-        """As the ledger does."""
-        with self._noting("drop_exposures_except"):
-            super().drop_exposures_except(adapters, rows, generation)
-
-    def erase_traces(self) -> None:
-        """As the ledger does."""
-        with self._noting("erase_traces"):
-            super().erase_traces()
-
-    def found_again(self) -> dict[str, list[str] | None]:
-        """As the ledger does."""
-        with self._noting("found_again"):
-            return super().found_again()
-
-    @contextmanager
-    def _noting(self, step: str) -> Iterator[None]:
-        began = perf_counter()
-        yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - began
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A point of time, or a difference of two: by the clock, and by this process's use of a processor, in seconds."""
-
-    clock: float
-    processor: float
-
-    @classmethod
-    def now(cls) -> Moment:
-        return cls(perf_counter(), process_time())
-
-    def since(self, earlier: Moment, waited: float = 0.0) -> Moment:
-        """What has passed, without `waited` seconds of sleep."""
-        return Moment(self.clock - earlier.clock - waited, self.processor - earlier.processor)
-
-    def plus(self, other: Moment) -> Moment:
-        return Moment(self.clock + other.clock, self.processor + other.processor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +127,7 @@ class Simulation:
         """Raises TooLarge."""
         self._folder, self._model, self._plan, self._progress = folder, model, plan, progress
         self.config = plan.config(stated)
-        _check_size(self.config, plan)
+        check_size(self.config, plan)
         self._installation = Installation(folder, model, self.config, plan, progress)
 
     def run(self) -> list[Section]:
@@ -350,7 +157,7 @@ class Simulation:
         self._progress.phase("importing", self._plan.users)
         for first in range(0, self._plan.users, _IMPORTED_AT_ONCE):
             numbers = range(first, min(first + _IMPORTED_AT_ONCE, self._plan.users))
-            rows = [row for number in numbers for row in _interactions(number, self._plan.interactions, draw)]
+            rows = [row for number in numbers for row in interactions_of(number, self._plan.interactions, draw)]
             began = Moment.now()
             self._installation.ledger.import_data(catalogue if first == 0 else [], rows, "movie")
             taken = taken.plus(Moment.now().since(began))
@@ -363,31 +170,6 @@ class Simulation:
         numbers = random.Random(self._plan.seed + 1).sample(range(self._plan.users), self._plan.users)
         seen = (user_id(n) for n in numbers if not is_validation_user(user_id(n), percent, seed))
         return list(islice(seen, self._plan.deletions + 1))
-
-
-def items() -> list[Item]:
-    """A catalogue of things that do not exist."""
-    return [Item(f"{n:04}", f"Film {n:04} ({1950 + n % 70})", 1950 + n % 70, ("Drama",)) for n in range(_ITEMS)]
-
-
-def user_id(number: int) -> str:
-    return f"person-{number:08}"
-
-
-def _interactions(number: int, count: int, draw: random.Random) -> Iterator[Interaction]:
-    for step, item in enumerate(draw.sample(range(_ITEMS), count)):
-        yield Interaction(user_id(number), f"{item:04}", draw.random() < 0.5, _START + step)
-
-
-def _check_size(config: BuildConfig, plan: Plan) -> None:
-    people = round(plan.users * config.validation_percent / 100)
-    rows = people * min(plan.interactions - 1, config.samples_per_user)
-    needed = rows * plan.shards * _BYTES_AN_ERROR / _GIB
-    if needed > _MOST_GIB:
-        raise TooLarge(
-            f"{rows:,} validation rows under {plan.shards:,} adapters are {rows * plan.shards:,} errors, about "
-            f"{needed:,.0f} GiB while a generation is made; lower --validation-percent, --users or --shards"
-        )
 
 
 def peak_gib() -> float:

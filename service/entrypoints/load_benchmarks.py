@@ -14,6 +14,7 @@ import typer
 
 from service.benchmarking import scale, serving
 from service.benchmarking.interleaved import Floor
+from service.benchmarking.made_up import Plan
 from service.benchmarking.models import SHAPES, Cost, random_model, save_random_model, times, total
 from service.benchmarking.report import Section
 from service.benchmarking.requests import REQUEST_SHAPES, Asker, RequestShape
@@ -95,7 +96,7 @@ def bench_scale(
     --max-shard-size is chosen to make about as many shards as --shards says.
     """
     settings = load_settings(**stated(given))
-    plan = scale.Plan(users, shards, interactions, deletions, training_seconds, adapter_bytes, settings.seed)
+    plan = Plan(users, shards, interactions, deletions, training_seconds, adapter_bytes, settings.seed)
     model = ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
         sections = scale.Simulation(Path(scratch), model, settings.build_config(), plan, progress).run()

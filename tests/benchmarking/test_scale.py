@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.benchmarking.scale import Moment, Plan, Simulation, StandIn, TooLarge
+from service.benchmarking.made_up import Plan, StandIn, TooLarge
+from service.benchmarking.scale import Simulation
+from service.benchmarking.watched import Moment
 from service.build.embedding import EmbeddingTask, embed_groups
 from service.build.progress import Silent
 from service.build.training import Lesson, TrainingTask, train_adapter
