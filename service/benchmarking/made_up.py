@@ -111,11 +111,13 @@ def user_id(number: int) -> str:
 
 
 def interactions_of(number: int, count: int, draw: random.Random) -> Iterator[Interaction]:
+    """Of one made-up person."""
     for step, item in enumerate(draw.sample(range(_ITEMS), count)):
         yield Interaction(user_id(number), f"{item:04}", draw.random() < 0.5, _START + step)
 
 
 def check_size(config: BuildConfig, plan: Plan) -> None:
+    """Raises TooLarge before anything is made."""
     people = round(plan.users * config.validation_percent / 100)
     rows = people * min(plan.interactions - 1, config.samples_per_user)
     needed = rows * plan.shards * _BYTES_AN_ERROR / _GIB
