@@ -37,8 +37,8 @@ from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
-# What a child would otherwise import anew: every one of them runs the main module again.
-_PRELOAD = ("service.entrypoints.cli",)
+# What a child would otherwise import (every one of them runs the main module again) or load anew.
+_PRELOAD = ("service.entrypoints.cli", "service.entrypoints.preloaded")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -52,6 +52,30 @@ class Contexts:
         return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
 
 
+_INHERITED: dict[ModelSpec, Any] = {}  # weights that this process was forked with, until somebody takes them
+
+
+def load_for_children(spec: ModelSpec) -> None:
+    """In a process that only starts others: load the weights that each of these will find loaded, once.
+
+    Raises:
+        ModelUnsuitable: as `FrozenModel.load`.
+    """
+    _INHERITED[spec] = _weights(spec)
+
+
+def _weights(spec: ModelSpec) -> Any:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelUnsuitable(
+            f"model {spec.name!r} cannot be loaded as a causal language model from safetensors: {error}"
+        ) from error
+
+
 class FrozenModel:
     """A causal language model whose weights never change, with its encoder."""
 
@@ -83,15 +107,7 @@ class FrozenModel:
         """
         # Before the weights: what is missing beside them can be told more clearly.
         encoder = Encoder.load(spec) if spec.answers is None else None
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise ModelUnsuitable(
-                f"model {spec.name!r} cannot be loaded as a causal language model from safetensors: {error}"
-            ) from error
+        model = _INHERITED.pop(replace(spec, answers=None), None) or _weights(spec)
         return cls(spec, model.to(spec.device), encoder)
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from service.data import prompts
 from service.errors import ModelUnsuitable
 from service.llm.encoder import Encoder, ModelSpec, digest_of_files
-from service.llm.frozen import FrozenModel
+from service.llm.frozen import FrozenModel, load_for_children
 from service.records import Item, Opinion
 
 NOUN = "movie"
@@ -164,6 +165,22 @@ def test_the_digest_depends_on_names_and_contents_alone(tiny_models, tmp_path):
     assert digest_of_files(folder) == digest_of_files(tiny_models("llama"))
     (folder / "config.json").rename(folder / "configuration.json")
     assert digest_of_files(folder) != digest_of_files(tiny_models("llama"))
+
+
+# Weights that a process was forked with
+
+
+def test_weights_that_were_loaded_for_children_are_taken_once_and_answer_the_same(tiny_models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models("llama"), folder)
+    loaded = FrozenModel.load(ModelSpec(str(folder)))
+    load_for_children(loaded.spec)
+    told = replace(loaded.spec, answers=loaded.encoder.answers)
+    (folder / "model.safetensors").unlink()
+    contexts = _contexts(loaded.encoder)
+    assert torch.equal(FrozenModel.load(told).answer_whole(contexts), loaded.answer_whole(contexts))
+    with pytest.raises(ModelUnsuitable, match="cannot be loaded"):
+        FrozenModel.load(told)
 
 
 # Prompts that have to fit
