@@ -61,7 +61,7 @@ MODEL_SIZES = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }
-_LATEST = {"import": 0.1, "build": 0.5, "trainer": 0.2}  # seconds after the beginning of what is killed at a random time
+_LATEST = {"import": 0.1, "build": 0.5, "trainer": 0.2}  # seconds after the victim began; drawn at random
 _LATEST_OTHERWISE = 0.6
 _TRIES = 12  # of one kill, before a step counts as one that does not come
 
