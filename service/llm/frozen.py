@@ -47,10 +47,6 @@ class Contexts:
         taken = tuple((keys[index], values[index]) for keys, values in self.keys_values)
         return Contexts(taken, self.mask[index], self.embeddings[index])
 
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
-
 
 _INHERITED: dict[ModelSpec, Any] = {}  # weights that this process was forked with, until somebody takes them
 
