@@ -48,16 +48,19 @@ class Contexts:
         return Contexts(taken, self.mask[index], self.embeddings[index])
 
 
-_INHERITED: dict[ModelSpec, Any] = {}  # weights that this process was forked with, until somebody takes them
+_INHERITED: dict[ModelSpec, FrozenModel] = {}  # what this process was forked with, until somebody takes it
 
 
 def load_for_children(spec: ModelSpec) -> None:
-    """In a process that only starts others: load the weights that each of these will find loaded, once.
+    """In a process that only starts others: load and check the model that each of these will find loaded, once.
 
     Raises:
         ModelUnsuitable: as `FrozenModel.load`.
     """
-    _INHERITED[spec] = _weights(spec)
+    # With the answers told: a tokenizer may have threads, which do not survive a fork.
+    frozen = FrozenModel.load(replace(spec, answers=Encoder.load(spec).answers))
+    _ = frozen.packs  # found out here, or every child would find it out
+    _INHERITED[spec] = frozen
 
 
 def _weights(spec: ModelSpec) -> Any:
@@ -101,10 +104,12 @@ class FrozenModel:
             ModelUnsuitable: not found, no safetensors, no single-token Yes/No, or logits that two rows of the head
                 cannot give.
         """
+        inherited = _INHERITED.pop(replace(spec, answers=None), None)
+        if inherited is not None and spec.answers in (None, inherited.spec.answers):
+            return inherited
         # Before the weights: what is missing beside them can be told more clearly.
         encoder = Encoder.load(spec) if spec.answers is None else None
-        model = _INHERITED.pop(replace(spec, answers=None), None) or _weights(spec)
-        return cls(spec, model.to(spec.device), encoder)
+        return cls(spec, _weights(spec).to(spec.device), encoder)
 
     @property
     def layers(self) -> int:
