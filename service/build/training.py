@@ -28,7 +28,7 @@ from service.errors import ModelUnsuitable
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import target_modules
-from service.llm.packed import Prefix
+from service.llm.packed import Prefix, PrefixGrid
 from service.records import BuildConfig
 
 _WARMUP_SHARE = 0.1
@@ -144,7 +144,7 @@ class _Contexts:
     """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
 
     Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
-    of the task; how many batches are kept for the next epoch is not, and decides the time alone.
+    of the task; how many batches stay side by side for the next epoch is not, and decides the time alone.
     """
 
     def __init__(self, frozen: FrozenModel, model: Any, task: TrainingTask) -> None:
@@ -153,7 +153,7 @@ class _Contexts:
         self._lessons = task.lessons
         self._first = task.config.activation == "question"  # contexts are read before the questions
         self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
-        self._batches: dict[int, list[Prefix]] = {}  # by the number of the first lesson
+        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first lesson
         self._room = _spare_bytes(frozen.device, task.context_memory)
         self._reader = Reader(frozen, task.loan, embed=False)
         if self._first:
@@ -168,22 +168,22 @@ class _Contexts:
         """The tokens of its context that are still to be read with the question."""
         return [] if self._first else lesson.context
 
-    def read(self, batch: Sequence[int]) -> list[Prefix]:
-        """Of these lessons."""
+    def read(self, batch: Sequence[int]) -> PrefixGrid:
+        """Of these lessons, which are always asked for together."""
         if not self._first:
-            return []
-        if self._prefixes:
-            return [self._prefixes[number] for number in batch]
-        return self._batches.get(batch[0]) or self._read_batch(batch)
+            return PrefixGrid.of([])
+        return self._batches.get(batch[0]) or self._side_by_side(batch)
 
-    def _read_batch(self, batch: Sequence[int]) -> list[Prefix]:
-        with self._model.disable_adapter():
-            reading = read_together(self._frozen, self._contexts(batch), embed=False)
-        prefixes = reading.prefixes()
-        if reading.nbytes <= self._room:
-            self._room -= reading.nbytes
-            self._batches[batch[0]] = prefixes
-        return prefixes
+    def _side_by_side(self, batch: Sequence[int]) -> PrefixGrid:
+        if self._prefixes:
+            grid = PrefixGrid.of([self._prefixes[number] for number in batch])
+        else:
+            with self._model.disable_adapter():
+                grid = PrefixGrid.of(read_together(self._frozen, self._contexts(batch), embed=False).prefixes())
+        if grid.nbytes <= self._room:
+            self._room -= grid.nbytes
+            self._batches[batch[0]] = grid
+        return grid
 
     def _read_people(self, task: TrainingTask) -> None:
         tokens = sum(len(lesson.context) for lesson in task.lessons)
@@ -192,6 +192,7 @@ class _Contexts:
                 reading = self._reader.read(self._contexts(numbers))
                 if reading.nbytes * tokens > task.context_memory * sum(reading.lengths):
                     return
+                self._room -= reading.nbytes
                 self._prefixes.update(zip(numbers, reading.prefixes(), strict=True))
 
     def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from service.errors import ModelUnsuitable
 from service.llm import packed
 from service.llm.encoder import Answers, Encoder, ModelSpec, model_folder
-from service.llm.packed import EnoughRead, Packing, Prefix, Runs
+from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -158,7 +158,7 @@ class FrozenModel:
         with torch.no_grad():
             padded = self.answer(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
             try:
-                ours = self._answer_packed(tails, [2], self._read_packed([head], embed=False))
+                ours = self._answer_packed(tails, [2], PrefixGrid.of(self._read_packed([head], embed=False)))
             except (RuntimeError, TypeError, IndexError, AttributeError):
                 return False
         return packed.same(ours, padded, self.model.dtype)
@@ -173,22 +173,25 @@ class FrozenModel:
         read = self.read_contexts(contexts)
         return [_prefix(read, row, len(context)) for row, context in enumerate(contexts)]
 
-    def answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor:
+    def answer_packed(
+        self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix] | PrefixGrid
+    ) -> Tensor:
         """logit(Yes) − logit(No) after each text, (B,) float32.
 
         The texts come in runs: the first `runs[0]` of them go on where `prefixes[0]` ended, and so on. Without any prefix
         every text stands alone.
         """
+        grid = prefixes if isinstance(prefixes, PrefixGrid) else PrefixGrid.of(prefixes)
         if self.packs:
-            return self._answer_packed(texts, runs, prefixes)
-        if not prefixes:
+            return self._answer_packed(texts, runs, grid)
+        if not grid.tokens:
             return self.answer_whole(texts)
         owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self.device)
-        return self.answer(texts, _padded_contexts(prefixes).rows(owner))
+        return self.answer(texts, _padded_contexts(grid).rows(owner))
 
     def _read_packed(self, contexts: Sequence[Sequence[int]], embed: bool) -> list[Prefix]:
         texts = Runs([len(context) for context in contexts], self.device)
-        packing = Packing(texts, texts, (), None, recorded=[], layers=None if embed else self.layers)
+        packing = Packing(texts, texts, PrefixGrid.of([]), recorded=[], layers=None if embed else self.layers)
         ends = list(accumulate(texts.lengths))
         embeddings = torch.empty(len(ends), 0, device=self.device)
         with suppress(EnoughRead):
@@ -200,10 +203,10 @@ class FrozenModel:
             for end, length, embedding in zip(ends, texts.lengths, embeddings, strict=True)
         ]
 
-    def _answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix]) -> Tensor:
+    def _answer_packed(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: PrefixGrid) -> Tensor:
         lengths = [len(text) for text in texts]
-        packing = Packing(Runs(lengths, self.device), token_runs(texts, runs, self.device), *packed.padded(prefixes))
-        tokens = [prefix.tokens for prefix in prefixes] or [0] * len(runs)
+        packing = Packing(Runs(lengths, self.device), token_runs(texts, runs, self.device), prefixes)
+        tokens = prefixes.tokens or [0] * len(runs)
         before = [count for count, texts_of_run in zip(tokens, runs, strict=True) for _ in range(texts_of_run)]
         hidden = self._packed_hidden(texts, _counted(texts, before), packing)
         return hidden[[end - 1 for end in accumulate(lengths)]].float() @ self._yes_minus_no
@@ -290,11 +293,12 @@ def _prefix(contexts: Contexts, row: int, tokens: int) -> Prefix:
     return Prefix(kept, contexts.embeddings[row])
 
 
-def _padded_contexts(prefixes: Sequence[Prefix]) -> Contexts:
-    pairs, _ = packed.padded(prefixes)
-    mask = torch.arange(pairs[0][0].shape[2])[None] < torch.tensor([prefix.tokens for prefix in prefixes])[:, None]
-    embeddings = torch.stack([prefix.embedding for prefix in prefixes])
-    return Contexts(pairs, mask.to(embeddings.device), embeddings)
+def _padded_contexts(prefixes: PrefixGrid) -> Contexts:
+    keys = prefixes.keys_values[0][0]
+    mask = torch.arange(keys.shape[2])[None] < torch.tensor(prefixes.tokens)[:, None]
+    return Contexts(
+        prefixes.keys_values, mask.to(keys.device), keys.new_empty(len(mask), 0)
+    )  # no answer reads embeddings
 
 
 def _of_last_token(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -51,6 +51,32 @@ class Prefix:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixGrid:
+    """R prefixes side by side, right-padded to the longest: T tokens."""
+
+    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (R, G, T, D); empty: nothing was read before
+    tokens: tuple[int, ...]  # of each prefix
+    unseen: Tensor | None  # (R, 1, 1, T) −inf where a prefix is padded, else 0; None: nothing is padded
+
+    @classmethod
+    def of(cls, prefixes: Sequence[Prefix]) -> PrefixGrid:
+        """These. One alone is not copied."""
+        if not prefixes:
+            return cls((), (), None)
+        tokens = tuple(prefix.tokens for prefix in prefixes)
+        longest = max(tokens)
+        layers = tuple(
+            (_stacked([keys for keys, _ in layer], longest), _stacked([values for _, values in layer], longest))
+            for layer in zip(*(prefix.keys_values for prefix in prefixes), strict=True)
+        )
+        return cls(layers, tokens, None if min(tokens) == longest else _unseen(tokens, layers[0][0]))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
+
+
 class Runs:
     """N consecutive things in runs of given lengths, and the same things in a grid (runs, longest) with a margin."""
 
@@ -96,8 +122,7 @@ class Packing:
 
     texts: Runs  # tokens of each text
     runs: Runs  # tokens of each run of texts
-    prefixes: tuple[tuple[Tensor, Tensor], ...]  # per layer (R, G, T, D), right-padded; empty: nothing was read before
-    unseen: Tensor | None  # (R, 1, 1, T) −inf where a prefix is padded, else 0; None: nothing is padded
+    prefixes: PrefixGrid
     recorded: list[tuple[Tensor, Tensor]] | None = None  # takes the texts' keys and values, (G, N, D) a layer
     layers: int | None = None  # nothing is wanted but the keys and values of so many layers
 
@@ -110,18 +135,18 @@ class Packing:
         repeated = query.shape[0] // key.shape[0]
         own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
         q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
-        if not self.prefixes:
+        if not self.prefixes.tokens:
             alone = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
             return self.texts.join(alone.transpose(0, 1), 1)
         if torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
-            found = attend_both(q, k, v, *self.prefixes[layer], scale, self.unseen)
+            found = attend_both(q, k, v, *self.prefixes.keys_values[layer], scale, self.prefixes.unseen)
             return self.texts.join(found.transpose(0, 1), 1)
         mine, mine_lse = attend(q, k, v, scale, causal=True)
         out, lse = self.texts.join(mine.transpose(0, 1), 1), self.texts.join(mine_lse.transpose(0, 1), 1)
         # Heads of one group look at the same keys, so they stand in line as if they were more tokens.
         wide = self.runs.spread(query, 1).transpose(0, 1)  # (R, H, n, D)
         folded = wide.reshape(wide.shape[0], key.shape[0], -1, wide.shape[3])  # (R, G, H/G · n, D)
-        theirs, theirs_lse = attend(folded, *self.prefixes[layer], scale, mask=self.unseen)
+        theirs, theirs_lse = attend(folded, *self.prefixes.keys_values[layer], scale, mask=self.prefixes.unseen)
         seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
         seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
         share = torch.sigmoid(lse - seen_lse)[..., None].to(out.dtype)
@@ -186,23 +211,10 @@ def chunks_of_tokens(lengths: Sequence[int], most: int) -> Iterator[range]:
         yield range(first, len(lengths))
 
 
-def padded(prefixes: Sequence[Prefix]) -> tuple[tuple[tuple[Tensor, Tensor], ...], Tensor | None]:
-    """`Packing.prefixes` and `Packing.unseen` of these."""
-    if not prefixes:
-        return (), None
-    tokens = torch.tensor([prefix.tokens for prefix in prefixes])
-    longest = int(tokens.max())
-    layers = tuple(
-        (_stacked([keys for keys, _ in layer], longest), _stacked([values for _, values in layer], longest))
-        for layer in zip(*(prefix.keys_values for prefix in prefixes), strict=True)
-    )
-    if bool((tokens == longest).all()):
-        return layers, None
-    keys = layers[0][0]
-    unseen = torch.zeros(len(tokens), 1, 1, longest).masked_fill_(
-        torch.arange(longest) >= tokens[:, None, None, None], -torch.inf
-    )
-    return layers, unseen.to(device=keys.device, dtype=keys.dtype)
+def _unseen(tokens: Sequence[int], keys: Tensor) -> Tensor:
+    longest = max(tokens)
+    beyond = torch.arange(longest) >= torch.tensor(tokens)[:, None, None, None]
+    return torch.zeros(len(tokens), 1, 1, longest).masked_fill_(beyond, -torch.inf).to(keys)
 
 
 def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:

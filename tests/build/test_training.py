@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from service.build.reading import read_together
 from service.build.training import Lesson, TrainingTask, train_adapter
 from service.errors import ModelUnsuitable
 from service.llm.encoder import Encoder, ModelSpec
@@ -210,6 +211,16 @@ def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tin
     tight, roomier = (replace(task, context_memory=room) for room in (1_000, 40_000))
     assert _files(tight) == _files(roomier) != _files(task)  # batches that are kept for the next epoch change no bit
     torch.testing.assert_close(_scores(_files(tight), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
+
+
+def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_models):
+    task = _task(tiny_models("llama"))
+    contexts = [lesson.context for lesson in task.lessons]
+    barely = read_together(
+        FrozenModel.load(task.model), contexts, embed=False
+    ).nbytes  # what was read, and nothing beside
+    assert _files(replace(task, context_memory=barely)) == _files(task)
+    assert _files(replace(task, context_memory=barely - 1)) != _files(task)
 
 
 def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_models):
