@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.exactness.homes import InThisProcess
+from tests.scripts import script
 from tests.test_architecture import ROOT, Module
 
 _NOT_NEEDED = {"sqlalchemy", "faiss", "redis", "fastapi", "typer", "rich", "pyarrow", "pydantic", "cryptography"}
 
 
 def test_smoke_fills_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gpu = _script()
+    gpu = script("gpu")
     out = tmp_path / "gpu.json"
     assert gpu.main(["--smoke", "--out", str(out)], InThisProcess()) == 0
     [section] = json.loads(out.read_text())["sections"]
@@ -62,14 +60,3 @@ def _module(name: str) -> Module:
 def _file(name: str) -> Path | None:
     place = ROOT / name.replace(".", "/")
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-
-
-def _script() -> Any:
-    # It is not installed, and no folder that holds it is on the path.
-    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu"] = module  # dataclasses ask for the module that they are defined in
-    spec.loader.exec_module(module)
-    return module
