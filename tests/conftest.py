@@ -10,11 +10,14 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import torch
 import transformers
@@ -54,6 +57,21 @@ def postgres_url() -> Iterator[str]:
         server.psql(setting)
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_url: str) -> Callable[[], AbstractContextManager[str]]:
+    """Opens an empty database of that server under a new name, by its URL, and drops it in the end."""
+
+    @contextmanager
+    def opened() -> Iterator[str]:
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+            yield postgres_url.replace("/postgres?", f"/{name}?")
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return opened
 
 
 @pytest.fixture(scope="session")

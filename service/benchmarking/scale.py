@@ -53,15 +53,32 @@ class Deletion:
     peak: float  # GiB that the process had held by its end
 
 
-class Installation:
-    """In a folder, with a model that is made up."""
+class DatabaseInUse(LetheError):
+    """A database that holds something: the simulation would forget people in it."""
 
-    def __init__(self, folder: Path, model: ModelSpec, config: BuildConfig, plan: Plan, progress: Progress) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where everything of a simulation lies: a folder; the ledger in it too, unless a database is given."""
+
+    folder: Path
+    database_url: str | None = None
+
+    @property
+    def ledger_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.folder / 'ledger.sqlite'}"
+
+
+class Installation:
+    """Somewhere, with a model that is made up."""
+
+    def __init__(self, site: Site, model: ModelSpec, config: BuildConfig, plan: Plan, progress: Progress) -> None:
         """`model` gives the tokenizer."""
+        folder = site.folder
         self._plan, self._progress, self._config = plan, progress, config
         self._workforce = StandIn(plan)
         self._store = Store(folder / "store")
-        self.ledger = WatchedLedger(f"sqlite:///{folder / 'ledger.sqlite'}", _SECRET, self._put_adapters)
+        self.ledger = WatchedLedger(site.ledger_url, _SECRET, self._put_adapters)
         self._putting = Moment(0.0, 0.0)
         self._first = False
         signer = ReceiptSigner.open(folder / "receipts.pem")
@@ -112,9 +129,9 @@ class Installation:
         self._putting = self._putting.plus(Moment.now().since(began))
 
 
-def delete_anew(folder: Path, model: ModelSpec, config: BuildConfig, plan: Plan, person: str) -> Deletion:
+def delete_anew(site: Site, model: ModelSpec, config: BuildConfig, plan: Plan, person: str) -> Deletion:
     """A deletion in an installation that this process has just opened, as a worker does that starts."""
-    installation = Installation(folder, model, config, plan, Silent())
+    installation = Installation(site, model, config, plan, Silent())
     deletion = installation.delete(person)
     installation.ledger.close()
     return deletion
@@ -123,12 +140,15 @@ def delete_anew(folder: Path, model: ModelSpec, config: BuildConfig, plan: Plan,
 class Simulation:
     """Import, a first build, deletions."""
 
-    def __init__(self, folder: Path, model: ModelSpec, stated: BuildConfig, plan: Plan, progress: Progress) -> None:
-        """Raises TooLarge."""
-        self._folder, self._model, self._plan, self._progress = folder, model, plan, progress
+    def __init__(self, site: Site, model: ModelSpec, stated: BuildConfig, plan: Plan, progress: Progress) -> None:
+        """Raises TooLarge, DatabaseInUse."""
+        self._site, self._model, self._plan, self._progress = site, model, plan, progress
         self.config = plan.config(stated)
         check_size(self.config, plan)
-        self._installation = Installation(folder, model, self.config, plan, progress)
+        self._installation = Installation(site, model, self.config, plan, progress)
+        if self._installation.ledger.counts().interactions:
+            self._installation.ledger.close()
+            raise DatabaseInUse("the database holds interactions; give an empty one: this simulation deletes people")
 
     def run(self) -> list[Section]:
         """Import, build, and delete some people one after another, the last one in a process of its own; the tables."""
@@ -142,7 +162,7 @@ class Simulation:
         deletions = [self._installation.delete(person) for person in people]
         self._installation.ledger.close()
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-            anew = apart.submit(delete_anew, self._folder, self._model, self.config, self._plan, last).result()
+            anew = apart.submit(delete_anew, self._site, self._model, self.config, self._plan, last).result()
         steps += _deletion_steps("a deletion", deletions, self._plan.interactions, rows / shards)
         steps += _deletion_steps("in a new process", [anew], self._plan.interactions, rows / shards)
         title = f"control plane: {self._plan.users:,} people, {shards:,} shards, cap {self.config.max_shard_size}"

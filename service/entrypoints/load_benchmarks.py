@@ -88,6 +88,9 @@ def bench_scale(
     deletions: Annotated[int, typer.Option(min=1, help="One after another")] = 3,
     training_seconds: Annotated[float, typer.Option(min=0, help="That one shard's training is said to take")] = 0.0,
     adapter_bytes: Annotated[int, typer.Option(min=4, help="Size of an adapter's file")] = 1_024,
+    database_url: Annotated[
+        str | None, typer.Option(help="Empty PostgreSQL database for the ledger; default: SQLite in a scratch folder")
+    ] = None,
     out: OutOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -99,8 +102,10 @@ def bench_scale(
     plan = Plan(users, shards, interactions, deletions, training_seconds, adapter_bytes, settings.seed)
     model = ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        sections = scale.Simulation(Path(scratch), model, settings.build_config(), plan, progress).run()
-    asked = {"users": users, "shards": shards, "interactions": interactions, "deletions": deletions}
+        site = scale.Site(Path(scratch), database_url)
+        sections = scale.Simulation(site, model, settings.build_config(), plan, progress).run()
+    asked: dict[str, Any] = {"users": users, "shards": shards, "interactions": interactions, "deletions": deletions}
+    asked["database"] = "PostgreSQL" if database_url else "SQLite"
     tell("scale", asked | _words(given), sections, out, json_)
 
 

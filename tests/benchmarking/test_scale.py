@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from service.benchmarking.made_up import Plan, StandIn, TooLarge
-from service.benchmarking.scale import Simulation
+from service.benchmarking.scale import DatabaseInUse, Simulation, Site
 from service.benchmarking.watched import Moment
 from service.build.embedding import EmbeddingTask, embed_groups
 from service.build.progress import Silent
@@ -30,7 +31,7 @@ def model(tiny_models: Callable[..., Path]) -> ModelSpec:
 
 def test_people_are_imported_built_and_deleted_by_the_product_itself(model: ModelSpec, tmp_path: Path) -> None:
     plan = Plan(users=60, shards=4, interactions=3, deletions=2)
-    steps, shares = Simulation(tmp_path, model, replace(CONFIG, partition="random"), plan, Silent()).run()
+    steps, shares = Simulation(Site(tmp_path), model, replace(CONFIG, partition="random"), plan, Silent()).run()
     told = {row["step"]: row for row in steps.rows}
     assert list(told) == [
         "libraries, before anything",
@@ -55,6 +56,18 @@ def test_people_are_imported_built_and_deleted_by_the_product_itself(model: Mode
     assert sum(b"buried" in line for line in (tmp_path / "tombstones.jsonl").read_bytes().splitlines()) == 3
 
 
+def test_a_ledger_of_its_own_database_is_as_good_and_a_second_time_in_use(
+    model: ModelSpec, tmp_path: Path, new_database: Callable[[], AbstractContextManager[str]]
+) -> None:
+    plan, config = Plan(users=40, shards=2, interactions=3, deletions=1), replace(CONFIG, partition="random")
+    with new_database() as url:
+        steps, _ = Simulation(Site(tmp_path, url), model, config, plan, Silent()).run()
+        assert {row["step"] for row in steps.rows} >= {"a deletion, planned", "in a new process, completed"}
+        assert not (tmp_path / "ledger.sqlite").exists()
+        with pytest.raises(DatabaseInUse, match="empty"):
+            Simulation(Site(tmp_path, url), model, config, plan, Silent())
+
+
 def test_the_cap_makes_about_so_many_shards() -> None:
     plan = Plan(users=1_000_000, shards=10_000, interactions=5)
     assert plan.config(BuildConfig(validation_percent=10)).max_shard_size == 480  # 3.6 million samples, 3/4 full
@@ -62,7 +75,7 @@ def test_the_cap_makes_about_so_many_shards() -> None:
 
 def test_what_would_not_fit_into_memory_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(TooLarge, match="GiB"):
-        Simulation(tmp_path, NOWHERE, BuildConfig(), Plan(users=1_000_000, shards=10_000), Silent())
+        Simulation(Site(tmp_path), NOWHERE, BuildConfig(), Plan(users=1_000_000, shards=10_000), Silent())
     assert list(tmp_path.iterdir()) == []
 
 

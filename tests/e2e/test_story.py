@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import httpx
 import psutil
-import psycopg
 import pytest
 
 from service.forgetting.receipts import ReceiptSigner, verify
@@ -24,15 +22,8 @@ def installed(request: pytest.FixtureRequest, installations: Callable[..., Insta
     if request.param == "SQLite and polling":
         yield installations()
         return
-    server: str = request.getfixturevalue("postgres_url")
-    name = f"story_{uuid.uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield installations(
-            LETHE_DATABASE_URL=server.replace("/postgres?", f"/{name}?"),
-            LETHE_REDIS_URL=request.getfixturevalue("redis_url"),
-        )
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with request.getfixturevalue("new_database")() as database:
+        yield installations(LETHE_DATABASE_URL=database, LETHE_REDIS_URL=request.getfixturevalue("redis_url"))
 
 
 class Visitor:

@@ -10,14 +10,12 @@ import json
 import logging
 import random
 import sqlite3
-import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -139,12 +137,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     if request.param == "SQLite":
         yield None
         return
-    server: str = request.getfixturevalue("postgres_url")
-    name = f"erasure_{uuid.uuid4().hex}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield server.replace("/postgres?", f"/{name}?")
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with request.getfixturevalue("new_database")() as database:
+        yield database
 
 
 def test_with_every_step_on_no_row_and_no_byte_is_left_and_the_receipt_says_what_was_searched(
