@@ -85,7 +85,7 @@ class _Dense:
             summed = (u.unflatten(-1, a.shape[:2]) * self._weights).sum(dim=-2)  # (B, T, r)
             u = summed.repeat(1, 1, a.shape[0])
         # In place: nobody else holds what the layer has just computed.
-        return y.flatten(0, -2).addmm_((u * self._spread).flatten(0, -2), b.flatten(0, 1)).view_as(y)
+        return y.flatten(0, -2).addmm_(u.mul_(self._spread).flatten(0, -2), b.flatten(0, 1)).view_as(y)
 
 
 class _Sparse:
