@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import psycopg
@@ -319,6 +320,16 @@ def test_units_are_read_in_the_order_of_the_tree_and_by_node(filled: Ledger) -> 
             ("row", "row-1"): 1,
             ("row", "row-2"): 1,
         }
+
+
+def test_units_of_all_paths_are_read_in_their_order(filled: Ledger) -> None:
+    paths = [path for length in range(1, 7) for path in map("".join, product("01", repeat=length))]
+    units = [Place(f"{path}-{twin}", "ann", path, len(path), f"d{path}") for path in paths for twin in (1, 2)]
+    filled.save_places(changed(filled), units[::2][::-1] + units[1::2])
+    with filled.reading() as reading:
+        columns = reading.place_columns()
+    read = list(zip(columns.paths, columns.samples, columns.digests, strict=True))
+    assert read == sorted((unit.path, unit.samples, unit.digest) for unit in units)
 
 
 def test_another_outline_makes_builds_read_everybody_again(filled: Ledger) -> None:
