@@ -2,7 +2,7 @@
 
 A task's bits must not depend on what ran before it in a process, nor on how many threads a machine has; so every task gets
 a process of its own, and the number of processes changes the time only. Processes fork from a server that has imported the
-libraries and computed nothing.
+libraries and, at most, loaded a model and tried it as every task would.
 """
 
 from __future__ import annotations

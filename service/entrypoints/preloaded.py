@@ -1,4 +1,4 @@
-"""What the fork server of a service's builds does once: it loads the weights of a small model, as the environment names it.
+"""What the fork server of a service's builds does once: it loads and checks a small model, as the environment names it.
 
 Tasks of another model, or of one that a command line named, load it themselves.
 """
