@@ -82,11 +82,13 @@ def receipts_verify(
 
 
 def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published) -> None:
+    _require_at_rest(opened, published)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
         store = Store(Path(scratch))
         built = opened.rehearsal(store, progress).build(published.config)
         differing = _differing(manifest, store.generation(built.generation).manifest)
     if built.generation != published.generation:
+        _require_at_rest(opened, published)  # perhaps a deletion came meanwhile
         raise StoreFailure(
             f"a clean build gives generation {built.generation}, but {published.generation} is served; "
             f"they differ in {differing}; "
@@ -94,6 +96,18 @@ def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published
         )
     adapters, files = len(manifest["adapters"]), len(manifest["files"])
     typer.echo(f"a clean build gives the same {adapters} adapters and {files} other files, byte for byte")
+
+
+def _require_at_rest(opened: Home, published: Published) -> None:
+    """Between a deletion and its publication a clean build rightly gives something else than what is served."""
+    if owed := len(opened.ledger.owed()):
+        raise InvalidInput(
+            f"deletions that are not completed yet: {owed}; until they are, a clean build gives another generation than is "
+            "served; verify again when `lethe status` names none"
+        )
+    now = opened.ledger.published()
+    if now is None or now.generation != published.generation:
+        raise InvalidInput("another generation was published meanwhile; verify again")
 
 
 def _differing(served: dict[str, Any], clean: dict[str, Any]) -> str:

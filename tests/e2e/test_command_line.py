@@ -62,6 +62,17 @@ def test_a_clean_build_gives_the_same_bytes(built: Installation) -> None:
     assert "byte for byte" in built.lethe("verify", "--rebuild")
 
 
+def test_a_rebuild_is_not_compared_while_a_deletion_is_owed(installations: Callable[..., Installation]) -> None:
+    installation = installations()
+    installation.import_people(USERS[:8])
+    installation.build()
+    installation.lethe("forget", USERS[0])
+    refused = installation.run("verify", "--rebuild")
+    assert refused.code == 1
+    assert "deletions that are not completed yet: 1;" in refused.err
+    assert "differ" not in refused.err
+
+
 def test_a_deletion_needs_no_server_when_the_caller_waits(built: Installation) -> None:
     before = built.report("status")
     answer = built.report("forget", OTHERS[0], "--wait")
