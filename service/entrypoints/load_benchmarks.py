@@ -89,7 +89,8 @@ def bench_scale(
     training_seconds: Annotated[float, typer.Option(min=0, help="That one shard's training is said to take")] = 0.0,
     adapter_bytes: Annotated[int, typer.Option(min=4, help="Size of an adapter's file")] = 1_024,
     database_url: Annotated[
-        str | None, typer.Option(help="Empty PostgreSQL database for the ledger; default: SQLite in a scratch folder")
+        str | None,
+        typer.Option(help="Empty PostgreSQL database for the ledger, left full; default: SQLite in a scratch folder"),
     ] = None,
     out: OutOption = None,
     json_: JsonOption = False,

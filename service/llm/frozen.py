@@ -296,9 +296,8 @@ def _prefix(contexts: Contexts, row: int, tokens: int) -> Prefix:
 def _padded_contexts(prefixes: PrefixGrid) -> Contexts:
     keys = prefixes.keys_values[0][0]
     mask = torch.arange(keys.shape[2])[None] < torch.tensor(prefixes.tokens)[:, None]
-    return Contexts(
-        prefixes.keys_values, mask.to(keys.device), keys.new_empty(len(mask), 0)
-    )  # no answer reads embeddings
+    nothing = keys.new_empty(len(mask), 0)  # no answer reads embeddings
+    return Contexts(prefixes.keys_values, mask.to(keys.device), nothing)
 
 
 def _of_last_token(hidden: Tensor, mask: Tensor) -> Tensor:
