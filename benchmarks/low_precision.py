@@ -23,6 +23,7 @@ from service.benchmarking.models import SHAPES, Cost, random_model
 from service.benchmarking.report import Section, text_of
 from service.benchmarking.scoring import random_ids
 from service.config import BUNDLED_MODEL
+from service.evaluation.quantized import levels_of
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 
@@ -35,10 +36,8 @@ class Int8Weights(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1) / 127
-        self._levels = torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8)
-        self._scale = scale.to(torch.bfloat16)
+        levels, scale = levels_of(linear.weight.detach())
+        self._levels, self._scale = levels.to(torch.int8), scale[:, 0].to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch._weight_int8pack_mm(x.flatten(0, -2), self._levels, self._scale)

@@ -23,11 +23,16 @@ from service.scoring.snapshot import Snapshot, Snapshots
 _LARGEST = 127
 
 
-def rounded(weight: Tensor) -> Tensor:
-    """`weight` (…, d_in) rounded to 255 levels along its last dimension; no value moves by more than half a level."""
+def levels_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels (…, d_in), whole numbers from −127 to 127, and scales (…, 1), both float32: `weight` is nearly their product."""
     exact = weight.float()
     scale = exact.abs().amax(dim=-1, keepdim=True) / _LARGEST
-    levels = torch.round(exact / torch.where(scale > 0, scale, 1.0)).clamp(-_LARGEST, _LARGEST)
+    return torch.round(exact / torch.where(scale > 0, scale, 1.0)).clamp(-_LARGEST, _LARGEST), scale
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """`weight` (…, d_in) rounded to 255 levels along its last dimension; no value moves by more than half a level."""
+    levels, scale = levels_of(weight)
     return (levels * scale).to(weight.dtype)
 
 
