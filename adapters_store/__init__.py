@@ -1,18 +1,21 @@
-"""The on-disk store: content-addressed adapters, generations, atomic publish, real erase.
+"""The on-disk store: content-addressed adapters and memories, generations, atomic publish, real erase.
 
 It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
+from adapters_store.artifacts import Artifacts, Workspace
 from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory, write_once
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
+    "Artifacts",
     "DamagedArtifact",
     "Erased",
     "MissingArtifact",
     "Store",
     "StoreFailure",
     "StoredGeneration",
+    "Workspace",
     "canonical_json",
     "digest_of",
     "sync_directory",

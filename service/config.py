@@ -93,6 +93,13 @@ class Settings(BaseSettings):
     tau: float = Field(_DEFAULTS.tau, ge=0, description="Sharpness of the weights; 0: all equal")
     top_m: int = Field(_DEFAULTS.top_m, ge=1, description="m: adapters that answer a request, at most")
 
+    memory_shard_size: int = Field(
+        _DEFAULTS.memory_shard_size, ge=1, description="Interactions per memory, at most; a deletion masks one memory"
+    )
+    min_people: int = Field(
+        _DEFAULTS.min_people, ge=1, description="Distinct people behind a pair of items, or it counts for nothing"
+    )
+
     @field_validator("lora_targets", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:

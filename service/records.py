@@ -69,6 +69,12 @@ class Mask:
     generation: str | None
     adapters: frozenset[str]
     rows: frozenset[str]
+    memories: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Whether everything may be used."""
+        return not (self.adapters or self.rows or self.memories)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class BuildConfig:
     top_n: int = 100  # n: neighbours among the validation samples
     tau: float = 100.0
     top_m: int = 16  # m: adapters that answer a request, at most
+    memory_shard_size: int = 8192  # interactions per memory, at most
+    min_people: int = 2  # distinct people behind a pair of items, or it counts for nothing
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:
@@ -112,13 +120,13 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a build remembers of one unit (a user or a sample), so that it need not read it again."""
+    """What a build remembers of one unit (a user or a sample), or of a user's part in a memory, so as not to read it again."""
 
     unit_key: str
     user_id: str
     path: str  # in the public tree; empty: its samples validate
-    samples: int
-    digest: str  # of its samples' content and order
+    samples: int  # of a memory: interactions
+    digest: str  # of their content and order
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("service.config",),
     ("service.data",),
     ("service.llm",),
-    ("service.routing",),
+    ("service.routing", "service.memory"),
     ("service.build",),
     ("service.scoring", "service.forgetting"),
     ("service.evaluation",),

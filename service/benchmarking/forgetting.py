@@ -233,7 +233,7 @@ class FullRetraining:
     def test_auc(self) -> float:
         """Of people whom it has never known."""
         config, frozen, test = self._config, self._frozen, self._crowd.test
-        adapters = {self._digest: load_adapter(self._store.adapter(self._digest))}
+        adapters = {self._digest: load_adapter(self._store.adapters.path(self._digest))}
         stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
         mixture = Mixture(frozen, config.lora_targets)
         lessons = self._maker.lessons(test, self._crowd.noun)

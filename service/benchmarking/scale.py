@@ -122,7 +122,7 @@ class Installation:
         began = Moment.now()
         self._progress.phase("making up adapters", len(digests))
         for digest in digests:
-            with self._store.new_adapter(digest) as folder:
+            with self._store.adapters.new(digest) as folder:
                 for name, content in self._workforce.adapter(digest).items():
                     (folder / name).write_bytes(content)
             self._progress.advance(1)

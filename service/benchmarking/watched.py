@@ -81,10 +81,11 @@ class WatchedLedger(Ledger):
         adapters: Mapping[str, Iterable[str]],
         rows: Mapping[str, str],
         shards: Mapping[str, str] | None = None,
+        memories: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """As the ledger does."""
         with self._noting("record_exposures"):
-            super().record_exposures(view_fence, adapters, rows, shards)
+            super().record_exposures(view_fence, adapters, rows, shards, memories)
         self._before_training(adapters.keys())
 
     def set_shards_training(self, count: int) -> None:
@@ -92,10 +93,12 @@ class WatchedLedger(Ledger):
         self.planned_at = self.planned_at or Moment.now()
         super().set_shards_training(count)
 
-    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str], generation: str) -> None:
+    def drop_exposures_except(
+        self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
+    ) -> None:
         """As the ledger does."""
         with self._noting("drop_exposures_except"):
-            super().drop_exposures_except(adapters, rows, generation)
+            super().drop_exposures_except(adapters, rows, generation, memories)
 
     def erase_traces(self) -> None:
         """As the ledger does."""

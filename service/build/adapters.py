@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adapters_store import DamagedArtifact, MissingArtifact, Store, digest_of
+from adapters_store import Artifacts, DamagedArtifact, MissingArtifact, Store, digest_of
 from service.build.progress import Progress
 from service.build.reading import MANNER, reading_name
 from service.build.readings import Readings
@@ -56,7 +56,7 @@ class AdapterMaker:
 
     def missing(self, digests: Sequence[str]) -> list[str]:
         """Those that the store does not hold; a damaged one is removed and counts as missing."""
-        return [digest for digest in digests if not self._usable(digest)]
+        return [digest for digest in digests if not is_usable(self._store.adapters, digest)]
 
     def train(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> None:
         """Train the adapter of every shard (by its adapter's digest) and store it.
@@ -95,17 +95,6 @@ class AdapterMaker:
             "training": _training_part(config),
         }
 
-    def _usable(self, digest: str) -> bool:
-        if not self._store.has_adapter(digest):
-            return False
-        try:
-            self._store.known_adapter_sums(digest)
-        except (DamagedArtifact, MissingArtifact):
-            # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
-            self._store.remove_adapter(digest)
-            return False
-        return True
-
     def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
         lessons = self.lessons(shard.samples, noun)
         invocation = self._encoder.invocation(noun) if config.activation == "question" else []
@@ -117,9 +106,22 @@ class AdapterMaker:
         self._progress.advance(epochs)
 
     def _keep(self, digest: str, files: Mapping[str, bytes]) -> None:
-        with self._store.new_adapter(digest) as folder:
+        with self._store.adapters.new(digest) as folder:
             for name, content in files.items():
                 (folder / name).write_bytes(content)
+
+
+def is_usable(artifacts: Artifacts, digest: str) -> bool:
+    """Whether a sound artifact of this digest is there; a damaged one is removed."""
+    if not artifacts.has(digest):
+        return False
+    try:
+        artifacts.known_sums(digest)
+    except (DamagedArtifact, MissingArtifact):
+        # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
+        artifacts.remove(digest)
+        return False
+    return True
 
 
 def _numbers_of_people(shard: Shard) -> dict[str, tuple[int, ...]]:

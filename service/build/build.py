@@ -19,6 +19,7 @@ from service.build.corpus import Corpus, corpus_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
 from service.build.environment import environment_of
 from service.build.memo import Memo, NotAsRemembered
+from service.build.memories import MemoryMaker, memory_digest
 from service.build.placement import Placer
 from service.build.plan import Material, Plan, PlannedShard, PlannedUser, WholePlan
 from service.build.progress import Progress, Silent
@@ -33,7 +34,7 @@ from service.llm.encoder import Encoder, ModelSpec
 from service.llm.frozen import POOLING
 from service.records import BuildConfig, Item, Published
 
-FORMAT = "lethe-generation-1"
+FORMAT = "lethe-generation-2"
 _ITEMS_A_TASK = 1024
 _RECORDED_AT_ONCE = 512  # shards, in one transaction
 _TRAINED_AT_ONCE = 256  # shards
@@ -47,6 +48,7 @@ class Built:
     trained: tuple[str, ...]  # digests of the adapters that had to be trained
     shards: dict[str, str]  # adapter digest -> name of its shard
     rows: frozenset[str]  # keys of the validation rows
+    memories: dict[str, str]  # digest -> name of its node
 
     @property
     def generation(self) -> str:
@@ -68,6 +70,8 @@ class Work:
     shards: dict[str, PlannedShard]  # by their adapters' digests
     users: list[ValidationUser]
     missing: list[str]  # digests of adapters
+    memories: dict[str, PlannedShard]  # by their digests
+    uncounted: list[str]  # digests of memories
     previous: StoredGeneration | None
     known: KnownRows
     material: Material
@@ -104,6 +108,7 @@ class Builder:
         self._adapters = AdapterMaker(
             store, self._encoder, self._model, workforce, self._progress, self._environment, self._readings
         )
+        self._memories = MemoryMaker(store, self._progress)
         self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
         self._memo = Memo(ledger, self._placer)
 
@@ -159,6 +164,7 @@ class Builder:
             return self._work(plan, config)
 
     def _make(self, work: Work, config: BuildConfig) -> Built:
+        self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
         trained = self._train_missing(work, config)
         files = self._row_files(work, config) | self._catalogue_files(work)
         manifest = self._manifest(work, config)
@@ -169,6 +175,7 @@ class Builder:
             trained=trained,
             shards={digest: shard.name for digest, shard in work.shards.items()},
             rows=frozenset(key for user in work.users for key in user.keys),
+            memories={digest: memory.name for digest, memory in work.memories.items()},
         )
 
     # What there should be, and what of it there is not
@@ -176,19 +183,38 @@ class Builder:
     def _work(self, plan: Plan, config: BuildConfig) -> Work:
         self.wipe_forgotten(plan.fence)
         shards = {self._adapters.digest_by_content(shard.content, config): shard for shard in plan.shards}
+        memories = {memory_digest(memory.content): memory for memory in plan.memories}
         users = [self._validation_user(user, config) for user in plan.users]
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
-        self._record_exposures(plan, shards, users)
-        missing = self._adapters.missing(list(shards))
+        self._record_exposures(plan, shards, users, memories)
+        missing, uncounted = self._adapters.missing(list(shards)), self._memories.missing(memories)
         previous = self._previous()
         known = KnownRows.of(previous, self.frozen)
         lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
-        material = plan.material([shards[digest].name for digest in missing], lacking)
+        names = [shards[digest].name for digest in missing] + [memories[digest].name for digest in uncounted]
+        material = plan.material(names, lacking)
         catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
-        return Work(plan.fence, plan.noun, plan.items, catalogue, shards, users, missing, previous, known, material)
+        return Work(
+            fence=plan.fence,
+            noun=plan.noun,
+            items=plan.items,
+            catalogue=catalogue,
+            shards=shards,
+            users=users,
+            missing=missing,
+            memories=memories,
+            uncounted=uncounted,
+            previous=previous,
+            known=known,
+            material=material,
+        )
 
     def _record_exposures(
-        self, plan: Plan, shards: Mapping[str, PlannedShard], users: Sequence[ValidationUser]
+        self,
+        plan: Plan,
+        shards: Mapping[str, PlannedShard],
+        users: Sequence[ValidationUser],
+        memories: Mapping[str, PlannedShard],
     ) -> None:
         """Of those artifacts alone of which not everybody is known yet.
 
@@ -203,6 +229,11 @@ class Builder:
             some = {digest: shards[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
             people = {digest: Counter(plan.people(name)).elements() for digest, name in some.items()}
             self._ledger.record_exposures(plan.fence, people, rows if first == 0 else {}, some)
+        open_ = [digest for digest, memory in memories.items() if known.get(("memory", digest)) != memory.samples]
+        for first in range(0, len(open_), _RECORDED_AT_ONCE):
+            some = {digest: memories[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
+            counted = {digest: plan.people(name) for digest, name in some.items()}
+            self._ledger.record_exposures(plan.fence, {}, {}, some, counted)
 
     # Adapters
 
@@ -255,7 +286,7 @@ class Builder:
                 "digest": digest,
                 "shard": shard.name,
                 "samples": shard.samples,
-                "files": self._store.known_adapter_sums(digest),
+                "files": self._store.adapters.known_sums(digest),
             }
             for digest, shard in work.shards.items()
         ]
@@ -268,6 +299,15 @@ class Builder:
             "config": asdict(config),
             "environment": dict(self._environment),
             "adapters": adapters,
+            "memories": [
+                {
+                    "digest": digest,
+                    "shard": memory.name,
+                    "interactions": memory.samples,
+                    "files": self._store.memories.known_sums(digest),
+                }
+                for digest, memory in work.memories.items()
+            ],
             "validation_rows": sum(len(user.keys) for user in work.users),
         }
 

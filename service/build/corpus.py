@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from service.data.samples import is_validation_user, user_samples
-from service.records import BuildConfig, Item, LedgerView, Sample
+from service.records import BuildConfig, Interaction, Item, LedgerView, Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Samples by user."""
+    """Samples and interactions by user. Who has no interactions here is in no memory."""
 
     noun: str
     items: tuple[Item, ...]
     training: dict[str, tuple[Sample, ...]]
     validation: dict[str, tuple[Sample, ...]]
+    interactions: Mapping[str, tuple[Interaction, ...]] = field(default_factory=dict)
 
 
 def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
@@ -28,4 +30,4 @@ def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
         if samples:
             held_out = is_validation_user(user_id, config.validation_percent, config.seed)
             (validation if held_out else training)[user_id] = samples
-    return Corpus(view.noun, view.items, training, validation)
+    return Corpus(view.noun, view.items, training, validation, view.interactions)

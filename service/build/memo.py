@@ -8,15 +8,17 @@ from dataclasses import replace
 
 from service.build.adapters import content_of
 from service.build.corpus import Corpus, corpus_of
-from service.build.partition import Node, PublicTree, nodes_of_paths
+from service.build.memories import memory_place
+from service.build.partition import Node, PublicTree, memory_nodes, nodes_of_paths
 from service.build.placement import Placer, Unit, unit_of_user, units_of
 from service.build.plan import PlannedShard, PlannedUser, shard_of
-from service.data.ledger import VALIDATES, Ledger, PlaceColumns, Reading
+from service.data.ledger import MEMORIZED, VALIDATES, Ledger, PlaceColumns, Reading
 from service.data.samples import canonical_order
 from service.errors import LetheError
-from service.records import BuildConfig, Item, LedgerView, Place, Sample, Shard
+from service.records import BuildConfig, Interaction, Item, LedgerView, Place, Sample, Shard
 
 _USERS_AT_ONCE = 4_096
+_NOT_AS_REMEMBERED = "what a person did is not what was remembered of them; everybody will be read anew"
 
 
 class NotAsRemembered(LetheError):
@@ -74,8 +76,10 @@ class Memo:
         units = units_of(corpus.training, corpus.noun, config)
         paths = self._placer.paths(units, tree, corpus.noun, config) if units else {}
         validating = (unit_of_user(user, own, corpus.noun, config) for user, own in corpus.validation.items())
-        return [Place(u.key, u.user_id, paths[u.key], len(u.samples), u.digest) for u in units] + [
-            Place(u.key, u.user_id, VALIDATES, len(u.samples), u.digest) for u in validating
+        return [
+            *(Place(u.key, u.user_id, paths[u.key], len(u.samples), u.digest) for u in units),
+            *(Place(u.key, u.user_id, VALIDATES, len(u.samples), u.digest) for u in validating),
+            *(memory_place(user, rows, config) for user, rows in view.interactions.items()),
         ]
 
 
@@ -86,9 +90,14 @@ class RememberedPlan:
         self.fence, self.noun, self.items = reading.fence, reading.noun, items
         self._reading, self._config = reading, config
         self._fresh = [place for place in fresh if place.path != VALIDATES]
-        columns = _columns(reading, self._fresh)
+        counted = [place for place in self._fresh if place.path.startswith(MEMORIZED)]
+        training = [place for place in self._fresh if not place.path.startswith(MEMORIZED)]
+        columns = _merged(reading.place_columns(), training)
         nodes = nodes_of_paths(columns.paths, columns.samples, config.max_shard_size)
         self.shards = [_planned(node, columns) for node in nodes]
+        columns = _merged(reading.memory_columns(), counted)
+        nodes = memory_nodes(columns.paths, columns.samples, config.memory_shard_size)
+        self.memories = [_planned(node, columns) for node in nodes]
         validating = [*reading.validating(), *(place for place in fresh if place.path == VALIDATES)]
         self.users = sorted(
             (PlannedUser(place.user_id, place.digest, place.samples) for place in validating),
@@ -110,7 +119,10 @@ class RememberedPlan:
         return RememberedMaterial(self._reading.view(wanted), members, asked, self._config)
 
     def _members(self, shard: str) -> list[Place]:
-        return self._reading.places_under(shard) + [place for place in self._fresh if place.path.startswith(shard)]
+        fresh = (place for place in self._fresh if place.path.startswith(shard))
+        if shard:
+            return [*self._reading.places_under(shard), *fresh]
+        return [*self._reading.places_under(shard), *(p for p in fresh if not p.path.startswith(MEMORIZED))]
 
 
 class RememberedMaterial:
@@ -136,6 +148,13 @@ class RememberedMaterial:
         _compare(wanted, units)
         return shard_of(name, units, self._config.seed)
 
+    def memory(self, name: str) -> list[tuple[Interaction, ...]]:
+        """As `Material` says."""
+        rows = {place.user_id: self._view.interactions.get(place.user_id, ()) for place in self._members[name]}
+        if any(memory_place(p.user_id, rows[p.user_id], self._config).digest != p.digest for p in self._members[name]):
+            raise NotAsRemembered(_NOT_AS_REMEMBERED)
+        return list(rows.values())
+
     def samples(self, user_id: str) -> tuple[Sample, ...]:
         """As `Material` says."""
         return canonical_order(self._validation[user_id].samples, self._config.seed)
@@ -149,11 +168,10 @@ class RememberedMaterial:
 
 def _compare(remembered: Mapping[str, str], units: Iterable[Unit]) -> None:
     if {unit.key: unit.digest for unit in units} != remembered:
-        raise NotAsRemembered("a person's samples are not what was remembered of them; everybody will be read anew")
+        raise NotAsRemembered(_NOT_AS_REMEMBERED)
 
 
-def _columns(reading: Reading, fresh: Sequence[Place]) -> PlaceColumns:
-    columns = reading.place_columns()
+def _merged(columns: PlaceColumns, fresh: Sequence[Place]) -> PlaceColumns:
     if not fresh:
         return columns
     remembered = zip(columns.paths, columns.samples, columns.digests, strict=True)

@@ -23,7 +23,7 @@ from service.records import BuildConfig, Item, Opinion, Sample
 Floats = NDArray[np.float32]
 _GROUPS_A_TASK = 64
 _WINDOWS_EMBEDDED = 4  # of a unit, at most
-_FORMAT = "lethe-places-1"
+_FORMAT = "lethe-places-2"
 _DECIDING = (
     "partition",
     "unit",

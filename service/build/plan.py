@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from service.build.adapters import content_of
 from service.build.corpus import Corpus
+from service.build.memories import memory_place
+from service.build.partition import memory_nodes
 from service.build.placement import Placer, Unit, unit_of_user, units_of
 from service.data.samples import canonical_order
-from service.records import BuildConfig, Item, Sample, Shard
+from service.records import BuildConfig, Interaction, Item, Place, Sample, Shard
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedShard:
-    """D_k by what names it."""
+    """D_k, or a memory, by what names it."""
 
     name: str
     content: str  # digest of its units
-    samples: int
+    samples: int  # of a memory: interactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,13 @@ class PlannedUser:
 
 
 class Material(Protocol):
-    """Samples, all of one reading of the ledger."""
+    """Samples and interactions, all of one reading of the ledger."""
 
     def shard(self, name: str) -> Shard: ...
+
+    def memory(self, name: str) -> Sequence[Sequence[Interaction]]:
+        """The interactions of each user in the memory of this name."""
+        ...
 
     def samples(self, user_id: str) -> tuple[Sample, ...]:
         """Of a user who validates, in canonical order."""
@@ -58,16 +64,19 @@ class Plan(Protocol):
     def shards(self) -> Sequence[PlannedShard]: ...
 
     @property
+    def memories(self) -> Sequence[PlannedShard]: ...
+
+    @property
     def users(self) -> Sequence[PlannedUser]:
         """Who validates, by user id."""
         ...
 
     def people(self, shard: str) -> Mapping[str, int]:
-        """User id -> samples in the shard of this name."""
+        """User id -> samples in the shard, or interactions in the memory, of this name."""
         ...
 
     def material(self, shards: Collection[str], users: Collection[str]) -> Material:
-        """What to train these shards and to validate these users with."""
+        """What to train these shards, to count these memories and to validate these users with."""
         ...
 
 
@@ -83,6 +92,8 @@ class WholePlan:
         for unit in units:
             self._members.setdefault(names[unit.key], []).append(unit)
         self.shards = [planned_shard(name, units) for name, units in sorted(self._members.items())]
+        self._memories = _memories(corpus.interactions, config)
+        self.memories = [planned_memory(name, places) for name, places in sorted(self._memories.items())]
         self.users = [
             PlannedUser(user, unit_of_user(user, samples, corpus.noun, config).digest, len(samples))
             for user, samples in sorted(corpus.validation.items())
@@ -90,6 +101,8 @@ class WholePlan:
 
     def people(self, shard: str) -> Mapping[str, int]:
         """As `Plan` says."""
+        if shard in self._memories:
+            return {place.user_id: place.samples for place in self._memories[shard]}
         return Counter(sample.user_id for unit in self._members[shard] for sample in unit.samples)
 
     def material(self, shards: Collection[str], users: Collection[str]) -> WholePlan:
@@ -100,6 +113,10 @@ class WholePlan:
         """As `Material` says."""
         return shard_of(name, self._members[name], self._seed)
 
+    def memory(self, name: str) -> list[tuple[Interaction, ...]]:
+        """As `Material` says."""
+        return [self._corpus.interactions[place.user_id] for place in self._memories[name]]
+
     def samples(self, user_id: str) -> tuple[Sample, ...]:
         """As `Material` says."""
         return canonical_order(self._corpus.validation[user_id], self._seed)
@@ -108,6 +125,18 @@ class WholePlan:
 def planned_shard(name: str, units: Sequence[Unit]) -> PlannedShard:
     """The shard of these units."""
     return PlannedShard(name, content_of(unit.digest for unit in units), sum(len(unit.samples) for unit in units))
+
+
+def planned_memory(name: str, places: Iterable[Place]) -> PlannedShard:
+    """The memory of these users."""
+    own = list(places)
+    return PlannedShard(name, content_of(place.digest for place in own), sum(place.samples for place in own))
+
+
+def _memories(interactions: Mapping[str, Sequence[Interaction]], config: BuildConfig) -> dict[str, list[Place]]:
+    places = sorted((memory_place(user, rows, config) for user, rows in interactions.items()), key=lambda p: p.path)
+    nodes = memory_nodes([p.path for p in places], [p.samples for p in places], config.memory_shard_size)
+    return {node.path: places[node.first : node.end] for node in nodes}
 
 
 def shard_of(name: str, units: Sequence[Unit], seed: int) -> Shard:

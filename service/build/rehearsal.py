@@ -31,6 +31,7 @@ class RehearsalLedger(Ledger):
         adapters: Mapping[str, Iterable[str]],
         rows: Mapping[str, str],
         shards: Mapping[str, str] | None = None,
+        memories: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
         """Note nothing."""
 

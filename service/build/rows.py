@@ -145,7 +145,7 @@ class RowMaker:
 
     def _tensors(self, digest: str) -> dict[str, Floats]:
         tensors: dict[str, Floats] = safetensors.numpy.load_file(
-            self._store.adapter(digest) / "adapter_model.safetensors"
+            self._store.adapters.path(digest) / "adapter_model.safetensors"
         )
         return tensors
 

@@ -43,7 +43,7 @@ def verify(
         raise InvalidSetting("nothing is published yet, so there is nothing to verify; run `lethe build`")
     manifest = opened.store.generation(published.generation).manifest
     for adapter in manifest["adapters"]:
-        if opened.store.adapter_sums(adapter["digest"]) != adapter["files"]:
+        if opened.store.adapters.sums(adapter["digest"]) != adapter["files"]:
             raise StoreFailure(f"adapter {adapter['digest']} is not the one that the manifest names; run `lethe build`")
     typer.echo(f"generation {published.generation}: {len(manifest['adapters'])} adapters sound")
     if rebuild:

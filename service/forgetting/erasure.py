@@ -32,6 +32,7 @@ class Remains:
 
     person_in_ledger: int
     old_adapters: int
+    old_memories: int
     old_generations: int
     masked_rows_in_use: int
     abandoned_files: int
@@ -44,6 +45,7 @@ class Remains:
         return (
             self.person_in_ledger
             + self.old_adapters
+            + self.old_memories
             + self.old_generations
             + self.masked_rows_in_use
             + self.abandoned_files
@@ -63,14 +65,18 @@ class RemainsFinder:
 
     def search(self, requests: Sequence[ForgetRequest]) -> Remains:
         """Look for everything of these deletions at once. Their masked rows are known until they are completed."""
-        adapters = {digest for request in requests for digest in self._saw(request)} - _adapters(self._published)
+        adapters = {digest for request in requests for digest in self._saw(request)}
+        adapters -= _digests(self._published, "adapters")
+        memories = {digest for request in requests for digest in self._counted(request)}
+        memories -= _digests(self._published, "memories")
         generations = {request.generation_before for request in requests} - {self._published and self._published.id}
         in_use = _rows(self._published)
         rows = {row for request in requests for row in self._masked_rows(request, in_use)}
-        bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | rows)])
+        bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | memories | rows)])
         return Remains(
             person_in_ledger=len(self._found_again.intersection(request.subject for request in requests)),
-            old_adapters=len(adapters.intersection(self._store.digests())),
+            old_adapters=len(adapters.intersection(self._store.adapters.digests())),
+            old_memories=len(memories.intersection(self._store.memories.digests())),
             old_generations=len(generations.intersection(self._store.generations())),
             masked_rows_in_use=len(rows & in_use),
             abandoned_files=self._store.abandoned(),
@@ -81,11 +87,15 @@ class RemainsFinder:
 
     def _saw(self, request: ForgetRequest) -> frozenset[str]:
         # A build that was under way when it was accepted has named what it made only afterwards, among the masks.
-        late, _ = self._ledger.masked_by(request.request_id)
-        return late.union(request.affected_shards)
+        return self._ledger.masked_by(request.request_id).adapters.union(request.affected_shards)
+
+    def _counted(self, request: ForgetRequest) -> frozenset[str]:
+        # The masks fall when a deletion is completed; from then on its receipt names them.
+        stated = [] if request.receipt is None else json.loads(request.receipt)["receipt"].get("memories", [])
+        return self._ledger.masked_by(request.request_id).memories.union(stated)
 
     def _masked_rows(self, request: ForgetRequest, in_use: frozenset[str]) -> frozenset[str]:
-        _, rows = self._ledger.masked_by(request.request_id)
+        rows = self._ledger.masked_by(request.request_id).rows
         # Rows that never held the forgotten items keep their keys, and so do equal rows of who came back meanwhile (then
         # there is no tombstone any more); of who is gone as a whole, none may be in use.
         is_gone = request.scope == "user" and self._ledger.tombstones(request.request_id)
@@ -139,8 +149,8 @@ def _published(ledger: Ledger, store: Store) -> StoredGeneration | None:
     return None if generation is None else store.generation(generation)
 
 
-def _adapters(published: StoredGeneration | None) -> set[str]:
-    return set() if published is None else {adapter["digest"] for adapter in published.manifest["adapters"]}
+def _digests(published: StoredGeneration | None, kind: str) -> set[str]:
+    return set() if published is None else {artifact["digest"] for artifact in published.manifest[kind]}
 
 
 def _rows(published: StoredGeneration | None) -> frozenset[str]:

@@ -39,6 +39,7 @@ class Intake:
                 request,
                 published=self._ledger.published(),
                 adapters={},
+                memories=(),
                 completed_at=request.masked_at,
                 remains=None,
             )

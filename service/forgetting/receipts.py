@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,14 +112,16 @@ def receipt_content(
     *,
     published: Published | None,
     adapters: Mapping[str, str | None],
+    memories: Collection[str],
     completed_at: float,
     remains: Remains | None,
 ) -> dict[str, Any]:
     """Return what a receipt states about a completed deletion, as JSON values.
 
     `published` is what was served when it was completed. `adapters` maps each affected adapter's digest to that of the one
-    that replaced it, or to None if its shard is gone. `completed_at` is in seconds since the epoch; times are stated as
-    ISO 8601 in UTC. `remains` is None where nothing was held, so nothing had to be searched for.
+    that replaced it, or to None if its shard is gone; `memories` are the digests of those that were masked. `completed_at`
+    is in seconds since the epoch; times are stated as ISO 8601 in UTC. `remains` is None where nothing was held, so nothing
+    had to be searched for.
     """
     return {
         "format": FORMAT,
@@ -139,9 +141,11 @@ def receipt_content(
             "training_samples": request.masked_samples,
             "validation_rows": request.masked_rows,
             "shards": len(request.affected_shards),
+            "memories": len(memories),
         },
         "generation": {"before": request.generation_before, "after": published and published.generation},
         "adapters": dict(adapters),
+        "memories": sorted(memories),
         "frozen_model": published and dict(published.frozen),
         "configuration": published and _configuration(published.config),
         "environment": published and dict(published.environment),

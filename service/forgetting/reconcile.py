@@ -10,10 +10,10 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
-from adapters_store import Store, StoreFailure
-from service.build.build import Builder, Built
+from adapters_store import Artifacts, Store, StoreFailure
+from service.build.build import FORMAT, Builder, Built
 from service.data.ledger import Ledger
 from service.errors import LetheError, StoreError
 from service.forgetting.bell import Bell
@@ -120,12 +120,13 @@ class Reconciler:
         try:
             if self._store.active() != generation:
                 return False
-            adapters = [adapter["digest"] for adapter in self._store.generation(generation).manifest["adapters"]]
-            for digest in adapters:
-                self._store.known_adapter_sums(digest)
+            manifest = self._store.generation(generation).manifest
+            if manifest["format"] != FORMAT:
+                return False  # made by an older version, it lacks what this one serves
             # What a worker that was overtaken and died has left may have seen somebody whose deletion is completed.
-            alone = self._store.digests() == sorted(adapters) and self._store.generations() == [generation]
-            return alone and not self._store.abandoned()
+            alone = _holds_only(self._store.adapters, manifest["adapters"])
+            alone = alone and _holds_only(self._store.memories, manifest["memories"])
+            return alone and self._store.generations() == [generation] and not self._store.abandoned()
         except StoreFailure:
             return False
 
@@ -136,7 +137,7 @@ class Reconciler:
 
     def _publish(self, built: Built) -> None:
         self._store.publish(built.generation)
-        if not self._ledger.publish(built.published, built.shards, built.rows):
+        if not self._ledger.publish(built.published, built.shards, built.rows, built.memories):
             # The store now differs from the ledger, so the next pass builds again and erases what was made here.
             raise StoreError(
                 "another worker published meanwhile, perhaps with later deletions; this generation is dropped"
@@ -145,9 +146,9 @@ class Reconciler:
         self._bell.ring()
 
     def _erase(self, built: Built) -> None:
-        self._store.erase_except(list(built.shards), [built.generation])
+        self._store.erase_except(built.shards, built.memories, [built.generation])
         sys.audit("lethe.reconcile.erased")
-        self._ledger.drop_exposures_except(built.shards, built.rows, built.generation)
+        self._ledger.drop_exposures_except(built.shards, built.rows, built.generation, built.memories)
         self._ledger.erase_traces()
 
     def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:
@@ -168,10 +169,18 @@ class Reconciler:
                 request,
                 published=built.published,
                 adapters={digest: _successor(digest, shard, built.shards) for digest, shard in affected},
+                memories=self._ledger.masked_by(request.request_id).memories,
                 completed_at=completed_at,
                 remains=remains,
             )
         )
+
+
+def _holds_only(artifacts: Artifacts, stated: Sequence[Mapping[str, Any]]) -> bool:
+    """These artifacts, all of them sound, and no others. Raises StoreFailure for one that is missing or damaged."""
+    for artifact in stated:
+        artifacts.known_sums(artifact["digest"])
+    return artifacts.digests() == sorted(artifact["digest"] for artifact in stated)
 
 
 def reason(error: Exception) -> str:

@@ -59,7 +59,7 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
     """
     try:
         stored = store.generation(generation)
-        folders = {adapter["digest"]: store.adapter(adapter["digest"]) for adapter in stored.manifest["adapters"]}
+        folders = {adapter["digest"]: store.adapters.path(adapter["digest"]) for adapter in stored.manifest["adapters"]}
         files = {name: stored.read(name) for name in stored.manifest["files"]}
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)

@@ -107,7 +107,7 @@ def test_all_forget_the_same_people_and_are_judged_by_people_never_seen(
     for row in race.rows[1:]:
         # Erasing and the receipt come after publication.
         assert facts[row["contestant"]]["masked to completed, s"] > row["s/person"]
-    assert len(store.digests()) == 2  # one adapter a round, each without one person more
+    assert len(store.adapters.digests()) == 2  # one adapter a round, each without one person more
 
 
 def test_the_crowd_splits_into_people_who_are_known_and_people_who_are_not(crowd: Crowd) -> None:

@@ -49,10 +49,10 @@ def test_what_is_trained_is_missing_no_more_until_it_is_damaged(maker_with) -> N
     assert maker.missing([first, second]) == [first, second]
     maker.train(shards(maker), "movie", CONFIG)
     assert maker.missing([first, second]) == []
-    weights = store.adapter(second) / "adapter_model.safetensors"
+    weights = store.adapters.path(second) / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert maker.missing([first, second]) == [second]
-    assert store.digests() == [first]
+    assert store.adapters.digests() == [first]
 
 
 def test_what_was_finished_before_a_death_is_kept(maker_with) -> None:

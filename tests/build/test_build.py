@@ -69,7 +69,7 @@ class Home:
         """Build, publish, and erase what the new generation does not need."""
         built = self.builder.build(config)
         self.store.publish(built.generation)
-        self.store.erase_except(self.adapters(built.generation), [built.generation])
+        self.store.erase_except(self.adapters(built.generation), built.memories, [built.generation])
         assert self.ledger.publish(built.published, built.shards, built.rows)
         return built
 
@@ -218,12 +218,12 @@ def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(ho
 
 
 def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):
-    before, times = set(home.store.digests()), home.times()
+    before, times = set(home.store.adapters.digests()), home.times()
     home.ledger.forget(TRAINING_USER, None, None)
     built = home.build()
-    kept = before & set(home.store.digests())
+    kept = before & set(home.store.adapters.digests())
     assert len(built.trained) == 1
-    assert set(home.store.digests()) == kept | set(built.trained)
+    assert set(home.store.adapters.digests()) == kept | set(built.trained)
     assert len(kept) >= 3
     now = home.times()
     assert all(now[path] == times[path] for path in times if path.parent.name in kept)
@@ -246,11 +246,11 @@ def test_forgetting_a_validation_user_changes_no_adapter(home, clean_home):
 
 
 def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home):
-    before = set(home.store.digests())
+    before = set(home.store.adapters.digests())
     home.ledger.forget(TRAINING_USER, None, None)
     mask = home.ledger.mask()
     home.build()
-    assert mask.adapters == before - set(home.store.digests())
+    assert mask.adapters == before - set(home.store.adapters.digests())
     assert len(mask.adapters) == 1
     assert mask.rows == frozenset()
 
@@ -270,7 +270,7 @@ def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clea
 
 def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home):
     files = home.files()
-    digest = home.store.digests()[0]
+    digest = home.store.adapters.digests()[0]
     torn = home.store.root / "adapters" / digest / "adapter_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1] + b"\xff")
     assert home.build().trained == (digest,)
@@ -279,8 +279,8 @@ def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home):
 
 def test_a_lost_adapter_is_made_again_to_the_same_bytes(home):
     files = home.files()
-    digest = home.store.digests()[0]
-    home.store.remove_adapter(digest)
+    digest = home.store.adapters.digests()[0]
+    home.store.adapters.remove(digest)
     assert home.build().trained == (digest,)
     assert home.files() == files
 
@@ -327,7 +327,7 @@ def test_the_store_holds_no_user_id_no_title_and_no_path(home, model):
 
 def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home):
     manifest = home.store.generation(home.store.active()).manifest
-    assert sorted(adapter["digest"] for adapter in manifest["adapters"]) == home.store.digests()
+    assert sorted(adapter["digest"] for adapter in manifest["adapters"]) == home.store.adapters.digests()
     samples = [adapter["samples"] for adapter in manifest["adapters"]]
     assert max(samples) <= CONFIG.max_shard_size
     training = {row.user_id for row in INTERACTIONS if not is_validation_user(row.user_id, 20, 0)}

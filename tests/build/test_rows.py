@@ -61,7 +61,7 @@ class MadeUp:
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     for digest in DIGESTS:
-        with store.new_adapter(digest) as folder:
+        with store.adapters.new(digest) as folder:
             (folder / "adapter_model.safetensors").write_bytes(safetensors.numpy.save({"w": np.zeros(1, np.float32)}))
     return store
 

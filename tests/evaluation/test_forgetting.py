@@ -114,7 +114,7 @@ def test_the_tables_can_be_read_by_people(folder, tiny_models):
 def stores(tmp_path):
     """Two stores of one content."""
     store = Store(tmp_path / "one")
-    with store.new_adapter("a" * 64) as adapter:
+    with store.adapters.new("a" * 64) as adapter:
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     store.publish(store.add_generation({"adapters": []}, {"errors.npy": b"errors", "rows.json": b"[]"}))
     shutil.copytree(tmp_path / "one", tmp_path / "other")

@@ -172,7 +172,7 @@ class Home:
 
     def adapters(self) -> dict[str, dict[str, bytes]]:
         """Digest -> the adapter's files."""
-        paths = {digest: self.store.adapter(digest) for digest in self.store.digests()}
+        paths = {digest: self.store.adapters.path(digest) for digest in self.store.adapters.digests()}
         return {digest: {file.name: file.read_bytes() for file in path.iterdir()} for digest, path in paths.items()}
 
     def table(self, name: str, columns: str) -> list[tuple[Any, ...]]:

@@ -216,7 +216,7 @@ def test_an_adapter_does_not_depend_on_other_shards(everybody: Home, home_of: Ho
 def test_an_adapter_does_not_depend_on_what_was_trained_before_it(everybody: Home) -> None:
     adapters = everybody.adapters()
     for digest in sorted(adapters, reverse=True):
-        everybody.store.remove_adapter(digest)
+        everybody.store.adapters.remove(digest)
         assert everybody.build().trained == (digest,)
         assert everybody.adapters()[digest] == adapters[digest]
 

@@ -229,7 +229,7 @@ def is_served(world: World) -> bool:
     """Whether what a server would load is there, sound."""
     try:
         world.ledger.mask()
-        return all(world.store.adapter(digest) for digest in world.adapters().values())
+        return all(world.store.adapters.path(digest) for digest in world.adapters().values())
     except DamagedArtifact:
         return False
 
@@ -340,7 +340,7 @@ class CheckingStore(Store):
 
     def add_generation(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
         for adapter in manifest["adapters"]:
-            self.adapter_sums(adapter["digest"])
+            self.adapters.sums(adapter["digest"])
         return super().add_generation(manifest, files)
 
 
@@ -386,7 +386,7 @@ class Race:
         with suppress(StoreFailure):  # then nothing is served
             published = self.world.store.generation(str(mask.generation))
             adapters = {adapter["digest"] for adapter in published.manifest["adapters"]} - mask.adapters
-            content = b"".join((self.world.store.adapter(digest) / "weights").read_bytes() for digest in adapters)
+            content = b"".join((self.world.store.adapters.path(digest) / "weights").read_bytes() for digest in adapters)
             rows = set(json.loads(published.read("rows.json"))) - mask.rows
             return [user for user in users if f'"{user}"'.encode() in content or f"row-{user}" in rows]
         return []

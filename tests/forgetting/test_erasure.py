@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
-from adapters_store import Erased, Store, canonical_json, digest_of
+from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
 from service.build.build import Built
 from service.data.ledger import Ledger
 from service.data.ledger.database import _empty_wal, _rewrite_file
@@ -66,7 +66,7 @@ class SmallBuilder:
         self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
         self.ledger.record_exposures(view.fence, {digest: members[shards[digest]] for digest in shards}, rows, shards)
         for digest in shards:
-            with self.store.new_adapter(digest) as folder:
+            with self.store.adapters.new(digest) as folder:
                 (folder / "weights").write_bytes(digest.encode()[::-1])
         adapters = [{"digest": digest, "shard": name} for digest, name in shards.items()]
         files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
@@ -152,7 +152,7 @@ def test_with_every_step_on_no_row_and_no_byte_is_left_and_the_receipt_says_what
     assert house.files_with_the_canary() == set()
     erasure = verify(request.receipt or "", SIGNER.public_key_pem())["erasure"]
     assert erasure["found"] == 0
-    assert erasure["files_searched"] > len(house.store.digests())
+    assert erasure["files_searched"] > len(house.store.adapters.digests())
     house.ledger.close()
 
 
@@ -235,30 +235,54 @@ def test_secure_deletion_alone_leaves_copies_on_pages_that_were_split_and_rewrit
 
 
 class KeepsAdapters(Store):
-    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
-        return super().erase_except([*adapters, *self.digests()], generations)
+    def erase_except(
+        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+    ) -> Erased:
+        return super().erase_except([*adapters, *self.adapters.digests()], memories, generations)
 
 
 class KeepsGenerations(Store):
-    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
-        return super().erase_except(adapters, [*generations, *self.generations()])
+    def erase_except(
+        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+    ) -> Erased:
+        return super().erase_except(adapters, memories, [*generations, *self.generations()])
 
 
-class KeepsTemporaryFiles(Store):
-    def _erase_temporary(self) -> int:
+class KeepsMemories(Store):
+    def erase_except(
+        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+    ) -> Erased:
+        return super().erase_except(adapters, [*memories, *self.memories.digests()], generations)
+
+
+class _KeepsAbandoned(Workspace):
+    def erase_abandoned(self) -> int:
         return 0
 
 
+class KeepsTemporaryFiles(Store):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, _KeepsAbandoned(root / "tmp"))
+
+
 class ErasesNothing(Store):
-    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
-        return Erased((), (), 0)
+    def erase_except(
+        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+    ) -> Erased:
+        return Erased((), (), (), 0)
+
+
+class _Trash(Workspace):
+    def remove(self, path: Path) -> bool:
+        trash = self.root.parent / "trash"
+        trash.mkdir(exist_ok=True)
+        path.rename(trash / path.name)
+        return True
 
 
 class PutsAside(Store):
-    def _remove(self, path: Path) -> bool:
-        (self.root / "trash").mkdir(exist_ok=True)
-        path.rename(self.root / "trash" / path.name)
-        return True
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, _Trash(root / "tmp"))
 
 
 @pytest.mark.parametrize(
@@ -298,18 +322,20 @@ class AsksWhileABuildReads(Ledger):
 class KeepsOne(Store):
     kept: Collection[str] = ()
 
-    def erase_except(self, adapters: Collection[str], generations: Collection[str]) -> Erased:
-        return super().erase_except([*adapters, *self.kept], generations)
+    def erase_except(
+        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+    ) -> Erased:
+        return super().erase_except([*adapters, *self.kept], memories, generations)
 
 
 def test_an_adapter_that_was_made_while_its_user_asked_is_searched_for_too(tmp_path: Path) -> None:
     house = House(tmp_path, AsksWhileABuildReads, KeepsOne)
     requests: list[str] = []
     house.ledger.import_data([Item("new", "New")], [Interaction(CANARY, "new", True, 9)], "movie")
-    before = house.store.digests()
+    before = house.store.adapters.digests()
     house.ledger.ask = lambda: requests.append(house.forget())
     house.rebuild()
-    [late] = set(house.store.digests()) - set(before)
+    [late] = set(house.store.adapters.digests()) - set(before)
     assert late in house.ledger.mask().adapters
     house.store.kept = [late]
     with pytest.raises(StoreError, match="old adapters: 1"):

@@ -66,7 +66,7 @@ class FakeBuilder:
         )
         self._during()
         for name, digest in digests.items():
-            with self._store.new_adapter(digest) as folder:
+            with self._store.adapters.new(digest) as folder:
                 (folder / "weights").write_bytes(canonical_json(content[name]))
         adapters = [{"digest": digest, "shard": name} for name, digest in digests.items()]
         manifest = {"adapters": adapters, "config": asdict(config), "frozen": {"digest": "f" * 64}}
@@ -117,7 +117,7 @@ class World:
             not self.ledger.owed()
             and not mask.adapters | mask.rows | left
             and self.store.generations() == [mask.generation] == [self.store.active()]
-            and self.store.digests() == sorted(self.adapters().values())
+            and self.store.adapters.digests() == sorted(self.adapters().values())
         )
 
 

@@ -71,12 +71,12 @@ class World:
         return digests
 
     def adapter(self, digest):
-        return safetensors.torch.load_file(self.store.adapter(digest) / "adapter_model.safetensors")
+        return safetensors.torch.load_file(self.store.adapters.path(digest) / "adapter_model.safetensors")
 
     def _store_adapter(self, config, seed):
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)
         digest = digest_of(["adapter", seed])
-        with self.store.new_adapter(digest) as folder:
+        with self.store.adapters.new(digest) as folder:
             safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors")
         return digest
 

@@ -297,7 +297,7 @@ def test_a_generation_that_was_erased_while_it_was_read_gives_way_to_the_newer_o
     world.publish(seed=1)
     stale = world.current
     new = world.publish(seed=2)
-    world.store.erase_except(new, [world.current.generation])
+    world.store.erase_except(new, [], [world.current.generation])
     late = Scorer(_Stale(stale, world), world.snapshots, world.frozen, FakeStopwatch())
     assert late.score(_encoded(world, REQUESTS))[0].generation == world.current.generation
 

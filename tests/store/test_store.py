@@ -20,10 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters_store import (
+    Artifacts,
     DamagedArtifact,
     MissingArtifact,
     Store,
     StoreFailure,
+    Workspace,
     canonical_json,
     digest_of,
 )
@@ -39,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def add_adapter(store: Store, digest: str, weights: bytes = b"weights") -> None:
-    with store.new_adapter(digest) as work:
+    with store.adapters.new(digest) as work:
         (work / "adapter_model.safetensors").write_bytes(weights)
         (work / "adapter_config.json").write_text("{}")
 
@@ -68,20 +70,20 @@ def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 def test_an_adapter_comes_back_with_its_files_and_their_sums(store: Store) -> None:
     add_adapter(store, D1)
-    path = store.adapter(D1)
+    path = store.adapters.path(D1)
     assert (path / "adapter_model.safetensors").read_bytes() == b"weights"
-    assert store.adapter_sums(D1) == {
+    assert store.adapters.sums(D1) == {
         "adapter_config.json": hashlib.sha256(b"{}").hexdigest(),
         "adapter_model.safetensors": hashlib.sha256(b"weights").hexdigest(),
     }
-    assert store.has_adapter(D1)
-    assert not store.has_adapter(D2)
-    assert store.digests() == [D1]
+    assert store.adapters.has(D1)
+    assert not store.adapters.has(D2)
+    assert store.adapters.digests() == [D1]
 
 
 def test_the_sums_are_of_the_form_that_sha256sum_checks(store: Store) -> None:
     add_adapter(store, D1)
-    path = store.adapter(D1)
+    path = store.adapters.path(D1)
     lines = (path / "SHA256SUMS").read_text().splitlines()
     assert [line.split("  ")[1] for line in lines] == ["adapter_config.json", "adapter_model.safetensors"]
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=path, check=True)
@@ -138,90 +140,90 @@ ADAPTER_DAMAGE = [
 @pytest.mark.parametrize("damage", ADAPTER_DAMAGE)
 def test_a_damaged_adapter_is_refused(store: Store, damage: Callable[[Path], None]) -> None:
     add_adapter(store, D1)
-    damage(store.adapter(D1))
+    damage(store.adapters.path(D1))
     with pytest.raises(DamagedArtifact):
-        store.adapter(D1)
+        store.adapters.path(D1)
 
 
 @pytest.mark.parametrize("damage", ADAPTER_DAMAGE)
 def test_a_damaged_adapter_is_replaced_when_it_is_made_again(store: Store, damage: Callable[[Path], None]) -> None:
     add_adapter(store, D1)
-    damage(store.adapter(D1))
+    damage(store.adapters.path(D1))
     add_adapter(store, D1)
-    assert (store.adapter(D1) / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert (store.adapters.path(D1) / "adapter_model.safetensors").read_bytes() == b"weights"
 
 
 def test_a_stray_file_in_an_adapters_place_is_replaced(store: Store) -> None:
     (store.root / "adapters" / D1).write_text("stray")
     with pytest.raises(DamagedArtifact):
-        store.adapter(D1)
+        store.adapters.path(D1)
     add_adapter(store, D1)
-    store.adapter(D1)
+    store.adapters.path(D1)
 
 
 def test_an_adapter_that_is_not_there_is_missing(store: Store) -> None:
     with pytest.raises(MissingArtifact):
-        store.adapter(D1)
+        store.adapters.path(D1)
     with pytest.raises(MissingArtifact):
-        store.adapter_sums(D1)
+        store.adapters.sums(D1)
 
 
 def test_an_adapter_is_invisible_until_it_is_whole(store: Store) -> None:
-    with store.new_adapter(D1) as work:
+    with store.adapters.new(D1) as work:
         (work / "adapter_model.safetensors").write_bytes(b"weights")
-        assert not store.has_adapter(D1)
-        assert store.digests() == []
+        assert not store.adapters.has(D1)
+        assert store.adapters.digests() == []
         assert work.parent == store.root / "tmp"
-    assert store.has_adapter(D1)
+    assert store.adapters.has(D1)
     assert temporary(store) == []
 
 
 def test_after_an_exception_nothing_is_left(store: Store) -> None:
     def fail() -> None:
-        with store.new_adapter(D1) as work:
+        with store.adapters.new(D1) as work:
             (work / "adapter_model.safetensors").write_bytes(b"weights")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert not store.has_adapter(D1)
+    assert not store.adapters.has(D1)
     assert temporary(store) == []
 
 
 def test_an_adapter_without_files_or_with_folders_is_refused(store: Store) -> None:
-    with pytest.raises(StoreFailure, match="without files"), store.new_adapter(D1):
+    with pytest.raises(StoreFailure, match="without files"), store.adapters.new(D1):
         pass
-    with pytest.raises(StoreFailure, match="plain files"), store.new_adapter(D1) as work:
+    with pytest.raises(StoreFailure, match="plain files"), store.adapters.new(D1) as work:
         (work / "folder").mkdir()
-    assert store.digests() == []
+    assert store.adapters.digests() == []
     assert temporary(store) == []
 
 
 def test_a_sound_adapter_stays_when_another_is_made_under_its_digest(store: Store) -> None:
     add_adapter(store, D1, b"first")
     add_adapter(store, D1, b"second")
-    assert (store.adapter(D1) / "adapter_model.safetensors").read_bytes() == b"first"
+    assert (store.adapters.path(D1) / "adapter_model.safetensors").read_bytes() == b"first"
     assert temporary(store) == []
 
 
 def test_a_removed_adapter_is_gone_and_may_be_removed_again(store: Store) -> None:
     add_adapter(store, D1)
-    store.remove_adapter(D1)
-    store.remove_adapter(D1)
-    assert not store.has_adapter(D1)
+    store.adapters.remove(D1)
+    store.adapters.remove(D1)
+    assert not store.adapters.has(D1)
     assert temporary(store) == []
 
 
 @pytest.mark.parametrize("digest", ["", "../" + "a" * 61, "a" * 63, "A" * 64, "a" * 64 + "\n", "a/" + "b" * 62])
 def test_only_digests_name_artifacts(store: Store, digest: str) -> None:
     asks: list[Callable[[str], object]] = [
-        store.has_adapter,
-        store.adapter,
-        store.adapter_sums,
-        store.remove_adapter,
+        store.adapters.has,
+        store.adapters.path,
+        store.adapters.sums,
+        store.adapters.remove,
         store.generation,
         store.publish,
-        lambda name: store.new_adapter(name).__enter__(),
+        lambda name: store.adapters.new(name).__enter__(),
     ]
     for ask in asks:
         with pytest.raises(StoreFailure):
@@ -370,21 +372,21 @@ def test_everything_else_is_erased(store: Store) -> None:
         add_adapter(store, digest)
     old, new = add_generation(store, "old"), add_generation(store, "new")
     store.publish(new)
-    erased = store.erase_except([D2], [new])
+    erased = store.erase_except([D2], [], [new])
     assert erased.adapters == tuple(sorted([D1, D3]))
     assert erased.generations == (old,)
     assert erased.temporary == 0
-    assert store.digests() == [D2]
+    assert store.adapters.digests() == [D2]
     assert store.generations() == [new]
     assert temporary(store) == []
-    assert store.erase_except([D2], [new]).adapters == ()
+    assert store.erase_except([D2], [], [new]).adapters == ()
 
 
 def test_entries_that_no_digest_names_are_erased_too(store: Store) -> None:
     (store.root / "adapters" / "stray").write_text("x")
     (store.root / "generations" / "strays").mkdir()
     (store.root / "tmp" / "file").write_text("x")
-    erased = store.erase_except([], [])
+    erased = store.erase_except([], [], [])
     assert (erased.adapters, erased.generations, erased.temporary) == (("stray",), ("strays",), 1)
     assert not any(path.name.startswith(("stray", "file")) for path in store.root.rglob("*"))
 
@@ -395,9 +397,9 @@ def test_a_link_is_erased_and_what_it_points_to_stays(store: Store, tmp_path: Pa
     (outside / "kept").write_text("kept")
     (store.root / "adapters" / D1).symlink_to(outside)
     (store.root / "tmp" / "link").symlink_to(outside)
-    store.erase_except([], [])
+    store.erase_except([], [], [])
     assert (outside / "kept").exists()
-    assert store.digests() == []
+    assert store.adapters.digests() == []
     assert temporary(store) == []
 
 
@@ -405,7 +407,7 @@ def test_the_published_generation_is_never_erased(store: Store) -> None:
     generation_id = add_generation(store)
     store.publish(generation_id)
     with pytest.raises(StoreFailure, match="publish another one first"):
-        store.erase_except([], [])
+        store.erase_except([], [], [])
     assert store.generation(generation_id)
 
 
@@ -413,7 +415,7 @@ DIES_INSIDE = """
 import os, sys
 from pathlib import Path
 from adapters_store import Store
-with Store(Path(sys.argv[1])).new_adapter(sys.argv[2]) as work:
+with Store(Path(sys.argv[1])).adapters.new(sys.argv[2]) as work:
     (work / "adapter_model.safetensors").write_bytes(b"half")
     os._exit(9)
 """
@@ -424,19 +426,19 @@ def test_what_a_killed_process_left_is_invisible_and_erased(store: Store) -> Non
     process.communicate(timeout=60)
     assert process.returncode == 9
     reopened = Store(store.root)
-    assert reopened.digests() == []
+    assert reopened.adapters.digests() == []
     assert len(temporary(store)) == 1
-    assert reopened.erase_except([], []).temporary == 1
+    assert reopened.erase_except([], [], []).temporary == 1
     assert temporary(store) == []
     add_adapter(reopened, D1)
-    reopened.adapter(D1)
+    reopened.adapters.path(D1)
 
 
 WORKS_UNTIL_TOLD = """
 import sys
 from pathlib import Path
 from adapters_store import Store
-with Store(Path(sys.argv[1])).new_adapter(sys.argv[2]) as work:
+with Store(Path(sys.argv[1])).adapters.new(sys.argv[2]) as work:
     (work / "adapter_model.safetensors").write_text(sys.argv[3])
     print("ready", flush=True)
     sys.stdin.readline()
@@ -447,10 +449,10 @@ def test_the_work_of_a_living_process_is_not_erased(store: Store) -> None:
     process = run_python(WORKS_UNTIL_TOLD, str(store.root), D1, "theirs")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    assert store.erase_except([], []).temporary == 0
+    assert store.erase_except([], [], []).temporary == 0
     process.communicate("go\n", timeout=60)
     assert process.returncode == 0
-    assert (store.adapter(D1) / "adapter_model.safetensors").read_text() == "theirs"
+    assert (store.adapters.path(D1) / "adapter_model.safetensors").read_text() == "theirs"
 
 
 def test_of_two_processes_that_race_for_a_digest_one_wins_and_nothing_is_left(store: Store) -> None:
@@ -465,7 +467,7 @@ def test_of_two_processes_that_race_for_a_digest_one_wins_and_nothing_is_left(st
     for racer in racers:
         racer.communicate(timeout=60)
         assert racer.returncode == 0
-    assert (store.adapter(D1) / "adapter_model.safetensors").read_text() in ("a", "b")
+    assert (store.adapters.path(D1) / "adapter_model.safetensors").read_text() in ("a", "b")
     assert temporary(store) == []
 
 
@@ -483,10 +485,10 @@ def test_threads_that_write_and_erase_at_once_do_not_disturb_each_other(store: S
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        store.erase_except([], [])
-    store.erase_except([], [])
+        store.erase_except([], [], [])
+    store.erase_except([], [], [])
     assert failures == []
-    assert store.digests() == []
+    assert store.adapters.digests() == []
     assert temporary(store) == []
 
 
@@ -544,7 +546,7 @@ def test_a_failing_disk_says_what_to_do_and_leaves_nothing_half_written(
             for write in writes:
                 with pytest.raises(StoreFailure, match=advice):
                     write()
-        assert store.digests() == []
+        assert store.adapters.digests() == []
         assert store.active() == published
         assert store.generations() == sorted([published, unpublished])
         assert temporary(store) == []
@@ -579,12 +581,12 @@ def test_a_folder_that_another_user_owns_says_to_whom_to_give_it(tmp_path: Path)
 
 
 def test_a_disk_that_fills_while_an_adapter_is_written_says_so(store: Store) -> None:
-    with pytest.raises(StoreFailure, match="free some space"), store.new_adapter(D1):
+    with pytest.raises(StoreFailure, match="free some space"), store.adapters.new(D1):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_other_errors_of_the_writer_pass_through(store: Store) -> None:
-    with pytest.raises(FileNotFoundError), store.new_adapter(D1):
+    with pytest.raises(FileNotFoundError), store.adapters.new(D1):
         raise FileNotFoundError(errno.ENOENT, "no such model")
 
 
@@ -626,39 +628,40 @@ def test_the_canonical_form_ignores_order_and_survives_a_round_trip(value: dict[
 # What was verified before
 
 
-class CountingStore(Store):
-    """Notes which adapters' files are read."""
+class CountingArtifacts(Artifacts):
+    """Notes which artifacts' files are read."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, folder: Path, workspace: Workspace) -> None:
+        super().__init__(folder, "adapter", workspace)
         self.read: list[str] = []
 
-    def adapter_sums(self, digest: str) -> dict[str, str]:
+    def sums(self, digest: str) -> dict[str, str]:
         self.read.append(digest)
-        return super().adapter_sums(digest)
+        return super().sums(digest)
 
 
 def test_a_verified_adapter_is_not_read_again_until_somebody_touches_it(tmp_path: Path) -> None:
-    store = CountingStore(tmp_path / "store")
+    store = Store(tmp_path / "store")
+    counting = CountingArtifacts(store.root / "adapters", Workspace(store.root / "tmp"))
     add_adapter(store, D1)
-    assert store.known_adapter_sums(D1) == store.known_adapter_sums(D1) == Store(store.root).adapter_sums(D1)
-    assert store.read == [D1]
+    assert counting.known_sums(D1) == counting.known_sums(D1) == Store(store.root).adapters.sums(D1)
+    assert counting.read == [D1]
     weights = store.root / "adapters" / D1 / "adapter_model.safetensors"
     for touch in (lambda: weights.write_bytes(b"WEIGHTS"), weights.unlink, lambda: weights.write_bytes(b"weight")):
         touch()
         for _ in range(2):  # what was found damaged is not known
             with pytest.raises(DamagedArtifact):
-                store.known_adapter_sums(D1)
-    store.remove_adapter(D1)
+                store.adapters.known_sums(D1)
+    store.adapters.remove(D1)
     with pytest.raises(MissingArtifact):
-        store.known_adapter_sums(D1)
+        store.adapters.known_sums(D1)
     add_adapter(store, D1, b"other")
-    assert store.known_adapter_sums(D1)["adapter_model.safetensors"] == hashlib.sha256(b"other").hexdigest()
+    assert store.adapters.known_sums(D1)["adapter_model.safetensors"] == hashlib.sha256(b"other").hexdigest()
 
 
 def test_a_file_that_is_added_to_a_verified_adapter_is_seen(store: Store) -> None:
     add_adapter(store, D1)
-    store.known_adapter_sums(D1)
+    store.adapters.known_sums(D1)
     (store.root / "adapters" / D1 / "more").write_bytes(b"")
     with pytest.raises(DamagedArtifact):
-        store.known_adapter_sums(D1)
+        store.adapters.known_sums(D1)

@@ -10,7 +10,17 @@ that had seen them, until these artifacts are replaced.
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import ImportCounts
 from service.data.ledger.ledger import Ledger
-from service.data.ledger.placements import VALIDATES, PlaceColumns
+from service.data.ledger.masks import MaskedArtifacts
+from service.data.ledger.placements import MEMORIZED, VALIDATES, PlaceColumns
 from service.data.ledger.reading import Reading
 
-__all__ = ["VALIDATES", "ImportCounts", "Ledger", "LedgerCounts", "PlaceColumns", "Reading"]
+__all__ = [
+    "MEMORIZED",
+    "VALIDATES",
+    "ImportCounts",
+    "Ledger",
+    "LedgerCounts",
+    "MaskedArtifacts",
+    "PlaceColumns",
+    "Reading",
+]

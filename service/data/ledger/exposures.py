@@ -18,16 +18,28 @@ from service.records import ForgetRequest
 
 
 def exposure_rows(
-    adapters: Mapping[str, Iterable[str]], rows: Mapping[str, str], shards: Mapping[str, str]
+    adapters: Mapping[str, Iterable[str]],
+    rows: Mapping[str, str],
+    shards: Mapping[str, str],
+    memories: Mapping[str, Mapping[str, int]],
 ) -> list[dict[str, Any]]:
-    """Rows of `exposures`: adapters (digest -> a user id for each sample), then validation rows (key -> user id)."""
+    """Rows of `exposures`.
+
+    Of adapters (digest -> a user id for each sample), memories (digest -> user id -> interactions) and validation rows
+    (key -> user id).
+    """
     of_adapters = [
         {"kind": "adapter", "key": digest, "user_id": user, "shard": shards.get(digest), "samples": samples}
         for digest, users in adapters.items()
         for user, samples in Counter(users).items()
     ]
+    of_memories = [
+        {"kind": "memory", "key": digest, "user_id": user, "shard": shards.get(digest), "samples": interactions}
+        for digest, users in memories.items()
+        for user, interactions in users.items()
+    ]
     alone = {"kind": "row", "shard": None, "samples": 1}
-    return of_adapters + [{**alone, "key": key, "user_id": user} for key, user in rows.items()]
+    return of_adapters + of_memories + [{**alone, "key": key, "user_id": user} for key, user in rows.items()]
 
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
@@ -74,11 +86,13 @@ def count_samples(connection: sa.Connection) -> dict[tuple[str, str], int]:
     return {(kind, key): int(samples) for kind, key, samples in counted}
 
 
-def all_known(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> bool:
+def all_known(
+    connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
+) -> bool:
     """Whether it is known of each of these artifacts who was seen by it, or that it may not be used."""
     return all(
         _known(connection, tables.exposures, kind) | _known(connection, tables.masks, kind) >= set(keys)
-        for kind, keys in (("adapter", adapters), ("row", rows))
+        for kind, keys in (("adapter", adapters), ("row", rows), ("memory", memories))
     )
 
 
@@ -86,9 +100,11 @@ def _known(connection: sa.Connection, table: sa.Table, kind: str) -> set[str]:
     return set(connection.scalars(sa.select(table.c.key).where(table.c.kind == kind).distinct()))
 
 
-def drop_except(connection: sa.Connection, adapters: Collection[str], rows: Collection[str]) -> None:
+def drop_except(
+    connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
+) -> None:
     """Drop exposures of artifacts that exist no more, and masks that outlived both their request and artifact."""
-    kept = {"adapter": frozenset(adapters), "row": frozenset(rows)}
+    kept = {"adapter": frozenset(adapters), "row": frozenset(rows), "memory": frozenset(memories)}
     request = tables.forget_requests.c
     completed = sa.select(request.request_id).where(request.state == "completed")
     _delete_gone(connection, tables.exposures, kept)

@@ -174,27 +174,31 @@ class Ledger:
         adapters: Mapping[str, Iterable[str]],
         rows: Mapping[str, str],
         shards: Mapping[str, str] | None = None,
+        memories: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        """Note that these adapters and validation rows (key -> user id) have seen these users.
+        """Note that these adapters, validation rows (key -> user id) and memories have seen these users.
 
-        `adapters` maps a digest to a user id for each sample that it was trained on, so that a user may be named often.
+        `adapters` maps a digest to a user id for each sample that it was trained on, so that a user may be named often;
+        `memories` maps a digest to the number of interactions of each user that it counts.
         `shards` (digest -> name of its shard) lets a receipt name what replaced an adapter, long after it is gone.
 
         To be called before any of them is used. Whoever asked for deletion after the view of `view_fence` was read is
         masked here at once: at the time of their request, nobody knew that these artifacts would see them.
         """
-        seen = exposures.exposure_rows(adapters, rows, shards or {})
+        seen = exposures.exposure_rows(adapters, rows, shards or {}, memories or {})
         with self._database.writing() as connection:
             exposures.record(connection, seen, view_fence, self._hashes)
 
-    def drop_exposures_except(self, adapters: Collection[str], rows: Collection[str], generation: str) -> None:
+    def drop_exposures_except(
+        self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
+    ) -> None:
         """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact.
 
-        `generation` consists of these adapters and rows. Nothing happens if another one is published by now.
+        `generation` consists of these adapters, rows and memories. Nothing happens if another one is published by now.
         """
         with self._database.writing() as connection:
             if generation == state.read_state(connection).generation:
-                exposures.drop_except(connection, adapters, rows)
+                exposures.drop_except(connection, adapters, rows, memories)
 
     def mask(self) -> Mask:
         """What may not be used now. Cheap: one row is read while nothing has changed."""
@@ -244,8 +248,8 @@ class Ledger:
         with self._database.writing() as connection:
             requests.complete(connection, request_id, receipt, completed_at)
 
-    def masked_by(self, request_id: str) -> tuple[frozenset[str], frozenset[str]]:
-        """The adapters and the validation rows that this request has masked; none once it is completed."""
+    def masked_by(self, request_id: str) -> masks.MaskedArtifacts:
+        """What this request has masked; nothing once it is completed."""
         with self._database.reading() as connection:
             return masks.masked_by(connection, request_id)
 
@@ -297,15 +301,22 @@ class Ledger:
 
     # What is served, and how things stand
 
-    def publish(self, published: Published, adapters: Collection[str], rows: Collection[str]) -> bool:
-        """Note the generation that is served, which consists of these adapters and rows.
+    def publish(
+        self,
+        published: Published,
+        adapters: Collection[str],
+        rows: Collection[str],
+        memories: Collection[str] = (),
+    ) -> bool:
+        """Note the generation that is served, which consists of these adapters, rows and memories.
 
         False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
-        are not in the earlier one. Also if nobody knows any more who was seen by one of its adapters and rows, because
+        are not in the earlier one. Also if nobody knows any more who was seen by one of its parts, because
         another worker finished meanwhile and dropped the exposures of what it did not know.
         """
         with self._database.writing() as connection:
-            return exposures.all_known(connection, adapters, rows) and state.publish(connection, published)
+            known = exposures.all_known(connection, adapters, rows, memories)
+            return known and state.publish(connection, published)
 
     def published(self) -> Published | None:
         """What is served and how it was built, if anything is."""

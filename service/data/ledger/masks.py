@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -10,6 +11,14 @@ from service.data.ledger import tables
 from service.data.ledger.state import read_state
 from service.data.ledger.statements import count, insert_new
 from service.records import Mask
+
+
+class MaskedArtifacts(NamedTuple):
+    """By their kinds."""
+
+    adapters: frozenset[str]
+    rows: frozenset[str]
+    memories: frozenset[str]
 
 
 def add_masks(connection: sa.Connection, masks: Iterable[tuple[str, str, str]]) -> bool:
@@ -20,12 +29,9 @@ def add_masks(connection: sa.Connection, masks: Iterable[tuple[str, str, str]]) 
     return count(connection, tables.masks) > before
 
 
-def masked_by(connection: sa.Connection, request_id: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The adapters and the validation rows that a request has masked."""
-    mine = sa.select(tables.masks.c.kind, tables.masks.c.key).where(tables.masks.c.request_id == request_id)
-    seen = connection.execute(mine).all()
-    adapters, rows = (frozenset(row.key for row in seen if row.kind == kind) for kind in ("adapter", "row"))
-    return adapters, rows
+def masked_by(connection: sa.Connection, request_id: str) -> MaskedArtifacts:
+    """What a request has masked."""
+    return _read(connection, tables.masks.c.request_id == request_id)
 
 
 def read_mask(connection: sa.Connection, known: Mask | None) -> Mask:
@@ -33,8 +39,11 @@ def read_mask(connection: sa.Connection, known: Mask | None) -> Mask:
     state = read_state(connection)
     if known is not None and known.revision == state.revision:
         return known
-    masked: dict[str, set[str]] = {"adapter": set(), "row": set()}
-    for kind, key in connection.execute(sa.select(tables.masks.c.kind, tables.masks.c.key)):
+    return Mask(state.revision, state.fence, state.generation, *_read(connection))
+
+
+def _read(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> MaskedArtifacts:
+    masked: dict[str, set[str]] = {"adapter": set(), "row": set(), "memory": set()}
+    for kind, key in connection.execute(sa.select(tables.masks.c.kind, tables.masks.c.key).where(*of)):
         masked[kind].add(key)
-    adapters, rows = frozenset(masked["adapter"]), frozenset(masked["row"])
-    return Mask(state.revision, state.fence, state.generation, adapters, rows)
+    return MaskedArtifacts(*map(frozenset, masked.values()))

@@ -20,16 +20,21 @@ from service.data.ledger.statements import chunks, insert_new
 from service.records import Place
 
 VALIDATES = ""  # the path of whose samples validate
+MEMORIZED = ("m", "v")  # begin the paths of users in memories: of those who train, and of those who validate
 
 _COMMA = ","  # neither paths nor digests hold one
-_BOUNDS = ("", *(f"{n:04b}" for n in range(1, 16)), "2")  # divide all paths: one text may not hold more than a gigabyte
+_SIXTEENTHS = tuple(f"{n:04b}" for n in range(16))
+_AFTER = "2"  # stands behind every path of bits
+# They divide all paths: one text may not hold more than a gigabyte.
+_TRAINING_BOUNDS = ("", *_SIXTEENTHS[1:], _AFTER)
+_MEMORY_BOUNDS = (*(kind + bits for kind in MEMORIZED for bits in _SIXTEENTHS), MEMORIZED[-1] + _AFTER)
 _p = tables.placements.c
 _changes = tables.changes.c
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceColumns:
-    """All units that train, in order of their paths. Columns: a million objects of their own would not be light."""
+    """Units in order of their paths. Columns: a million objects of their own would not be light."""
 
     paths: list[str]
     samples: list[int]
@@ -95,8 +100,17 @@ def save_places(connection: sa.Connection, changed: Mapping[str, int], places: S
 
 def read_columns(connection: sa.Connection) -> PlaceColumns:
     """Of all units that train."""
+    return _read_between(connection, _TRAINING_BOUNDS)
+
+
+def read_memory_columns(connection: sa.Connection) -> PlaceColumns:
+    """Of everybody's parts in memories."""
+    return _read_between(connection, _MEMORY_BOUNDS)
+
+
+def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> PlaceColumns:
     found = PlaceColumns([], [], [])
-    for first, end in pairwise(_BOUNDS):
+    for first, end in pairwise(bounds):
         paths, samples, digests = connection.execute(_joined_columns(first, end)).one()
         if paths is not None:
             found.paths.extend(paths.split(_COMMA))
@@ -106,7 +120,7 @@ def read_columns(connection: sa.Connection) -> PlaceColumns:
 
 
 def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
-    """Of the units that train and have first <= path < end, one text a column: a row for each would take twice as long.
+    """Of the units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
 
     An aggregate takes what an ordered subquery gives it in that order, on both databases.
     """
@@ -119,8 +133,7 @@ def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
 
 def read_under(connection: sa.Connection, node: str) -> list[Place]:
     """The units at and below a node of the tree."""
-    after = sa.and_(_p.path >= node, _p.path < node + "2") if node else _p.path > VALIDATES
-    return _places(connection, after)
+    return _places(connection, _p.path > VALIDATES, _p.path >= node, _p.path < node + _AFTER)
 
 
 def read_validating(connection: sa.Connection) -> list[Place]:

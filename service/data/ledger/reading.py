@@ -39,6 +39,10 @@ class Reading:
         """All remembered units that train, in order of their paths."""
         return placements.read_columns(self._connection)
 
+    def memory_columns(self) -> PlaceColumns:
+        """Everybody's remembered parts in memories, in order of their paths."""
+        return placements.read_memory_columns(self._connection)
+
     def places_under(self, node: str) -> list[Place]:
         """The remembered units at and below a node of the tree."""
         return placements.read_under(self._connection, node)

@@ -61,7 +61,7 @@ def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Ma
         "affected_shards": json.dumps([*request.affected_shards, *(row["key"] for row in adapters)]),
         "shard_names": json.dumps([*request.shard_names, *(row["shard"] for row in adapters)]),
         "masked_samples": request.masked_samples + sum(row["samples"] for row in adapters),
-        "masked_rows": request.masked_rows + len(new) - len(adapters),
+        "masked_rows": request.masked_rows + sum(row["kind"] == "row" for row in new),
     }
     connection.execute(sa.update(_requests).where(_requests.c.request_id == request.request_id).values(**values))
 

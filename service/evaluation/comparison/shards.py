@@ -56,7 +56,7 @@ def train(trial: Trial, partitioning: Partitioning, count: int) -> Trained:
 
 def parameters(trial: Trial, trained: Trained) -> int:
     """Trainable parameters of all K adapters."""
-    adapters = (load_adapter(trial.store.adapter(digest)) for digest in trained.digests)
+    adapters = (load_adapter(trial.store.adapters.path(digest)) for digest in trained.digests)
     return sum(tensor.numel() for adapter in adapters for tensor in adapter.values())
 
 
@@ -163,7 +163,7 @@ def _alone(trial: Trial, digest: str) -> Timed[list[float]]:
 
 def _stack(trial: Trial, digests: Sequence[str]) -> AdapterStack:
     # By number: shards of people who said the same things have one digest.
-    adapters = {str(number): load_adapter(trial.store.adapter(digest)) for number, digest in enumerate(digests)}
+    adapters = {str(number): load_adapter(trial.store.adapters.path(digest)) for number, digest in enumerate(digests)}
     return AdapterStack.of(adapters, trial.config.lora_alpha / trial.config.lora_rank, trial.laboratory.frozen)
 
 

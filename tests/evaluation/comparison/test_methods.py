@@ -67,7 +67,7 @@ def test_sisa_is_the_mean_of_what_each_adapter_says_when_it_is_merged_into_the_m
 ) -> None:
     said = []
     for digest in train(trial, RANDOM, SHARDS).digests:
-        adapter = load_adapter(trial.store.adapter(digest))
+        adapter = load_adapter(trial.store.adapters.path(digest))
         model = merged_model(frozen, [adapter], CONFIG.lora_alpha / CONFIG.lora_rank, [1.0], "ND")
         said.append([float(torch.sigmoid(model.answer_whole([ids])[0])) for ids in prompts_of(split, frozen)])
     assert len(said) == SHARDS

@@ -108,7 +108,7 @@ def _examined(trial: Trial, store: Store, built: Timed[Built]) -> Finding:
 
     scores = score(Unmasked(built.value.generation))
     digests = sorted(built.value.shards)
-    adapters = (load_adapter(store.adapter(digest)) for digest in digests)
+    adapters = (load_adapter(store.adapters.path(digest)) for digest in digests)
     return Finding(
         scores=scores.value,
         scoring_seconds=scores.seconds,

@@ -1,0 +1,36 @@
+"""A shard's counts as files, and back. Plain arrays and JSON: nothing that could run, and the same bytes for equal counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from service.errors import Damaged
+from service.memory.counting import ShardCounts
+
+COUNTS = "counts.safetensors"
+ITEMS = "items.json"
+_ARRAYS = tuple(field.name for field in fields(ShardCounts) if field.name != "items")
+
+
+def memory_files(counts: ShardCounts) -> dict[str, bytes]:
+    """File name -> content."""
+    arrays: dict[str, NDArray[Any]] = {name: getattr(counts, name) for name in _ARRAYS}
+    return {
+        COUNTS: safetensors.numpy.save(arrays),
+        ITEMS: json.dumps(counts.items, ensure_ascii=False).encode(),
+    }
+
+
+def load_memory(folder: Path) -> ShardCounts:
+    """The counts in an artifact's folder. Raises Damaged if the files do not hold counts."""
+    try:
+        arrays = safetensors.numpy.load_file(folder / COUNTS)
+        return ShardCounts(tuple(json.loads((folder / ITEMS).read_bytes())), **{name: arrays[name] for name in _ARRAYS})
+    except (KeyError, ValueError, safetensors.SafetensorError) as error:
+        raise Damaged("a memory's files do not hold counts; build again") from error
