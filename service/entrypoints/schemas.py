@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.records import ForgetRequest
-from service.scoring.requests import Query, Recommendation
+from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
 # An id is a key: a control character in it is a mistake or an attack. A title is text that prompts make safe themselves,
 # but no text column of a database holds NUL.
@@ -18,7 +18,7 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
-Opinions = Annotated[list[Text], Field(max_length=50)]
+Names = Annotated[list[Text], Field(max_length=50)]
 
 
 def _body(*examples: dict[str, Any]) -> ConfigDict:
@@ -29,17 +29,50 @@ def _answer(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(frozen=True, json_schema_extra={"examples": [example]})
 
 
+class Opinion(BaseModel):
+    """An item, by its id or title, and whether it was liked."""
+
+    model_config = _body({"item": "Toy Story (1995)", "liked": True})
+
+    item: Text
+    liked: bool = True
+
+
 class History(BaseModel):
-    """Item ids or titles, oldest first."""
+    """Item ids or titles, oldest first.
 
-    model_config = _body({"liked": ["Toy Story (1995)"], "disliked": ["Heat (1995)"]})
+    `opinions` keeps the order in which likes and dislikes came; the shorter form, `liked` and `disliked`, counts dislikes as
+    newer than all likes. An empty history is that of a stranger.
+    """
 
-    liked: Opinions = []
-    disliked: Opinions = []
+    model_config = _body(
+        {"liked": ["Toy Story (1995)"], "disliked": ["Heat (1995)"]},
+        {"opinions": [{"item": "Heat (1995)", "liked": False}, {"item": "Toy Story (1995)"}]},
+        {},
+    )
+
+    liked: Names = []
+    disliked: Names = []
+    opinions: Annotated[list[Opinion], Field(max_length=100)] = []
+
+    @model_validator(mode="after")
+    def _one_form(self) -> History:
+        if self.opinions and (self.liked or self.disliked):
+            raise PydanticCustomError("one_form", "Give either opinions, or liked and disliked")
+        return self
+
+    def in_order(self) -> tuple[tuple[str, bool], ...]:
+        """Names and whether they were liked, oldest first."""
+        stated = ((opinion.item, opinion.liked) for opinion in self.opinions)
+        return (*stated, *((name, True) for name in self.liked), *((name, False) for name in self.disliked))
 
 
 class RecommendBody(BaseModel):
-    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue."""
+    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue.
+
+    `rank_by` decides the order: `model` (what people like together, content and the score; the default without `candidates`)
+    or `score` (the default with them).
+    """
 
     model_config = _body(
         {"user_id": "196", "top_k": 5},
@@ -50,6 +83,7 @@ class RecommendBody(BaseModel):
     history: History | None = None
     candidates: Annotated[list[Text], Field(min_length=1, max_length=200)] | None = None
     top_k: Annotated[int, Field(ge=1, le=200)] = 10
+    rank_by: Literal["score", "model"] | None = None
     explain: bool = False
 
     @model_validator(mode="after")
@@ -62,21 +96,35 @@ class RecommendBody(BaseModel):
         history = self.history or History()
         return Query(
             user_id=self.user_id,
-            liked=tuple(history.liked),
-            disliked=tuple(history.disliked),
+            opinions=history.in_order(),
             candidates=None if self.candidates is None else tuple(self.candidates),
             top_k=self.top_k,
+            rank_by=None if self.rank_by is None else RankBy(self.rank_by),
+            explain=self.explain,
         )
 
 
+class Because(BaseModel):
+    """An item of the history that speaks for an item of the answer: people liked both."""
+
+    item_id: str
+    title: str
+
+
 class RankedItem(BaseModel):
-    """`score` is P(Yes) / (P(Yes) + P(No)). `weights` (adapter digest -> weight) is present with `explain`."""
+    """`score` is P(Yes) / (P(Yes) + P(No)), what the language model and the adapters expect: the chance of a like.
+
+    With `explain`: `weights` (adapter digest -> weight); for items of the catalogue `parts` (of the value that `rank_by: model`
+    orders by, beside the language model's) and `because` (the items of the history that speak most for this one).
+    """
 
     item_id: str | None
     title: str
     score: float
     rank: int
     weights: dict[str, float] | None = None
+    parts: dict[str, float] | None = None
+    because: list[Because] | None = None
 
 
 class RecommendAnswer(BaseModel):
@@ -91,6 +139,7 @@ class RecommendAnswer(BaseModel):
             "generation": "g-5f1c",
             "fence": 3,
             "degraded": False,
+            "ranked_by": "model",
             "items": [{"item_id": "34", "title": "Babe (1995)", "score": 0.81, "rank": 1}],
         }
     )
@@ -98,19 +147,32 @@ class RecommendAnswer(BaseModel):
     generation: str
     fence: int
     degraded: bool
+    ranked_by: Literal["score", "model"]
     items: list[RankedItem]
     neighbours: list[str] | None = None
 
     @classmethod
     def of(cls, found: Recommendation, explain: bool) -> RecommendAnswer:
         # Fields that are not set are left out of the answer; an unknown item_id is set, to null.
-        weights = {"weights": found.weights} if explain else {}
         neighbours = {"neighbours": list(found.neighbours)} if explain else {}
-        items = [
-            RankedItem(item_id=item.item_id, title=item.title, score=item.score, rank=item.rank, **weights)
-            for item in found.items
-        ]
-        return cls(generation=found.generation, fence=found.fence, degraded=found.degraded, items=items, **neighbours)
+        return cls(
+            generation=found.generation,
+            fence=found.fence,
+            degraded=found.degraded,
+            ranked_by=found.ranked_by.value,
+            items=[_item(item, found.weights if explain else None) for item in found.items],
+            **neighbours,
+        )
+
+
+def _item(item: Ranked, weights: dict[str, float] | None) -> RankedItem:
+    plain: dict[str, Any] = {"item_id": item.item_id, "title": item.title, "score": item.score, "rank": item.rank}
+    if weights is not None:
+        plain["weights"] = weights
+    if item.parts is not None:
+        plain["parts"] = dict(item.parts)
+        plain["because"] = [Because(item_id=other.item_id, title=other.title) for other in item.because]
+    return RankedItem(**plain)
 
 
 class ForgetBody(BaseModel):

@@ -27,8 +27,8 @@ from service.forgetting.reconcile import Reconciler
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig, ForgetRequest, Interaction, Item, Sample
-from service.scoring.scorer import MaskSource, Scorer
-from service.scoring.snapshot import Snapshots
+from service.scoring.scorer import Scorer
+from service.scoring.snapshot import MaskSource, Snapshots
 
 _TEST_PEOPLE_OF = 10  # one in ten is set aside
 

@@ -11,16 +11,20 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from service.errors import Damaged
-from service.memory.counting import ShardCounts
+from service.memory.counting import Pairs, ShardCounts
 
 COUNTS = "counts.safetensors"
 ITEMS = "items.json"
-_ARRAYS = tuple(field.name for field in fields(ShardCounts) if field.name != "items")
+_OF_ITEMS = ("likes", "dislikes")
+_OF_PAIRS = ("together", "followed")
+_COLUMNS = tuple(field.name for field in fields(Pairs))
 
 
 def memory_files(counts: ShardCounts) -> dict[str, bytes]:
     """File name -> content."""
-    arrays: dict[str, NDArray[Any]] = {name: getattr(counts, name) for name in _ARRAYS}
+    arrays: dict[str, NDArray[Any]] = {name: getattr(counts, name) for name in _OF_ITEMS}
+    for kind in _OF_PAIRS:
+        arrays |= {f"{kind}.{column}": getattr(getattr(counts, kind), column) for column in _COLUMNS}
     return {
         COUNTS: safetensors.numpy.save(arrays),
         ITEMS: json.dumps(counts.items, ensure_ascii=False).encode(),
@@ -31,6 +35,9 @@ def load_memory(folder: Path) -> ShardCounts:
     """The counts in an artifact's folder. Raises Damaged if the files do not hold counts."""
     try:
         arrays = safetensors.numpy.load_file(folder / COUNTS)
-        return ShardCounts(tuple(json.loads((folder / ITEMS).read_bytes())), **{name: arrays[name] for name in _ARRAYS})
+        pairs = {kind: Pairs(*(arrays[f"{kind}.{column}"] for column in _COLUMNS)) for kind in _OF_PAIRS}
+        items = tuple(json.loads((folder / ITEMS).read_bytes()))
+        likes, dislikes = (arrays[name] for name in _OF_ITEMS)
+        return ShardCounts(items, likes, dislikes, pairs["together"], pairs["followed"])
     except (KeyError, ValueError, safetensors.SafetensorError) as error:
         raise Damaged("a memory's files do not hold counts; build again") from error

@@ -21,38 +21,47 @@ from service.records import Interaction
 
 FORMAT = "lethe-memory-1"
 NEWEST = 500  # interactions of a person that count, so that nobody weighs without bound
-FORWARD = 5  # likes after a like that count as what came next
+NEAR = 200  # likes between which two likes of a person make a pair
+NEXT = 30  # interactions within which a like comes after an earlier interaction
+_UNORDERED = 64  # divided by √likes: what each pair of likes weighs of whom no order is known
 
 Counts32 = NDArray[np.int32]
 Ints = NDArray[np.int64]
 
-# What two likes of one person weigh, by how many likes lie between them: 16 for neighbors, 1 from a distance of 114 on.
-NEARNESS: Ints = np.array([0, *(max(1, round(16 / math.sqrt(d))) for d in range(1, NEWEST))], dtype=np.int64)
+# What a pair weighs, by how far apart its items stand in the person's sequence; 0 beyond the window.
+NEARNESS: Ints = np.array([0, *(max(1, round(16 / math.sqrt(d))) for d in range(1, NEAR + 1))], dtype=np.int64)
+SUCCESSION: Ints = np.array([0, *(round(32 / math.sqrt(d)) for d in range(1, NEXT + 1))], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """M pairs of items: numbers, the number of distinct people behind each, and the sum of what their pairs weigh."""
+
+    first: Counts32  # (M,)
+    second: Counts32  # (M,)
+    people: Counts32  # (M,)
+    weight: Counts32  # (M,)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardCounts:
-    """The counts of one shard over its own items, by their ids in order; M pairs of items that somebody liked both of.
+    """The counts of one shard over its own items, by their ids in order (N).
 
-    A pair's first item stands before its second one in `items`. `people` is the number of distinct people who liked both,
-    `nearness` the sum of what their pairs weigh (`NEARNESS`); `forward` and `backward` say how often the second item was among
-    the next `FORWARD` likes after the first one, and the other way round.
+    `together`: somebody liked both; the first item stands before the second one in `items`.
+    `followed`: somebody liked the second item soon after an interaction of any kind with the first one.
     """
 
     items: tuple[str, ...]
     likes: Counts32  # (N,)
     dislikes: Counts32  # (N,)
-    first: Counts32  # (M,), numbers of items
-    second: Counts32  # (M,)
-    people: Counts32  # (M,)
-    nearness: Counts32  # (M,)
-    forward: Counts32  # (M,)
-    backward: Counts32  # (M,)
+    together: Pairs
+    followed: Pairs
 
 
 def contribution_digest(interactions: Sequence[Interaction]) -> str:
     """SHA-256 of all that a person adds to the counts: items and opinions in order of time, but for the times."""
-    content = [[row.item_id, row.liked] for row in counted(interactions)]
+    rows = counted(interactions)
+    content = [_is_ordered(rows), [[row.item_id, row.liked] for row in rows]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -70,19 +79,15 @@ def count_people(people: Iterable[Sequence[Interaction]]) -> ShardCounts:
     histories = [counted(interactions) for interactions in people]
     items = tuple(sorted({row.item_id for history in histories for row in history}))
     number = {item_id: n for n, item_id in enumerate(items)}
-    liked = [np.array([number[row.item_id] for row in own if row.liked], np.int64) for own in histories]
-    disliked = [np.array([number[row.item_id] for row in own if not row.liked], np.int64) for own in histories]
-    parts = [_pairs_of_person(likes, len(items)) for likes in liked]
-    keys, sums = add_up(
-        np.concatenate([keys for keys, _ in parts]) if parts else np.empty(0, np.int64),
-        np.concatenate([values for _, values in parts]) if parts else np.empty((0, 4), np.int64),
-    )
-    first, second = np.divmod(keys, max(1, len(items)))
+    sequences = [_Sequence.of(history, number) for history in histories]
+    every = np.concatenate([own.items for own in sequences]) if sequences else np.empty(0, np.int64)
+    liked = np.concatenate([own.liked for own in sequences]) if sequences else np.empty(0, np.bool_)
     return ShardCounts(
         items,
-        *(_counted(np.bincount(_joined(numbers), minlength=len(items))) for numbers in (liked, disliked)),
-        *map(_counted, (first, second)),
-        *(_counted(sums[:, column]) for column in range(4)),
+        fitting(np.bincount(every[liked], minlength=len(items))),
+        fitting(np.bincount(every[~liked], minlength=len(items))),
+        _summed([own.together(len(items)) for own in sequences], len(items)),
+        _summed([own.followed(len(items)) for own in sequences if own.ordered], len(items)),
     )
 
 
@@ -96,23 +101,56 @@ def add_up(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
     return ordered[starts], np.add.reduceat(values[order], starts, axis=0)
 
 
-def _pairs_of_person(likes: Ints, items: int) -> tuple[Ints, Ints]:
-    """Of one person's likes, in order: a key for each pair, and what it adds: people, nearness, forward, backward."""
-    earlier, later = np.triu_indices(len(likes), 1)
-    distance = later - earlier
-    a, b = likes[earlier], likes[later]
-    ascending, next_ = a < b, distance <= FORWARD
-    values = np.stack(
-        [np.ones_like(distance), NEARNESS[distance], next_ & ascending, next_ & ~ascending], axis=1, dtype=np.int64
-    )
-    return np.minimum(a, b) * items + np.maximum(a, b), values
-
-
-def _joined(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _counted(values: Ints) -> Counts32:
-    if len(values) and values.max() > np.iinfo(np.int32).max:
-        raise OverflowError("a count of a shard does not fit into 32 bits; make memory shards smaller")
+def fitting(values: Ints) -> Counts32:
+    """The same in 32 bits. Raises OverflowError if one does not fit."""
+    if values.size and values.max() > np.iinfo(np.int32).max:
+        raise OverflowError("a count of people's likes does not fit into 32 bits; make memory shards smaller")
     return values.astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """What one person did, oldest first: numbers of items, and whether each was liked."""
+
+    items: Ints
+    liked: NDArray[np.bool_]
+    ordered: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Interaction], number: dict[str, int]) -> _Sequence:
+        items = np.array([number[row.item_id] for row in rows], np.int64)
+        return cls(items, np.array([row.liked for row in rows], np.bool_), _is_ordered(rows))
+
+    def together(self, count: int) -> tuple[Ints, Ints]:
+        """A key for each pair of likes, and what it weighs."""
+        likes = self.items[self.liked]
+        earlier, later = np.triu_indices(len(likes), 1)
+        if self.ordered:
+            close = later - earlier <= NEAR
+            earlier, later = earlier[close], later[close]
+            weights = NEARNESS[later - earlier]
+        else:
+            weights = np.full(len(earlier), max(1, round(_UNORDERED / math.sqrt(max(1, len(likes))))), np.int64)
+        a, b = likes[earlier], likes[later]
+        return np.minimum(a, b) * count + np.maximum(a, b), weights
+
+    def followed(self, count: int) -> tuple[Ints, Ints]:
+        """A key for each like after an earlier interaction, and what it weighs."""
+        steps = range(1, min(NEXT, len(self.items) - 1) + 1)
+        keys = [(self.items[:-d] * count + self.items[d:])[self.liked[d:]] for d in steps]
+        weights = [np.full(len(own), SUCCESSION[d]) for d, own in zip(steps, keys, strict=True)]
+        return (np.concatenate(keys), np.concatenate(weights)) if keys else (np.empty(0, np.int64),) * 2
+
+
+def _summed(parts: Sequence[tuple[Ints, Ints]], count: int) -> Pairs:
+    """Of a person each pair counts once, so that one part is one of the people behind each of its pairs."""
+    keys = np.concatenate([keys for keys, _ in parts]) if parts else np.empty(0, np.int64)
+    weights = np.concatenate([weights for _, weights in parts]) if parts else np.empty(0, np.int64)
+    found, sums = add_up(keys, np.stack([np.ones_like(weights), weights], axis=1))
+    first, second = np.divmod(found, max(1, count))
+    return Pairs(*map(fitting, (first, second, sums[:, 0], sums[:, 1])))
+
+
+def _is_ordered(rows: Sequence[Interaction]) -> bool:
+    # Data without times have one time for all, and their order is that of the items' ids.
+    return len({row.timestamp for row in rows}) > 1

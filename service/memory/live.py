@@ -6,40 +6,60 @@ at, so no deletion has to wait until anything is added up again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.memory.counting import Counts32, Ints, ShardCounts, add_up
+from service.memory.counting import Counts32, Ints, Pairs, ShardCounts, add_up, fitting
 
-_PEOPLE, _NEARNESS, _FOLLOWING = range(3)
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of an item beside others (C,), which are told by their catalog numbers in order."""
+    """What pairs of one item with others weigh (C,); the others are told by their catalog numbers, in order."""
 
     items: Counts32
-    people: Ints  # who liked both
-    nearness: Ints  # what their pairs weigh
-    following: Ints  # how often the other item was among the next likes after this one
+    weights: Ints
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
-    """Counts over a catalog of N items; the pairs as compressed sparse rows, each pair in both directions."""
+class PairTable:
+    """Pairs over a catalog of N items as compressed sparse rows: for each first item its second ones."""
+
+    starts: Ints  # (N + 1,)
+    columns: Counts32  # (P,)
+    values: Counts32  # (P, 2): people, weight
+
+    def row(self, item: int) -> tuple[Counts32, Ints]:
+        """The second items, and (C, 2) what is known of them."""
+        own = slice(self.starts[item], self.starts[item + 1])
+        return self.columns[own], self.values[own].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class CountTable:
+    """Counts over a catalog of N items."""
 
     likes: Ints  # (N,)
     dislikes: Ints  # (N,)
-    starts: Ints  # (N + 1,)
-    columns: Counts32  # (P,)
-    values: Counts32  # (P, 3)
+    together: PairTable  # every pair in both directions
+    followed: PairTable
 
-    def row(self, item: int) -> tuple[Counts32, Ints]:
-        own = slice(self.starts[item], self.starts[item + 1])
-        return self.columns[own], self.values[own].astype(np.int64)
+    @classmethod
+    def of(cls, shards: Sequence[ShardCounts], number: Mapping[str, int]) -> CountTable:
+        """The sum of some shards. Raises OverflowError if a sum does not fit into 32 bits."""
+        own = [np.array([number[item_id] for item_id in counts.items], np.int64) for counts in shards]
+        likes, dislikes = np.zeros(len(number), np.int64), np.zeros(len(number), np.int64)
+        for counts, numbers in zip(shards, own, strict=True):
+            likes[numbers] += counts.likes
+            dislikes[numbers] += counts.dislikes
+        both = [(counts.together, numbers) for counts, numbers in zip(shards, own, strict=True)]
+        after = [(counts.followed, numbers) for counts, numbers in zip(shards, own, strict=True)]
+        turned = [(Pairs(p.second, p.first, p.people, p.weight), numbers) for p, numbers in both]
+        return cls(likes, dislikes, _pair_table([*both, *turned], len(number)), _pair_table(after, len(number)))
 
 
 class Memory:
@@ -50,56 +70,43 @@ class Memory:
         OverflowError: a sum does not fit into 32 bits.
         """
         number = {item_id: n for n, item_id in enumerate(item_ids)}
-        self._shards = {digest: _table([counts], number) for digest, counts in shards.items()}
-        self._total = _table(list(shards.values()), number)
+        self._shards = {digest: CountTable.of([counts], number) for digest, counts in shards.items()}
+        self._total = CountTable.of(list(shards.values()), number)
 
     def without(self, masked: Collection[str] = ()) -> LiveCounts:
         """The sum over all shards but the masked ones."""
         return LiveCounts(self._total, [self._shards[digest] for digest in sorted(masked) if digest in self._shards])
 
-    def allowed(self, masked: Collection[str]) -> bool:
-        """Whether any shard may be used."""
-        return any(digest not in masked for digest in self._shards)
-
 
 class LiveCounts:
-    """The sum of what may be used."""
+    """The sum of what may be used, (N,) likes and dislikes and rows of pairs."""
 
-    def __init__(self, total: _Table, masked: Sequence[_Table]) -> None:
+    def __init__(self, total: CountTable, masked: Sequence[CountTable]) -> None:
         self._total, self._masked = total, masked
         self.likes: Ints = total.likes - sum((table.likes for table in masked), np.zeros_like(total.likes))
         self.dislikes: Ints = total.dislikes - sum((table.dislikes for table in masked), np.zeros_like(total.dislikes))
 
-    def row(self, item: int, least_people: int) -> Row:
-        """The item of this number beside all others that at least so many people liked both of."""
-        columns, values = self._total.row(item)
+    def together(self, item: int, least_people: int) -> Row:
+        """The item of this number with all others that at least so many people liked both of."""
+        return self._row(lambda table: table.together, item, least_people)
+
+    def followed(self, item: int, least_people: int) -> Row:
+        """The item of this number with all that at least so many people liked soon after it."""
+        return self._row(lambda table: table.followed, item, least_people)
+
+    def _row(self, kind: Callable[[CountTable], PairTable], item: int, least_people: int) -> Row:
+        columns, values = kind(self._total).row(item)
         for table in self._masked:
-            theirs, minus = table.row(item)
+            theirs, minus = kind(table).row(item)
             values[np.searchsorted(columns, theirs)] -= minus
-        enough = values[:, _PEOPLE] >= max(1, least_people)
-        values = values[enough]
-        return Row(columns[enough], values[:, _PEOPLE], values[:, _NEARNESS], values[:, _FOLLOWING])
+        enough = values[:, 0] >= max(1, least_people)
+        return Row(columns[enough], values[enough, 1])
 
 
-def _table(shards: Sequence[ShardCounts], number: Mapping[str, int]) -> _Table:
-    n = len(number)
-    likes, dislikes = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    keys, values = [np.empty(0, np.int64)], [np.empty((0, 3), np.int64)]
-    for counts in shards:
-        own = np.array([number[item_id] for item_id in counts.items], np.int64)
-        likes[own] += counts.likes
-        dislikes[own] += counts.dislikes
-        first, second = own[counts.first], own[counts.second]
-        keys += [first * n + second, second * n + first]
-        both = [counts.people, counts.nearness]
-        values += [np.stack([*both, next_], axis=1, dtype=np.int64) for next_ in (counts.forward, counts.backward)]
+def _pair_table(parts: Sequence[tuple[Pairs, Numbers]], count: int) -> PairTable:
+    """`parts` are pairs and the catalog numbers of their items."""
+    keys = [np.empty(0, np.int64), *(numbers[p.first] * count + numbers[p.second] for p, numbers in parts)]
+    values = [np.empty((0, 2), np.int64), *(np.stack([p.people, p.weight], axis=1, dtype=np.int64) for p, _ in parts)]
     found, sums = add_up(np.concatenate(keys), np.concatenate(values))
-    rows, columns = np.divmod(found, max(1, n))
-    starts = np.searchsorted(rows, np.arange(n + 1))
-    return _Table(likes, dislikes, starts, columns.astype(np.int32), _fitting(sums))
-
-
-def _fitting(sums: Ints) -> NDArray[np.int32]:
-    if len(sums) and sums.max() > np.iinfo(np.int32).max:
-        raise OverflowError("a sum of the memories' counts does not fit into 32 bits")
-    return sums.astype(np.int32)
+    rows, columns = np.divmod(found, max(1, count))
+    return PairTable(np.searchsorted(rows, np.arange(count + 1)), columns.astype(np.int32), fitting(sums))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
 import anyio.to_thread
 import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import UnknownItem
 from service.llm.frozen import FrozenModel
+from service.memory.live import LiveCounts
+from service.memory.retrieval import Taste, liked_next, liked_together
 from service.records import Item, Mask, Opinion
 from service.scoring.encoding import RequestEncoder
-from service.scoring.requests import EncodedRequest, Query, Ranked, Recommendation, Scored, ScoreRequest
+from service.scoring.ranking import Reasons, because, reasons, values
+from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
 RETRIEVED = 100  # candidates taken from the catalogue when a query names none
+REMEMBERED = 500  # opinions of a person that are read, the newest
+_BECAUSE = 3  # items of the history that an explanation names
 
 # Preparations at a time. They share one interpreter with scoring, so more would end none sooner; and the ledger keeps that many
 # connections open.
@@ -28,13 +35,13 @@ class Catalogue(Protocol):
 
     def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]: ...
 
+    def has_order(self, user_id: str) -> bool: ...
+
     def seen(self, user_id: str) -> frozenset[str]: ...
 
     def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]: ...
 
     def items_named(self, names: Sequence[str]) -> dict[str, Item]: ...
-
-    def generation(self) -> str | None: ...
 
     def mask(self) -> Mask: ...
 
@@ -45,6 +52,25 @@ class Queue(Protocol):
     def admit(self, timeout: float) -> None: ...
 
     async def submit(self, request: EncodedRequest, timeout: float) -> Scored: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query before it is scored, and what the counts say of it under one revision of the mask."""
+
+    request: ScoreRequest
+    encoded: EncodedRequest
+    revision: int
+    snapshot: Snapshot
+    live: LiveCounts
+    history: Mapping[int, Item]  # what the catalog knows of it, by number
+    taste: Taste
+    reasons: Reasons
+
+    @property
+    def numbers(self) -> list[int | None]:
+        """The candidates' numbers in the catalog."""
+        return [self.snapshot.item_number.get(item.item_id) for item in self.request.candidates]
 
 
 class Recommender:
@@ -69,62 +95,115 @@ class Recommender:
             Overloaded, TimedOut, NotReady, LedgerUnavailable: no answer now.
         """
         self._queue.admit(self._timeout)
-        asked, encoded = await anyio.to_thread.run_sync(self.prepare, query, limiter=self._preparing)
-        scored = await self._queue.submit(encoded, self._timeout)
-        best = sorted(range(len(scored.scores)), key=lambda number: -scored.scores[number])[: query.top_k]
-        items = tuple(
-            Ranked(asked.candidates[n].item_id or None, asked.candidates[n].title, scored.scores[n], rank)
-            for rank, n in enumerate(best, 1)
-        )
-        return Recommendation(
-            scored.generation, scored.fence, scored.degraded, items, scored.weights, scored.neighbours
-        )
+        while True:
+            prepared = await anyio.to_thread.run_sync(self.prepare, query, limiter=self._preparing)
+            scored = await self._queue.submit(prepared.encoded, self._timeout)
+            # Counts and scores are of one mask: a deletion that came between them must not leave the person in the order.
+            if scored.revision == prepared.revision:
+                return answer(query, prepared, scored)
 
-    def prepare(self, query: Query) -> tuple[ScoreRequest, EncodedRequest]:
+    def prepare(self, query: Query) -> Prepared:
         """What a query wants to have scored: in items, and in token ids. It asks the ledger, so it blocks."""
-        # What is in memory will do here: history length, catalogue and noun. The batch decides which generation scores.
-        snapshot = self._snapshots.current or self._snapshots.of(self._catalogue.generation())
-        fence = self._catalogue.mask().fence  # before the history: a deletion in between must be seen
+        # The mask before the history: a deletion in between must be seen.
+        mask, snapshot = self._snapshots.served(self._catalogue)
         named = self._catalogue.items_named(query.names) if query.names else {}
-        history = self._history(query, named, snapshot)
+        history = self._history(query, named)
+        taste = self._taste(query, history, snapshot)
+        live = snapshot.live(mask)
+        found = reasons(live, taste, snapshot.near, snapshot.config.min_people)
         if query.candidates is None:
-            candidates = self._retrieve(history, self._seen(query, history), snapshot)
+            candidates = self._retrieve(
+                history, self._seen(query, history), found, snapshot, max(RETRIEVED, query.top_k)
+            )
         else:
             candidates = _items(query.candidates, named)
-        request = ScoreRequest(history, tuple(candidates), fence)
-        return request, self._encoder.encode(request, snapshot.noun)
+        read = history[-snapshot.config.history_length :]
+        request = ScoreRequest(read, tuple(candidates), mask.fence)
+        encoded = self._encoder.encode(request, snapshot.noun)
+        return Prepared(request, encoded, mask.revision, snapshot, live, _known(history, snapshot), taste, found)
 
-    def _history(self, query: Query, named: Mapping[str, Item], snapshot: Snapshot) -> tuple[Opinion, ...]:
+    def _history(self, query: Query, named: Mapping[str, Item]) -> tuple[Opinion, ...]:
         if query.user_id is not None:
-            return self._catalogue.history(query.user_id, snapshot.config.history_length)
-        liked = (Opinion(item, True) for item in _items(query.liked, named))
-        disliked = (Opinion(item, False) for item in _items(query.disliked, named))
-        return (*liked, *disliked)
+            return self._catalogue.history(query.user_id, REMEMBERED)
+        items = _items([name for name, _ in query.opinions], named)
+        return tuple(Opinion(item, liked) for item, (_, liked) in zip(items, query.opinions, strict=True))
+
+    def _taste(self, query: Query, history: Sequence[Opinion], snapshot: Snapshot) -> Taste:
+        known = {
+            snapshot.item_number[o.item.item_id]: o.liked for o in history if o.item.item_id in snapshot.item_number
+        }
+        ordered = query.user_id is None or self._catalogue.has_order(query.user_id)
+        return Taste(tuple(known), tuple(known.values()), ordered)
 
     def _seen(self, query: Query, history: Sequence[Opinion]) -> frozenset[str]:
         if query.user_id is not None:
             return self._catalogue.seen(query.user_id)
         return frozenset(opinion.item.item_id for opinion in history)
 
-    def _retrieve(self, history: Sequence[Opinion], seen: frozenset[str], snapshot: Snapshot) -> list[Item]:
-        """Unseen items of the catalogue, nearest to the mean of what was liked (or of all that was seen)."""
-        anchors = [opinion.item for opinion in history if opinion.liked] or [opinion.item for opinion in history]
+    def _retrieve(
+        self, history: Sequence[Opinion], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
+    ) -> list[Item]:
+        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content."""
         if not snapshot.item_ids:
             raise UnknownItem("the catalogue is empty, so candidates cannot be retrieved; name them in `candidates`")
-        center = self._embed(anchors, snapshot) if anchors else snapshot.item_embeddings.mean(axis=0)
-        hidden = [snapshot.item_number[item_id] for item_id in seen if item_id in snapshot.item_number]
-        numbers = snapshot.catalogue.nearest(center[None].astype(np.float32), RETRIEVED, hidden)[0]
+        value = found.value if found.personal or not history else self._nearness(history, snapshot)
+        numbers = np.argsort(-value, kind="stable")[: count + len(seen)]
         ids = [snapshot.item_ids[number] for number in numbers]
-        items = self._catalogue.items_by_id(ids)
-        return [items[item_id] for item_id in ids if item_id in items]
+        unseen = [item_id for item_id in ids if item_id not in seen][:count]
+        items = self._catalogue.items_by_id(unseen)
+        return [items[item_id] for item_id in unseen if item_id in items]
 
-    def _embed(self, items: Sequence[Item], snapshot: Snapshot) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        known = [snapshot.item_number[item.item_id] for item in items if item.item_id in snapshot.item_number]
-        foreign = [self._frozen.encoder.item(item) for item in items if item.item_id not in snapshot.item_number]
+    def _nearness(self, history: Sequence[Opinion], snapshot: Snapshot) -> NDArray[np.float64]:
+        """(N,): how near each item is to the mean of what was liked (or of all that was seen)."""
+        anchors = [opinion.item for opinion in history if opinion.liked] or [opinion.item for opinion in history]
+        known = [snapshot.item_number[item.item_id] for item in anchors if item.item_id in snapshot.item_number]
+        foreign = [self._frozen.encoder.item(item) for item in anchors if item.item_id not in snapshot.item_number]
         rows = [snapshot.item_embeddings[known]] if known else []
         rows += [self._frozen.embed(foreign).cpu().numpy()] if foreign else []
-        center = np.concatenate(rows).mean(axis=0)
-        return np.asarray(center, dtype=np.float32)
+        return np.asarray(snapshot.item_embeddings @ np.concatenate(rows).mean(axis=0), np.float64)
+
+
+def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
+    """The scored candidates in order."""
+    scores = np.array(scored.scores, np.float64)
+    by_model = query.ranked_by is RankBy.MODEL
+    value = values(prepared.reasons, prepared.numbers, _logits(scores)) if by_model else scores
+    best = np.argsort(-value, kind="stable")[: query.top_k].tolist()
+    ranked = [_ranked(prepared.request.candidates[n], float(scores[n]), rank) for rank, n in enumerate(best, 1)]
+    items = tuple(_explained(ranked, [prepared.numbers[n] for n in best], prepared) if query.explain else ranked)
+    return Recommendation(
+        scored.generation, scored.fence, scored.degraded, items, scored.weights, scored.neighbours, query.ranked_by
+    )
+
+
+def _known(history: Sequence[Opinion], snapshot: Snapshot) -> dict[int, Item]:
+    numbers = snapshot.item_number
+    return {numbers[o.item.item_id]: o.item for o in history if o.item.item_id in numbers}
+
+
+def _ranked(item: Item, score: float, rank: int) -> Ranked:
+    return Ranked(item.item_id or None, item.title, score, rank)
+
+
+def _explained(ranked: Sequence[Ranked], numbers: Sequence[int | None], prepared: Prepared) -> list[Ranked]:
+    """With the parts of the value, and the items of the history that speak most for each."""
+    least = prepared.snapshot.config.min_people
+    found = [*liked_together(prepared.live, prepared.taste, least), *liked_next(prepared.live, prepared.taste, least)]
+    return [
+        item
+        if number is None
+        else replace(
+            item,
+            parts=prepared.reasons.parts(number),
+            because=tuple(prepared.history[source] for source in because(found, number, _BECAUSE)),
+        )
+        for item, number in zip(ranked, numbers, strict=True)
+    ]
+
+
+def _logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded = np.clip(scores, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(bounded / (1 - bounded)))
 
 
 def _items(names: Sequence[str], named: Mapping[str, Item]) -> list[Item]:

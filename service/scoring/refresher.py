@@ -9,20 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from service.errors import Damaged, LedgerUnavailable, NotReady
-from service.records import Mask
 from service.scoring.contexts import ContextCache
-from service.scoring.snapshot import Snapshots
+from service.scoring.snapshot import MaskSource, Snapshots
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
-
-
-class MaskSource(Protocol):
-    def mask(self) -> Mask: ...
 
 
 class Refresher:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from service.records import Item, Opinion
 
@@ -40,32 +42,56 @@ class Scored:
     generation: str
     fence: int
     degraded: bool  # no adapter may be used, so the frozen model answered alone
+    revision: int = 0  # of the mask
+
+
+class RankBy(StrEnum):
+    """What decides the order of an answer."""
+
+    SCORE = "score"  # P(like), as the language model and the adapters see it
+    MODEL = "model"  # counts, content and score together
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a caller asks. Either `user_id` or a history; each entry of it is an item id or a title."""
+    """What a caller asks. Either `user_id` or a history; each entry of it is an item id or a title.
+
+    `opinions` is a history, oldest first, of names and whether each was liked. `rank_by` is None for the default: by the score
+    where candidates are named, else by the whole model.
+    """
 
     user_id: str | None
-    liked: tuple[str, ...]
-    disliked: tuple[str, ...]
+    opinions: tuple[tuple[str, bool], ...]
     candidates: tuple[str, ...] | None  # None: retrieve them from the catalogue
     top_k: int
+    rank_by: RankBy | None = None
+    explain: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every item id or title in it."""
-        return (*self.liked, *self.disliked, *(self.candidates or ()))
+        return (*(name for name, _ in self.opinions), *(self.candidates or ()))
+
+    @property
+    def ranked_by(self) -> RankBy:
+        """What decides the order of the answer."""
+        return self.rank_by or (RankBy.MODEL if self.candidates is None else RankBy.SCORE)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One item of an answer. `rank` counts from 1; `item_id` is None for a title that no catalogue knows."""
+    """One item of an answer. `rank` counts from 1; `item_id` is None for a title that no catalogue knows.
+
+    Only where an explanation was asked for: the parts of the value by which the model ranked it, and the items of the
+    history that speak most for it.
+    """
 
     item_id: str | None
     title: str
     score: float
     rank: int
+    parts: Mapping[str, float] | None = None
+    because: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +104,4 @@ class Recommendation:
     items: tuple[Ranked, ...]
     weights: dict[str, float]
     neighbours: tuple[str, ...]
+    ranked_by: RankBy

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from service.errors import Damaged
 from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
@@ -20,16 +19,10 @@ from service.routing.weights import keep_largest, mean_errors, softmax_weights
 from service.scoring.contexts import ContextCache
 from service.scoring.encoding import RequestEncoder
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
-from service.scoring.snapshot import Snapshot, Snapshots
+from service.scoring.snapshot import MaskSource, Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-
-
-class MaskSource(Protocol):
-    """The ledger, as far as scoring needs it."""
-
-    def mask(self) -> Mask: ...
 
 
 class Stopwatch(Protocol):
@@ -65,7 +58,7 @@ class Scorer:
 
     def encoded(self, requests: Sequence[ScoreRequest]) -> list[EncodedRequest]:
         """The requests in token ids, for whoever asks without a recommender. Raises as `score` does."""
-        _, snapshot = self._now()
+        _, snapshot = self._snapshots.served(self._masks)
         return [self._encoder.encode(request, snapshot.noun) for request in requests]
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
@@ -75,7 +68,7 @@ class Scorer:
             LedgerUnavailable: the mask cannot be known, so nothing may be scored.
             NotReady, Damaged: there is no generation to score with.
         """
-        mask, snapshot = self._now()
+        mask, snapshot = self._snapshots.served(self._masks)
         began = perf_counter()
         prefixes = self._read(requests, mask.fence)
         near, weights = self._route(prefixes, snapshot, mask)
@@ -87,17 +80,6 @@ class Scorer:
         self._stopwatch.observe_neighbours(routed - began)
         answers = zip(_split(scores, requests), near, weights, strict=True)
         return [_scored(own, rows, w, snapshot, mask) for own, rows, w in answers]
-
-    def _now(self) -> tuple[Mask, Snapshot]:
-        mask = self._masks.mask()
-        try:
-            return mask, self._snapshots.of(mask.generation)
-        except Damaged:
-            # The worker may have erased that generation while it was being read, having published a newer one.
-            newer = self._masks.mask()
-            if newer.generation == mask.generation:
-                raise
-            return newer, self._snapshots.of(newer.generation)
 
     def _read(self, requests: Sequence[EncodedRequest], fence: int) -> list[Prefix]:
         """What the frozen model makes of each request's context: remembered, or read now."""
@@ -173,4 +155,5 @@ def _scored(scores: tuple[float, ...], near: Indices, weights: Floats, snapshot:
         generation=snapshot.generation,
         fence=mask.fence,
         degraded=not snapshot.allowed(mask.adapters).any(),
+        revision=mask.revision,
     )

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,22 @@ from service.build.rows import load_array
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.records import BuildConfig
+from service.memory.artifact import load_memory
+from service.memory.counting import Ints
+from service.memory.live import LiveCounts, Memory
+from service.records import BuildConfig, Mask
 from service.routing.neighbours import Neighbours
 
 Floats = NDArray[np.float32]
+
+THIN_LIKES = 20  # with fewer, an item is looked for by its content too
+_NEAR = 20  # items
+
+
+class MaskSource(Protocol):
+    """The ledger, as far as scoring needs it."""
+
+    def mask(self) -> Mask: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class Snapshot:
     item_number: dict[str, int]
     item_embeddings: Floats  # (N, H)
     catalogue: Neighbours  # over the N items
+    memory: Memory  # over the N items
+    near: NDArray[np.int64]  # (N, k): items nearest in content, of those that few have liked; else -1
 
     def allowed(self, masked: Collection[str]) -> NDArray[np.bool_]:
         """(K,), True for the adapters that no mask forbids."""
@@ -48,6 +62,10 @@ class Snapshot:
     def hidden_rows(self, masked: Collection[str]) -> list[int]:
         """The numbers of the masked validation rows."""
         return [self.row_number[key] for key in masked if key in self.row_number]
+
+    def live(self, mask: Mask) -> LiveCounts:
+        """The counts that the mask allows."""
+        return self.memory.without(mask.memories)
 
 
 def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures) -> Snapshot:
@@ -64,11 +82,15 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
         stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
+        # A generation that an older version made has no memories; the worker will make it anew.
+        digests = [memory["digest"] for memory in stored.manifest.get("memories", [])]
+        counts = {digest: load_memory(store.memories.path(digest)) for digest in digests}
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
     row_keys = tuple(json.loads(files["rows.json"]))
     item_ids = tuple(json.loads(files["items.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
+    catalogue, memory = Neighbours(item_embeddings), Memory(item_ids, counts)
     return Snapshot(
         generation=generation,
         manifest=stored.manifest,
@@ -83,8 +105,22 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         item_ids=item_ids,
         item_number={item_id: number for number, item_id in enumerate(item_ids)},
         item_embeddings=item_embeddings,
-        catalogue=Neighbours(item_embeddings),
+        catalogue=catalogue,
+        memory=memory,
+        near=_near_in_content(catalogue, item_embeddings, memory.without().likes),
     )
+
+
+def _near_in_content(catalogue: Neighbours, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:
+    """Only of items that few have liked, as nobody else's are looked at: at 10^5 items all of them would take a minute."""
+    near = np.full((len(likes), min(_NEAR, max(0, len(likes) - 1))), -1, np.int64)
+    thin = np.flatnonzero(likes < THIN_LIKES)
+    if len(thin) and near.shape[1]:
+        found = catalogue.nearest(embeddings[thin], near.shape[1] + 1)
+        near[thin] = [
+            [other for other in row if other != own][: near.shape[1]] for own, row in zip(thin, found, strict=True)
+        ]
+    return near
 
 
 class Mixtures:
@@ -114,6 +150,18 @@ class Snapshots:
     def current(self) -> Snapshot | None:
         """The newest snapshot, without waiting."""
         return self._current
+
+    def served(self, masks: MaskSource) -> tuple[Mask, Snapshot]:
+        """The mask as it is now, and the snapshot of the generation that it names. Raises as `of` does."""
+        mask = masks.mask()
+        try:
+            return mask, self.of(mask.generation)
+        except Damaged:
+            # The worker may have erased that generation while it was being read, having published a newer one.
+            newer = masks.mask()
+            if newer.generation == mask.generation:
+                raise
+            return newer, self.of(newer.generation)
 
     def of(self, generation: str | None) -> Snapshot:
         """The snapshot of the generation that the ledger calls published.

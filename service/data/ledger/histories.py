@@ -37,6 +37,14 @@ def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[O
     return tuple(Opinion(item_of(row), row.liked) for row in reversed(rows))
 
 
+def read_has_order(connection: sa.Connection, user_id: str) -> bool:
+    """Whether the user's interactions came at more than one time: otherwise nothing says which was first."""
+    c = tables.interactions.c
+    times = sa.select(sa.func.min(c.timestamp), sa.func.max(c.timestamp)).where(c.user_id == storable(user_id))
+    first, last = connection.execute(times).one()
+    return bool(first != last)
+
+
 def read_seen(connection: sa.Connection, user_id: str) -> frozenset[str]:
     """Ids of the user's items; of an unknown user none."""
     c = tables.interactions.c

@@ -107,6 +107,11 @@ class Ledger:
         with self._database.reading() as connection:
             return histories.read_history(connection, user_id, limit)
 
+    def has_order(self, user_id: str) -> bool:
+        """Whether it is known in which order the user's interactions came: not all of them have one time."""
+        with self._database.reading() as connection:
+            return histories.read_has_order(connection, user_id)
+
     def seen(self, user_id: str) -> frozenset[str]:
         """Ids of the items that the user has interacted with; empty for an unknown user."""
         with self._database.reading() as connection:

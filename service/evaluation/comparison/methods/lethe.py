@@ -20,8 +20,8 @@ from service.evaluation.comparison.laboratory import Finding, Forgotten, Removal
 from service.evaluation.scoring import Unmasked, Untimed, score_samples
 from service.llm.mixture import load_adapter
 from service.records import Mask, Sample
-from service.scoring.scorer import MaskSource, Scorer
-from service.scoring.snapshot import Snapshots
+from service.scoring.scorer import Scorer
+from service.scoring.snapshot import MaskSource, Snapshots
 
 MAX_SHARD_SIZE = 450  # gives three or four shards of 1,024 samples
 

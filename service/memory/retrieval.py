@@ -1,0 +1,84 @@
+"""A history and the live counts -> how much speaks for every item of the catalog. Work grows with the history, not the catalog.
+
+    s(i) = Σ_j d^age(j) · w_ji · (n_j + 5)^-0.6 · (n_i + 5)^-0.6
+
+over the items j of the history: w are the weighted pairs (liked together, or liked soon after), n the numbers of likes (of the
+earlier item of a succession, of opinions), and d^age lets older items say less. An item-based neighborhood model (Sarwar et al.
+2001) whose pairs are weighted by their distance in people's sequences. docs/quality.md says how the constants were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.memory.counting import Counts32, Ints
+from service.memory.live import LiveCounts, Row
+
+Doubles = NDArray[np.float64]
+
+READ = 100  # items of a history that are looked at, the newest
+SUCCESSION_WEIGHT = 0.5  # of what came next, beside what was liked together
+_SMOOTHING = 5.0
+_EXPONENT = -0.6
+_FADING = 0.8  # d: what an item says, beside the next newer one
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """A person's history as catalog numbers, oldest first. Without an order all items of it say as much."""
+
+    items: tuple[int, ...]
+    liked: tuple[bool, ...]
+    ordered: bool = True
+
+    @property
+    def likes(self) -> list[int]:
+        """The liked items."""
+        return [item for item, liked in zip(self.items, self.liked, strict=True) if liked]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one item of the history says (C,) of some items, told by their catalog numbers in order."""
+
+    source: int
+    items: Counts32
+    amounts: Doubles
+
+
+def liked_together(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
+    """What each of the newest likes says by what people liked together, the newest first."""
+    discount = _discount(live.likes)
+    newest = taste.likes[-READ:][::-1]
+    fading = _FADING if taste.ordered else 1.0
+    for age, source in enumerate(newest):
+        yield _evidence(source, live.together(source, least_people), discount, fading**age * discount[source])
+
+
+def liked_next(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
+    """What each of the newest items says by what people liked soon after it, the newest first."""
+    if not taste.ordered:
+        return
+    discount, met = _discount(live.likes), _discount(live.likes + live.dislikes)
+    for age, source in enumerate(taste.items[-READ:][::-1]):
+        yield _evidence(source, live.followed(source, least_people), discount, _FADING**age * met[source])
+
+
+def added(found: Iterable[Evidence], items: int) -> Doubles:
+    """The sum of all evidence for each of `items` items, (N,)."""
+    total = np.zeros(items)
+    for one in found:
+        total[one.items] += one.amounts
+    return total
+
+
+def _evidence(source: int, row: Row, discount: Doubles, factor: float) -> Evidence:
+    return Evidence(source, row.items, np.asarray(row.weights * discount[row.items] * factor, np.float64))
+
+
+def _discount(counts: Ints) -> Doubles:
+    return np.asarray((counts + _SMOOTHING) ** _EXPONENT, np.float64)

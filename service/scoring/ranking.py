@@ -1,0 +1,102 @@
+"""The order of an answer: what the counts, the content and the language model say of each item, weighed by evidence.
+
+The counts know who likes what together and what comes next, and are blind where nobody has rated yet. There the items nearest
+in content speak for an item, and the language model, which has read its title. Both fade as likes of the item come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.memory.live import LiveCounts
+from service.memory.retrieval import SUCCESSION_WEIGHT, Evidence, Taste, added, liked_next, liked_together
+
+Doubles = NDArray[np.float64]
+
+_POPULAR = 0.5
+_THIN = 1.0  # likes at which an item's own counts and those of its neighbors in content weigh the same
+_MODEL = 0.1  # what a standard deviation of the language model's logit weighs for an item that nobody has liked
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """What speaks for every item of a catalog (N,) beside the language model; each part is at most about 1."""
+
+    together: Doubles
+    followed: Doubles
+    popular: Doubles
+    content: Doubles
+    thinness: Doubles  # 1 for an item that nobody has liked, towards 0 for one that many have
+
+    @property
+    def value(self) -> Doubles:
+        """(N,): the sum of the parts."""
+        return self.together + self.followed + self.popular + self.content
+
+    @property
+    def personal(self) -> bool:
+        """Whether anything is known that depends on the history."""
+        return bool(self.together.any() or self.followed.any())
+
+    def parts(self, number: int) -> dict[str, float]:
+        """The parts of one item's value, by their names."""
+        named = {"together": self.together, "next": self.followed, "popular": self.popular, "content": self.content}
+        return {name: float(part[number]) for name, part in named.items()}
+
+
+def reasons(live: LiveCounts, taste: Taste, near: NDArray[np.int64], least_people: int) -> Reasons:
+    """Of every item of the catalog.
+
+    `near` (N, k) are the nearest items in content, nearest first; -1 where there is none.
+    """
+    items = len(live.likes)
+    unseen = np.ones(items, np.bool_)
+    unseen[list(taste.items)] = False
+    together = _scaled(added(liked_together(live, taste, least_people), items), unseen)
+    followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste, least_people), items), unseen)
+    thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
+    popular = _POPULAR * _scaled(np.log1p(live.likes), unseen)
+    content = _mean_of(together + followed, near) * thinness
+    return Reasons(together, followed, popular, content, thinness)
+
+
+def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) -> Doubles:
+    """(C,): the order's value of candidates by their catalog numbers; None for a title that no catalog knows."""
+    spread = float(logits.std()) or 1.0
+    opinion = np.asarray(_MODEL * (logits - logits.mean()) / spread, np.float64)
+    known = np.array([number is not None for number in candidates], np.bool_)
+    numbers = np.array([number or 0 for number in candidates], np.int64)
+    if not known.any():
+        return opinion
+    value = np.where(known, found.value[numbers], 0.0)
+    return np.asarray(value + opinion * np.where(known, found.thinness[numbers], 1.0), np.float64)
+
+
+def because(found: Iterable[Evidence], item: int, most: int) -> list[int]:
+    """The items of the history that speak most for an item, the strongest first; others are not named."""
+    said: dict[int, float] = {}
+    for one in found:
+        said[one.source] = said.get(one.source, 0.0) + _amount(one, item)
+    return [source for source in sorted(said, key=lambda source: -said[source])[:most] if said[source] > 0]
+
+
+def _amount(one: Evidence, item: int) -> float:
+    place = int(np.searchsorted(one.items, item))
+    return float(one.amounts[place]) if place < len(one.items) and one.items[place] == item else 0.0
+
+
+def _scaled(amounts: Doubles, unseen: NDArray[np.bool_]) -> Doubles:
+    """The amounts of unseen items, as shares of the largest; 0 for all others."""
+    hidden = np.where(unseen, amounts, 0.0)
+    largest = hidden.max(initial=0.0)
+    return np.asarray(hidden / largest if largest > 0 else hidden, np.float64)
+
+
+def _mean_of(amounts: Doubles, near: NDArray[np.int64]) -> Doubles:
+    if not near.shape[1]:
+        return np.zeros(len(amounts))
+    return np.asarray(np.where(near >= 0, amounts[near], 0.0).mean(axis=1), np.float64)
