@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from service.records import Interaction
 
 FORMAT = "lethe-memory-1"
-NEWEST = 500  # interactions of a person that count, so that nobody weighs without bound
+NEWEST = 300  # interactions of a person that count, so that nobody weighs without bound
 NEAR = 200  # likes between which two likes of a person make a pair
 NEXT = 30  # interactions within which a like comes after an earlier interaction
 _UNORDERED = 64  # divided by √likes: what each pair of likes weighs of whom no order is known

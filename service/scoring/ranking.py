@@ -17,7 +17,10 @@ from service.memory.retrieval import SUCCESSION_WEIGHT, Evidence, Taste, added, 
 
 Doubles = NDArray[np.float64]
 
-_POPULAR = 0.5
+_POPULAR = (
+    2.0,
+    3.0,
+)  # popularity weighs a / (b + items of the history), so that it speaks for whom nothing else is known
 _THIN = 1.0  # likes at which an item's own counts and those of its neighbors in content weigh the same
 _MODEL = 0.1  # what a standard deviation of the language model's logit weighs for an item that nobody has liked
 
@@ -59,13 +62,16 @@ def reasons(live: LiveCounts, taste: Taste, near: NDArray[np.int64], least_peopl
     together = _scaled(added(liked_together(live, taste, least_people), items), unseen)
     followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste, least_people), items), unseen)
     thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
-    popular = _POPULAR * _scaled(np.log1p(live.likes), unseen)
+    weight, fading = _POPULAR
+    popular = weight / (fading + len(taste.items)) * _scaled(np.log1p(live.likes), unseen)
     content = _mean_of(together + followed, near) * thinness
     return Reasons(together, followed, popular, content, thinness)
 
 
 def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) -> Doubles:
     """(C,): the order's value of candidates by their catalog numbers; None for a title that no catalog knows."""
+    if not len(logits):
+        return logits
     spread = float(logits.std()) or 1.0
     opinion = np.asarray(_MODEL * (logits - logits.mean()) / spread, np.float64)
     known = np.array([number is not None for number in candidates], np.bool_)

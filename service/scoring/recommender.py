@@ -22,7 +22,7 @@ from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Reco
 from service.scoring.snapshot import Snapshot, Snapshots
 
 RETRIEVED = 100  # candidates taken from the catalogue when a query names none
-REMEMBERED = 500  # opinions of a person that are read, the newest
+REMEMBERED = 300  # opinions of a person that are read, the newest
 _BECAUSE = 3  # items of the history that an explanation names
 
 # Preparations at a time. They share one interpreter with scoring, so more would end none sooner; and the ledger keeps that many

@@ -70,8 +70,11 @@ class Home:
         built = self.builder.build(config)
         self.store.publish(built.generation)
         self.store.erase_except(self.adapters(built.generation), built.memories, [built.generation])
-        assert self.ledger.publish(built.published, built.shards, built.rows)
+        assert self.ledger.publish(built.published, built.shards, built.rows, built.memories)
         return built
+
+    def manifest(self):
+        return self.store.generation(self.store.active()).manifest
 
     def adapters(self, generation):
         return [adapter["digest"] for adapter in self.store.generation(generation).manifest["adapters"]]
@@ -140,10 +143,14 @@ def test_the_number_of_processes_does_not_matter(home, clean_home):
     assert other.files() == home.files()
 
 
-def test_a_person_with_a_single_interaction_has_no_sample_and_changes_nothing(home, clean_home):
+def test_a_person_with_a_single_interaction_has_no_sample_and_is_counted_all_the_same(home, clean_home):
     newcomer = Interaction("newcomer", ITEMS[0].item_id, True, 5)
     other = clean_home([*INTERACTIONS, newcomer])
-    assert other.build().generation == home.store.active()
+    built = other.build()
+    assert built.trained
+    assert set(built.shards) == set(home.store.adapters.digests())
+    counted = [sum(memory["interactions"] for memory in h.manifest()["memories"]) for h in (home, other)]
+    assert counted[1] == counted[0] + 1
 
 
 # Forgetting is a clean build without the person

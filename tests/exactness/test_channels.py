@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from adapters_store import Store
 from service.build.build import Builder
 from service.build.corpus import corpus_of
+from service.build.memories import memory_place
 from service.build.rehearsal import RehearsalLedger
 from service.build.rows import load_array
 from service.data.ledger import Ledger, Reading
@@ -255,23 +256,46 @@ class Closed:
         raise NotImplementedError
 
 
-def retrieved(home: Home, frozen: FrozenModel, query: Query) -> list[str]:
-    asked, _ = Recommender(home.ledger, Snapshots(home.store, frozen), frozen, Closed(), 5.0).prepare(query)
-    return [item.item_id for item in asked.candidates]
+def retrieved(home: Home, frozen: FrozenModel, query: Query) -> tuple[list[str], bytes]:
+    prepared = Recommender(home.ledger, Snapshots(home.store, frozen), frozen, Closed(), 5.0).prepare(query)
+    return [item.item_id for item in prepared.request.candidates], prepared.reasons.value.tobytes()
 
 
-def test_candidates_do_not_depend_on_what_others_liked(
-    everybody: Home, home_of: HomeOf, smallest_model: ModelSpec
-) -> None:
+QUERIES = (
+    Query(user_id=USERS[0], opinions=(), candidates=None, top_k=3),
+    Query(user_id=None, opinions=((ITEMS[2].item_id, True), (ITEMS[5].item_id, False)), candidates=None, top_k=3),
+    Query(user_id=None, opinions=(), candidates=None, top_k=3),
+)
+
+
+def test_retrieval_counts_nobody_who_is_gone(everybody: Home, home_of: HomeOf, smallest_model: ModelSpec) -> None:
     frozen = FrozenModel.load(smallest_model)
-    nobody_else = home_of(only(USERS[0]))
-    for query in (
-        Query(user_id=USERS[0], liked=(), disliked=(), candidates=None, top_k=3),
-        Query(user_id=None, liked=(ITEMS[2].item_id,), disliked=(), candidates=None, top_k=3),
-    ):
-        found = retrieved(everybody, frozen, query)
-        assert len(found) >= 1
-        assert retrieved(nobody_else, frozen, query) == found
+    before = [retrieved(everybody, frozen, query) for query in QUERIES]
+    everybody.forget(USERS[1])
+    # At once, before anything is counted again: as if the whole memory had never been there.
+    memory = everybody.ledger.mask().memories
+    [gone] = [set(users) for users in memories_of(everybody).values() if USERS[1] in users]
+    assert len(memory) == 1
+    masked = [retrieved(everybody, frozen, query) for query in QUERIES]
+    others = home_of([row for row in ROWS if row.user_id not in gone])
+    assert masked[1:] == [retrieved(others, frozen, query) for query in QUERIES[1:]] != before[1:]
+    everybody.settle()
+    clean = home_of(without(USERS[1]))
+    assert [retrieved(everybody, frozen, query) for query in QUERIES] == [
+        retrieved(clean, frozen, query) for query in QUERIES
+    ]
+
+
+def memories_of(home: Home) -> dict[str, list[str]]:
+    """Digest -> whom it counts, as the ledger recorded before the deletion; by their rows, if they are gone by now."""
+    found: dict[str, list[str]] = {}
+    for user in USERS:
+        rows = only(user)
+        name = memory_place(user, rows, CONFIG).path
+        for memory in home.manifest()["memories"]:
+            if name.startswith(memory["shard"]):
+                found.setdefault(memory["digest"], []).append(user)
+    return found
 
 
 class NoStopwatch:

@@ -13,6 +13,8 @@ from adapters_store import Store, canonical_json, digest_of
 from service.build.rows import array_bytes
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
+from service.memory.artifact import memory_files
+from service.memory.counting import count_people
 from service.records import BuildConfig, Item, Mask
 from service.scoring.snapshot import Snapshots
 
@@ -42,8 +44,11 @@ class World:
 
     # The builder's side
 
-    def publish(self, seed=0, adapters=3, rows=10, frozen=None, **changed):
-        """Make a generation of random adapters and rows and publish it; returns the digests of its adapters."""
+    def publish(self, seed=0, adapters=3, rows=10, frozen=None, people=(), **changed):
+        """Make a generation of random adapters and rows and publish it; returns the digests of its adapters.
+
+        `people` are lists of interactions; each person has a memory of their own.
+        """
         random = np.random.default_rng(seed)
         config = replace(CONFIG, **changed)
         digests = [self._store_adapter(config, 100 * seed + number) for number in range(adapters)]
@@ -53,6 +58,7 @@ class World:
         self.config, self.digests = config, digests
         manifest = {
             "adapters": [{"digest": digest, "shard": digest[:4], "samples": 7} for digest in digests],
+            "memories": [{"digest": self._store_memory(own)} for own in people],
             "frozen": frozen or {"digest": self.frozen.encoder.digest, "dtype": "float32"},
             "noun": NOUN,
             "config": asdict(config),
@@ -72,6 +78,13 @@ class World:
 
     def adapter(self, digest):
         return safetensors.torch.load_file(self.store.adapters.path(digest) / "adapter_model.safetensors")
+
+    def _store_memory(self, interactions):
+        digest = digest_of(["memory", *(f"{row.user_id} {row.item_id} {row.liked}" for row in interactions)])
+        with self.store.memories.new(digest) as folder:
+            for name, content in memory_files(count_people([interactions])).items():
+                (folder / name).write_bytes(content)
+        return digest
 
     def _store_adapter(self, config, seed):
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)

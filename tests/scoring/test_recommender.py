@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 
 from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
-from service.records import Item, Opinion
+from service.memory.artifact import load_memory
+from service.memory.live import Memory
+from service.records import Interaction, Item, Opinion
 from service.scoring import recommender
+from service.scoring.ranking import reasons
 from service.scoring.recommender import Recommender
-from service.scoring.requests import Query, Ranked, Scored
+from service.scoring.requests import Query, RankBy, Ranked, Scored
 
-ASKED = Query(user_id=None, liked=(), disliked=(), candidates=None, top_k=5)
+ASKED = Query(user_id=None, opinions=(), candidates=None, top_k=5)
 MINE = replace(ASKED, user_id="someone")
 TIMEOUT = 2.5
+# Five people like items 8 and 9 after item 2, and then all sorts of things.
+PEOPLE = [
+    [Interaction(f"u{n}", item, True, time) for time, item in enumerate(("2", "8", "9", str(3 + n % 4))) if n or time]
+    for n in range(5)
+]
 
 
 class FakeCatalogue:
@@ -30,6 +38,9 @@ class FakeCatalogue:
             raise UnknownUser("nothing is held of this user")
         return tuple(self.opinions[-limit:])
 
+    def has_order(self, user_id):
+        return True
+
     def seen(self, user_id):
         return frozenset(opinion.item.item_id for opinion in self.opinions)
 
@@ -40,9 +51,6 @@ class FakeCatalogue:
         by_title = {item.title: item for item in self.items.values() if item.title in names}
         return by_title | self.items_by_id(names)
 
-    def generation(self):
-        return self._world.current.generation
-
     def mask(self):
         return self._world.current
 
@@ -50,8 +58,9 @@ class FakeCatalogue:
 class FakeQueue:
     """Scores a candidate by the tokens of its question; or raises what it was told to, at once or when it is asked to score."""
 
-    def __init__(self):
+    def __init__(self, revisions):
         self.requests, self.timeouts = [], []
+        self.revisions = revisions
         self.refusal = self.full = None
 
     def admit(self, timeout):
@@ -64,13 +73,13 @@ class FakeQueue:
         self.requests.append(request)
         self.timeouts.append(timeout)
         scores = tuple(len(question) / 100 for question in request.questions)
-        return Scored(scores, {"d": 1.0}, ("row",), "generation", 7, degraded=True)
+        return Scored(scores, {"d": 1.0}, ("row",), "generation", 7, True, self.revisions())
 
 
 class Desk:
     def __init__(self, world):
         self.world = world
-        self.catalogue, self.queue = FakeCatalogue(world), FakeQueue()
+        self.catalogue, self.queue = FakeCatalogue(world), FakeQueue(lambda: world.current.revision)
         self._recommender = Recommender(self.catalogue, world.snapshots, world.frozen, self.queue, TIMEOUT)
 
     def ask(self, query):
@@ -78,7 +87,8 @@ class Desk:
 
     def asked(self, query):
         """What is to be scored for a query. It is what the queue gets, in token ids."""
-        request, encoded = self._recommender.prepare(query)
+        prepared = self.prepared(query)
+        request, encoded = prepared.request, prepared.encoded
         self.ask(query)
         encoder = self.world.frozen.encoder
         assert self.queue.requests[-1] == encoded
@@ -87,6 +97,10 @@ class Desk:
             encoder.question(item, self.world.noun) for item in request.candidates
         ]
         return request
+
+    def prepared(self, query):
+        """The query before it is scored."""
+        return self._recommender.prepare(query)
 
 
 @pytest.fixture
@@ -116,9 +130,8 @@ class DeletedMeanwhile(FakeCatalogue):
 def test_a_request_knows_the_fence_from_before_its_history_was_read(world):
     world.publish()
     world.change(fence=3)
-    desk = Recommender(DeletedMeanwhile(world), world.snapshots, world.frozen, FakeQueue(), TIMEOUT)
-    _, encoded = desk.prepare(MINE)
-    assert (encoded.fence, world.current.fence) == (3, 4)
+    desk = Recommender(DeletedMeanwhile(world), world.snapshots, world.frozen, FakeQueue(int), TIMEOUT)
+    assert (desk.prepare(MINE).encoded.fence, world.current.fence) == (3, 4)
 
 
 def test_a_user_is_scored_with_their_own_history_on_items_they_have_not_seen(desk):
@@ -135,25 +148,26 @@ def test_the_history_is_no_longer_than_the_generation_was_built_with(world):
     assert not {item.item_id for item in request.candidates} & {"0", "1", "2", "3"}
 
 
-def test_candidates_are_retrieved_nearest_to_what_was_liked(desk):
+def test_where_nobody_is_counted_candidates_are_nearest_to_what_was_liked(desk):
     request = desk.asked(MINE)
     found = [item.item_id for item in request.candidates]
     assert found == _nearest(desk.world, [0, 2], {"0", "1", "2", "3"})
 
 
 def test_who_liked_nothing_gets_what_is_near_to_what_they_saw(desk):
-    request = desk.asked(replace(ASKED, disliked=("5", "6")))
+    request = desk.asked(replace(ASKED, opinions=(("5", False), ("6", False))))
     assert [item.item_id for item in request.candidates] == _nearest(desk.world, [5, 6], {"5", "6"})
 
 
-def test_who_says_nothing_gets_the_middle_of_the_catalogue(desk):
-    request = desk.asked(ASKED)
+def test_who_says_nothing_gets_what_most_people_like(world):
+    world.publish(people=PEOPLE)
+    request = Desk(world).asked(ASKED)
     assert request.history == ()
-    assert [item.item_id for item in request.candidates] == _nearest(desk.world, list(range(12)), set())
+    assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
 
 
 def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk):
-    request = desk.asked(replace(ASKED, liked=("Unheard of (2031)", "7")))
+    request = desk.asked(replace(ASKED, opinions=(("Unheard of (2031)", True), ("7", True))))
     assert request.history == (Opinion(Item("", "Unheard of (2031)"), True), Opinion(desk.catalogue.items["7"], True))
     assert len(request.candidates) == 11
 
@@ -181,19 +195,96 @@ def test_named_candidates_are_scored_as_named_even_when_seen(desk):
 
 def test_an_id_is_taken_before_a_title(desk):
     desk.catalogue.items["100"] = Item("100", "8")
-    request = desk.asked(replace(ASKED, liked=("8",), candidates=("8",)))
+    request = desk.asked(replace(ASKED, opinions=(("8", True),), candidates=("8",)))
     assert request.candidates == (desk.catalogue.items["8"],)
     assert request.history == (Opinion(desk.catalogue.items["8"], True),)
 
 
-def test_liked_comes_before_disliked_and_each_keeps_its_order(desk):
-    request = desk.asked(replace(ASKED, liked=("4", "1"), disliked=("Film 0", "Unheard of")))
+def test_a_history_keeps_its_order(desk):
+    request = desk.asked(replace(ASKED, opinions=(("4", True), ("Film 0", False), ("1", True), ("Unheard of", False))))
     assert [(o.item.title, o.liked) for o in request.history] == [
         ("Film 4", True),
-        ("Film 1", True),
         ("Film 0", False),
+        ("Film 1", True),
         ("Unheard of", False),
     ]
+
+
+# What people like together
+
+
+def test_what_people_like_together_is_found_and_ranked_first(world):
+    world.publish(people=PEOPLE)
+    answer = Desk(world).ask(replace(ASKED, opinions=(("2", True),)))
+    assert [item.item_id for item in answer.items][:2] == ["8", "9"]
+    assert answer.ranked_by is RankBy.MODEL
+
+
+def test_a_masked_memory_counts_for_nothing(world):
+    world.publish(people=PEOPLE)
+    desk = Desk(world)
+    everybody = desk.prepared(MINE).reasons
+    digests = world.store.memories.digests()
+    world.change(memories=frozenset(digests[:1]))
+    left = Memory(
+        [item.item_id for item in world.items], {d: load_memory(world.store.memories.path(d)) for d in digests[1:]}
+    )
+    prepared = desk.prepared(MINE)
+    clean = reasons(left.without(), prepared.taste, prepared.snapshot.near, world.config.min_people)
+    assert prepared.reasons.value.tobytes() == clean.value.tobytes() != everybody.value.tobytes()
+    world.change(memories=frozenset(digests))
+    assert not desk.prepared(MINE).reasons.value.any()
+
+
+class ForgottenMeanwhile(FakeQueue):
+    """A deletion comes while the first request waits to be scored."""
+
+    def __init__(self, world):
+        super().__init__(lambda: world.current.revision)
+        self._world = world
+
+    async def submit(self, request, timeout):
+        if not self.requests:
+            self._world.change(memories=frozenset(self._world.store.memories.digests()))
+        return await super().submit(request, timeout)
+
+
+def test_a_deletion_between_retrieval_and_scores_leaves_nobody_in_the_order(world):
+    world.publish(people=PEOPLE)
+    queue = ForgottenMeanwhile(world)
+    asked = Recommender(FakeCatalogue(world), world.snapshots, world.frozen, queue, TIMEOUT)
+    query = replace(ASKED, opinions=(("2", True),), explain=True)
+    answer = asyncio.run(asked.recommend(query))
+    assert len(queue.requests) == 2
+    assert not any(item.because for item in answer.items)
+    assert {value for item in answer.items for value in item.parts.values()} == {0.0}
+
+
+def test_an_explanation_names_what_the_person_liked_and_the_parts_add_up(world):
+    world.publish(people=PEOPLE)
+    desk = Desk(world)
+    query = replace(ASKED, opinions=(("0", False), ("2", True)), explain=True)
+    first = desk.ask(query).items[0]
+    assert [item.item_id for item in first.because] == ["2"]
+    assert sum(first.parts.values()) == pytest.approx(desk.prepared(query).reasons.value[8])
+    assert desk.ask(replace(query, explain=False)).items[0].parts is None
+
+
+def test_named_candidates_may_be_ranked_by_the_whole_model(world):
+    world.publish(people=PEOPLE)
+    desk = Desk(world)
+    query = replace(ASKED, opinions=(("2", True),), candidates=("8", "Unheard of, with a long title", "9"))
+    assert next(item.item_id for item in desk.ask(query).items) is None
+    by_model = desk.ask(replace(query, rank_by=RankBy.MODEL))
+    assert [item.item_id for item in by_model.items] == ["8", "9", None]
+    assert desk.ask(replace(query, candidates=None, rank_by=RankBy.SCORE)).ranked_by is RankBy.SCORE
+
+
+def test_as_many_are_retrieved_as_are_wanted(world):
+    world.items = tuple(Item(str(number), f"Film {number}") for number in range(recommender.RETRIEVED + 40))
+    world.publish()
+    wanted = recommender.RETRIEVED + 30
+    assert len(Desk(world).ask(replace(ASKED, top_k=wanted)).items) == wanted
 
 
 # What is answered

@@ -17,7 +17,12 @@ from service.scoring.scorer import Scorer
 PATIENCE = 60.0
 TITLES = ("Film 3", "Film 7", "Heat (1995)", "A film whose title is much longer than those of all the others")
 QUERIES = [
-    Query(None, liked=TITLES[:number], disliked=TITLES[4 - number :], candidates=TITLES[number % 3 :], top_k=4)
+    Query(
+        None,
+        opinions=(*((t, True) for t in TITLES[:number]), *((t, False) for t in TITLES[4 - number :])),
+        candidates=TITLES[number % 3 :],
+        top_k=4,
+    )
     for number in (0, 1, 2, 3, 4, 2)
 ]
 
@@ -25,7 +30,6 @@ QUERIES = [
 class Catalogue:
     def __init__(self, world):
         self._items = {name: item for item in world.items for name in (item.item_id, item.title)}
-        self.generation = lambda: world.current.generation
         self.mask = world.mask
 
     def items_named(self, names):
@@ -61,7 +65,7 @@ def _alone(world, scorer, query):
     """Title -> score, of one candidate at a time and without anything on the way."""
     catalogue = Catalogue(world).items_named(TITLES)
     items = {title: catalogue.get(title) or Item("", title) for title in TITLES}
-    history = (*(Opinion(items[t], True) for t in query.liked), *(Opinion(items[t], False) for t in query.disliked))
+    history = tuple(Opinion(items[title], liked) for title, liked in query.opinions)
     encoder = world.frozen.encoder
     found = {}
     for title in query.candidates:
