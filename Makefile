@@ -3,13 +3,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-slow torture history check format clean
+.PHONY: serve test test-kernels test-slow torture history check format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
 
 test: $(VENV)/.installed-dev ## set up and run the tests
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# The plainest kernels that each library has round otherwise, as another processor does: no test may depend on which there are.
+KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=1
+test-kernels: $(VENV)/.installed-dev ## those tests again that compare what a model computes
+	$(KERNELS) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/llm tests/routing tests/scoring \
+		tests/build/test_training.py tests/build/test_validation.py
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,32 @@ from service.records import BuildConfig
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
 _DEFAULTS = BuildConfig()
+
+# Of torch, oneDNN (once DNNL), MKL, FBGEMM, OpenBLAS, NumPy and cuBLAS. How many threads they take is not among them: a task
+# of a build has one.
+_CHOOSE_KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_CPU_ISA_HINTS",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "FBGEMM_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_VML_DEBUG_CPU_TYPE",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_LINEAR_FLATTEN_3D",
+    "TORCH_MKLDNN_MATMUL_MIN_DIM",
+    "TORCH_MKLDNN_MATMUL_MIN_SIZE",
+)
 
 
 class Settings(BaseSettings):
@@ -132,6 +159,11 @@ class Settings(BaseSettings):
 
     def cores(self) -> int:
         return len(os.sched_getaffinity(0))
+
+
+def kernel_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those that are set and say which kernels the numeric libraries choose: not settings of ours, but bits depend on them."""
+    return {name: value for name in _CHOOSE_KERNELS if (value := variables.get(name))}
 
 
 def load_settings(**given: object) -> Settings:

@@ -37,6 +37,7 @@ from service.records import BuildConfig
 
 _IMPORTED_AT_ONCE = 10_000  # people
 _SECRET = b"the secret of a simulation"
+_ENVIRONMENT = {"computed": "nothing"}  # what is made up depends on no library
 _GIB = 2**30
 _PLANNING = ("save_places", "record_exposures")
 
@@ -83,7 +84,7 @@ class Installation:
         self._first = False
         signer = ReceiptSigner.open(folder / "receipts.pem")
         self._intake = Intake(self.ledger, signer, TombstoneFile(folder / "tombstones.jsonl"))
-        builder = Builder(self.ledger, self._store, model, self._workforce, _SECRET, progress)
+        builder = Builder(self.ledger, self._store, model, self._workforce, _SECRET, _ENVIRONMENT, progress)
         bell = open_bell(None, folder / "worker.lock")
         self._reconciler = Reconciler(self.ledger, self._store, builder, bell, signer, config)
 

@@ -17,7 +17,6 @@ from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGenera
 from service.build.adapters import AdapterMaker
 from service.build.corpus import Corpus, corpus_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
-from service.build.environment import environment_of
 from service.build.memo import Memo, NotAsRemembered
 from service.build.memories import MemoryMaker, memory_digest
 from service.build.placement import Placer
@@ -87,11 +86,11 @@ class Builder:
         model: ModelSpec,
         workforce: Workforce,
         secret: bytes,
+        environment: Mapping[str, str],
         progress: Progress | None = None,
-        environment: Mapping[str, str] | None = None,
         readings: Readings | None = None,
     ) -> None:
-        """`environment` decides digests as the rows do; by default it is what this process computes with.
+        """`environment` is what `workforce` computes with; it decides digests as the rows do.
 
         `readings` keeps what is read of people's contexts for the next build; by default nothing is kept.
         """
@@ -102,7 +101,7 @@ class Builder:
         self._workforce = workforce
         self._secret = secret
         self._progress: Progress = progress or Silent()
-        self._environment = environment_of(model.device) if environment is None else environment
+        self._environment = environment
         self._readings = readings or Readings(0)
         self._seen_fence = 0  # up to which deletions have wiped readings
         self._adapters = AdapterMaker(

@@ -19,7 +19,6 @@ from service.benchmarking.models import SHAPES, random_model
 from service.benchmarking.report import Section, document, text_of
 from service.build.adapters import AdapterMaker
 from service.build.corpus import corpus_of
-from service.build.environment import environment_of
 from service.build.progress import Silent
 from service.config import BUNDLED_MODEL, Settings, load_settings
 from service.data import importers
@@ -176,5 +175,5 @@ def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> for
     # Beside the worker's own files: nothing erases there what it does not know.
     store = Store(home.settings.home / "retraining")
     spec, config = replace(home.model(), answers=frozen.encoder.answers), home.settings.build_config()
-    maker = AdapterMaker(store, frozen.encoder, spec, home.workforce(), Silent(), environment_of(spec.device))
+    maker = AdapterMaker(store, frozen.encoder, spec, home.workforce(), Silent(), home.environment())
     return forgetting.FullRetraining(maker, store, crowd, corpus_of(home.ledger.view(), config), config, frozen)

@@ -12,11 +12,12 @@ from fastapi import FastAPI
 
 from adapters_store import Store, write_once
 from service.build.build import Builder
+from service.build.environment import environment_of
 from service.build.progress import Progress, Silent
 from service.build.readings import Readings
 from service.build.rehearsal import RehearsalLedger
 from service.build.workforce import Workforce
-from service.config import Settings
+from service.config import Settings, kernel_variables
 from service.data.ledger import Ledger
 from service.entrypoints.api import Services, create_app
 from service.entrypoints.limits import Limits
@@ -101,7 +102,11 @@ class Home:
         self, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
     ) -> Builder:
         workforce, progress = self.workforce(), progress or Silent()
-        return Builder(ledger, store, self.model(), workforce, self.secret, progress, readings=readings)
+        return Builder(ledger, store, self.model(), workforce, self.secret, self.environment(), progress, readings)
+
+    def environment(self) -> dict[str, str]:
+        """What the bits of all that is computed here depend on, beside their inputs."""
+        return environment_of(self.settings.device, kernel_variables())
 
     def workforce(self) -> Workforce:
         settings = self.settings

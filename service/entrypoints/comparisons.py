@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from service.build.environment import environment_of
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.evaluations import print_table, scratch_home, stated
@@ -134,7 +133,7 @@ def _laboratory(opened: Home, facts: PublicItemFacts) -> Laboratory:
         frozen=frozen,
         workforce=opened.workforce(),
         config=opened.settings.build_config(),
-        environment=environment_of(frozen.spec.device),
+        environment=opened.environment(),
         facts=facts,
     )
 

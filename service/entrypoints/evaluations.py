@@ -18,7 +18,6 @@ from rich.table import Column, Table
 
 from service.build.build import Builder
 from service.build.corpus import corpus_of
-from service.build.environment import environment_of
 from service.build.placement import Placer
 from service.build.progress import Progress
 from service.config import load_settings
@@ -123,8 +122,7 @@ def _story(
 
 def _placer(opened: Home, progress: Progress) -> Placer:
     model = opened.model()
-    environment = environment_of(model.device)
-    return Placer(opened.ledger, Encoder.load(model), model, opened.workforce(), progress, environment)
+    return Placer(opened.ledger, Encoder.load(model), model, opened.workforce(), progress, opened.environment())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from service.records import BuildConfig, Interaction, Item
 
 NOUN = "movie"
 SECRET = b"the same in every home"
+ENVIRONMENT = {"machine": "the same for every home"}
 CONFIG = BuildConfig(
     max_shard_size=24,
     tree_depth=2,
@@ -60,7 +61,7 @@ class Home:
         workforce = Workforce(processes, ("service.build.training", "service.build.validation"))
         self.readings = Readings(2**23)
         self.builder = Builder(
-            self.ledger, self.store, ModelSpec(str(model)), workforce, SECRET, readings=self.readings
+            self.ledger, self.store, ModelSpec(str(model)), workforce, SECRET, ENVIRONMENT, readings=self.readings
         )
         if interactions is not None:
             self.ledger.import_data(items, interactions, NOUN)
@@ -214,6 +215,7 @@ def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(ho
         ModelSpec(str(model)),
         Workforce(2),
         SECRET,
+        ENVIRONMENT,
         progress=Deletion(),
         readings=home.readings,
     )

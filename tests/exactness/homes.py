@@ -31,6 +31,7 @@ from service.records import BuildConfig, ForgetRequest, Interaction, Item
 
 NOUN = "movie"
 SECRET = b"the same in every home"
+ENVIRONMENT = {"machine": "the same for every home"}
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 READINGS_BYTES = 2**20  # a few people's, so that some are kept from build to build and some are not
 SMALLEST_MODEL = {
@@ -123,7 +124,8 @@ class Home:
         workforce = workforce or InThisProcess()
         # Clean builds, which are the measure, read everything anew.
         readings = Readings(0 if workforce.remembers(train_adapter) else READINGS_BYTES)
-        builder = Builder(self.ledger, self.store, model, workforce, SECRET, readings=readings)  # type: ignore[arg-type]
+        runs: Any = workforce
+        builder = Builder(self.ledger, self.store, model, runs, SECRET, ENVIRONMENT, readings=readings)
         bell = PollingBell(folder / "lock")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
         self.intake = Intake(self.ledger, SIGNER, self.tombstones)

@@ -35,7 +35,18 @@ from service.scoring.requests import EncodedRequest, Query, Scored, ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
-from .homes import NOUN, SECRET, Home, LastFirst, RememberingPublicTexts, copied, items_named, likings, shuffled
+from .homes import (
+    ENVIRONMENT,
+    NOUN,
+    SECRET,
+    Home,
+    LastFirst,
+    RememberingPublicTexts,
+    copied,
+    items_named,
+    likings,
+    shuffled,
+)
 
 CONFIG = BuildConfig(
     max_shard_size=10,
@@ -459,7 +470,7 @@ def test_a_rehearsal_does_not_trust_remembered_paths(
     everybody.build()
     store = Store(scratch / f"rehearsed-{request.node.name}")
     with RehearsalLedger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
-        rehearsed = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET).build(CONFIG)
+        rehearsed = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET, ENVIRONMENT).build(CONFIG)
     assert rehearsed.generation != everybody.ledger.generation()
 
 
@@ -469,10 +480,8 @@ def test_what_another_environment_computed_is_not_taken_for_ones_own(
     before, rows = set(everybody.adapters()), set(validation_rows(everybody))
     with Ledger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
         for torch_version, again in (("0.1", False), ("0.2", False), ("0.2", True)):
-            elsewhere = Builder(
-                ledger, everybody.store, smallest_model, PUBLIC_TEXTS, SECRET, environment={"torch": torch_version}
-            )
-            built = elsewhere.build(CONFIG)
+            made_with = {"torch": torch_version}
+            built = Builder(ledger, everybody.store, smallest_model, PUBLIC_TEXTS, SECRET, made_with).build(CONFIG)
             assert bool(built.trained) is not again
             assert again or not (before & built.shards.keys() or rows & built.rows)
             before, rows = set(built.shards), set(built.rows)

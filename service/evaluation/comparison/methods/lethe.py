@@ -13,7 +13,6 @@ from pathlib import Path
 from adapters_store import Store
 from service.build.build import Builder, Built
 from service.build.corpus import Corpus
-from service.build.progress import Silent
 from service.data.ledger import Ledger
 from service.evaluation.comparison.examiner import Timed, timed
 from service.evaluation.comparison.laboratory import Finding, Forgotten, Removal, Trial
@@ -86,7 +85,7 @@ def _home(folder: Path, trial: Trial) -> Iterator[_Home]:
     ledger, store = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", _SECRET), Store(folder / "store")
     spec, workforce = laboratory.frozen.spec, laboratory.workforce
     try:
-        yield _Home(ledger, store, Builder(ledger, store, spec, workforce, _SECRET, Silent(), laboratory.environment))
+        yield _Home(ledger, store, Builder(ledger, store, spec, workforce, _SECRET, laboratory.environment))
     finally:
         ledger.close()
 
