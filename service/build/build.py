@@ -17,6 +17,8 @@ from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGenera
 from service.build.adapters import AdapterMaker
 from service.build.corpus import Corpus, corpus_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
+from service.build.item_model import FORMAT as ITEM_MODEL
+from service.build.item_model import NUMBERS, WEIGHTS, ItemModelTask, solve_item_model
 from service.build.memo import Memo, NotAsRemembered
 from service.build.memories import MemoryMaker, memory_digest
 from service.build.placement import Placer
@@ -165,8 +167,10 @@ class Builder:
     def _make(self, work: Work, config: BuildConfig) -> Built:
         self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
         trained = self._train_missing(work, config)
+        item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalogue])
         files = self._row_files(work, config) | self._catalogue_files(work)
-        manifest = self._manifest(work, config)
+        files |= self._item_model_files(work, config, item_model)
+        manifest = self._manifest(work, config) | {"item_model": item_model}
         return Built(
             published=Published(
                 self._store.add_generation(manifest, files), work.fence, config, self.frozen, self._environment
@@ -268,6 +272,16 @@ class Builder:
         else:
             embeddings = array_bytes(self._embed_items(work.items))
         return {"items.json": canonical_json([item.item_id for item in work.items]), "item_embeddings.npy": embeddings}
+
+    def _item_model_files(self, work: Work, config: BuildConfig, name: str) -> dict[str, bytes]:
+        previous = work.previous
+        if previous is not None and previous.manifest["item_model"] == name:
+            return {file: previous.read(file) for file in (NUMBERS, WEIGHTS)}
+        folders = tuple(self._store.memories.path(digest) for digest in work.memories)
+        task = ItemModelTask(folders, tuple(item.item_id for item in work.items), config.min_people)
+        self._progress.phase("solving the item model", 1)
+        [(_, files)] = self._workforce.run(solve_item_model, [task], self._progress.advance)
+        return files
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
         rows = [self._encoder.item(item) for item in items]

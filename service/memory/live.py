@@ -94,13 +94,23 @@ class LiveCounts:
         """The item of this number with all that at least so many people liked soon after it."""
         return self._row(lambda table: table.followed, item, least_people)
 
+    def people(self, item: int, least_people: int) -> tuple[Counts32, Ints]:
+        """The items that at least so many people liked together with this one, and how many did."""
+        columns, values = self._values(lambda table: table.together, item)
+        enough = values[:, 0] >= max(1, least_people)
+        return columns[enough], values[enough, 0]
+
     def _row(self, kind: Callable[[CountTable], PairTable], item: int, least_people: int) -> Row:
+        columns, values = self._values(kind, item)
+        enough = values[:, 0] >= max(1, least_people)
+        return Row(columns[enough], values[enough, 1])
+
+    def _values(self, kind: Callable[[CountTable], PairTable], item: int) -> tuple[Counts32, Ints]:
         columns, values = kind(self._total).row(item)
         for table in self._masked:
             theirs, minus = kind(table).row(item)
             values[np.searchsorted(columns, theirs)] -= minus
-        enough = values[:, 0] >= max(1, least_people)
-        return Row(columns[enough], values[enough, 1])
+        return columns, values
 
 
 def _pair_table(parts: Sequence[tuple[Pairs, Numbers]], count: int) -> PairTable:

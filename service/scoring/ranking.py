@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import SUCCESSION_WEIGHT, Evidence, Taste, added, liked_next, liked_together
 
 Doubles = NDArray[np.float64]
 
+_SOLVED = 0.5  # the item model, beside what was liked together
 _POPULAR = (
-    2.0,
-    3.0,
-)  # popularity weighs a / (b + items of the history), so that it speaks for whom nothing else is known
+    2.0  # popularity, divided by the length of the history and some more: it speaks for whom nothing else is known
+)
+_POPULAR_FADING = 3.0
 _THIN = 1.0  # likes at which an item's own counts and those of its neighbors in content weigh the same
 _MODEL = 0.1  # what a standard deviation of the language model's logit weighs for an item that nobody has liked
 
@@ -31,6 +33,7 @@ class Reasons:
 
     together: Doubles
     followed: Doubles
+    solved: Doubles  # by the item model
     popular: Doubles
     content: Doubles
     thinness: Doubles  # 1 for an item that nobody has liked, towards 0 for one that many have
@@ -38,21 +41,24 @@ class Reasons:
     @property
     def value(self) -> Doubles:
         """(N,): the sum of the parts."""
-        return self.together + self.followed + self.popular + self.content
+        return self.together + self.followed + self.solved + self.popular + self.content
 
     @property
     def personal(self) -> bool:
         """Whether anything is known that depends on the history."""
-        return bool(self.together.any() or self.followed.any())
+        return bool(self.together.any() or self.followed.any() or self.solved.any())
 
     def parts(self, number: int) -> dict[str, float]:
         """The parts of one item's value, by their names."""
-        named = {"together": self.together, "next": self.followed, "popular": self.popular, "content": self.content}
+        named = {"together": self.together, "next": self.followed, "item_model": self.solved}
+        named |= {"popular": self.popular, "content": self.content}
         return {name: float(part[number]) for name, part in named.items()}
 
 
-def reasons(live: LiveCounts, taste: Taste, near: NDArray[np.int64], least_people: int) -> Reasons:
-    """Of every item of the catalog.
+def reasons(
+    live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: NDArray[np.int64], least_people: int
+) -> Reasons:
+    """Of every item of the catalog. Without an item model the counts alone speak.
 
     `near` (N, k) are the nearest items in content, nearest first; -1 where there is none.
     """
@@ -61,11 +67,12 @@ def reasons(live: LiveCounts, taste: Taste, near: NDArray[np.int64], least_peopl
     unseen[list(taste.items)] = False
     together = _scaled(added(liked_together(live, taste, least_people), items), unseen)
     followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste, least_people), items), unseen)
+    found = () if item_model is None else item_model.evidence(taste)
+    solved = _SOLVED * _scaled(added(found, items), unseen)
     thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
-    weight, fading = _POPULAR
-    popular = weight / (fading + len(taste.items)) * _scaled(np.log1p(live.likes), unseen)
+    popular = _POPULAR / (_POPULAR_FADING + len(taste.items)) * _scaled(np.log1p(live.likes), unseen)
     content = _mean_of(together + followed, near) * thinness
-    return Reasons(together, followed, popular, content, thinness)
+    return Reasons(together, followed, solved, popular, content, thinness)
 
 
 def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) -> Doubles:

@@ -110,7 +110,9 @@ class Recommender:
         history = self._history(query, named)
         taste = self._taste(query, history, snapshot)
         live = snapshot.live(mask)
-        found = reasons(live, taste, snapshot.near, snapshot.config.min_people)
+        # It has seen everybody, so from any mask on it is out.
+        item_model = snapshot.item_model if mask.empty else None
+        found = reasons(live, taste, item_model, snapshot.near, snapshot.config.min_people)
         if query.candidates is None:
             candidates = self._retrieve(
                 history, self._seen(query, history), found, snapshot, max(RETRIEVED, query.top_k)

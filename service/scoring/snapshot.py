@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.memory.artifact import load_memory
 from service.memory.counting import Ints
+from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory
 from service.records import BuildConfig, Mask
 from service.routing.neighbours import Neighbours
@@ -53,6 +54,7 @@ class Snapshot:
     item_embeddings: Floats  # (N, H)
     catalogue: Neighbours  # over the N items
     memory: Memory  # over the N items
+    item_model: ItemModel | None
     near: NDArray[np.int64]  # (N, k): items nearest in content, of those that few have liked; else -1
 
     def allowed(self, masked: Collection[str]) -> NDArray[np.bool_]:
@@ -107,8 +109,16 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         item_embeddings=item_embeddings,
         catalogue=catalogue,
         memory=memory,
+        item_model=_item_model(files),
         near=_near_in_content(catalogue, item_embeddings, memory.without().likes),
     )
+
+
+def _item_model(files: Mapping[str, bytes]) -> ItemModel | None:
+    # A generation that an older version made has none.
+    if "item_model.npy" not in files:
+        return None
+    return ItemModel(load_array(files["item_model_items.npy"]).astype(np.int64), load_array(files["item_model.npy"]))
 
 
 def _near_in_content(catalogue: Neighbours, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:

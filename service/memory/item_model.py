@@ -1,0 +1,75 @@
+"""EASE^R (Steck 2019): an item-item model solved from the counts in closed form, for catalogs that are small enough.
+
+    B = I − P · diag(P)^-1,  P = (G + λ I)^-1
+
+G are the numbers of people who liked both of two items. It has seen everybody who is counted, so it belongs to one generation,
+is solved anew for the next, and does not answer while anybody is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from service.memory.live import LiveCounts
+from service.memory.retrieval import READ, Doubles, Evidence, Taste
+
+Floats = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+MOST_ITEMS = 2_048  # the most liked ones; solving takes time that grows with the cube
+LEAST_LIKES = 3
+REGULARIZATION = 300.0  # λ
+_FADING = 0.97
+
+
+def modeled_items(live: LiveCounts) -> Numbers:
+    """(M,): the catalog numbers of the items that the model is about, in order."""
+    most_liked = np.argsort(-live.likes, kind="stable")[:MOST_ITEMS]
+    return np.sort(most_liked[live.likes[most_liked] >= LEAST_LIKES])
+
+
+def gram(live: LiveCounts, items: Numbers, least_people: int) -> Doubles:
+    """(M, M): how many people liked both of two items; pairs of fewer than `least_people` count as none."""
+    place = np.full(len(live.likes), -1, np.int64)
+    place[items] = np.arange(len(items))
+    found = np.zeros((len(items), len(items)))
+    for row, item in enumerate(items.tolist()):
+        others, people = live.people(item, least_people)
+        among = place[others] >= 0
+        found[row, place[others[among]]] = people[among]
+    found[np.diag_indices(len(items))] = live.likes[items]
+    return found
+
+
+def solve(counts: Doubles) -> Floats:
+    """(M, M): what a like of the row's item says of the column's one. In float64, on the caller's number of threads."""
+    if not len(counts):
+        return np.zeros((0, 0), np.float32)
+    regularized = torch.from_numpy(counts) + REGULARIZATION * torch.eye(len(counts), dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(regularized))
+    weights = -inverse / inverse.diagonal()
+    weights.fill_diagonal_(0.0)
+    return np.asarray(weights.numpy(), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemModel:
+    """The solved model: M catalog numbers in order, and the (M, M) weights."""
+
+    items: Numbers
+    weights: Floats
+
+    def evidence(self, taste: Taste) -> Iterator[Evidence]:
+        """What each of the newest likes says of the model's items, the newest first."""
+        place = {item: row for row, item in enumerate(self.items.tolist())}
+        fading = _FADING if taste.ordered else 1.0
+        newest = [item for item in taste.likes if item in place][-READ:][::-1]
+        columns = self.items.astype(np.int32)
+        for age, source in enumerate(newest):
+            amounts = np.asarray(self.weights[place[source]] * fading**age, np.float64)
+            yield Evidence(source, columns, amounts)
