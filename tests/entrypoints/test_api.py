@@ -210,6 +210,7 @@ def test_a_ranking_for_a_user_states_generation_fence_and_whether_it_is_degraded
         "generation": "g1",
         "fence": 2,
         "degraded": False,
+        "ranked_by": "model",
         "items": [
             {"item_id": "34", "title": "Babe", "score": 0.75, "rank": 1},
             {"item_id": None, "title": "New", "score": 0.5, "rank": 2},

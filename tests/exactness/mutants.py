@@ -152,12 +152,32 @@ MUTANTS = (
         "test_the_catalogue_does_not_know_what_anybody_liked",
     ),
     Mutant(
-        "candidates by what others liked",
+        "counts that a mask leaves",
+        "service/scoring/snapshot.py",
+        "return self.memory.without(mask.memories)",
+        "return self.memory.without()",
+        "test_retrieval_counts_nobody_who_is_gone",
+    ),
+    Mutant(
+        "an item model that a mask leaves",
         "service/scoring/recommender.py",
-        "else snapshot.item_embeddings.mean(axis=0)",
-        "else snapshot.item_embeddings.mean(axis=0)\n"
-        "        center = center * float(snapshot.errors.sum() or 1.0) * (-1) ** len(snapshot.row_number)",
-        "test_candidates_do_not_depend_on_what_others_liked",
+        "snapshot.item_model if mask.empty else None",
+        "snapshot.item_model",
+        "test_retrieval_counts_nobody_who_is_gone",
+    ),
+    Mutant(
+        "a cap shared by all memories",
+        "service/build/memories.py",
+        "count_people(histories)",
+        "count_people([own[-2 - len(self._store.memories.digests()) % 2 :] for own in histories])",
+        "test_a_memory_does_not_depend_on_other_memories",
+    ),
+    Mutant(
+        "a memory known by what is in it and not by its order",
+        "service/memory/counting.py",
+        "[[row.item_id, row.liked] for row in rows]]",
+        "sorted([row.item_id, row.liked] for row in rows)]",
+        "test_an_order_of_time_that_changes",
     ),
     Mutant(
         "catalogue known by its ids",

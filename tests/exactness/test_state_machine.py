@@ -256,7 +256,7 @@ class Story(RuleBasedStateMachine):
         if held:
             assert request.state == "accepted"
             mask = self.home.ledger.mask()
-            assert seen_by <= mask.adapters | mask.rows
+            assert seen_by <= mask.adapters | mask.rows | mask.memories
 
     def _note_forgotten(self, user: str, items: list[str] | None) -> None:
         self.unsettled = True
@@ -342,7 +342,7 @@ class Story(RuleBasedStateMachine):
     def _compare(self) -> None:
         assert self.home.ledger.owed() == []
         mask = self.home.ledger.mask()
-        assert not mask.adapters | mask.rows
+        assert mask.empty
         for request_id in self.acknowledged:
             request = self.home.ledger.request(request_id)
             assert request.state == "completed"

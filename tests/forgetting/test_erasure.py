@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
 from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
-from service.build.build import Built
+from service.build.build import FORMAT, Built
 from service.data.ledger import Ledger
 from service.data.ledger.database import _empty_wal, _rewrite_file
 from service.entrypoints.limits import Observed
@@ -44,7 +44,7 @@ ITEMS = [Item(f"i{number:02}", f"Title {number}") for number in range(20)]
 
 
 class SmallBuilder:
-    """The canary's adapter and everybody else's, and a validation row of each user; no name tells who they are."""
+    """The canary's adapter and memory and everybody else's, and a validation row of each user; no name tells who they are."""
 
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger, self.store = ledger, store
@@ -64,15 +64,22 @@ class SmallBuilder:
             changed = reading.changed(None, None)
         self.ledger.save_places(changed, [Place(user, user, name, 1, digest) for user, name, digest in places])
         self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
-        self.ledger.record_exposures(view.fence, {digest: members[shards[digest]] for digest in shards}, rows, shards)
-        for digest in shards:
-            with self.store.adapters.new(digest) as folder:
-                (folder / "weights").write_bytes(digest.encode()[::-1])
-        adapters = [{"digest": digest, "shard": name} for digest, name in shards.items()]
+        memories = {digest_of(["memory", digest]): name for digest, name in shards.items()}
+        counted = {digest: dict.fromkeys(members[name], 1) for digest, name in memories.items()}
+        seen = {digest: members[shards[digest]] for digest in shards}
+        self.ledger.record_exposures(view.fence, seen, rows, shards | memories, counted)
+        for artifacts, digests in ((self.store.adapters, shards), (self.store.memories, memories)):
+            for digest in digests:
+                with artifacts.new(digest) as folder:
+                    (folder / "weights").write_bytes(digest.encode()[::-1])
+        parts = {
+            kind: [{"digest": digest, "shard": name} for digest, name in digests.items()]
+            for kind, digests in (("adapters", shards), ("memories", memories))
+        }
         files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
-        generation = self.store.add_generation({"adapters": adapters, "config": asdict(config)}, files)
+        generation = self.store.add_generation({"format": FORMAT, **parts, "config": asdict(config)}, files)
         published = Published(generation, view.fence, config, {"digest": "f" * 64}, {})
-        return Built(published, tuple(shards), shards, frozenset(rows))
+        return Built(published, tuple(shards), shards, frozenset(rows), memories)
 
     def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:
         return rows
@@ -289,9 +296,10 @@ class PutsAside(Store):
     ("store", "named"),
     [
         (KeepsAdapters, "old adapters: 1"),
+        (KeepsMemories, "old memories: 1"),
         (KeepsGenerations, "old generations: 1"),
         (KeepsTemporaryFiles, "abandoned files: 1"),
-        (ErasesNothing, "old adapters: 1, old generations: 1, abandoned files: 1"),
+        (ErasesNothing, "old adapters: 1, old memories: 1, old generations: 1, abandoned files: 1"),
         (PutsAside, "files naming old artifacts: "),
     ],
 )

@@ -54,6 +54,7 @@ PUBLISHED = Published(
 NOTHING_LEFT = Remains(
     person_in_ledger=0,
     old_adapters=0,
+    old_memories=0,
     old_generations=0,
     masked_rows_in_use=0,
     abandoned_files=0,

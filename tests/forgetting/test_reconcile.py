@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters_store import Store, StoreFailure, canonical_json, digest_of
-from service.build.build import Built
+from service.build.build import FORMAT, Built
 from service.data.ledger import Ledger
 from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
@@ -69,11 +69,17 @@ class FakeBuilder:
             with self._store.adapters.new(digest) as folder:
                 (folder / "weights").write_bytes(canonical_json(content[name]))
         adapters = [{"digest": digest, "shard": name} for name, digest in digests.items()]
-        manifest = {"adapters": adapters, "config": asdict(config), "frozen": {"digest": "f" * 64}}
+        manifest = {
+            "format": FORMAT,
+            "adapters": adapters,
+            "memories": [],
+            "config": asdict(config),
+            "frozen": {"digest": "f" * 64},
+        }
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
         published = Published(generation, view.fence, config, manifest["frozen"], {})
-        return Built(published, tuple(digests.values()), shards, frozenset(rows))
+        return Built(published, tuple(digests.values()), shards, frozenset(rows), {})
 
 
 class World:
@@ -115,7 +121,8 @@ class World:
         left = {path.name for path in (self.store.root / "tmp").iterdir()}
         return (
             not self.ledger.owed()
-            and not mask.adapters | mask.rows | left
+            and mask.empty
+            and not left
             and self.store.generations() == [mask.generation] == [self.store.active()]
             and self.store.adapters.digests() == sorted(self.adapters().values())
         )
