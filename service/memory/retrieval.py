@@ -1,6 +1,6 @@
 """A history and the live counts -> how much speaks for every item of the catalog. Work grows with the history, not the catalog.
 
-    s(i) = Σ_j d^age(j) · w_ji · (n_j + 5)^-0.6 · (n_i + 5)^-0.6
+    s(i) = Σ_j d^age(j) · w_ji · (n_j + 5)^-0.65 · (n_i + 5)^-0.65
 
 over the items j of the history: w are the weighted pairs (liked together, or liked soon after), n the numbers of likes (of the
 earlier item of a succession, of opinions), and d^age lets older items say less. An item-based neighborhood model (Sarwar et al.
@@ -23,7 +23,7 @@ Doubles = NDArray[np.float64]
 READ = 50  # items of a history that are looked at, the newest
 SUCCESSION_WEIGHT = 0.5  # of what came next, beside what was liked together
 _SMOOTHING = 5.0
-_EXPONENT = -0.6
+_EXPONENT = -0.65
 _FADING = 0.8  # d: what an item says, beside the next newer one
 
 

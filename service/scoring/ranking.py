@@ -18,7 +18,7 @@ from service.memory.retrieval import SUCCESSION_WEIGHT, Evidence, Taste, added, 
 
 Doubles = NDArray[np.float64]
 
-_SOLVED = 0.5  # the item model, beside what was liked together
+_SOLVED = 0.3  # the item model, beside what was liked together
 _POPULAR = (
     2.0  # popularity, divided by the length of the history and some more: it speaks for whom nothing else is known
 )

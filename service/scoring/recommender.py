@@ -21,7 +21,7 @@ from service.scoring.ranking import Reasons, because, reasons, values
 from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
 from service.scoring.snapshot import Snapshot, Snapshots
 
-RETRIEVED = 100  # candidates taken from the catalogue when a query names none
+RETRIEVED = 40  # candidates that compete for the last places, beside as many as are wanted, when a query names none
 REMEMBERED = 300  # opinions of a person that are read, the newest
 _BECAUSE = 3  # items of the history that an explanation names
 
@@ -115,7 +115,7 @@ class Recommender:
         found = reasons(live, taste, item_model, snapshot.near, snapshot.config.min_people)
         if query.candidates is None:
             candidates = self._retrieve(
-                history, self._seen(query, history), found, snapshot, max(RETRIEVED, query.top_k)
+                history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED
             )
         else:
             candidates = _items(query.candidates, named)

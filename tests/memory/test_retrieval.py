@@ -48,7 +48,7 @@ def test_what_was_liked_together_is_summed_over_the_likes_of_the_history(
             names = sorted((ITEMS[source], ITEMS[item]))
             people, weight = pairs.get((names[0], names[1]), (0, 0))
             if people >= LEAST:
-                expected[item] += 0.8**age * weight * ((likes[source] + 5) * (likes[item] + 5)) ** -0.6
+                expected[item] += 0.8**age * weight * ((likes[source] + 5) * (likes[item] + 5)) ** -0.65
     np.testing.assert_allclose(added(liked_together(live, TASTE, LEAST), len(ITEMS)), expected, rtol=1e-9)
     assert expected.any()
 
@@ -60,7 +60,7 @@ def test_what_came_next_is_summed_over_the_whole_history(live: LiveCounts, left:
         for item in range(len(ITEMS)):
             people, weight = pairs.get((ITEMS[source], ITEMS[item]), (0, 0))
             if people >= LEAST:
-                expected[item] += 0.8**age * weight * ((met[source] + 5) * (likes[item] + 5)) ** -0.6
+                expected[item] += 0.8**age * weight * ((met[source] + 5) * (likes[item] + 5)) ** -0.65
     np.testing.assert_allclose(added(liked_next(live, TASTE, LEAST), len(ITEMS)), expected, rtol=1e-9)
     assert expected.any()
 
