@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters_store import Store, StoreFailure
+from adapters_store import Artifacts, Store, StoreFailure
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.options import HomeOption, JsonOption, open_home
@@ -42,10 +42,10 @@ def verify(
     if published is None:
         raise InvalidSetting("nothing is published yet, so there is nothing to verify; run `lethe build`")
     manifest = opened.store.generation(published.generation).manifest
-    for adapter in manifest["adapters"]:
-        if opened.store.adapters.sums(adapter["digest"]) != adapter["files"]:
-            raise StoreFailure(f"adapter {adapter['digest']} is not the one that the manifest names; run `lethe build`")
-    typer.echo(f"generation {published.generation}: {len(manifest['adapters'])} adapters sound")
+    _verify_artifacts(opened.store.adapters, "adapter", manifest["adapters"])
+    _verify_artifacts(opened.store.memories, "memory", manifest["memories"])
+    adapters, memories = len(manifest["adapters"]), len(manifest["memories"])
+    typer.echo(f"generation {published.generation}: {adapters} adapters and {memories} memories sound")
     if rebuild:
         _verify_rebuild(opened, manifest, published)
 
@@ -81,6 +81,12 @@ def receipts_verify(
         err.print("unchanged since it was signed; give --public-key to know by whom", style="yellow")
 
 
+def _verify_artifacts(artifacts: Artifacts, kind: str, stated: list[dict[str, Any]]) -> None:
+    for artifact in stated:
+        if artifacts.sums(artifact["digest"]) != artifact["files"]:
+            raise StoreFailure(f"{kind} {artifact['digest']} is not the one that the manifest names; run `lethe build`")
+
+
 def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published) -> None:
     _require_at_rest(opened, published)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
@@ -94,8 +100,10 @@ def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published
             f"they differ in {differing}; "
             "if rows were imported since, run `lethe build`"
         )
-    adapters, files = len(manifest["adapters"]), len(manifest["files"])
-    typer.echo(f"a clean build gives the same {adapters} adapters and {files} other files, byte for byte")
+    adapters, memories, files = (len(manifest[kind]) for kind in ("adapters", "memories", "files"))
+    typer.echo(
+        f"a clean build gives the same {adapters} adapters, {memories} memories and {files} other files, byte for byte"
+    )
 
 
 def _require_at_rest(opened: Home, published: Published) -> None:

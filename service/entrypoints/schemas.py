@@ -130,8 +130,9 @@ class RankedItem(BaseModel):
 class RecommendAnswer(BaseModel):
     """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
 
-    `neighbours` is present with `explain`: the validation rows that decided the weights, nearest first. A row is known by a
-    keyed hash, which tells nothing about any person to whoever does not hold the installation's secret.
+    Present with `explain`: `neighbours`, the validation rows that decided the weights, nearest first (a row is known by a keyed
+    hash, which tells nothing about any person to whoever does not hold the installation's secret); `memories`, the digests of
+    the memories whose counts were summed; and `item_model`, whether it answered too: under any mask it does not.
     """
 
     model_config = _answer(
@@ -150,18 +151,26 @@ class RecommendAnswer(BaseModel):
     ranked_by: Literal["score", "model"]
     items: list[RankedItem]
     neighbours: list[str] | None = None
+    memories: list[str] | None = None
+    item_model: bool | None = None
 
     @classmethod
     def of(cls, found: Recommendation, explain: bool) -> RecommendAnswer:
         # Fields that are not set are left out of the answer; an unknown item_id is set, to null.
-        neighbours = {"neighbours": list(found.neighbours)} if explain else {}
+        seen: dict[str, Any] = {}
+        if explain:
+            seen = {
+                "neighbours": list(found.neighbours),
+                "memories": list(found.memories),
+                "item_model": found.item_model,
+            }
         return cls(
             generation=found.generation,
             fence=found.fence,
             degraded=found.degraded,
             ranked_by=found.ranked_by.value,
             items=[_item(item, found.weights if explain else None) for item in found.items],
-            **neighbours,
+            **seen,
         )
 
 

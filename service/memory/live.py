@@ -75,14 +75,15 @@ class Memory:
 
     def without(self, masked: Collection[str] = ()) -> LiveCounts:
         """The sum over all shards but the masked ones."""
-        return LiveCounts(self._total, [self._shards[digest] for digest in sorted(masked) if digest in self._shards])
+        masked_here = [self._shards[digest] for digest in sorted(masked) if digest in self._shards]
+        return LiveCounts(self._total, masked_here, tuple(digest for digest in self._shards if digest not in masked))
 
 
 class LiveCounts:
-    """The sum of what may be used, (N,) likes and dislikes and rows of pairs."""
+    """The sum of what may be used, (N,) likes and dislikes and rows of pairs. `digests` name the memories in it."""
 
-    def __init__(self, total: CountTable, masked: Sequence[CountTable]) -> None:
-        self._total, self._masked = total, masked
+    def __init__(self, total: CountTable, masked: Sequence[CountTable], digests: tuple[str, ...]) -> None:
+        self._total, self._masked, self.digests = total, masked, digests
         self.likes: Ints = total.likes - sum((table.likes for table in masked), np.zeros_like(total.likes))
         self.dislikes: Ints = total.dislikes - sum((table.dislikes for table in masked), np.zeros_like(total.dislikes))
 

@@ -66,6 +66,7 @@ class Prepared:
     history: Mapping[int, Item]  # what the catalog knows of it, by number
     taste: Taste
     reasons: Reasons
+    item_model: bool  # whether it speaks, too
 
     @property
     def numbers(self) -> list[int | None]:
@@ -114,15 +115,23 @@ class Recommender:
         item_model = snapshot.item_model if mask.empty else None
         found = reasons(live, taste, item_model, snapshot.near, snapshot.config.min_people)
         if query.candidates is None:
-            candidates = self._retrieve(
-                history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED
-            )
+            candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
         else:
             candidates = _items(query.candidates, named)
         read = history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
         encoded = self._encoder.encode(request, snapshot.noun)
-        return Prepared(request, encoded, mask.revision, snapshot, live, _known(history, snapshot), taste, found)
+        return Prepared(
+            request,
+            encoded,
+            mask.revision,
+            snapshot,
+            live,
+            _known(history, snapshot),
+            taste,
+            found,
+            item_model is not None,
+        )
 
     def _history(self, query: Query, named: Mapping[str, Item]) -> tuple[Opinion, ...]:
         if query.user_id is not None:
@@ -174,7 +183,15 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
     ranked = [_ranked(prepared.request.candidates[n], float(scores[n]), rank) for rank, n in enumerate(best, 1)]
     items = tuple(_explained(ranked, [prepared.numbers[n] for n in best], prepared) if query.explain else ranked)
     return Recommendation(
-        scored.generation, scored.fence, scored.degraded, items, scored.weights, scored.neighbours, query.ranked_by
+        generation=scored.generation,
+        fence=scored.fence,
+        degraded=scored.degraded,
+        items=items,
+        weights=scored.weights,
+        neighbours=scored.neighbours,
+        ranked_by=query.ranked_by,
+        memories=prepared.live.digests,
+        item_model=prepared.item_model,
     )
 
 

@@ -105,3 +105,5 @@ class Recommendation:
     weights: dict[str, float]
     neighbours: tuple[str, ...]
     ranked_by: RankBy
+    memories: tuple[str, ...] = ()  # whose counts were summed
+    item_model: bool = False  # whether it answered

@@ -26,6 +26,8 @@ class Recommended:
     generation: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
     neighbours: tuple[str, ...] = ()
+    memories: tuple[str, ...] = ()
+    item_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Forgotten:
     fence: int = 0
     adapters: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
+    memories: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """`rule` is one of status, fence, adapter, row, person, generation."""
+    """`rule` is one of status, fence, adapter, row, memory, person, item model, generation."""
 
     rule: str
     what: str
@@ -71,7 +74,12 @@ class Violation:
 
 def check(history: History) -> list[Violation]:
     """Every broken promise."""
-    return [*_statuses(history), *_after_acknowledgements(history), *_generations(history)]
+    return [
+        *_statuses(history),
+        *_after_acknowledgements(history),
+        *_item_models(history),
+        *_generations(history),
+    ]
 
 
 # Which answers there may be at all
@@ -112,12 +120,14 @@ class _Law:
         self.fence = 0
         self.adapters: set[str] = set()
         self.rows: set[str] = set()
+        self.memories: set[str] = set()
         self.people: set[str] = set()
 
     def add(self, wish: Forgotten) -> None:
         self.fence = max(self.fence, wish.fence)
         self.adapters |= wish.adapters
         self.rows |= wish.rows
+        self.memories |= wish.memories
         self.people |= {wish.user_id} if wish.whole else set()
 
     def broken_by(self, answer: Recommended) -> Iterable[Violation]:
@@ -128,6 +138,8 @@ class _Law:
             yield Violation("adapter", f"{place}: weight {answer.weights[digest]} for {digest}, which saw the person")
         for key in sorted(self.rows.intersection(answer.neighbours)):
             yield Violation("row", f"{place}: weighed with row {key}, which is of a forgotten person")
+        for digest in sorted(self.memories.intersection(answer.memories)):
+            yield Violation("memory", f"{place}: counted with {digest}, which counts a forgotten person")
         if answer.user_id in self.people:
             yield Violation("person", f"{place}: ranked for a person who is forgotten")
 
@@ -135,6 +147,17 @@ class _Law:
 def _used(weights: Mapping[str, float]) -> set[str]:
     # Not "above 0": a weight that is no number, or below 0, was not masked either.
     return {digest for digest, weight in weights.items() if weight != 0}
+
+
+# An item model has seen everybody in its generation
+
+
+def _item_models(history: History) -> Iterable[Violation]:
+    accepted = {wish.request_id: wish for wish in history.forgotten if wish.status == ACCEPTED}
+    ended = {done.before: accepted[done.request_id].end for done in history.completed if done.request_id in accepted}
+    for answer in history.recommended:
+        if answer.item_model and ended.get(answer.generation, answer.begin) < answer.begin:
+            yield Violation("item model", f"{_place(answer)}: of {answer.generation}, which a forgotten person is in")
 
 
 # Generations follow each other and none comes back

@@ -11,7 +11,9 @@ import pytest
 from .checker import Completed, Forgotten, History, Recommended, check
 
 # The story: at 1 to 2 somebody is forgotten, and at 5 the receipt says that g2 has replaced g1.
-FORGOTTEN = Forgotten(1, 2, "A", 202, "ann", True, "f1", 7, frozenset({"saw her"}), frozenset({"her row"}))
+FORGOTTEN = Forgotten(
+    1, 2, "A", 202, "ann", True, "f1", 7, frozenset({"saw her"}), frozenset({"her row"}), frozenset({"counts her"})
+)
 COMPLETED = Completed(5, "f1", "g1", "g2")
 
 
@@ -34,10 +36,11 @@ CLEAN = history(
     answer(2.1, 2.5),
     answer(2.1, 2.5, status=404, user_id="ann"),
     answer(2.2, 2.6, user_id=None, neighbours=("row",)),
+    answer(0.5, 2.5, item_model=True, memories=("counts her", "other")),
     answer(3.0, 3.5, status=503),
     answer(3.1, 5.5, generation="g2", weights={"new": 1.0}),
     answer(4.9, 5.9),
-    answer(5.1, 5.9, fence=8, generation="g2", weights={"new": 1.0}),
+    answer(5.1, 5.9, fence=8, generation="g2", weights={"new": 1.0}, item_model=True, memories=("new",)),
     completed=[COMPLETED],
 )
 
@@ -50,6 +53,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "fence": {"fence": 6},
     "adapter": {"weights": {"saw her": 1e-30, "other": 1.0}},
     "row": {"neighbours": ("row", "her row")},
+    "memory": {"memories": ("other", "counts her")},
     "person": {"user_id": "ann"},
 }
 
@@ -75,6 +79,13 @@ def test_a_deletion_that_was_refused_forbids_nothing(rule: str) -> None:
 def test_everything_is_forbidden_for_good() -> None:
     every = {name: value for broken in BROKEN.values() for name, value in broken.items()}
     assert rules(history(answer(1e6, 2e6, **every))) == list(BROKEN)
+
+
+def test_an_item_model_that_has_seen_somebody_is_caught_however_late_its_answer() -> None:
+    late = answer(2.1, 3.0, item_model=True)
+    assert rules(history(late, completed=[COMPLETED])) == ["item model"]
+    assert rules(history(replace(late, begin=1.9), completed=[COMPLETED])) == []
+    assert rules(history(replace(late, generation="g2", weights={}), completed=[COMPLETED])) == []
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])

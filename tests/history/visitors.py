@@ -202,9 +202,12 @@ def _explained(answer: Recommended, content: Mapping[str, Any]) -> Recommended:
         generation=content["generation"],
         weights=content["items"][0]["weights"],
         neighbours=tuple(content["neighbours"]),
+        memories=tuple(content["memories"]),
+        item_model=content["item_model"],
     )
 
 
 def _with_witnesses(wish: Forgotten, seen: Seen) -> Forgotten:
-    adapters, rows = (frozenset(key for of, key in seen if of == kind) for kind in ("adapter", "row"))
-    return replace(wish, adapters=adapters, rows=rows)
+    kinds = ("adapter", "row", "memory")
+    adapters, rows, memories = (frozenset(key for of, key in seen if of == kind) for kind in kinds)
+    return replace(wish, adapters=adapters, rows=rows, memories=memories)

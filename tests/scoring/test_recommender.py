@@ -173,9 +173,9 @@ def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk)
 
 
 def test_no_more_than_a_bounded_number_is_retrieved(tmp_path, world):
-    world.items = tuple(Item(str(number), f"Film {number}") for number in range(recommender.RETRIEVED + 20))
+    world.items = tuple(Item(str(number), f"Film {number}") for number in range(2 * recommender.RETRIEVED))
     world.publish()
-    assert len(Desk(world).asked(ASKED).candidates) == recommender.RETRIEVED
+    assert len(Desk(world).asked(ASKED).candidates) == recommender.RETRIEVED + ASKED.top_k
 
 
 def test_an_item_that_the_ledger_lost_meanwhile_is_not_retrieved(desk):
@@ -230,7 +230,7 @@ def test_a_masked_memory_counts_for_nothing(world):
         [item.item_id for item in world.items], {d: load_memory(world.store.memories.path(d)) for d in digests[1:]}
     )
     prepared = desk.prepared(MINE)
-    clean = reasons(left.without(), prepared.taste, prepared.snapshot.near, world.config.min_people)
+    clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.near, world.config.min_people)
     assert prepared.reasons.value.tobytes() == clean.value.tobytes() != everybody.value.tobytes()
     world.change(memories=frozenset(digests))
     assert not desk.prepared(MINE).reasons.value.any()

@@ -1,0 +1,84 @@
+"""The item model is EASE^R of the live counts, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from service.build.item_model import ItemModelTask, solve_item_model
+from service.memory.artifact import memory_files
+from service.memory.counting import count_people
+from service.memory.item_model import LEAST_LIKES, REGULARIZATION, ItemModel, gram, modeled_items, solve
+from service.memory.live import LiveCounts, Memory
+from service.memory.retrieval import Taste, added
+from service.records import Interaction
+
+from .conftest import ITEMS
+
+People = Mapping[str, tuple[Interaction, ...]]
+
+
+@pytest.fixture(scope="module")
+def live(people: People) -> LiveCounts:
+    return Memory(ITEMS, {"all": count_people(people.values())}).without()
+
+
+def liked_matrix(people: People) -> np.ndarray:
+    liked = [{row.item_id for row in rows if row.liked} for rows in people.values()]
+    return np.array([[item in own for item in ITEMS] for own in liked], float)
+
+
+def test_the_gram_matrix_counts_people_and_leaves_out_rare_pairs(people: People, live: LiveCounts) -> None:
+    items = modeled_items(live)
+    matrix = liked_matrix(people)[:, items]
+    assert (matrix.sum(axis=0) >= LEAST_LIKES).all()
+    expected = matrix.T @ matrix
+    rare = (expected < 3) & ~np.eye(len(items), dtype=bool)
+    assert rare.any()
+    np.testing.assert_array_equal(gram(live, items, 3), np.where(rare, 0.0, expected))
+
+
+def test_the_solution_is_the_least_squares_one_with_an_empty_diagonal(people: People, live: LiveCounts) -> None:
+    """Column by column: ridge regression of an item on all others (Steck 2019, eq. 1)."""
+    items = modeled_items(live)
+    matrix = liked_matrix(people)[:, items]
+    weights = solve(matrix.T @ matrix)
+    for column in range(len(items)):
+        others = [row for row in range(len(items)) if row != column]
+        x = matrix[:, others]
+        ridge = np.linalg.solve(x.T @ x + REGULARIZATION * np.eye(len(others)), x.T @ matrix[:, column])
+        np.testing.assert_allclose(weights[others, column], ridge, rtol=1e-4, atol=1e-9)
+        assert weights[column, column] == 0
+
+
+def test_newer_likes_say_more_and_dislikes_nothing(live: LiveCounts) -> None:
+    items = modeled_items(live)
+    model = ItemModel(items, solve(gram(live, items, 1)))
+    old, new, disliked = (int(items[place]) for place in (0, 3, 5))
+    taste = Taste((old, disliked, new), (True, False, True))
+    expected = np.zeros(len(ITEMS))
+    expected[items] = model.weights[3] + 0.97 * model.weights[0].astype(float)
+    np.testing.assert_allclose(added(model.evidence(taste), len(ITEMS)), expected, rtol=1e-6)
+
+
+def test_nobody_makes_an_empty_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    live = Memory(ITEMS, {}).without()
+    assert solve(gram(live, modeled_items(live), 1)).shape == (0, 0)
+
+
+def test_a_task_solves_what_the_memories_of_its_folders_say(
+    people: People, live: LiveCounts, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folders = []
+    for name, rows in people.items():
+        folders.append(tmp_path_factory.mktemp(name))
+        for file, content in memory_files(count_people([rows])).items():
+            (folders[-1] / file).write_bytes(content)
+    steps: list[int] = []
+    files = solve_item_model(ItemModelTask(tuple(folders), tuple(ITEMS), 2), steps.append)
+    again = solve_item_model(ItemModelTask(tuple(folders[::-1]), tuple(ITEMS), 2), steps.append)
+    assert files == again
+    assert steps == [1, 1]
+    assert files["item_model.npy"].endswith(solve(gram(live, modeled_items(live), 2)).tobytes())
