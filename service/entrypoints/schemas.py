@@ -107,6 +107,8 @@ class RecommendBody(BaseModel):
 class Because(BaseModel):
     """An item of the history that speaks for an item of the answer: people liked both."""
 
+    model_config = _answer({"item_id": "1", "title": "Toy Story (1995)"})
+
     item_id: str
     title: str
 

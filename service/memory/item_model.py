@@ -54,7 +54,7 @@ def solve(counts: Doubles) -> Floats:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(regularized))
     weights = -inverse / inverse.diagonal()
     weights.fill_diagonal_(0.0)
-    return np.asarray(weights.numpy(), np.float32)
+    return np.ascontiguousarray(weights.numpy(), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,12 +18,12 @@ from service.entrypoints.api import Services, create_app
 from service.entrypoints.limits import Limits
 from service.entrypoints.problems import KINDS, MEDIA_TYPE, problem_from
 from service.entrypoints.telemetry import JsonFormatter, Telemetry
-from service.records import ForgetRequest, Mask
+from service.records import ForgetRequest, Item, Mask
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
 SECRET = "Zaphod-4711"
 RANKED = (Ranked("34", "Babe", 0.75, 1), Ranked(None, "New", 0.5, 2))
-FOUND = Recommendation("g1", 2, False, RANKED, {"ad1": 1.0}, ("row2", "row1"), RankBy.MODEL)
+FOUND = Recommendation("g1", 2, False, RANKED, {"ad1": 1.0}, ("row2", "row1"), RankBy.MODEL, ("me1",), True)
 INFO = {
     "generation": "g1",
     "fence": 2,
@@ -232,6 +233,32 @@ def test_explaining_adds_the_weights_of_the_shards_and_the_rows_that_decided_the
     answer = Door().post("/recommend", {"user_id": "196", "explain": True}).json()
     assert [item["weights"] for item in answer["items"]] == [{"ad1": 1.0}] * 2
     assert answer["neighbours"] == ["row2", "row1"]
+    assert (answer["memories"], answer["item_model"]) == (["me1"], True)
+
+
+def test_explaining_adds_what_spoke_for_an_item_of_the_catalog() -> None:
+    because = (Item("1", "Toy Story (1995)"), Item("2", "Antz (1998)"))
+    babe = replace(RANKED[0], parts={"together": 0.75, "popular": 0.125}, because=because)
+    found = FakeRecommender(replace(FOUND, items=(babe, RANKED[1])))
+    answer = Door(found).post("/recommend", {"user_id": "1", "explain": True})
+    first, second = answer.json()["items"]
+    assert first["parts"] == {"together": 0.75, "popular": 0.125}
+    assert first["because"] == [
+        {"item_id": "1", "title": "Toy Story (1995)"},
+        {"item_id": "2", "title": "Antz (1998)"},
+    ]
+    assert not second.keys() & {"parts", "because"}
+
+
+def test_a_history_may_state_in_which_order_likes_and_dislikes_came() -> None:
+    door = Door()
+    opinions = [{"item": "A", "liked": False}, {"item": "B"}, {"item": "C", "liked": False}]
+    assert door.post("/recommend", {"history": {"opinions": opinions}}).status_code == 200
+    assert door.post("/recommend", {"history": {}, "rank_by": "score", "explain": True}).status_code == 200
+    assert door.recommender.queries == [
+        Query(None, (("A", False), ("B", True), ("C", False)), None, 10),
+        Query(None, (), None, 10, RankBy.SCORE, True),
+    ]
 
 
 HISTORY: dict[str, Any] = {"liked": ["A"], "disliked": []}
@@ -253,6 +280,11 @@ HISTORY: dict[str, Any] = {"liked": ["A"], "disliked": []}
         ({"history": {"liked": ["\udfff"]}}, "body.history.liked.0"),
         ({"history": {"liked": ["A"] * 51}}, "body.history.liked"),
         ({"history": {"disliked": "A"}}, "body.history.disliked"),
+        ({"history": {"liked": ["A"], "opinions": [{"item": "B"}]}}, "body.history"),
+        ({"history": {"opinions": [{"item": "A"}] * 101}}, "body.history.opinions"),
+        ({"history": {"opinions": [{"item": "A", "liked": "yes"}]}}, "body.history.opinions.0.liked"),
+        ({"history": {"opinions": [{"liked": True}]}}, "body.history.opinions.0.item"),
+        ({"user_id": "1", "rank_by": "popularity"}, "body.rank_by"),
         ({"history": HISTORY, "candidates": []}, "body.candidates"),
         ({"history": HISTORY, "candidates": ["A"] * 201}, "body.candidates"),
         ({"history": HISTORY, "candidates": ["A" * 501]}, "body.candidates.0"),
