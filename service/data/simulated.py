@@ -18,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 _PRIOR_VOTES = 50.0  # an average vote counts as much as this many further votes at the mean
 _MEMORY_YEARS = 12.0  # items this much older are met e times less often
-_FIRST_YEAR, _LAST_YEAR = 1985, 2018  # until when simulated people live
+FIRST_YEAR, LAST_YEAR = 1985, 2018  # until when simulated people live
 _FAITH = 30.0  # how much more often a person meets what an author of theirs made
 _AUTHORS_FOLLOWED = 3
 _TASTED = ("generosity", "quality", "fame", "decade")  # what the features before the genres meet, in their order
@@ -78,6 +78,7 @@ class ItemFeatures:
     years: IntArray  # (N,)
     authors: IntArray  # (N,), -1 where there is none
     popularity: FloatArray  # (N,), relative chance of being met
+    unexplained: FloatArray  # (N,), variance of the appeal that the features leave open
 
     @property
     def genres(self) -> int:
@@ -103,6 +104,7 @@ class ItemFeatures:
             years=years,
             authors=np.array([numbers[item.author] if item.author else -1 for item in items]),
             popularity=popularity,
+            unexplained=np.zeros(len(items)),
         )
 
 
@@ -115,7 +117,7 @@ def simulate_person(
 
 
 def _meet(items: ItemFeatures, tastes: Tastes, seen: int, rng: np.random.Generator) -> IntArray:
-    lives_until = rng.uniform(_FIRST_YEAR, _LAST_YEAR)
+    lives_until = rng.uniform(FIRST_YEAR, LAST_YEAR)
     age = lives_until - items.years
     chance = items.popularity * np.exp(-np.maximum(age, 0.0) / _MEMORY_YEARS) * np.where(age >= 0.0, 1.0, 1e-6)
     if tastes.author_spread:

@@ -10,7 +10,8 @@ import typer
 from service.entrypoints.console import print_report, progress_for_stderr
 from service.entrypoints.options import JsonOption
 from service.errors import InvalidInput
-from service.pretraining.pretrain import Recipe, pretrain
+from service.llm.encoder import digest_of_files
+from service.pretraining.pretrain import Recipe, going_on, pretrain
 
 _DEFAULTS = Recipe()
 
@@ -18,6 +19,10 @@ _DEFAULTS = Recipe()
 def pretrain_model(
     corpus: Annotated[Path, typer.Option(help="Folder with the public data; docs/base-model.md lists its files")],
     out: Annotated[Path, typer.Option(help="Folder for the model; a run that was stopped goes on from it")],
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Second stage: go on from this model, with lessons of how people differ"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps")] = _DEFAULTS.steps,
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of every lesson")] = _DEFAULTS.seed,
     device: Annotated[str, typer.Option(help="cpu | cuda | cuda:N")] = "cpu",
@@ -29,7 +34,8 @@ def pretrain_model(
     """Make a base model like the bundled one. Seeded; started again with the same options, it goes on where it stopped."""
     try:
         with progress_for_stderr() as progress:
-            report = pretrain(corpus, out, Recipe(seed=seed, steps=steps), device, progress, compiled=compiled)
+            recipe = Recipe(seed=seed, steps=steps) if start is None else going_on(steps, seed, digest_of_files(start))
+            report = pretrain(corpus, out, recipe, device, progress, compiled=compiled, start=start)
     except FileNotFoundError as missing:
         raise InvalidInput(
             f"the corpus lacks a file: {missing.filename}; docs/base-model.md lists what it holds"

@@ -14,19 +14,30 @@ import torch
 from torch import Tensor
 
 from service.data import prompts
-from service.data.simulated import BOOK_TASTES, FILM_TASTES, FloatArray, ItemFeatures, Tastes, simulate_person
+from service.data.simulated import BOOK_TASTES, FILM_TASTES, FloatArray, IntArray, ItemFeatures, Tastes, simulate_person
 from service.pretraining.corpus import Entry
-from service.pretraining.observer import expected_likes
+from service.pretraining.made_up import MadeUpNames
+from service.pretraining.observer import expected_likes, with_unknown
 from service.pretraining.vocabulary import END, PAD, Vocabulary, token_id
 from service.records import Item, Opinion
 
 NOUNS = ("movie", "book")
 HISTORY = 10
-_FULL_HISTORY = 0.7  # share of people who have one; the others have 1 to 9 opinions
-_SPELLED = 0.15  # share of batches whose titles come in pieces, as unknown titles do
 _OTHER_FORM = 0.3
 _DESCRIBED = 0.75  # share of facts that describe one item; the others compare two
-_AS_ITEM = 0.08  # share of people whose catalogue is called "item"
+_AS_ITEM = 0.08  # share of batches of people whose catalogue is called "item"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the lessons about people are drawn. Shares are of batches, and of items where it says so."""
+
+    longest_history: int = HISTORY
+    usual_histories: tuple[int, ...] = (HISTORY,)
+    usual: float = 0.7  # have one of the usual histories, the others 1 opinion to the longest
+    spelled: float = 0.15  # titles come in pieces, as known titles do that are spelled unusually
+    together: float = 0.0  # everybody is asked about the same items
+    made_up: float = 0.0  # items that stand there under a made-up name: few in most lives, nearly all in some
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,7 @@ class PeopleBatch:
     mask: Tensor  # (B, 1, T, T) bool, True where a row may look
     ends: Tensor  # (B, Q): the last token of each question
     expected: Tensor  # (B, Q): the ideal observer's P(like)
+    together: bool  # whether the n-th question is the same for everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +68,44 @@ class Catalogue:
     entries: tuple[Entry, ...]
     features: ItemFeatures
     tastes: Tastes
+    observed: ItemFeatures  # with one item more, of which nothing is known
 
     @classmethod
     def of(cls, noun: str, entries: Sequence[Entry]) -> Catalogue:
         own = tuple(entry for entry in entries if entry.noun == noun)
         tastes = FILM_TASTES if noun == "movie" else BOOK_TASTES
-        return cls(own, ItemFeatures.of([entry.facts for entry in own]), tastes)
+        features = ItemFeatures.of([entry.facts for entry in own])
+        return cls(own, features, tastes, with_unknown(features, tastes))
 
 
 class Lessons:
     """Draws batches from one generator, so that a step's batches depend on the seed and the step alone."""
 
-    def __init__(self, entries: Sequence[Entry], texts: Sequence[str], vocabulary: Vocabulary) -> None:
+    def __init__(self, entries: Sequence[Entry], texts: Sequence[str], vocabulary: Vocabulary, plan: Plan) -> None:
         self._catalogues = {noun: Catalogue.of(noun, entries) for noun in NOUNS}
         self._texts = texts
+        self._names = MadeUpNames(texts, [entry.name for entry in entries])
         self._tokenizer, self._spelling = vocabulary.tokenizer, vocabulary.spelling
         self._pad = token_id(self._tokenizer, PAD)
+        self._plan = plan
 
     def people(self, noun: str, count: int, questions: int, rng: np.random.Generator) -> PeopleBatch:
-        """A batch of people who are asked about films, or about books."""
-        drawn = [_person(self._catalogues[noun], questions, rng) for _ in range(count)]
-        encode = self._spell if rng.random() < _SPELLED else self._encode
+        """A batch of people who are asked about films, or about books, all after equally many opinions."""
+        lives = _Lives(self._catalogues[noun], self._names, self._plan.made_up, rng)
+        length, called = self._history(noun, rng), "item" if rng.random() < _AS_ITEM else noun
+        together = rng.random() < self._plan.together
+        asked = lives.asked(questions) if together else None
+        drawn = [lives.person(length, asked or lives.asked(questions), called) for _ in range(count)]
+        encode = self._spell if rng.random() < self._plan.spelled else self._encode
         encoded = iter(encode([text for person in drawn for text in (person.context, *person.questions)]))
         sequences = [_sequence(next(encoded), [next(encoded) for _ in p.questions], p.expected) for p in drawn]
-        return _people_batch(sequences, self._pad)
+        return _people_batch(sequences, self._pad, together)
+
+    def _history(self, noun: str, rng: np.random.Generator) -> int:
+        longest = self._plan.longest_history if noun == "movie" else HISTORY  # books' names and authors are long
+        if rng.random() < self._plan.usual:
+            return min(longest, int(rng.choice(self._plan.usual_histories)))
+        return int(rng.integers(1, longest + 1))
 
     def facts(self, noun: str, count: int, rng: np.random.Generator) -> TextBatch:
         """Sentences about items; the tokens after the title are to be predicted."""
@@ -119,20 +145,49 @@ class _Sequence:
     expected: FloatArray
 
 
-def _person(catalogue: Catalogue, questions: int, rng: np.random.Generator) -> _Person:
-    length = HISTORY if rng.random() < _FULL_HISTORY else int(rng.integers(1, HISTORY))
-    met, liked = simulate_person(catalogue.features, catalogue.tastes, length + questions, rng)
-    history, answers, targets = met[:length], liked[:length], met[length:]
-    expected = expected_likes(catalogue.features, catalogue.tastes, history, answers, targets)
-    noun = "item" if rng.random() < _AS_ITEM else catalogue.entries[0].noun
-    form = rng.random() < _OTHER_FORM
-    items = [_item(catalogue.entries[n], form, rng) for n in met]
-    opinions = [Opinion(item, bool(yes)) for item, yes in zip(items[:length], answers, strict=True)]
-    return _Person(
-        context=prompts.context_text(opinions, noun),
-        questions=[prompts.question_text(item, noun) for item in items[length:]],
-        expected=expected,
-    )
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Items to be asked about: their numbers, what the observer knows them as, and how the questions name them."""
+
+    numbers: IntArray
+    known_as: IntArray
+    items: list[Item]
+
+
+class _Lives:
+    """Draws simulated people of one batch, and disguises some of the items that they meet."""
+
+    def __init__(self, catalogue: Catalogue, names: MadeUpNames, made_up: float, rng: np.random.Generator) -> None:
+        self._catalogue, self._names, self._made_up, self._rng = catalogue, names, made_up, rng
+
+    def asked(self, questions: int) -> _Asked:
+        """Items that somebody meets."""
+        met, _ = simulate_person(self._catalogue.features, self._catalogue.tastes, questions, self._rng)
+        return self._named(met)
+
+    def person(self, length: int, asked: _Asked, noun: str) -> _Person:
+        """Somebody with `length` opinions of items that are not asked about."""
+        features, tastes = self._catalogue.features, self._catalogue.tastes
+        met, liked = simulate_person(features, tastes, length + len(asked.numbers), self._rng)
+        others = ~np.isin(met, asked.numbers)
+        history, answers = self._named(met[others][:length]), liked[others][:length]
+        opinions = [Opinion(item, bool(yes)) for item, yes in zip(history.items, answers, strict=True)]
+        return _Person(
+            context=prompts.context_text(opinions, noun),
+            questions=[prompts.question_text(item, noun) for item in asked.items],
+            expected=expected_likes(self._catalogue.observed, tastes, history.known_as, answers, asked.known_as),
+        )
+
+    def _named(self, numbers: IntArray) -> _Asked:
+        rng, entries, unknown = self._rng, self._catalogue.entries, len(self._catalogue.entries)
+        # Few or none in most lives, nearly all in some: a power of a uniform number whose mean is the share.
+        share = rng.random() ** (1.0 / self._made_up - 1.0) if self._made_up else 0.0
+        hidden, other_form = rng.random(len(numbers)) < share, rng.random() < _OTHER_FORM
+        items = [
+            self._names.item(entries[n], rng) if unseen else _item(entries[n], other_form, rng)
+            for n, unseen in zip(numbers, hidden, strict=True)
+        ]
+        return _Asked(numbers, np.where(hidden, unknown, numbers), items)
 
 
 def _sequence(context: list[int], questions: list[list[int]], expected: FloatArray) -> _Sequence:
@@ -146,7 +201,7 @@ def _sequence(context: list[int], questions: list[list[int]], expected: FloatArr
     return _Sequence(ids, positions, owners, ends, expected)
 
 
-def _people_batch(sequences: Sequence[_Sequence], pad: int) -> PeopleBatch:
+def _people_batch(sequences: Sequence[_Sequence], pad: int, together: bool) -> PeopleBatch:
     width = max(len(sequence.ids) for sequence in sequences)
     owners = _padded([sequence.owners for sequence in sequences], width, -1)
     seen, by = owners[:, None, :], owners[:, :, None]
@@ -157,6 +212,7 @@ def _people_batch(sequences: Sequence[_Sequence], pad: int) -> PeopleBatch:
         mask=(causal & ((seen == 0) | (seen == by)))[:, None],
         ends=torch.tensor([sequence.ends for sequence in sequences]),
         expected=torch.tensor(np.array([sequence.expected for sequence in sequences]), dtype=torch.float32),
+        together=together,
     )
 
 

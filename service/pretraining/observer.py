@@ -22,7 +22,7 @@ def expected_likes(
     """P(like) of each of `targets` (Q,), given the answers `liked` (n,) to the items `history` (n,)."""
     mean = tastes.mean(items.genres)
     before, after = items.values[history] @ mean, items.values[targets] @ mean
-    within = _kernel(items, tastes, history, history)
+    within = _kernel(items, tastes, history, history) + np.diag(items.unexplained[history])
     across = _kernel(items, tastes, targets, history)
     logits = before.copy()
     for _ in range(_NEWTON_STEPS):
@@ -35,6 +35,25 @@ def expected_likes(
     variance = np.maximum(_variances(items, tastes, targets) - np.diag(explained), 0.0)
     likely: FloatArray = _logistic(location / np.sqrt(1.0 + np.pi / 8.0 * variance))[0]
     return likely
+
+
+def with_unknown(items: ItemFeatures, tastes: Tastes) -> ItemFeatures:
+    """The items and, behind them, one of which nothing is known.
+
+    Its features are the mean of what people meet; the variance of an item's appeal about that mean is left open.
+    """
+    chance = items.popularity / items.popularity.sum()
+    usual = chance @ items.values
+    apart = items.values - usual
+    mean, spread = tastes.mean(items.genres), tastes.spread(items.genres)
+    left_open = chance @ ((apart @ mean) ** 2 + (apart * spread) ** 2 @ np.ones(len(mean))) + tastes.author_spread**2
+    return ItemFeatures(
+        values=np.vstack((items.values, usual)),
+        years=np.append(items.years, 0),
+        authors=np.append(items.authors, -1),
+        popularity=np.append(items.popularity, 0.0),
+        unexplained=np.append(items.unexplained, left_open),
+    )
 
 
 def _kernel(items: ItemFeatures, tastes: Tastes, rows: IntArray, columns: IntArray) -> FloatArray:
@@ -50,7 +69,7 @@ def _kernel(items: ItemFeatures, tastes: Tastes, rows: IntArray, columns: IntArr
 def _variances(items: ItemFeatures, tastes: Tastes, rows: IntArray) -> FloatArray:
     spread = tastes.spread(items.genres)
     own: FloatArray = np.square(items.values[rows] * spread).sum(axis=1)
-    return own + tastes.author_spread**2 * (items.authors[rows] >= 0)
+    return own + tastes.author_spread**2 * (items.authors[rows] >= 0) + items.unexplained[rows]
 
 
 def _logistic(logits: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -9,8 +9,9 @@ import copy
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from service.errors import InvalidInput
 from service.pretraining.books import books
 from service.pretraining.corpus import Entry
 from service.pretraining.films import films
-from service.pretraining.lessons import HISTORY, NOUNS, Lessons, PeopleBatch, TextBatch
+from service.pretraining.lessons import HISTORY, NOUNS, Lessons, PeopleBatch, Plan, TextBatch
 from service.pretraining.texts import paragraphs
 from service.pretraining.vocabulary import Vocabulary, token_id
 
@@ -62,25 +63,63 @@ class Recipe:
     facts_weight: float = 0.3
     texts_weight: float = 0.05
     peak_learning_rate: float = 2e-3
+    embeddings_rate: float = 1.0  # of the rate of the others
     warmup_steps: int = 200
     weight_decay: float = 0.02
     held_out_every: int = 40  # every n-th item is never in a lesson
     saved_every: int = 250  # steps
+    choices_weight: float = 0.0
+    half_precision: bool = True  # bfloat16 where it is safe; slow on processors that only imitate it
+    plan: Plan = field(default_factory=Plan)
+    started_from: str = ""  # digest of the model whose weights were the first ones
+
+
+def going_on(steps: int, seed: int, started_from: str) -> Recipe:
+    """The second stage: what a model that knows the items learns about how people differ."""
+    return replace(
+        Recipe(),
+        seed=seed,
+        steps=steps,
+        started_from=started_from,
+        people_per_step=8,
+        questions=32,
+        books_every=6,
+        facts_per_step=6,
+        text_tokens=48,
+        people_weight=4.0,
+        choices_weight=2.0,
+        peak_learning_rate=7e-4,
+        embeddings_rate=0.3,
+        warmup_steps=20,
+        saved_every=50,
+        half_precision=False,
+        plan=Plan(longest_history=50, usual_histories=(10, 10, 30), usual=0.7, spelled=0.03, together=0.5, made_up=0.1),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of one step: people in nats above the observer's own entropy; facts and texts in nats a token."""
+    """Losses of one step: people in nats above the observer's own entropy; facts and texts in nats a token."""
 
     people: Tensor
+    choices: Tensor  # mean square of what is wrong with differences between a person's logits
     facts: Tensor
     texts: Tensor
 
 
 def pretrain(
-    corpus: Path, out: Path, recipe: Recipe, device: str, progress: Progress, *, compiled: bool
+    corpus: Path,
+    out: Path,
+    recipe: Recipe,
+    device: str,
+    progress: Progress,
+    *,
+    compiled: bool,
+    start: Path | None = None,
 ) -> dict[str, float]:
-    """Train from nothing, or go on from the checkpoint in `out`; write model, tokenizer and recipe there.
+    """Train from the model in `start` or from nothing; write model, tokenizer and recipe into `out`.
+
+    A run that was stopped goes on from its checkpoint there.
 
     Returns: the losses at the end, on items that were taught and on items that never were (`Losses` names them).
 
@@ -92,18 +131,23 @@ def pretrain(
     _check_held_out(entries, recipe)
     texts = paragraphs(corpus)
     out.mkdir(parents=True, exist_ok=True)
+    if start is not None:
+        shutil.copy(start / "tokenizer.json", out)
     vocabulary = _vocabulary(entries, texts, out / "tokenizer.json", recipe)
     vocabulary.tokenizer.save_pretrained(out)
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     taught, held_out = (
         [e for n, e in enumerate(entries) if bool(n % recipe.held_out_every) == kept] for kept in (True, False)
     )
-    lessons = Lessons(taught, texts, vocabulary)
-    course = Course(recipe, vocabulary, lessons, out, device, compiled=compiled)
+    lessons = Lessons(taught, texts, vocabulary, recipe.plan)
+    course = Course(recipe, vocabulary, lessons, out, device, compiled=compiled, start=start)
     course.run(progress)
     return {
         **{f"{name}_taught": value for name, value in course.examine(lessons).items()},
-        **{f"{name}_held_out": value for name, value in course.examine(Lessons(held_out, texts, vocabulary)).items()},
+        **{
+            f"{name}_held_out": value
+            for name, value in course.examine(Lessons(held_out, texts, vocabulary, recipe.plan)).items()
+        },
     }
 
 
@@ -130,7 +174,15 @@ class Course:
     """The model, its optimizer, and how far it is."""
 
     def __init__(
-        self, recipe: Recipe, vocabulary: Vocabulary, lessons: Lessons, out: Path, device: str, *, compiled: bool
+        self,
+        recipe: Recipe,
+        vocabulary: Vocabulary,
+        lessons: Lessons,
+        out: Path,
+        device: str,
+        *,
+        compiled: bool,
+        start: Path | None,
     ) -> None:
         self._recipe = recipe
         self._lessons = lessons
@@ -138,6 +190,8 @@ class Course:
         self._device = torch.device(device)
         torch.manual_seed(recipe.seed)
         model: Any = LlamaForCausalLM(model_config(recipe, vocabulary.tokenizer))
+        if start is not None:
+            model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
         self.model = model.to(self._device)
         # Compiled it is the same model at about twice the speed on a CPU.
         self._read = torch.compile(self.model.model, dynamic=True) if compiled else self.model.model
@@ -164,36 +218,41 @@ class Course:
         rng = np.random.default_rng((self._recipe.seed, _EXAMINATION))
         people = {n: lessons.people(n, _EXAMINED, self._recipe.questions // 2, rng) for n in NOUNS}
         facts = {n: lessons.facts(n, _EXAMINED, rng) for n in NOUNS}
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            losses = {f"{n}_people": float(self._people_loss(batch)) for n, batch in people.items()}
+        with self._precision():
+            losses = {f"{n}_people": float(self._people_losses(batch)[0]) for n, batch in people.items()}
             return losses | {f"{n}_facts": float(self._text_loss(batch)) for n, batch in facts.items()}
 
     def _step(self) -> Losses:
         recipe, rng = self._recipe, np.random.default_rng((self._recipe.seed, self._done))
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.peak_learning_rate * learning_rate_share(self._done, recipe)
+            group["lr"] = recipe.peak_learning_rate * learning_rate_share(self._done, recipe) * group["share"]
         books = self._done % recipe.books_every == recipe.books_every - 1
         noun, part = ("book", 2) if books else ("movie", 1)
         people = self._lessons.people(noun, recipe.people_per_step // part, recipe.questions // part, rng)
         facts = self._lessons.facts(noun, recipe.facts_per_step, rng)
         texts = self._lessons.texts(recipe.texts_per_step, recipe.text_tokens, rng)
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            losses = Losses(self._people_loss(people), self._text_loss(facts), self._text_loss(texts))
+        with self._precision():
+            losses = Losses(*self._people_losses(people), self._text_loss(facts), self._text_loss(texts))
         self._optimizer.zero_grad(set_to_none=True)
-        total = recipe.people_weight * losses.people + recipe.facts_weight * losses.facts
-        (total + recipe.texts_weight * losses.texts).backward()
+        told = recipe.facts_weight * losses.facts + recipe.texts_weight * losses.texts
+        (recipe.people_weight * losses.people + recipe.choices_weight * losses.choices + told).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         return losses
 
-    def _people_loss(self, batch: PeopleBatch) -> Tensor:
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._recipe.half_precision)
+
+    def _people_losses(self, batch: PeopleBatch) -> tuple[Tensor, Tensor]:
         hidden = self._hidden(batch.ids, position_ids=batch.positions, attention_mask=batch.mask)
         ends = batch.ends.to(self._device)
         asked = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, H)
         logits = functional.linear(asked, self.model.lm_head.weight[self._answers]).float()
         expected = batch.expected.to(self._device)
-        wrong = functional.binary_cross_entropy_with_logits(logits[..., 0] - logits[..., 1], expected)
-        return wrong - functional.binary_cross_entropy(expected, expected)
+        scores = logits[..., 0] - logits[..., 1]
+        wrong = functional.binary_cross_entropy_with_logits(scores, expected)
+        people = wrong - functional.binary_cross_entropy(expected, expected)
+        return people, choices_loss(scores, expected, together=batch.together)
 
     def _text_loss(self, batch: TextBatch) -> Tensor:
         hidden = self._hidden(batch.ids).flatten(0, 1)[batch.places.to(self._device)]
@@ -228,6 +287,19 @@ class Course:
             self._done = state["done"]
 
 
+def choices_loss(scores: Tensor, expected: Tensor, *, together: bool) -> Tensor:
+    """How wrong `scores` (B, Q) are about what a person would choose before what, whatever the person's generosity.
+
+    Where all were asked about the same items, what these are to everybody is taken out too, and only taste is left: of a
+    single answer's loss it is so small a part that it would be learned last.
+    """
+    wrong = scores - torch.logit(expected, eps=1e-4)
+    wrong = wrong - wrong.mean(dim=1, keepdim=True)
+    if together:
+        wrong = wrong - wrong.mean(dim=0, keepdim=True)
+    return wrong.square().mean()
+
+
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The architecture that a recipe names."""
     return LlamaConfig(
@@ -256,5 +328,10 @@ def learning_rate_share(step: int, recipe: Recipe) -> float:
 def _decayed(model: LlamaForCausalLM, recipe: Recipe) -> Sequence[dict[str, Any]]:
     # What a title means is learned from few sentences; decay would pull it back between them.
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    scales = [p for name, p in model.named_parameters() if p.ndim != 2]
+    titles = [p for name, p in model.named_parameters() if "embed" in name]
+    return [
+        {"params": matrices, "weight_decay": recipe.weight_decay, "share": 1.0},
+        {"params": scales, "weight_decay": 0.0, "share": 1.0},
+        {"params": titles, "weight_decay": 0.0, "share": recipe.embeddings_rate},
+    ]

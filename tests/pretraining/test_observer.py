@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from service.data.simulated import ItemFeatures, PublicFacts, Tastes
-from service.pretraining.observer import expected_likes
+from service.pretraining.observer import expected_likes, with_unknown
 
 ITEMS = ItemFeatures.of(
     [
@@ -49,3 +51,23 @@ def test_knows_nothing_without_a_history_but_the_mean() -> None:
     expected = expected_likes(ITEMS, still, nobody, np.array([], dtype=bool), TARGETS)
 
     assert expected == pytest.approx(1.0 / (1.0 + np.exp(-0.4)))
+
+
+def test_expects_of_an_unknown_item_about_what_it_expects_of_all_that_people_meet() -> None:
+    tastes, liked = Tastes(), np.array([True, False])
+    every, unknown = np.arange(4), np.array([4])
+    items = with_unknown(ITEMS, tastes)
+
+    usual = np.average(expected_likes(ITEMS, tastes, HISTORY, liked, every), weights=ITEMS.popularity)
+    assert expected_likes(items, tastes, HISTORY, liked, unknown) == pytest.approx(usual, abs=0.03)
+
+
+def test_an_opinion_of_an_unknown_item_tells_of_generosity_but_less_than_one_of_a_known() -> None:
+    tastes, said = Tastes(), np.array([True])
+    items = with_unknown(ITEMS, tastes)
+    nothing = expected_likes(items, tastes, np.array([], dtype=np.int64), np.array([], dtype=bool), np.array([1]))
+    after_unknown = expected_likes(items, tastes, np.array([4]), said, np.array([1]))
+
+    assert nothing < after_unknown
+    known = dataclasses.replace(items, unexplained=np.zeros(5))  # as if the usual item were all that there is to it
+    assert after_unknown < expected_likes(known, tastes, np.array([4]), said, np.array([1]))

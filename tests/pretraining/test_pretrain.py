@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
+import torch
 
 from service.build.progress import Silent
 from service.errors import InvalidInput
-from service.llm.encoder import Encoder, ModelSpec
-from service.pretraining.pretrain import Recipe, pretrain
+from service.llm.encoder import Encoder, ModelSpec, digest_of_files
+from service.pretraining.pretrain import Recipe, choices_loss, pretrain
 
 TINY = Recipe(
     learned_pieces=300,
@@ -91,6 +92,35 @@ def test_another_recipe_is_refused(corpus: Path, finished: tuple[Path, object]) 
     out, _ = finished
     with pytest.raises(InvalidInput, match="another recipe"):
         pretrain(corpus, out, dataclasses.replace(TINY, seed=1), "cpu", Silent(), compiled=False)
+
+
+def test_a_second_stage_goes_on_from_the_weights_of_the_first(
+    corpus: Path, finished: tuple[Path, object], tmp_path: Path
+) -> None:
+    first, _ = finished
+    second = dataclasses.replace(
+        TINY,
+        steps=1,
+        peak_learning_rate=0.0,
+        choices_weight=2.0,
+        half_precision=False,
+        started_from=digest_of_files(first),
+    )
+    pretrain(corpus, tmp_path, second, "cpu", Silent(), compiled=False, start=first)
+
+    assert (tmp_path / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+    assert json.loads((tmp_path / "recipe.json").read_text())["started_from"] == digest_of_files(first)
+
+
+def test_choices_are_wrong_by_what_is_wrong_between_a_persons_items() -> None:
+    expected = torch.tensor([[0.5, 0.6, 0.9], [0.2, 0.3, 0.4]])
+    right = torch.logit(expected)
+    generous, better = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.5, -1.0, 2.0]])
+
+    assert choices_loss(right + generous, expected, together=False) == pytest.approx(0.0, abs=1e-9)
+    assert choices_loss(right + better, expected, together=False) > 0.1
+    assert choices_loss(right + generous + better, expected, together=True) == pytest.approx(0.0, abs=1e-9)
+    assert choices_loss(right * 0.5, expected, together=True) > 0.0
 
 
 def test_an_incomplete_corpus_is_named(tmp_path: Path) -> None:
