@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,14 @@ NOTHING_LEFT = Remains(
 )
 
 
-def content_of(request: ForgetRequest, published: Published | None = PUBLISHED) -> dict[str, Any]:
+def content_of(
+    request: ForgetRequest, published: Published | None = PUBLISHED, memories: Sequence[str] = ("e" * 64, "d" * 64)
+) -> dict[str, Any]:
     return receipt_content(
         request,
         published=published,
         adapters={"a" * 64: "c" * 64, "b" * 64: None},
-        memories=frozenset({"e" * 64, "d" * 64}),
+        memories=memories,
         completed_at=1_750_000_100.0,
         remains=NOTHING_LEFT,
     )
@@ -124,7 +127,7 @@ def test_a_receipt_says_when_nothing_was_held() -> None:
     nothing = replace(
         REQUEST, affected_shards=(), erased_interactions=0, masked_rows=0, masked_samples=0, retraining_at=None
     )
-    content = content_of(nothing)
+    content = content_of(nothing, memories=())
     assert content["held"] is False
     assert content["retraining_at"] is None
     assert set(content["counts"].values()) == {0}
