@@ -114,9 +114,7 @@ class Recommender:
         item_model = snapshot.item_model if mask.empty else None
         found = reasons(live, taste, item_model, snapshot.near, snapshot.config.min_people)
         if query.candidates is None:
-            candidates = self._retrieve(
-                history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED
-            )
+            candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
         else:
             candidates = _items(query.candidates, named)
         read = history[-snapshot.config.history_length :]
