@@ -130,6 +130,67 @@ def auc_by_shard_size(name: str, bars: Sequence[StudySummary]) -> str:
     return svg[0]
 
 
+def bars_by_method(name: str, figures: Mapping[str, float], label: str) -> str:
+    """A bar for each method; the axis begins at 0."""
+    with _drawing(name, (_WIDE, 0.42 * len(figures) + 1.1)) as (axes, svg):
+        bars = axes.barh(range(len(figures)), list(figures.values()), 0.6, color=_FIRST)
+        axes.bar_label(bars, [f"{value:.4f}" for value in figures.values()], padding=4, fontsize=8.5)
+        _method_axis(axes, list(figures))
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+    return svg[0]
+
+
+def intervals_by_method(name: str, intervals: Mapping[str, tuple[float, float, float]], label: str) -> str:
+    """A dot and whiskers for each method, of a mean and the two ends of its interval; a line stands at 0."""
+    with _drawing(name, (_WIDE, 0.42 * len(intervals) + 1.1)) as (axes, svg):
+        for row, (mean, low, high) in enumerate(intervals.values()):
+            axes.errorbar(
+                mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=_FIRST, markersize=7, **_WHISKERS
+            )
+        axes.axvline(0, color=_MUTED, linewidth=1)
+        _method_axis(axes, list(intervals))
+        axes.set_xlabel(label)
+    return svg[0]
+
+
+def lines_by_group(name: str, groups: Sequence[str], lines: Mapping[str, Sequence[float | None]], label: str) -> str:
+    """A line for each method over the groups, with its name beside its end; the first method's stands out."""
+    with _drawing(name, (_WIDE, 3.8)) as (axes, svg):
+        ends: dict[str, tuple[int, float]] = {}
+        for place, (method, values) in enumerate(lines.items()):
+            known = [(at, value) for at, value in enumerate(values) if value is not None]
+            color = _SECOND if place == 0 else _MUTED
+            axes.plot(*zip(*known, strict=True), "o-", color=color, markersize=4, linewidth=2 if place == 0 else 1)
+            ends[method] = known[-1]
+        highest = max(value for values in lines.values() for value in values if value is not None) or 1.0
+        for (method, end), height in zip(
+            ends.items(), _apart([y for _, y in ends.values()], 0.06 * highest), strict=True
+        ):
+            axes.annotate(
+                named(method),
+                end,
+                (len(groups) - 0.85, height),
+                va="center",
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": _GRID, "linewidth": 0.8},
+            )
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set_xlim(-0.1, len(groups) - 0.1)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(label)
+    return svg[0]
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights moved up as little as makes them `gap` apart, from the lowest on."""
+    moved, least = list(heights), -gap
+    for place in sorted(range(len(heights)), key=lambda n: heights[n]):
+        moved[place] = least = max(heights[place], least + gap)
+    return moved
+
+
 @contextmanager
 def _drawing(name: str, inches: tuple[float, float]) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on, and a list that holds the finished SVG text afterwards."""
