@@ -86,7 +86,8 @@ class WatchedLedger(Ledger):
         """As the ledger does."""
         with self._noting("record_exposures"):
             super().record_exposures(view_fence, adapters, rows, shards, memories)
-        self._before_training(adapters.keys())
+        if adapters:
+            self._before_training(adapters.keys())
 
     def set_shards_training(self, count: int) -> None:
         """As the ledger does; a build calls it first when it knows what to train."""

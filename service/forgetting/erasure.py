@@ -150,7 +150,7 @@ def _published(ledger: Ledger, store: Store) -> StoredGeneration | None:
 
 
 def _digests(published: StoredGeneration | None, kind: str) -> set[str]:
-    return set() if published is None else {artifact["digest"] for artifact in published.manifest[kind]}
+    return set() if published is None else {artifact["digest"] for artifact in published.manifest.get(kind, ())}
 
 
 def _rows(published: StoredGeneration | None) -> frozenset[str]:
