@@ -50,6 +50,8 @@ OWNERS = {
     "matplotlib": ("service.evaluation.comparison.charts",),
     "cycler": ("service.evaluation.comparison.charts",),
     "jinja2": ("service.evaluation.comparison.report",),
+    "implicit": ("service.evaluation.ranking.peers.ials",),
+    "scipy": ("service.evaluation.ranking.peers",),
     "markupsafe": ("service.evaluation.comparison.report",),
 }
 

@@ -28,6 +28,7 @@ from service.entrypoints.load_benchmarks import bench_scale, bench_serving
 from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, open_home, with_settings
 from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
+from service.entrypoints.rankings import rank_methods
 from service.entrypoints.telemetry import configure_logging, describe
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import LetheError
@@ -48,6 +49,7 @@ app.command()(verify)
 app.command()(restore_check)
 app.command("pretrain")(pretrain_model)
 evaluate_app.command("compare")(compare_methods)
+evaluate_app.command("ranking")(rank_methods)
 bench_app.command("serving")(bench_serving)
 bench_app.command("scale")(bench_scale)
 

@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -73,11 +74,11 @@ def compare_methods(
 
     Leaves results.json and report.html in the folder. Run again, it computes only what is missing.
     """
-    page = _page_maker()
+    report = load_with_extra("service.evaluation.comparison.report", _EXTRA)
     defaults = {"max_shard_size": MAX_SHARD_SIZE}
     with goes_on_later(), scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
         split = _split(dataset, folder, noun, liked_above)
-        place = _made(out or Path(f"lethe-comparison-{split.dataset}{'-validation' if on_validation else ''}"))
+        place = made_folder(out or Path(f"lethe-comparison-{split.dataset}{'-validation' if on_validation else ''}"))
         found = compare(
             split.rehearsed() if on_validation else split,
             _laboratory(opened, read_public_facts(public_facts, split.items)),
@@ -89,7 +90,7 @@ def compare_methods(
             studies,
         )
     (place / "results.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", "utf-8")
-    (place / "report.html").write_text(page(found, _as_typed(context)), "utf-8")
+    (place / "report.html").write_text(report.render(found, as_typed(context, "lethe evaluate compare")), "utf-8")
     _print(found, place, json_)
 
 
@@ -103,14 +104,15 @@ def goes_on_later() -> Iterator[None]:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _page_maker() -> Callable[[Comparison, str], str]:
-    """Before any work: after hours of it nobody wants to hear that a package is missing."""
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+def load_with_extra(module: str, packages: Sequence[str]) -> ModuleType:
+    """A module that only this command needs, and whose packages other commands do without.
+
+    To be called before any work: after hours of it nobody wants to hear that a package is missing. Raises MissingExtra.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtra(f"{', '.join(missing)} not found, which the report needs: pip install lethe[evaluate]")
-    # Not at the top: no other command should load, or need, what draws plots.
-    page: Callable[[Comparison, str], str] = importlib.import_module("service.evaluation.comparison.report").render
-    return page
+        raise MissingExtra(f"{', '.join(missing)} not found, which this command needs: pip install lethe[evaluate]")
+    return importlib.import_module(module)
 
 
 def _split(dataset: Dataset, folder: Path, noun: str, liked_above: float | None) -> splits.Split:
@@ -119,7 +121,8 @@ def _split(dataset: Dataset, folder: Path, noun: str, liked_above: float | None)
     return splits.movielens_100k(folder) if dataset is Dataset.MOVIELENS_100K else splits.bookcrossing(folder)
 
 
-def _made(place: Path) -> Path:
+def made_folder(place: Path) -> Path:
+    """The folder, made if it was not there. Raises InvalidSetting where it cannot be."""
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,7 +141,7 @@ def _laboratory(opened: Home, facts: PublicItemFacts) -> Laboratory:
     )
 
 
-def _as_typed(context: typer.Context) -> str:
+def as_typed(context: typer.Context, command: str) -> str:
     """The command with which anybody gets this report: without folders of this machine, and without what changes no figure."""
     words = []
     for parameter in context.command.params:
@@ -152,7 +155,7 @@ def _as_typed(context: typer.Context) -> str:
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
         else:
             words.append(f"{option} {shown}" if option else shown)
-    return " ".join(["lethe evaluate compare", *words])
+    return " ".join([command, *words])
 
 
 def _is_folder(name: str | None, value: object) -> bool:

@@ -130,6 +130,47 @@ def auc_by_shard_size(name: str, bars: Sequence[StudySummary]) -> str:
     return svg[0]
 
 
+def bars_by_method(name: str, figures: Mapping[str, float], label: str) -> str:
+    """A bar for each method; the axis begins at 0."""
+    with _drawing(name, (_WIDE, 0.42 * len(figures) + 1.1)) as (axes, svg):
+        bars = axes.barh(range(len(figures)), list(figures.values()), 0.6, color=_FIRST)
+        axes.bar_label(bars, [f"{value:.4f}" for value in figures.values()], padding=4, fontsize=8.5)
+        _method_axis(axes, list(figures))
+        axes.margins(x=0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
+    return svg[0]
+
+
+def intervals_by_method(name: str, intervals: Mapping[str, tuple[float, float, float]], label: str) -> str:
+    """A dot and whiskers for each method, of a mean and the two ends of its interval; a line stands at 0."""
+    with _drawing(name, (_WIDE, 0.42 * len(intervals) + 1.1)) as (axes, svg):
+        for row, (mean, low, high) in enumerate(intervals.values()):
+            axes.errorbar(
+                mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=_FIRST, markersize=7, **_WHISKERS
+            )
+        axes.axvline(0, color=_MUTED, linewidth=1)
+        _method_axis(axes, list(intervals))
+        axes.set_xlabel(label)
+    return svg[0]
+
+
+def lines_by_group(name: str, groups: Sequence[str], lines: Mapping[str, Sequence[float | None]], label: str) -> str:
+    """A line for each method over the groups, with its name at its end; the first method's stands out."""
+    with _drawing(name, (_WIDE, 3.4)) as (axes, svg):
+        for place, (method, values) in enumerate(lines.items()):
+            known = [(at, value) for at, value in enumerate(values) if value is not None]
+            color = _SECOND if place == 0 else _MUTED
+            axes.plot(*zip(*known, strict=True), "o-", color=color, markersize=4, linewidth=2 if place == 0 else 1)
+            axes.annotate(named(method), known[-1], (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.margins(x=0.02)
+        axes.set_xlim(right=len(groups) - 0.3)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(label)
+    return svg[0]
+
+
 @contextmanager
 def _drawing(name: str, inches: tuple[float, float]) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on, and a list that holds the finished SVG text afterwards."""

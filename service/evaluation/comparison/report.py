@@ -84,9 +84,9 @@ def render(comparison: Comparison, command: str) -> str:
     Args:
         command: that made the comparison, as a reader would type it.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     summaries = summary(comparison)
-    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    return page(
+        _TEMPLATE,
         title=_title(comparison.dataset),
         comparison=comparison,
         command=command,
@@ -100,6 +100,19 @@ def render(comparison: Comparison, command: str) -> str:
         scored="scored validation" if comparison.is_rehearsal else "test",
         samples=_samples(comparison.split),
     )
+
+
+def page(template: Path, **values: object) -> str:
+    """A page from a template, which may use the macros that stand beside this file."""
+    places = jinja2.FileSystemLoader([template.parent, _TEMPLATE.parent])
+    environment = jinja2.Environment(loader=places, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(template.name).render(**values)
+
+
+def plot(title: str, caption: str, svg: str) -> Plot:
+    """A drawing of `charts`, ready to be put into a page."""
+    # matplotlib escapes what it writes; marked so, because the page escapes all that is not.
+    return Plot(title, caption, markupsafe.Markup(svg))
 
 
 def _title(dataset: str) -> str:
@@ -123,7 +136,7 @@ def _auc_plot(comparison: Comparison, summaries: Sequence[MethodSummary]) -> Plo
         "Large dots: mean AUC over the seeds, with ± one standard deviation. Small dots below: the single seeds."
         f"{theirs} The axis does not begin at 0."
     )
-    return _plot("AUC by method", caption, charts.auc_by_method(comparison, summaries, known))
+    return plot("AUC by method", caption, charts.auc_by_method(comparison, summaries, known))
 
 
 def _forgetting_plot(comparison: Comparison, summaries: Sequence[MethodSummary]) -> list[Plot]:
@@ -134,7 +147,7 @@ def _forgetting_plot(comparison: Comparison, summaries: Sequence[MethodSummary])
         f"the same for every method of a seed; in brackets the shards retrained."
         f"{_speedup(summaries) if _paper_knows(comparison) else ''}"
     )
-    return [_plot("Forgetting by method", caption, charts.forgetting_by_method(summaries))]
+    return [plot("Forgetting by method", caption, charts.forgetting_by_method(summaries))]
 
 
 def _speedup(summaries: Sequence[MethodSummary]) -> str:
@@ -153,12 +166,5 @@ def _study_plots(comparison: Comparison) -> list[Plot]:
     found = study_summary(comparison)
     bars = {name: [bar for bar in found if bar.study == name] for name in _STUDIES}
     return [
-        _plot(study.title, study.caption, study.draw(name, bars[name]))
-        for name, study in _STUDIES.items()
-        if bars[name]
+        plot(study.title, study.caption, study.draw(name, bars[name])) for name, study in _STUDIES.items() if bars[name]
     ]
-
-
-def _plot(title: str, caption: str, svg: str) -> Plot:
-    # matplotlib escapes what it writes; marked so, because the page escapes all that is not.
-    return Plot(title, caption, markupsafe.Markup(svg))

@@ -126,7 +126,7 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
     up to ten opinions of history. `liked_above` is wanted where the interactions hold ratings. Raises ImportRefused for
     missing or damaged files, interactions of unknown items, and too few people to cut.
     """
-    files = (_table_file(folder, "items"), _table_file(folder, "interactions"))
+    files = (table_file(folder, "items"), table_file(folder, "interactions"))
     dataset = importers.table(*files, liked_above, noun)
     items = {item.item_id: item for item in dataset.items}
     train, valid, test = _parts_of_people(dataset.interactions, items)
@@ -138,7 +138,8 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
     return Split(folder.resolve().name, noun, tuple(items.values()), train, valid, test)
 
 
-def _table_file(folder: Path, name: str) -> Path:
+def table_file(folder: Path, name: str) -> Path:
+    """The table of this name in any of the formats. Raises ImportRefused where there is none."""
     found = (find_file(folder, name + suffix) for suffix in _TABLE_FORMATS)
     path = next((path for path in found if path is not None), None)
     if path is None:
