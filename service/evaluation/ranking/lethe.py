@@ -31,7 +31,7 @@ from service.scoring.snapshot import Snapshots
 BOTH, MEMORY, LANGUAGE = "lethe", "lethe memory alone", "lethe language model alone"
 ROWS = (BOTH, MEMORY, LANGUAGE)
 
-_SECRET = b"of a ranking, where nobody is hidden"
+SECRET = b"of a ranking, where nobody is hidden"
 _TIMEOUT = 600.0  # seconds; nobody waits here
 _INDIFFERENT = 0.5
 
@@ -53,10 +53,10 @@ class Installation:
 
     def __init__(self, folder: Path, workshop: Workshop, split: HeldOut, progress: Progress) -> None:
         self._workshop, self._split = workshop, split
-        self._ledger = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", _SECRET)
+        self._ledger = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", SECRET)
         store, frozen = Store(folder / "store"), workshop.frozen
         self._builder = Builder(
-            self._ledger, store, frozen.spec, workshop.workforce, _SECRET, progress, workshop.environment
+            self._ledger, store, frozen.spec, workshop.workforce, SECRET, progress, workshop.environment
         )
         self._store, self._snapshots = store, Snapshots(store, frozen)
         self._scorer = Scorer(self._ledger, self._snapshots, frozen, Untimed())

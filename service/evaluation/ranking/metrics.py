@@ -46,8 +46,7 @@ class Judged:
     def ndcg(self, cut: int) -> Doubles:
         """(P,): discounted hits among the first `cut`, as a share of the most that could be; 0 for nothing relevant."""
         best = np.concatenate([[1.0], np.cumsum(_DISCOUNTS)[:cut]])  # the first is for who is not tested
-        gained = np.asarray(self.hits[:, :cut] @ _DISCOUNTS[:cut], np.float64)
-        return gained / best[np.minimum(self.relevant, cut)]
+        return np.asarray(self.hits[:, :cut] @ _DISCOUNTS[:cut] / best[np.minimum(self.relevant, cut)], np.float64)
 
     def hit(self, cut: int) -> Doubles:
         """(P,): 1 where anything among the first `cut` is relevant."""
