@@ -13,7 +13,6 @@ import torch
 import typer
 
 from service.benchmarking.report import machine
-from service.build.environment import environment_of
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.comparisons import as_typed, goes_on_later, load_with_extra, made_folder
 from service.entrypoints.console import print_report, progress_for_stderr
@@ -132,8 +131,7 @@ def _split(ratings: Ratings, protocol: str, variant: Mapping[str, Any]) -> tuple
 
 def _workshop(opened: Home) -> Workshop:
     frozen = FrozenModel.load(opened.model())
-    environment = environment_of(frozen.spec.device)
-    return Workshop(frozen, opened.workforce(), opened.settings.build_config(), environment)
+    return Workshop(frozen, opened.workforce(), opened.settings.build_config(), opened.environment())
 
 
 def _print(found: Ranking, place: Path, json_: bool) -> None:

@@ -34,6 +34,7 @@ ROWS = (BOTH, MEMORY, LANGUAGE)
 SECRET = b"of a ranking, where nobody is hidden"
 _TIMEOUT = 600.0  # seconds; nobody waits here
 _INDIFFERENT = 0.5
+_NO_RECEIPT = "{}"
 
 Names = tuple[str, ...]  # of items, best first
 
@@ -56,7 +57,7 @@ class Installation:
         self._ledger = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", SECRET)
         store, frozen = Store(folder / "store"), workshop.frozen
         self._builder = Builder(
-            self._ledger, store, frozen.spec, workshop.workforce, SECRET, progress, workshop.environment
+            self._ledger, store, frozen.spec, workshop.workforce, SECRET, workshop.environment, progress
         )
         self._store, self._snapshots = store, Snapshots(store, frozen)
         self._scorer = Scorer(self._ledger, self._snapshots, frozen, Untimed())
@@ -97,10 +98,14 @@ class Installation:
         }
 
     def forget(self, user: str) -> float:
-        """Seconds until nothing in the served generation has seen this person: masked, built again, published."""
+        """Seconds until the served generation is one that never saw this person: masked, built again, published, masks lifted.
+
+        Erasing and searching the files for remains is not in it.
+        """
         began = time.perf_counter()
-        self._ledger.forget(user, None, None)
+        request = self._ledger.forget(user, None, None)
         self._build()
+        self._ledger.complete(request.request_id, _NO_RECEIPT, time.time())  # lifts the masks
         return time.perf_counter() - began
 
     def _build(self) -> float:

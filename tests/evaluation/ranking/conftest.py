@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.build.environment import environment_of
 from service.evaluation.ranking.lethe import Workshop
 from service.evaluation.ranking.protocols import LAST_TENTH, HeldOut, Ratings, cut
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig, Interaction, Item
-from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
+from tests.exactness.homes import ENVIRONMENT, SMALLEST_MODEL, InThisProcess
 
 PEOPLE, FILMS, ROWS = 40, 30, 14
 CONFIG = BuildConfig(
@@ -46,7 +45,7 @@ def workshop(tiny_models: Callable[..., Path]) -> Workshop:
     """A tiny model, and tasks that run in this process."""
     torch.set_num_threads(1)
     frozen = FrozenModel.load(ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL))))
-    return Workshop(frozen, InThisProcess(), CONFIG, environment_of("cpu"))  # type: ignore[arg-type]
+    return Workshop(frozen, InThisProcess(), CONFIG, ENVIRONMENT)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")
