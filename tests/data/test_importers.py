@@ -98,6 +98,17 @@ def test_bookcrossing_subsets(tmp_path: Path, ratings: str, books: str) -> None:
     assert read.interactions == [Interaction("5", "01", True, 2)]
 
 
+@pytest.mark.parametrize(("ratings", "books"), [("ratings.csv", "books.csv"), ("ratings_v1.csv", "books_v2.csv")])
+def test_goodbooks_has_no_times(tmp_path: Path, ratings: str, books: str) -> None:
+    header = "book_id,authors,original_publication_year,title,X\n"
+    write(tmp_path, books, header + '1,"A. B., C. D.",2008.0,Été (#1),x\n2,E. F.,,Dune,x\n', packed=".xz")
+    write(tmp_path, ratings, "book_id,user_id,rating\n1,7,4\n2,7,3\n9,7,5\n", packed=".gz")
+    read = importers.goodbooks(tmp_path)
+    assert read.items == [Item("1", "Été (#1)", 2008, (), "A. B."), Item("2", "Dune", None, (), "E. F.")]
+    assert read.interactions == [Interaction("7", "1", True, 0), Interaction("7", "2", False, 0)]
+    assert (read.noun, read.unknown_items, read.rejected) == ("book", 1, [])
+
+
 def test_a_table_of_csv(tmp_path: Path) -> None:
     items = write(
         tmp_path, "items.csv", "\ufefftitle,item_id,genres,year,author\nHeat,a,Drama|War,1995,\nDune,b,,,F. H.\n"
@@ -250,7 +261,7 @@ def test_a_quote_longer_than_any_field_is_refused_too(tmp_path: Path) -> None:
         import_table(tmp_path, rows)
 
 
-@pytest.mark.parametrize("read", [importers.movielens, importers.bookcrossing])
+@pytest.mark.parametrize("read", [importers.movielens, importers.bookcrossing, importers.goodbooks])
 def test_a_folder_without_the_files_is_told_what_was_looked_for(
     tmp_path: Path, read: Callable[[Path], importers.Dataset]
 ) -> None:
@@ -331,3 +342,10 @@ def test_movielens_100k_is_read_whole(shared_data: Path) -> None:
 def test_bookcrossing_subset_is_read_whole(shared_data: Path) -> None:
     read = importers.bookcrossing(shared_data / "bookcrossing")
     assert (len(read.interactions), len(read.items), read.rejected) == (204_164, 18_185, [])
+
+
+@pytest.mark.slow
+def test_goodbooks_is_read_whole(shared_data: Path) -> None:
+    read = importers.goodbooks(shared_data / "goodbooks-10k")
+    assert (len(read.interactions), len(read.items), read.rejected) == (981_756, 10_000, [])
+    assert {row.timestamp for row in read.interactions} == {0}

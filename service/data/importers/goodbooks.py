@@ -31,7 +31,8 @@ def _rating(_place: Place, row: Row) -> Interaction:
 
 
 def _book(_place: Place, row: Row) -> Item:
-    year, author = as_year(row["original_publication_year"]), as_author(row["authors"])
+    # The author comes first; translators and illustrators follow.
+    year, author = as_year(row["original_publication_year"]), as_author(row["authors"].partition(",")[0])
     return Item(as_id(row["book_id"]), as_title(row["title"]), year, (), author)
 
 

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from service.evaluation.ranking.knowledge import NOBODY, History, Knowledge
 from service.evaluation.ranking.peers.literature import PEERS
 from service.evaluation.ranking.peers.peer import best, grid
+from service.evaluation.ranking.peers.sasrec import NextLike
 from service.evaluation.ranking.protocols import LAST_TENTH, cut
 
 
@@ -89,6 +91,23 @@ def test_ials_is_deterministic_and_prefers_what_is_liked_together(known, asking)
     found = PEERS["ials"].fit(known, options)(asking, {})
     assert found.tolist() == PEERS["ials"].fit(known, options)(asking, {}).tolist()
     assert found[asking.likes].mean() > np.delete(found, asking.likes).mean()  # it was fitted to these
+
+
+def test_sasrec_at_each_place_sees_nothing_that_comes_later():
+    torch.manual_seed(0)
+    model = NextLike(9, 0.0).eval()
+    likes = torch.tensor([[3, 1, 4, 0, 5]])
+    read = model(likes)
+    for length in range(1, 5):
+        assert torch.allclose(model(likes[:, :length]), read[:, :length], atol=1e-5)
+    assert read.shape == (1, 5, 9)
+
+
+def test_sasrec_learns_what_always_comes_next():
+    steps = [History(np.roll(np.arange(6), turn), np.ones(6, bool)) for turn in range(6)]
+    known = Knowledge(6, {f"p{number}": history for number, history in enumerate(steps)}, ordered=True)
+    scores = PEERS["sasrec"].fit(known, {"dropout": 0.0, "epochs": 200})
+    assert [int(scores(steps[turn], {}).argmax()) for turn in range(6)] == [steps[turn].items[0] for turn in range(6)]
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)

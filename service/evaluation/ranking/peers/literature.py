@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.evaluation.ranking.peers import ease, ials, item_knn, popularity, session_knn
+from service.evaluation.ranking.peers import ease, ials, item_knn, popularity, sasrec, session_knn
 from service.evaluation.ranking.peers.peer import Peer
 
 PEERS: Mapping[str, Peer] = {
-    peer.name: peer for peer in (popularity.PEER, item_knn.PEER, ials.PEER, ease.PEER, ease.RECENT, session_knn.PEER)
+    peer.name: peer
+    for peer in (popularity.PEER, item_knn.PEER, ials.PEER, ease.PEER, ease.RECENT, session_knn.PEER, sasrec.PEER)
 }
