@@ -58,7 +58,9 @@ class Contest:
     @cached_property
     def peers_code(self) -> str:
         """SHA-256 of the sources that decide what a peer answers."""
-        return _digest_of_sources(sorted(_RANKING.rglob("*.py")))
+        return _digest_of_sources(
+            [*sorted((_RANKING / "peers").glob("*.py")), *_deciding("rivals", "knowledge", "metrics")]
+        )
 
     @cached_property
     def served(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class Contest:
         ]
         frozen = self.workshop.frozen
         return {
-            "code": _digest_of_sources([*sources, _RANKING / "lethe.py"]),
+            "code": _digest_of_sources([*sources, *_deciding("served", "lethe")]),
             "config": asdict(self.workshop.config),
             "frozen": {"digest": frozen.encoder.digest, "dtype": frozen.spec.dtype},
             "environment": dict(self.workshop.environment),
@@ -114,6 +116,11 @@ def in_parts(people: Sequence[str], size: int) -> list[Sequence[str]]:
 def by_method(parts: Sequence[Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
     """The lists of each method, over all parts in their order."""
     return {method: [own for part in parts for own in part[method]] for method in (parts[0] if parts else {})}
+
+
+def _deciding(*names: str) -> list[Path]:
+    """Sources of a ranking that decide an answer, beside those that decide what is asked."""
+    return [_RANKING / f"{name}.py" for name in (*names, "protocols", "new_items", "strangers")]
 
 
 def _digest_of_sources(paths: Sequence[Path]) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from service.build.progress import Progress
 from service.evaluation.ranking.contest import Answered, Contest, timed_each
 from service.evaluation.ranking.knowledge import Knowledge, facts_of
 from service.evaluation.ranking.metrics import LENGTH, figures
-from service.evaluation.ranking.peers.peer import Model, Options, Peer, best
+from service.evaluation.ranking.peers.peer import FADING, Model, Options, Peer, best
 from service.evaluation.ranking.protocols import HeldOut
 
 _CHOSEN_BY = "ndcg@10"
+_ASKED_AT_MOST = 2_000  # people, in tuning
 
 
 def may_enter(peer: Peer, knowledge: Knowledge) -> bool:
@@ -26,9 +28,10 @@ def tuned(contest: Contest, peer: Peer) -> dict[str, dict[str, float]]:
     """The best `fitting` and `asking` options by NDCG@10 where no test row is; of equals the first."""
 
     def choose() -> dict[str, Any]:
-        if len(peer.fitting) * len(peer.asking) == 1:
-            return {"fitting": dict(peer.fitting[0]), "asking": dict(peer.asking[0])}
-        return _best_options(peer, contest.split.for_tuning(), contest.progress)
+        asking = _asking(peer, contest.knowledge.ordered)
+        if len(peer.fitting) * len(asking) == 1:
+            return {"fitting": dict(peer.fitting[0]), "asking": dict(asking[0])}
+        return _best_options(peer, asking, contest.split.for_tuning().drawn(_ASKED_AT_MOST), contest.progress)
 
     chosen: dict[str, dict[str, float]] = contest.notebook.recall("tuned", _inputs(contest, peer), choose)
     return chosen
@@ -59,14 +62,20 @@ def _inputs(contest: Contest, peer: Peer) -> dict[str, Any]:
     return {"split": contest.digest, "peer": peer.name, "code": contest.peers_code}
 
 
-def _best_options(peer: Peer, split: HeldOut, progress: Progress) -> dict[str, Any]:
+def _asking(peer: Peer, ordered: bool) -> list[dict[str, float]]:
+    """What to vary when asking; where histories have no order, nothing fades."""
+    ways = [{name: value for name, value in one.items() if ordered or name != FADING} for one in peer.asking]
+    return [way for place, way in enumerate(ways) if way not in ways[:place]]
+
+
+def _best_options(peer: Peer, ways: Sequence[Options], split: HeldOut, progress: Progress) -> dict[str, Any]:
     known = Knowledge.of(split)
     facts = facts_of(split, known)
-    progress.phase(f"{peer.name}: tuning", len(peer.fitting) * len(peer.asking))
+    progress.phase(f"{peer.name}: tuning", len(peer.fitting) * len(ways))
     found: list[tuple[float, Options, Options]] = []
     for fitting in peer.fitting:
         model = peer.fit(known, fitting)
-        for asking in peer.asking:
+        for asking in ways:
             options = {"fitting": fitting, "asking": asking}
             lists = [_top(model, known, user, options) for user in split.people]
             found.append((figures(lists, facts)[_CHOSEN_BY], fitting, asking))

@@ -119,6 +119,15 @@ def test_settings_are_chosen_where_no_test_row_is(tmp_path, ratings, workshop):
         assert tuned(hidden, peer) == tuned(seen, peer)
 
 
+def test_where_nothing_has_an_order_nothing_fades(tmp_path, ratings, workshop):
+    timeless = replace(ratings, rows=tuple(replace(row, timestamp=0) for row in ratings.rows))
+    assert set(tuned(contest_in(tmp_path, timeless, workshop), PEERS["session-knn"])["asking"]) == {"neighbors"}
+    assert set(tuned(contest_in(tmp_path, ratings, workshop), PEERS["session-knn"])["asking"]) == {
+        "neighbors",
+        "fading",
+    }
+
+
 def test_a_peer_that_means_nothing_here_is_left_out(ratings):
     timeless = replace(ratings, rows=tuple(replace(row, timestamp=0) for row in ratings.rows))
     known, unordered = (Knowledge.of(cut(each, LAST_TENTH)) for each in (ratings, timeless))

@@ -8,7 +8,7 @@ import numpy as np
 
 from service.evaluation.ranking.knowledge import History, Knowledge
 from service.evaluation.ranking.peers.co_occurrence import MOST_ITEMS, co_likes
-from service.evaluation.ranking.peers.peer import Doubles, Model, Options, Peer, grid
+from service.evaluation.ranking.peers.peer import FADING, Doubles, Model, Options, Peer, grid
 
 
 def fit(knowledge: Knowledge, options: Options) -> Model:
@@ -27,7 +27,7 @@ def fit(knowledge: Knowledge, options: Options) -> Model:
         if not len(history.likes):
             return likes
         ages = np.arange(len(history.likes))[::-1]
-        return np.asarray(options.get("fading", 1.0) ** ages @ weights[history.likes])
+        return np.asarray(options.get(FADING, 1.0) ** ages @ weights[history.likes])
 
     return scores
 

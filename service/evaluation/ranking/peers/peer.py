@@ -13,6 +13,8 @@ from service.evaluation.ranking.knowledge import History, Knowledge
 Doubles = NDArray[np.float64]
 Options = Mapping[str, float]  # settings by name
 
+FADING = "fading"  # the option that tells what a like counts of the next newer one; without order it is left out
+
 # A history and what to vary when asking -> what speaks for every item, (N,).
 Model = Callable[[History, Options], Doubles]
 

@@ -70,8 +70,9 @@ def _train(model: NextLike, windows: Tensor, epochs: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
     padding = model.items.num_embeddings - 1
     for _ in range(epochs if len(windows) else 0):
-        for rows in torch.randperm(len(windows)).split(_BATCH):
-            likes = windows[rows]
+        order = torch.randperm(len(windows))
+        for first in range(0, len(windows), _BATCH):
+            likes = windows[order[first : first + _BATCH]]
             likes = likes[:, : int((likes != padding).sum(dim=1).max())]
             targets = likes[:, 1:].masked_fill(likes[:, 1:] == padding, _NO_TARGET)
             loss = nn.functional.cross_entropy(model(likes[:, :-1]).flatten(0, 1), targets.flatten())

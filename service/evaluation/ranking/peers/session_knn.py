@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from service.evaluation.ranking.knowledge import History, Knowledge
-from service.evaluation.ranking.peers.peer import Doubles, Model, Options, Peer, grid
+from service.evaluation.ranking.peers.peer import FADING, Doubles, Model, Options, Peer, grid
 
 
 def fit(knowledge: Knowledge, _options: Options) -> Model:
     """Keeps everybody's likes. Whoever likes nothing gets what is popular.
 
-    Asked with `neighbors`, how many people are looked at, and `fading`, what a like counts of the next newer one.
+    Asked with `neighbors`, how many people are looked at, and `fading`, what a like counts of the next newer one
+    (1 by default).
     """
     people, items = knowledge.pairs()
     count = len(knowledge.histories)
@@ -25,8 +26,7 @@ def fit(knowledge: Knowledge, _options: Options) -> Model:
         if not len(history.likes):
             return likes
         weights = np.zeros(knowledge.items)
-        ordered = knowledge.ordered
-        weights[history.likes] = (options["fading"] if ordered else 1.0) ** np.arange(len(history.likes))[::-1]
+        weights[history.likes] = options.get(FADING, 1.0) ** np.arange(len(history.likes))[::-1]
         closeness = np.bincount(people, weights[items], minlength=count) / size
         least = np.sort(closeness)[-min(int(options["neighbors"]), count)]
         near = np.where((closeness >= least) & (closeness > 0), closeness, 0.0)
