@@ -156,19 +156,39 @@ def intervals_by_method(name: str, intervals: Mapping[str, tuple[float, float, f
 
 
 def lines_by_group(name: str, groups: Sequence[str], lines: Mapping[str, Sequence[float | None]], label: str) -> str:
-    """A line for each method over the groups, with its name at its end; the first method's stands out."""
-    with _drawing(name, (_WIDE, 3.4)) as (axes, svg):
+    """A line for each method over the groups, with its name beside its end; the first method's stands out."""
+    with _drawing(name, (_WIDE, 3.8)) as (axes, svg):
+        ends: dict[str, tuple[int, float]] = {}
         for place, (method, values) in enumerate(lines.items()):
             known = [(at, value) for at, value in enumerate(values) if value is not None]
             color = _SECOND if place == 0 else _MUTED
             axes.plot(*zip(*known, strict=True), "o-", color=color, markersize=4, linewidth=2 if place == 0 else 1)
-            axes.annotate(named(method), known[-1], (6, 0), textcoords="offset points", va="center", fontsize=8)
+            ends[method] = known[-1]
+        highest = max(value for values in lines.values() for value in values if value is not None) or 1.0
+        for (method, end), height in zip(
+            ends.items(), _apart([y for _, y in ends.values()], 0.06 * highest), strict=True
+        ):
+            axes.annotate(
+                named(method),
+                end,
+                (len(groups) - 0.85, height),
+                va="center",
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": _GRID, "linewidth": 0.8},
+            )
         axes.set_xticks(range(len(groups)), groups)
-        axes.margins(x=0.02)
-        axes.set_xlim(right=len(groups) - 0.3)
+        axes.set_xlim(-0.1, len(groups) - 0.1)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
     return svg[0]
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights moved up as little as makes them `gap` apart, from the lowest on."""
+    moved, least = list(heights), -gap
+    for place in sorted(range(len(heights)), key=lambda n: heights[n]):
+        moved[place] = least = max(heights[place], least + gap)
+    return moved
 
 
 @contextmanager
