@@ -91,4 +91,4 @@ def _windows(knowledge: Knowledge) -> Tensor:
     return torch.from_numpy(np.array(found, np.int64).reshape(-1, _LENGTH + 1))
 
 
-PEER = Peer("sasrec", fit, grid(dropout=(0.2, 0.5), epochs=(10, 30)), needs_order=True, most_items=MOST_ITEMS)
+PEER = Peer("sasrec", fit, grid(dropout=(0.2, 0.5), epochs=(20, 50)), needs_order=True, most_items=MOST_ITEMS)
