@@ -42,7 +42,8 @@ def test_no_context_comes_twice_and_a_seed_gives_the_same_requests(encoder: Enco
 def test_the_body_asks_the_server_for_what_the_offline_scorer_is_given(encoder: Encoder) -> None:
     [ask] = Asker(RequestShape(170, 70, 4), encoder, NOUN, seed=0).draw(1)
     query = RecommendBody.model_validate_json(ask.body()).query()
-    assert opinions(query.liked, query.disliked) == ask.request().history
+    history = tuple(Opinion(Item("", name), liked) for name, liked in query.opinions)
+    assert history == ask.request().history == opinions(ask.liked, ask.disliked)
     assert query.candidates == tuple(item.title for item in ask.request().candidates)
 
 

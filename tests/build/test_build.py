@@ -349,6 +349,7 @@ def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home):
         "files",
         "format",
         "frozen",
+        "item_model",
         "memories",
         "noun",
         "template",

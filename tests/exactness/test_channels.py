@@ -210,10 +210,10 @@ def test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is(user: 
 
 
 def test_a_persons_path_does_not_depend_on_who_else_there_is(everybody: Home, home_of: HomeOf) -> None:
-    together = dict(everybody.table("placements", "user_id, path"))
+    together = _paths(everybody)
     assert len(set(together.values())) > 2
     for user in TRAINING[:3]:
-        assert dict(home_of(only(user)).table("placements", "user_id, path")) == {user: together[user]}
+        assert _paths(home_of(only(user))) == {user: together[user]}
 
 
 def test_an_adapter_does_not_depend_on_other_shards(everybody: Home, home_of: HomeOf) -> None:

@@ -23,7 +23,7 @@ _HOME = {
     "tombstones.jsonl",
     "worker.lock",
 }
-_STORE = {"adapters", "generations", "tmp", ACTIVE}
+_STORE = {"adapters", "generations", "memory", "tmp", ACTIVE}
 
 
 def query(home: Path, sql: str) -> list[tuple[object, ...]]:
@@ -88,7 +88,7 @@ def ledger_rows(home: Path, world: World) -> Iterator[str]:
 
 
 def leftovers(home: Path) -> Iterator[str]:
-    """Beside the published generation and its adapters the store is empty; so is the home, beside what belongs there."""
+    """Beside the published generation, its adapters and its memories the store is empty; so is the home, beside what belongs there."""
     store = home / "store"
     active = (store / ACTIVE).read_text().strip()
     manifest = json.loads((store / "generations" / active / MANIFEST).read_bytes())
@@ -98,6 +98,7 @@ def leftovers(home: Path) -> Iterator[str]:
         store / "tmp": set(),
         store / "generations": {active},
         store / "adapters": {adapter["digest"] for adapter in manifest["adapters"]},
+        store / "memory": {memory["digest"] for memory in manifest["memories"]},
     }
     for folder, names in allowed.items():
         for extra in sorted({path.name for path in folder.iterdir()} - names):
