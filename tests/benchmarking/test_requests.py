@@ -11,6 +11,7 @@ from service.benchmarking.requests import Asker, RequestShape, opinions
 from service.entrypoints.schemas import RecommendBody
 from service.errors import ModelUnsuitable
 from service.llm.encoder import Encoder, ModelSpec
+from service.records import Item, Opinion
 
 NOUN = "movie"
 
