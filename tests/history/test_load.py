@@ -43,12 +43,5 @@ def test_every_rule_would_have_caught_these_answers_had_the_acknowledgements_com
     early = [replace(wish, begin=-2.0, end=-1.0) for wish in history.forgotten]
     receipts = [replace(done, end=-1.0) for done in history.completed]
     found = check(replace(history, forgotten=tuple(early), completed=tuple(receipts)))
-    assert {violation.rule for violation in found} == {
-        "fence",
-        "adapter",
-        "row",
-        "memory",
-        "person",
-        "item model",
-        "generation",
-    }
+    rules = {"fence", "adapter", "row", "memory", "person", "item model", "generation"}
+    assert {violation.rule for violation in found} == rules

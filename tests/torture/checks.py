@@ -88,7 +88,7 @@ def ledger_rows(home: Path, world: World) -> Iterator[str]:
 
 
 def leftovers(home: Path) -> Iterator[str]:
-    """Beside the published generation, its adapters and its memories the store is empty; so is the home, beside what belongs there."""
+    """Beside the published generation and what it names the store is empty; so is the home, beside what belongs there."""
     store = home / "store"
     active = (store / ACTIVE).read_text().strip()
     manifest = json.loads((store / "generations" / active / MANIFEST).read_bytes())
