@@ -118,7 +118,8 @@ class Recommender:
             candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
         else:
             candidates = _items(query.candidates, named)
-        read = history[-snapshot.config.history_length :]
+        # Whoever states a history has chosen it; of a person's own the newest part is what adapters were trained on.
+        read = history if query.user_id is None else history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
         encoded = self._encoder.encode(request, snapshot.noun)
         return Prepared(

@@ -148,6 +148,13 @@ def test_the_history_is_no_longer_than_the_generation_was_built_with(world):
     assert not {item.item_id for item in request.candidates} & {"0", "1", "2", "3"}
 
 
+def test_a_history_that_was_stated_is_read_whole(world):
+    world.publish(history_length=2)
+    stated = tuple((str(number), number < 3) for number in range(5))
+    request = Desk(world).asked(replace(ASKED, opinions=stated))
+    assert [(opinion.item.item_id, opinion.liked) for opinion in request.history] == list(stated)
+
+
 def test_where_nobody_is_counted_candidates_are_nearest_to_what_was_liked(desk):
     request = desk.asked(MINE)
     found = [item.item_id for item in request.candidates]
