@@ -24,16 +24,19 @@ class Interval:
     high: float
 
 
-def paired_interval(first: Doubles, second: Doubles, draws: int = DRAWS, seed: int = _SEED) -> Interval:
+def paired_interval(
+    first: Doubles, second: Doubles, draws: int = DRAWS, seed: int = _SEED, at_once: int = _AT_ONCE
+) -> Interval:
     """The mean over people of first − second, (P,) each, with its percentile bootstrap interval (Efron 1979).
 
     People are drawn with replacement, so both methods are compared on the same people in every draw. NaN for nobody.
+    `at_once` bounds the indices that are in memory.
     """
     differences = first - second
     if not len(differences):
         return Interval(float("nan"), float("nan"), float("nan"))
     chance = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // len(differences))
+    step = max(1, at_once // len(differences))
     means = np.concatenate(
         [
             differences[chance.integers(0, len(differences), (min(step, draws - begun), len(differences)))].mean(axis=1)
