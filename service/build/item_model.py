@@ -9,7 +9,7 @@ from service.build.rows import array_bytes
 from service.build.workforce import Report
 from service.memory.artifact import load_memory
 from service.memory.item_model import gram, modeled_items, solve
-from service.memory.live import Memory
+from service.memory.live import Memory, Source
 
 NUMBERS, WEIGHTS = "item_model_items.npy", "item_model.npy"
 FORMAT = "lethe-item-model-1"
@@ -26,9 +26,10 @@ class ItemModelTask:
 
 def solve_item_model(task: ItemModelTask, report: Report) -> dict[str, bytes]:
     """File name -> content. Reports one step."""
-    shards = {folder.name: load_memory(folder) for folder in task.memories}
-    live = Memory(task.item_ids, shards).without()
+    folders = {folder.name: folder for folder in task.memories}
+    source = Source(tuple(folders), lambda digest: load_memory(folders[digest]), task.least_people)
+    live = Memory.of(source, task.item_ids).without()
     items = modeled_items(live)
-    weights = solve(gram(live, items, task.least_people))
+    weights = solve(gram(live, items))
     report(1)
     return {NUMBERS: array_bytes(items), WEIGHTS: array_bytes(weights)}

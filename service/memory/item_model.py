@@ -33,15 +33,15 @@ def modeled_items(live: LiveCounts) -> Numbers:
     return np.sort(most_liked[live.likes[most_liked] >= LEAST_LIKES])
 
 
-def gram(live: LiveCounts, items: Numbers, least_people: int) -> Doubles:
-    """(M, M): how many people liked both of two items; pairs of fewer than `least_people` count as none."""
+def gram(live: LiveCounts, items: Numbers) -> Doubles:
+    """(M, M): how many people liked both of two items; pairs of too few count as none."""
     place = np.full(len(live.likes), -1, np.int64)
     place[items] = np.arange(len(items))
     found = np.zeros((len(items), len(items)))
     for row, item in enumerate(items.tolist()):
-        others, people = live.people(item, least_people)
-        among = place[others] >= 0
-        found[row, place[others[among]]] = people[among]
+        pairs = live.together(item)
+        among = place[pairs.items] >= 0
+        found[row, place[pairs.items[among]]] = pairs.people[among]
     found[np.diag_indices(len(items))] = live.likes[items]
     return found
 

@@ -1,20 +1,22 @@
 """The counts that may be used now: the sum over the shards that no mask forbids, over one catalog.
 
-The sum over all shards is added up once, when a generation is loaded. A mask is subtracted from the rows that a request looks
-at, so no deletion has to wait until anything is added up again.
+The sum over all shards is added up once. A mask is subtracted from the rows that a request looks at, and what the next
+generation changes is added to them, so no deletion has to wait until anything is added up again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.memory.counting import Counts32, Ints, Pairs, ShardCounts, add_up, fitting
+from service.errors import Damaged
+from service.memory.counting import Counts32, Ints, ShardCounts
+from service.memory.table import CountTable, PairTable
 
-Numbers = NDArray[np.int64]
+_MOST_CHANGED = 1 / 8  # of the pairs of a sum, or everything is added up anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,98 +29,111 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class PairTable:
-    """Pairs over a catalog of N items as compressed sparse rows: for each first item its second ones."""
+class Source:
+    """Where the memories of a generation come from. `load` raises Damaged where there is none."""
 
-    starts: Ints  # (N + 1,)
-    columns: Counts32  # (P,)
-    values: Counts32  # (P, 2): people, weight
-
-    def row(self, item: int) -> tuple[Counts32, Ints]:
-        """The second items, and (C, 2) what is known of them."""
-        own = slice(self.starts[item], self.starts[item + 1])
-        return self.columns[own], self.values[own].astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class CountTable:
-    """Counts over a catalog of N items."""
-
-    likes: Ints  # (N,)
-    dislikes: Ints  # (N,)
-    together: PairTable  # every pair in both directions
-    followed: PairTable
-
-    @classmethod
-    def of(cls, shards: Sequence[ShardCounts], number: Mapping[str, int]) -> CountTable:
-        """The sum of some shards. Raises OverflowError if a sum does not fit into 32 bits."""
-        own = [np.array([number[item_id] for item_id in counts.items], np.int64) for counts in shards]
-        likes, dislikes = np.zeros(len(number), np.int64), np.zeros(len(number), np.int64)
-        for counts, numbers in zip(shards, own, strict=True):
-            likes[numbers] += counts.likes
-            dislikes[numbers] += counts.dislikes
-        both = [(counts.together, numbers) for counts, numbers in zip(shards, own, strict=True)]
-        after = [(counts.followed, numbers) for counts, numbers in zip(shards, own, strict=True)]
-        turned = [(Pairs(p.second, p.first, p.people, p.weight), numbers) for p, numbers in both]
-        return cls(likes, dislikes, _pair_table([*both, *turned], len(number)), _pair_table(after, len(number)))
+    digests: tuple[str, ...]
+    load: Callable[[str], ShardCounts]
+    least_people: int  # behind a pair, or it counts for nothing
 
 
 class Memory:
-    """The memories of one generation (digest -> counts) over its catalog."""
+    """The memories of one generation over its catalog.
 
-    def __init__(self, item_ids: Sequence[str], shards: Mapping[str, ShardCounts]) -> None:
-        """Raises:
-        OverflowError: a sum does not fit into 32 bits.
+    Pairs of too few people in the sum over all shards can never count, as a mask makes them fewer still. They
+    are not kept, which is most pairs of a large catalog. Shards are read again when they are masked.
+    """
+
+    def __init__(
+        self, source: Source, item_ids: tuple[str, ...], total: CountTable, changed: CountTable | None = None
+    ) -> None:
+        """`changed` is what generations since the sum was added up have changed. `Memory.of` adds up."""
+        self._source, self._item_ids, self._total, self._changed = source, item_ids, total, changed
+        self._number = {item_id: n for n, item_id in enumerate(item_ids)}
+        self._read: dict[str, CountTable] = {}  # masked shards
+
+    @classmethod
+    def of(cls, source: Source, item_ids: Iterable[str]) -> Self:
+        """Add up all shards.
+
+        Raises:
+            Damaged: a memory cannot be loaded.
+            OverflowError: a sum does not fit into 32 bits.
         """
-        number = {item_id: n for n, item_id in enumerate(item_ids)}
-        self._shards = {digest: CountTable.of([counts], number) for digest, counts in shards.items()}
-        self._total = CountTable.of(list(shards.values()), number)
+        ids = tuple(item_ids)
+        number = {item_id: n for n, item_id in enumerate(ids)}
+        shards = [source.load(digest) for digest in source.digests]
+        return cls(source, ids, CountTable.of(shards, number, source.least_people))
 
     def without(self, masked: Collection[str] = ()) -> LiveCounts:
-        """The sum over all shards but the masked ones."""
-        masked_here = [self._shards[digest] for digest in sorted(masked) if digest in self._shards]
-        return LiveCounts(self._total, masked_here, tuple(digest for digest in self._shards if digest not in masked))
+        """The sum over all shards but the masked ones. Raises Damaged if one that is masked cannot be loaded."""
+        here = [digest for digest in self._source.digests if digest in masked]
+        self._read = {digest: self._table(digest) for digest in here}
+        digests = tuple(digest for digest in self._source.digests if digest not in masked)
+        changes = [(table, -1) for table in self._read.values()]
+        if self._changed is not None:
+            changes.append((self._changed, 1))
+        return LiveCounts(self._total, changes, digests, self._source.least_people)
+
+    def renewed(self, source: Source, item_ids: Iterable[str]) -> Memory:
+        """The memory of another generation, from this one's sum where that comes to the same. Raises as `of` does."""
+        ids = tuple(item_ids)
+        changed = self._change_to(source) if (ids, source.least_people) == self._made_for else None
+        if changed is None:
+            return Memory.of(source, ids)
+        return Memory(source, ids, self._total, changed)
+
+    @property
+    def _made_for(self) -> tuple[tuple[str, ...], int]:
+        return self._item_ids, self._source.least_people
+
+    def _change_to(self, source: Source) -> CountTable | None:
+        """What another generation's sum has more than the one that was added up; None where that cannot be told, or is much."""
+        come = [source.load(digest) for digest in source.digests if digest not in self._source.digests]
+        changed = CountTable.of(come, self._number)
+        try:
+            for digest in self._source.digests:
+                changed = changed if digest in source.digests else changed.minus(self._table(digest))
+        except Damaged:  # it has been erased meanwhile
+            return None
+        if self._changed is not None:
+            changed = changed.plus(self._changed)
+        little = changed.size <= self._total.size * _MOST_CHANGED
+        return changed if little and self._total.may_change_by(changed) else None
+
+    def _table(self, digest: str) -> CountTable:
+        known = self._read.get(digest)
+        return known if known is not None else CountTable.of([self._source.load(digest)], self._number)
 
 
 class LiveCounts:
     """The sum of what may be used, (N,) likes and dislikes and rows of pairs. `digests` name the memories in it."""
 
-    def __init__(self, total: CountTable, masked: Sequence[CountTable], digests: tuple[str, ...]) -> None:
-        self._total, self._masked, self.digests = total, masked, digests
-        self.likes: Ints = total.likes - sum((table.likes for table in masked), np.zeros_like(total.likes))
-        self.dislikes: Ints = total.dislikes - sum((table.dislikes for table in masked), np.zeros_like(total.dislikes))
+    def __init__(
+        self, total: CountTable, changes: Sequence[tuple[CountTable, int]], digests: tuple[str, ...], least_people: int
+    ) -> None:
+        """`changes` are added to the total with their signs."""
+        self.digests, self._total, self._changes = digests, total, changes
+        self._least = max(1, least_people)
+        self.likes: Ints = total.likes + sum((sign * t.likes for t, sign in changes), np.zeros_like(total.likes))
+        disliked = (sign * table.dislikes for table, sign in changes)
+        self.dislikes: Ints = total.dislikes + sum(disliked, np.zeros_like(total.dislikes))
 
-    def together(self, item: int, least_people: int) -> Row:
-        """The item of this number with all others that at least so many people liked both of."""
-        return self._row(lambda table: table.together, item, least_people)
+    def together(self, item: int) -> Row:
+        """The item of this number with all others that enough people liked both of."""
+        return self._row(lambda table: table.together, item)
 
-    def followed(self, item: int, least_people: int) -> Row:
-        """The item of this number with all that at least so many people liked soon after it."""
-        return self._row(lambda table: table.followed, item, least_people)
+    def followed(self, item: int) -> Row:
+        """The item of this number with all that enough people liked soon after it."""
+        return self._row(lambda table: table.followed, item)
 
-    def people(self, item: int, least_people: int) -> tuple[Counts32, Ints]:
-        """The items that at least so many people liked together with this one, and how many did."""
-        columns, values = self._values(lambda table: table.together, item)
-        enough = values[:, 0] >= max(1, least_people)
-        return columns[enough], values[enough, 0]
-
-    def _row(self, kind: Callable[[CountTable], PairTable], item: int, least_people: int) -> Row:
-        columns, values = self._values(kind, item)
-        enough = values[:, 0] >= max(1, least_people)
-        return Row(columns[enough], values[enough, 1], values[enough, 0])
-
-    def _values(self, kind: Callable[[CountTable], PairTable], item: int) -> tuple[Counts32, Ints]:
+    def _row(self, kind: Callable[[CountTable], PairTable], item: int) -> Row:
         columns, values = kind(self._total).row(item)
-        for table in self._masked:
-            theirs, minus = kind(table).row(item)
-            values[np.searchsorted(columns, theirs)] -= minus
-        return columns, values
-
-
-def _pair_table(parts: Sequence[tuple[Pairs, Numbers]], count: int) -> PairTable:
-    """`parts` are pairs and the catalog numbers of their items."""
-    keys = [np.empty(0, np.int64), *(numbers[p.first] * count + numbers[p.second] for p, numbers in parts)]
-    values = [np.empty((0, 2), np.int64), *(np.stack([p.people, p.weight], axis=1, dtype=np.int64) for p, _ in parts)]
-    found, sums = add_up(np.concatenate(keys), np.concatenate(values))
-    rows, columns = np.divmod(found, max(1, count))
-    return PairTable(np.searchsorted(rows, np.arange(count + 1)), columns.astype(np.int32), fitting(sums))
+        for table, sign in self._changes:
+            theirs, amounts = kind(table).row(item)
+            places = np.searchsorted(columns, theirs)
+            kept = np.flatnonzero(places < len(columns))
+            kept = kept[columns[places[kept]] == theirs[kept]]  # the others are too rare to count
+            values[places[kept]] += sign * amounts[kept]
+        enough = values[:, 0] >= self._least
+        return Row(columns[enough], values[enough, 1], values[enough, 0])

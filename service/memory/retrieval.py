@@ -53,23 +53,23 @@ class Evidence:
     amounts: Doubles
 
 
-def liked_together(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
+def liked_together(live: LiveCounts, taste: Taste) -> Iterator[Evidence]:
     """What each of the newest likes says by what people liked together, the newest first."""
     discount, doubt = _discount(live.likes), _doubt(taste)
     newest = taste.likes[-READ:][::-1]
     fading = _FADING if taste.ordered else 1.0
     for age, source in enumerate(newest):
-        yield _evidence(source, live.together(source, least_people), doubt, discount, fading**age * discount[source])
+        yield _evidence(source, live.together(source), doubt, discount, fading**age * discount[source])
 
 
-def liked_next(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
+def liked_next(live: LiveCounts, taste: Taste) -> Iterator[Evidence]:
     """What each of the newest items says by what people liked soon after it, the newest first."""
     if not taste.ordered:
         return
     discount, met = _discount(live.likes), _discount(live.likes + live.dislikes)
     doubt = _doubt(taste)
     for age, source in enumerate(taste.items[-READ:][::-1]):
-        yield _evidence(source, live.followed(source, least_people), doubt, discount, _FADING**age * met[source])
+        yield _evidence(source, live.followed(source), doubt, discount, _FADING**age * met[source])
 
 
 def added(found: Iterable[Evidence], items: int) -> Doubles:

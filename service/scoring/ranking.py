@@ -55,9 +55,7 @@ class Reasons:
         return {name: float(part[number]) for name, part in named.items()}
 
 
-def reasons(
-    live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: NDArray[np.int64], least_people: int
-) -> Reasons:
+def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: NDArray[np.int64]) -> Reasons:
     """Of every item of the catalog. Without an item model the counts alone speak.
 
     `near` (N, k) are the nearest items in content, nearest first; -1 where there is none.
@@ -65,8 +63,8 @@ def reasons(
     items = len(live.likes)
     unseen = np.ones(items, np.bool_)
     unseen[list(taste.items)] = False
-    together = _scaled(added(liked_together(live, taste, least_people), items), unseen)
-    followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste, least_people), items), unseen)
+    together = _scaled(added(liked_together(live, taste), items), unseen)
+    followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste), items), unseen)
     found = () if item_model is None else item_model.evidence(taste)
     solved = _SOLVED * _scaled(added(found, items), unseen)
     thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)

@@ -113,7 +113,7 @@ class Recommender:
         live = snapshot.live(mask)
         # It has seen everybody, so from any mask on it is out.
         item_model = snapshot.item_model if mask.empty else None
-        found = reasons(live, taste, item_model, snapshot.near, snapshot.config.min_people)
+        found = reasons(live, taste, item_model, snapshot.near)
         if query.candidates is None:
             candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
         else:
@@ -212,8 +212,7 @@ def _ranked(item: Item, score: float, rank: int) -> Ranked:
 
 def _explained(ranked: Sequence[Ranked], numbers: Sequence[int | None], prepared: Prepared) -> list[Ranked]:
     """With the parts of the value, and the items of the history that speak most for each."""
-    least = prepared.snapshot.config.min_people
-    found = [*liked_together(prepared.live, prepared.taste, least), *liked_next(prepared.live, prepared.taste, least)]
+    found = [*liked_together(prepared.live, prepared.taste), *liked_next(prepared.live, prepared.taste)]
     return [
         item
         if number is None
