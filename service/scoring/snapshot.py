@@ -1,10 +1,10 @@
-"""One generation in memory, immutable and swapped whole. Everything in it was verified by digest when it was read."""
+"""One generation in memory, immutable and swapped whole. All of its bytes were compared with its manifest as they were read."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Store, StoreFailure
-from service.build.rows import load_array
+from service.arrays import load_array
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
-from service.llm.mixture import AdapterStack, Mixture
+from service.llm.mixture import AdapterStack, Mixture, adapter_tensors
 from service.memory.artifact import load_memory
 from service.memory.counting import Ints
 from service.memory.item_model import ItemModel
@@ -79,14 +79,16 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
     """
     try:
         stored = store.generation(generation)
-        folders = {adapter["digest"]: store.adapters.path(adapter["digest"]) for adapter in stored.manifest["adapters"]}
+        stated, counted = (
+            stored.artifacts()
+        )  # the ledger names the generation, and its manifest says what belongs to it
+        adapters = {d: adapter_tensors(store.adapters.stated(d, own).read()) for d, own in stated.items()}
         files = {name: stored.read(name) for name in stored.manifest["files"]}
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
-        stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
+        stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
         # A generation that an older version made has no memories; the worker will make it anew.
-        digests = [memory["digest"] for memory in stored.manifest.get("memories", [])]
-        counts = {digest: load_memory(store.memories.path(digest)) for digest in digests}
+        counts = {digest: load_memory(store.memories.stated(digest, own).read()) for digest, own in counted.items()}
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
     row_keys = tuple(json.loads(files["rows.json"]))
@@ -109,16 +111,9 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         item_embeddings=item_embeddings,
         catalogue=catalogue,
         memory=memory,
-        item_model=_item_model(files),
+        item_model=ItemModel.of(files),
         near=_near_in_content(catalogue, item_embeddings, memory.without().likes),
     )
-
-
-def _item_model(files: Mapping[str, bytes]) -> ItemModel | None:
-    # A generation that an older version made has none.
-    if "item_model.npy" not in files:
-        return None
-    return ItemModel(load_array(files["item_model_items.npy"]).astype(np.int64), load_array(files["item_model.npy"]))
 
 
 def _near_in_content(catalogue: Neighbours, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:

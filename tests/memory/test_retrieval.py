@@ -101,21 +101,14 @@ def test_a_pair_that_a_mask_makes_rare_says_nothing() -> None:
     assert len(memory.without({"b"}).together(0, 2).items) == 0
 
 
-def test_counts_survive_their_files(people: People, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("memory")
+def test_counts_survive_their_files(people: People) -> None:
     counts = count_people(people.values())
-    for name, content in memory_files(counts).items():
-        (folder / name).write_bytes(content)
-    assert_same(Memory(ITEMS, {"": load_memory(folder)}).without(), Memory(ITEMS, {"": counts}).without())
-    assert memory_files(load_memory(folder)) == memory_files(counts)
+    read = load_memory(memory_files(counts))
+    assert_same(Memory(ITEMS, {"": read}).without(), Memory(ITEMS, {"": counts}).without())
+    assert memory_files(read) == memory_files(counts)
 
 
 @pytest.mark.parametrize("name", [COUNTS, ITEMS_FILE])
-def test_files_that_hold_no_counts_are_told(
-    name: str, people: People, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("memory")
-    for file, content in memory_files(count_people(people.values())).items():
-        (folder / file).write_bytes(content if file != name else b"nothing")
+def test_files_that_hold_no_counts_are_told(name: str, people: People) -> None:
     with pytest.raises(Damaged, match="build again"):
-        load_memory(folder)
+        load_memory(memory_files(count_people(people.values())) | {name: b"nothing"})

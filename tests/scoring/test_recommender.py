@@ -233,8 +233,10 @@ def test_a_masked_memory_counts_for_nothing(world):
     everybody = desk.prepared(MINE).reasons
     digests = world.store.memories.digests()
     world.change(memories=frozenset(digests[:1]))
+    memories = world.store.memories
     left = Memory(
-        [item.item_id for item in world.items], {d: load_memory(world.store.memories.path(d)) for d in digests[1:]}
+        [item.item_id for item in world.items],
+        {d: load_memory(memories.stated(d, memories.sums(d)).read()) for d in digests[1:]},
     )
     prepared = desk.prepared(MINE)
     clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.near, world.config.min_people)
