@@ -3,15 +3,21 @@
 It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
-from adapters_store.artifacts import Artifacts, Workspace
+from adapters_store.artifacts import Artifacts, StatedArtifact, Workspace
 from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory, write_once
+from adapters_store.inspection import KINDS, Fault, Findings, Inspector
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
+    "KINDS",
     "Artifacts",
     "DamagedArtifact",
     "Erased",
+    "Fault",
+    "Findings",
+    "Inspector",
     "MissingArtifact",
+    "StatedArtifact",
     "Store",
     "StoreFailure",
     "StoredGeneration",

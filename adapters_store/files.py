@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -20,6 +21,10 @@ _ADVICE = {
     errno.EACCES: "The directory may not be written: give it to the user that runs this process.",
     errno.EPERM: "The directory may not be written: give it to the user that runs this process.",
 }
+
+# Without waiting for the other end of a pipe that somebody put there.
+_PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_PLAIN_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 class StoreFailure(Exception):
@@ -47,43 +52,64 @@ def failures(action: str, only: Collection[int] | None = None) -> Iterator[None]
 
 
 @contextmanager
-def _opened(path: Path, what: str) -> Iterator[BufferedReader]:
+def opened(path: Path, what: str) -> Iterator[BufferedReader]:
+    """A plain file of `what`, open for reading; a link is none. Raises `DamagedArtifact`, `MissingArtifact`, `StoreFailure`."""
     try:
-        with path.open("rb") as file:
+        with os.fdopen(_open_plain(path), "rb") as file:
             yield file
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except OSError as error:
+        if error.errno not in _NO_PLAIN_FILE:
+            raise StoreFailure(f"cannot read {what}: {error.strerror or error}. Check the store's disk.") from error
         # Asked after the failure, because an eraser may have come between.
         if os.path.lexists(path.parent):
             raise DamagedArtifact(f"{what}: {path.name} is missing or no plain file; build again") from None
         raise MissingArtifact(f"the store holds no {what}; build again") from None
-    except OSError as error:
-        raise StoreFailure(f"cannot read {what}: {error.strerror or error}. Check the store's disk.") from error
+
+
+def _open_plain(path: Path) -> int:
+    descriptor = os.open(path, _PLAINLY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return descriptor
 
 
 def read(path: Path, what: str) -> bytes:
     """Return the bytes of a file of `what`. Raises `DamagedArtifact`, `MissingArtifact`, or `StoreFailure`."""
-    with _opened(path, what) as file:
+    with opened(path, what) as file:
         return file.read()
 
 
-def verify_files(path: Path, sums: Mapping[str, str], beside: set[str], what: str) -> None:
-    """Check that a directory holds exactly the files of `sums` (with these SHA-256) and `beside`. Raises as `read`."""
+def check_names(path: Path, names: Collection[str], what: str) -> None:
+    """Check that a path is a folder (no link to one) with exactly these entries. Raises as `read`."""
+    if path.is_symlink():
+        raise DamagedArtifact(f"{what}: its folder is a symbolic link; build again")
     try:
         found = set(os.listdir(path))
     except FileNotFoundError:
         raise MissingArtifact(f"the store holds no {what}; build again") from None
-    if wrong := sorted(found ^ (set(sums) | beside)):
-        raise DamagedArtifact(f"{what}: {wrong[0]!r} is missing or not listed; build again")
+    except NotADirectoryError:
+        raise DamagedArtifact(f"{what}: its folder is no folder; build again") from None
+    if wrong := sorted(found.symmetric_difference(names)):
+        raise DamagedArtifact(f"{what}: {wrong[0]!r} is missing or not stated; build again")
+
+
+def verify_files(path: Path, sums: Mapping[str, str], beside: Collection[str], what: str) -> None:
+    """Check that a directory holds exactly the files of `sums` (with these SHA-256) and `beside`. Raises as `read`."""
+    check_names(path, {*sums, *beside}, what)
     for name, digest in sums.items():
-        if file_digest(path / name, what) != digest:
-            raise DamagedArtifact(f"{what}: {name} does not have the digest that is listed; build again")
+        check_digest(name, file_digest(path / name, what), digest, what)
+
+
+def check_digest(name: str, found: str, stated: str, what: str) -> None:
+    """Raises `DamagedArtifact` unless the file `name` of `what` has the SHA-256 that is stated of it."""
+    if found != stated:
+        raise DamagedArtifact(f"{what}: {name} does not have the digest that is stated of it; build again")
 
 
 def file_digest(path: Path, what: str) -> str:
     """Return the SHA-256 of a plain file. Raises as `read`."""
-    if path.is_symlink():
-        raise DamagedArtifact(f"{what}: {path.name} is no plain file; build again")
-    with _opened(path, what) as file:
+    with opened(path, what) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Adapters, memories and generations on disk, each verified by digest whenever it is read.
+"""Adapters, memories and generations on disk. The authority over every file is the manifest whose digest names a generation.
 
     adapters/<digest>/     one adapter's files and SHA256SUMS
     memory/<digest>/       one memory's files and SHA256SUMS
@@ -43,6 +43,22 @@ class StoredGeneration:
     id: str
     manifest: dict[str, Any]
     path: Path
+
+    def artifacts(self) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+        """Return what the manifest states of the files of adapters and of memories: `{digest: {file name: SHA-256}}`.
+
+        Raises `DamagedArtifact` if it states none, as of a generation that an older version made.
+        """
+        try:
+            adapters, memories = (
+                {artifact["digest"]: artifact["files"] for artifact in self.manifest.get(kind, ())}
+                for kind in ("adapters", "memories")
+            )
+        except (KeyError, TypeError):
+            raise DamagedArtifact(
+                f"generation {self.id}: its manifest does not state its adapters' files; build again"
+            ) from None
+        return adapters, memories
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file, verified again as they are read.
@@ -96,6 +112,10 @@ class Store:
             for name in ("", "adapters", "memory", "generations", "tmp"):
                 (root / name).mkdir(mode=0o700, exist_ok=True)
 
+    def kinds(self) -> tuple[Artifacts, ...]:
+        """Return all artifacts, by kind."""
+        return self.adapters, self.memories
+
     def generations(self) -> list[str]:
         """Return the ids of all generations present, sorted; they are not verified here."""
         return names_in(self._generations)
@@ -121,6 +141,8 @@ class Store:
         Raises `MissingArtifact`, or `DamagedArtifact` if a file is torn, missing or not listed.
         """
         path, what = self._generation_path(generation_id), f"generation {generation_id}"
+        if path.is_symlink():
+            raise DamagedArtifact(f"{what}: its folder is a symbolic link; build again")
         content = read(path / MANIFEST, what)
         if hashlib.sha256(content).hexdigest() != generation_id:
             raise DamagedArtifact(f"{what}: its manifest does not have the digest that names it; build again")
@@ -131,7 +153,7 @@ class Store:
     def active(self) -> str | None:
         """Return the id of the published generation, or None. Raises `DamagedArtifact` if `ACTIVE` is torn."""
         path = self.root / ACTIVE
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
         content = read(path, ACTIVE).decode("ascii", "replace")
         if not DIGEST.fullmatch(content.removesuffix("\n")):
@@ -143,6 +165,8 @@ class Store:
         self.generation(generation_id)
         with self._workspace.temporary() as work, failures(f"publish generation {generation_id}"):
             write_synced(work / ACTIVE, f"{generation_id}\n".encode())
+            if (self.root / ACTIVE).is_dir() and not (self.root / ACTIVE).is_symlink():
+                self._workspace.remove(self.root / ACTIVE)  # a folder cannot be replaced by a file
             sys.audit("lethe.store.before_swap")
             os.replace(work / ACTIVE, self.root / ACTIVE)
             sys.audit("lethe.store.after_swap")
@@ -173,6 +197,15 @@ class Store:
     def _erase_generations_except(self, keep: Collection[str]) -> tuple[str, ...]:
         others = sorted(set(os.listdir(self._generations)).difference(keep))
         return tuple(name for name in others if self._workspace.remove(self._generations / name))
+
+    def generation_strays(self) -> list[str]:
+        """Return the names of entries among the generations that are none, sorted."""
+        with failures("list the generations"):
+            return sorted(name for name in os.listdir(self._generations) if not DIGEST.fullmatch(name))
+
+    def generation_folder(self, generation_id: str) -> Path:
+        """Return where a generation lies or would lie; nothing is verified here."""
+        return self._generation_path(generation_id)
 
     def _generation_path(self, generation_id: str) -> Path:
         return self._generations / checked_digest(generation_id)

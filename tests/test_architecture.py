@@ -16,7 +16,7 @@ PACKAGES = ("adapters_store", "service")
 
 # A file imports from its own room and from rooms that stand further left. Rooms that stand together do not know each other.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("adapters_store", "service.errors", "service.records", "service.bundled"),
+    ("adapters_store", "service.arrays", "service.errors", "service.records", "service.bundled"),
     ("service.config",),
     ("service.data",),
     ("service.llm",),

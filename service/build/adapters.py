@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adapters_store import Artifacts, DamagedArtifact, MissingArtifact, Store, digest_of
+from adapters_store import digest_of
+from service.build.known import KnownArtifacts
 from service.build.progress import Progress
 from service.build.reading import MANNER, reading_name
 from service.build.readings import Readings
@@ -27,7 +28,7 @@ class AdapterMaker:
 
     def __init__(
         self,
-        store: Store,
+        adapters: KnownArtifacts,
         encoder: Encoder,
         model: ModelSpec,
         workforce: Workforce,
@@ -35,7 +36,7 @@ class AdapterMaker:
         environment: Mapping[str, str],
         readings: Readings | None = None,
     ) -> None:
-        self._store = store
+        self._adapters = adapters
         self._encoder = encoder
         self._model = model
         self._workforce = workforce
@@ -55,8 +56,8 @@ class AdapterMaker:
         return digest_of([{**self._recipe(config), "units": content}, MANNER, self._environment])
 
     def missing(self, digests: Sequence[str]) -> list[str]:
-        """Those that the store does not hold; a damaged one is removed and counts as missing."""
-        return [digest for digest in digests if not is_usable(self._store.adapters, digest)]
+        """Those that must be trained: `KnownArtifacts` says why."""
+        return self._adapters.missing(digests)
 
     def train(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> None:
         """Train the adapter of every shard (by its adapter's digest) and store it.
@@ -72,7 +73,7 @@ class AdapterMaker:
             lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
             for number, trained in self._workforce.run(train_adapter, lent, self._trained):
                 lending.left[number] = trained.left
-                self._keep(digests[number], trained.files)
+                self._adapters.add(digests[number], trained.files)
 
     def lessons(self, samples: Sequence[Sample], noun: str) -> tuple[Lesson, ...]:
         """The same as token ids, in the same order."""
@@ -104,24 +105,6 @@ class AdapterMaker:
     def _trained(self, epochs: int) -> None:
         sys.audit("lethe.build.training")
         self._progress.advance(epochs)
-
-    def _keep(self, digest: str, files: Mapping[str, bytes]) -> None:
-        with self._store.adapters.new(digest) as folder:
-            for name, content in files.items():
-                (folder / name).write_bytes(content)
-
-
-def is_usable(artifacts: Artifacts, digest: str) -> bool:
-    """Whether a sound artifact of this digest is there; a damaged one is removed."""
-    if not artifacts.has(digest):
-        return False
-    try:
-        artifacts.known_sums(digest)
-    except (DamagedArtifact, MissingArtifact):
-        # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
-        artifacts.remove(digest)
-        return False
-    return True
 
 
 def _numbers_of_people(shard: Shard) -> dict[str, tuple[int, ...]]:

@@ -13,12 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters_store import DamagedArtifact, MissingArtifact, Store, StoredGeneration, canonical_json, digest_of
+from adapters_store import (
+    DamagedArtifact,
+    Fault,
+    MissingArtifact,
+    Store,
+    StoredGeneration,
+    canonical_json,
+    digest_of,
+)
+from service.arrays import array_bytes
 from service.build.adapters import AdapterMaker
 from service.build.corpus import Corpus, corpus_of
 from service.build.embedding import PublicTextsTask, embed_public_texts
 from service.build.item_model import FORMAT as ITEM_MODEL
-from service.build.item_model import NUMBERS, WEIGHTS, ItemModelTask, solve_item_model
+from service.build.item_model import ItemModelTask, solve_item_model
+from service.build.known import KnownArtifacts, OnDamage, ignore_damage
 from service.build.memo import Memo, NotAsRemembered
 from service.build.memories import MemoryMaker, memory_digest
 from service.build.placement import Placer
@@ -26,13 +36,14 @@ from service.build.plan import Material, Plan, PlannedShard, PlannedUser, WholeP
 from service.build.progress import Progress, Silent
 from service.build.reading import MANNER
 from service.build.readings import Readings
-from service.build.rows import KnownRows, RowMaker, ValidationUser, array_bytes, row_keys
+from service.build.rows import KnownRows, RowMaker, ValidationUser, row_keys
 from service.build.training import Lesson
 from service.build.workforce import Workforce
 from service.data import prompts
 from service.data.ledger import Ledger
 from service.llm.encoder import Encoder, ModelSpec
 from service.llm.frozen import POOLING
+from service.memory.item_model import FILES as ITEM_MODEL_FILES
 from service.records import BuildConfig, Item, Published
 
 FORMAT = "lethe-generation-2"
@@ -91,10 +102,12 @@ class Builder:
         environment: Mapping[str, str],
         progress: Progress | None = None,
         readings: Readings | None = None,
+        on_damage: OnDamage = ignore_damage,
     ) -> None:
         """`environment` is what `workforce` computes with; it decides digests as the rows do.
 
-        `readings` keeps what is read of people's contexts for the next build; by default nothing is kept.
+        `readings` keeps what is read of people's contexts for the next build; by default nothing is kept. `on_damage` is told
+        of what the store holds and should not.
         """
         self._ledger = ledger
         self._store = store
@@ -106,10 +119,19 @@ class Builder:
         self._environment = environment
         self._readings = readings or Readings(0)
         self._seen_fence = 0  # up to which deletions have wiped readings
+        self._on_damage = on_damage
+        self._known_adapters = KnownArtifacts(store.adapters, secret, on_damage)
+        self._known_memories = KnownArtifacts(store.memories, secret, on_damage)
         self._adapters = AdapterMaker(
-            store, self._encoder, self._model, workforce, self._progress, self._environment, self._readings
+            self._known_adapters,
+            self._encoder,
+            self._model,
+            workforce,
+            self._progress,
+            self._environment,
+            self._readings,
         )
-        self._memories = MemoryMaker(store, self._progress)
+        self._memories = MemoryMaker(self._known_memories, self._progress)
         self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
         self._memo = Memo(ledger, self._placer)
 
@@ -190,8 +212,8 @@ class Builder:
         users = [self._validation_user(user, config) for user in plan.users]
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
         self._record_exposures(plan, shards, users, memories)
-        missing, uncounted = self._adapters.missing(list(shards)), self._memories.missing(memories)
         previous = self._previous()
+        missing, uncounted = self._known_adapters.missing(shards), self._known_memories.missing(memories)
         known = KnownRows.of(previous, self.frozen)
         lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
         names = [shards[digest].name for digest in missing] + [memories[digest].name for digest in uncounted]
@@ -262,7 +284,7 @@ class Builder:
         def lessons_of(user_id: str) -> tuple[Lesson, ...]:
             return self._adapters.lessons(work.material.samples(user_id), work.noun)
 
-        maker = RowMaker(self._store, self._model, self._workforce, self._progress, self._readings)
+        maker = RowMaker(self._known_adapters.read, self._model, self._workforce, self._progress, self._readings)
         return maker.files(work.users, list(work.shards), work.known, lessons_of, config)
 
     def _catalogue_files(self, work: Work) -> dict[str, bytes]:
@@ -276,9 +298,9 @@ class Builder:
     def _item_model_files(self, work: Work, config: BuildConfig, name: str) -> dict[str, bytes]:
         previous = work.previous
         if previous is not None and previous.manifest["item_model"] == name:
-            return {file: previous.read(file) for file in (NUMBERS, WEIGHTS)}
-        folders = tuple(self._store.memories.path(digest) for digest in work.memories)
-        task = ItemModelTask(folders, tuple(item.item_id for item in work.items), config.min_people)
+            return {file: previous.read(file) for file in ITEM_MODEL_FILES}
+        memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
+        task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
         self._progress.phase("solving the item model", 1)
         [(_, files)] = self._workforce.run(solve_item_model, [task], self._progress.advance)
         return files
@@ -299,7 +321,7 @@ class Builder:
                 "digest": digest,
                 "shard": shard.name,
                 "samples": shard.samples,
-                "files": self._store.adapters.known_sums(digest),
+                "files": self._known_adapters.files(digest),
             }
             for digest, shard in work.shards.items()
         ]
@@ -317,7 +339,7 @@ class Builder:
                     "digest": digest,
                     "shard": memory.name,
                     "interactions": memory.samples,
-                    "files": self._store.memories.known_sums(digest),
+                    "files": self._known_memories.files(digest),
                 }
                 for digest, memory in work.memories.items()
             ],
@@ -325,12 +347,21 @@ class Builder:
         }
 
     def _previous(self) -> StoredGeneration | None:
+        """The generation that the ledger calls published, as the store holds it; and what it states is known from here on."""
         # It saves work only, so one that cannot be read is not worth refusing to build.
+        named, previous = self._ledger.generation(), None
+        adapters: Mapping[str, Mapping[str, str]] = {}
+        memories: Mapping[str, Mapping[str, str]] = {}
         try:
-            active = self._store.active()
-            previous = self._store.generation(active) if active else None
-        except (DamagedArtifact, MissingArtifact):
-            return None
+            if named is not None:
+                previous = self._store.generation(named)
+                adapters, memories = previous.artifacts()
+        except DamagedArtifact as failure:
+            self._on_damage(Fault("generation", named or "", str(failure)))
+        except MissingArtifact:
+            pass  # a rehearsal builds into an empty store
+        self._known_adapters.begin(adapters)
+        self._known_memories.begin(memories)
         return previous if previous is not None and previous.manifest["format"] == FORMAT else None
 
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from service.build.rows import array_bytes
+from adapters_store import StatedArtifact
 from service.build.workforce import Report
 from service.memory.artifact import load_memory
-from service.memory.item_model import gram, modeled_items, solve
+from service.memory.item_model import ItemModel, gram, modeled_items, solve
 from service.memory.live import Memory, Source
 
-NUMBERS, WEIGHTS = "item_model_items.npy", "item_model.npy"
 FORMAT = "lethe-item-model-1"
 
 
 @dataclass(frozen=True, slots=True)
 class ItemModelTask:
-    """All memories of a generation, by the folders of their artifacts, and its catalog."""
+    """All memories of a generation and its catalog."""
 
-    memories: tuple[Path, ...]
+    memories: tuple[StatedArtifact, ...]
     item_ids: tuple[str, ...]
     least_people: int
 
 
 def solve_item_model(task: ItemModelTask, report: Report) -> dict[str, bytes]:
     """File name -> content. Reports one step."""
-    folders = {folder.name: folder for folder in task.memories}
-    source = Source(tuple(folders), lambda digest: load_memory(folders[digest]), task.least_people)
+    artifacts = {memory.path.name: memory for memory in task.memories}
+    source = Source(tuple(artifacts), lambda digest: load_memory(artifacts[digest].read()), task.least_people)
     live = Memory.of(source, task.item_ids).without()
     items = modeled_items(live)
     weights = solve(gram(live, items))
     report(1)
-    return {NUMBERS: array_bytes(items), WEIGHTS: array_bytes(weights)}
+    return ItemModel(items, weights).files()

@@ -7,10 +7,10 @@ memories of their own: they are served, and left out where something is fitted o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from adapters_store import Store, digest_of
-from service.build.adapters import is_usable
+from adapters_store import digest_of
+from service.build.known import KnownArtifacts
 from service.build.partition import hash_path
 from service.build.progress import Progress
 from service.data.ledger import MEMORIZED
@@ -36,13 +36,9 @@ def memory_digest(content: str) -> str:
 class MemoryMaker:
     """Counts people into one store."""
 
-    def __init__(self, store: Store, progress: Progress) -> None:
-        self._store = store
+    def __init__(self, memories: KnownArtifacts, progress: Progress) -> None:
+        self._memories = memories
         self._progress = progress
-
-    def missing(self, digests: Iterable[str]) -> list[str]:
-        """Those that the store does not hold; a damaged one is removed and counts as missing."""
-        return [digest for digest in digests if not is_usable(self._store.memories, digest)]
 
     def make(self, people: Mapping[str, Sequence[Sequence[Interaction]]]) -> None:
         """Count the people of each memory (by its digest) and store it.
@@ -53,8 +49,5 @@ class MemoryMaker:
         if people:
             self._progress.phase("counting people", len(people))
         for digest, histories in people.items():
-            files = memory_files(count_people(histories))
-            with self._store.memories.new(digest) as folder:
-                for name, content in files.items():
-                    (folder / name).write_bytes(content)
+            self._memories.add(digest, memory_files(count_people(histories)))
             self._progress.advance(1)

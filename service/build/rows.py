@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from adapters_store import Store, StoredGeneration, canonical_json
+from adapters_store import StoredGeneration, canonical_json
+from service.arrays import array_bytes, load_array
 from service.build.progress import Progress
 from service.build.reading import reading_name
 from service.build.readings import Readings
@@ -23,6 +23,7 @@ from service.build.training import Lesson
 from service.build.validation import UserValidation, ValidationTask, validate_users
 from service.build.workforce import Workforce
 from service.llm.encoder import ModelSpec
+from service.llm.mixture import WEIGHTS
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]
@@ -88,13 +89,14 @@ class RowMaker:
 
     def __init__(
         self,
-        store: Store,
+        adapter_files: Callable[[str], Mapping[str, bytes]],
         model: ModelSpec,
         workforce: Workforce,
         progress: Progress,
         readings: Readings | None = None,
     ) -> None:
-        self._store = store
+        """`adapter_files` gives the files of an adapter by its digest, verified."""
+        self._adapter_files = adapter_files
         self._model = model
         self._workforce = workforce
         self._progress = progress
@@ -144,9 +146,7 @@ class RowMaker:
         return ValidationTask(self._model, config.lora_targets, scaling, config.activation, tuple(lessons), adapters)
 
     def _tensors(self, digest: str) -> dict[str, Floats]:
-        tensors: dict[str, Floats] = safetensors.numpy.load_file(
-            self._store.adapters.path(digest) / "adapter_model.safetensors"
-        )
+        tensors: dict[str, Floats] = safetensors.numpy.load(self._adapter_files(digest)[WEIGHTS])
         return tensors
 
 
@@ -189,19 +189,6 @@ class _Table:
         # The first rows tell how wide the model is.
         if self.embeddings.shape[1] != width:
             self.embeddings = np.zeros((len(self._keys), width), np.float32)
-
-
-def array_bytes(array: NDArray[Any]) -> bytes:
-    """The array in NumPy's own format."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def load_array(content: bytes) -> Floats:
-    """The array of a generation's file; never unpickled."""
-    array: Floats = np.load(io.BytesIO(content), allow_pickle=False)
-    return array
 
 
 def _both(known: Mapping[str, int], names: Sequence[str]) -> tuple[list[int], list[int]]:

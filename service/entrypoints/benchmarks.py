@@ -19,6 +19,7 @@ from service.benchmarking.models import SHAPES, random_model
 from service.benchmarking.report import Section, document, text_of
 from service.build.adapters import AdapterMaker
 from service.build.corpus import corpus_of
+from service.build.known import KnownArtifacts
 from service.build.progress import Silent
 from service.config import BUNDLED_MODEL, Settings, load_settings
 from service.data import importers
@@ -174,6 +175,7 @@ def _installation(home: Home) -> forgetting.Installation:
 def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> forgetting.FullRetraining:
     # Beside the worker's own files: nothing erases there what it does not know.
     store = Store(home.settings.home / "retraining")
+    known = KnownArtifacts(store.adapters, home.secret)
     spec, config = replace(home.model(), answers=frozen.encoder.answers), home.settings.build_config()
-    maker = AdapterMaker(store, frozen.encoder, spec, home.workforce(), Silent(), home.environment())
+    maker = AdapterMaker(known, frozen.encoder, spec, home.workforce(), Silent(), home.environment())
     return forgetting.FullRetraining(maker, store, crowd, corpus_of(home.ledger.view(), config), config, frozen)

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from adapters_store import Store, write_once
 from service.build.build import Builder
 from service.build.environment import environment_of
+from service.build.known import ignore_damage
 from service.build.progress import Progress, Silent
 from service.build.readings import Readings
 from service.build.rehearsal import RehearsalLedger
@@ -24,9 +25,10 @@ from service.entrypoints.limits import Limits
 from service.entrypoints.telemetry import Telemetry
 from service.errors import InvalidSetting
 from service.forgetting.bell import Bell, open_bell
+from service.forgetting.incidents import Incidents
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
-from service.forgetting.reconcile import Reconciler
+from service.forgetting.reconcile import INCIDENTS, Reconciler
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
@@ -52,6 +54,7 @@ class Home:
     store: Store
     signer: ReceiptSigner
     tombstones: TombstoneFile
+    incidents: Incidents
 
     @classmethod
     def open(cls, settings: Settings) -> Home:
@@ -75,6 +78,7 @@ class Home:
             store=Store(settings.home / "store"),
             signer=ReceiptSigner.open(settings.home / "receipts.pem"),
             tombstones=TombstoneFile(settings.home / "tombstones.jsonl"),
+            incidents=Incidents(settings.home / INCIDENTS),
         )
 
     def intake(self) -> Intake:
@@ -102,7 +106,11 @@ class Home:
         self, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
     ) -> Builder:
         workforce, progress = self.workforce(), progress or Silent()
-        return Builder(ledger, store, self.model(), workforce, self.secret, self.environment(), progress, readings)
+        # A rehearsal builds into an empty store, where nothing can be damaged.
+        note = self.incidents.note if store is self.store else ignore_damage
+        return Builder(
+            ledger, store, self.model(), workforce, self.secret, self.environment(), progress, readings, note
+        )
 
     def environment(self) -> dict[str, str]:
         """What the bits of all that is computed here depend on, beside their inputs."""
@@ -116,7 +124,8 @@ class Home:
 
     def reconciler(self, bell: Bell, progress: Progress | None = None) -> Reconciler:
         builder = self._builder(self.ledger, self.store, progress, Readings(self.settings.readings_bytes))
-        return Reconciler(self.ledger, self.store, builder, bell, self.signer, self.settings.build_config())
+        config = self.settings.build_config()
+        return Reconciler(self.ledger, self.store, builder, bell, self.signer, config, self.incidents)
 
 
 def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
@@ -126,7 +135,8 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
     contexts = ContextCache(settings.context_cache_bytes)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait)
+    telemetry.watch_store(home.incidents.counts)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 

@@ -25,7 +25,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.errors import LedgerUnavailable, StoreError
@@ -35,7 +35,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES = ("accepted", "retraining", "completed", "failed")
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
-LOGGED = ("reason", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
+LOGGED = ("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
@@ -91,6 +91,10 @@ class Telemetry:
     def watch(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
         """Read `ledger` and `generations` at every scrape from now on. To be called once."""
         self._registry.register(_Readings(ledger, generations, self._forget_deadline))
+
+    def watch_store(self, damages: Callable[[], Mapping[str, int]]) -> None:
+        """Read at every scrape from now on how much was found damaged, by kind. To be called once."""
+        self._registry.register(_Damages(damages))
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answer. `route` is a template, `method` one of a closed set: both become labels."""
@@ -162,6 +166,18 @@ class _Readings(Collector):
         masked = sum(bool(shard["masked"]) for shard in shards)
         states = {"live": len(shards) - masked, "masked": masked, "training": self._ledger.shards_training()}
         yield _labelled("lethe_shards", "Shards of the served generation, and those in training.", "state", states)
+
+
+class _Damages(Collector):
+    def __init__(self, damages: Callable[[], Mapping[str, int]]) -> None:
+        self._damages = damages
+
+    def collect(self) -> Iterator[Metric]:
+        documentation = "What was found in the store and is not what the published manifest states, by kind."
+        family = CounterMetricFamily("lethe_store_damaged", documentation, labels=["kind"])
+        for kind, number in self._damages().items():
+            family.add_metric([kind], number)
+        yield family
 
 
 def _available(readings: Callable[[], Iterator[Metric]]) -> list[Metric]:

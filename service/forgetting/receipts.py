@@ -115,13 +115,14 @@ def receipt_content(
     memories: Collection[str],
     completed_at: float,
     remains: Remains | None,
+    files: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a receipt states about a completed deletion, as JSON values.
 
     `published` is what was served when it was completed. `adapters` maps each affected adapter's digest to that of the one
     that replaced it, or to None if its shard is gone; `memories` are the digests of those that were masked. `completed_at`
     is in seconds since the epoch; times are stated as ISO 8601 in UTC. `remains` is None where nothing was held, so nothing
-    had to be searched for.
+    had to be searched for. `files` states the SHA-256 of each file of the adapters and memories that stand in their places.
     """
     return {
         "format": FORMAT,
@@ -146,6 +147,7 @@ def receipt_content(
         "generation": {"before": request.generation_before, "after": published and published.generation},
         "adapters": dict(adapters),
         "memories": sorted(memories),
+        "files": files or {"adapters": {}, "memories": {}},
         "frozen_model": published and dict(published.frozen),
         "configuration": published and _configuration(published.config),
         "environment": published and dict(published.environment),

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from adapters_store import Artifacts, Store, StoreFailure
+from adapters_store import Findings, Inspector, Store, StoreFailure
 from service.build.build import FORMAT, Builder, Built
 from service.data.ledger import Ledger
 from service.errors import LetheError, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import Remains, RemainsFinder
+from service.forgetting.incidents import Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.records import BuildConfig, ForgetRequest
 
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 300.0  # seconds between two attempts at a deletion that keeps failing
+INCIDENTS = "incidents.jsonl"  # beside the store
 _HEARTBEAT = 5.0  # seconds after which a worker looks at the ledger even if nobody rang
 
 
@@ -46,6 +48,7 @@ class Reconciler:
         bell: Bell,
         signer: ReceiptSigner,
         first_config: BuildConfig,
+        incidents: Incidents | None = None,
     ) -> None:
         self._ledger = ledger
         self._store = store
@@ -53,7 +56,11 @@ class Reconciler:
         self._bell = bell
         self._signer = signer
         self._first_config = first_config
-        self._verified: str | None = None  # the generation whose files were last found sound
+        self._incidents = incidents or Incidents(store.root.parent / INCIDENTS)
+        self._inspector = Inspector(store)
+        self._nodes: dict[
+            str, str
+        ] = {}  # memory -> its node: of what was published when a pass began, and what it made
 
     def settle(self) -> bool:
         """One pass if anything is owed or out of line; says whether there was.
@@ -68,11 +75,13 @@ class Reconciler:
 
     def rebuild(self, config: BuildConfig) -> Built:
         """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
+        self._look_at_published()
         ids = [request.request_id for request in self._ledger.owed()]
         self._ledger.start(ids)
         owed = [self._ledger.request(request_id) for request_id in ids]
         try:
             built = self._builder.build(config)
+            self._nodes |= built.memories
             self._publish(built)
             self._erase(built)
             # One that came while the ledger was being read may not be in what was built; the next pass has it.
@@ -81,8 +90,8 @@ class Reconciler:
         except Exception as error:
             # Whatever it was, the requests say that they failed; a bug must not look like patience.
             self._ledger.fail(ids, reason(error))
-            self._verified = None
             raise
+        self._incidents.repaired()
         self._bell.ring()
         return built
 
@@ -108,27 +117,31 @@ class Reconciler:
                 log.info("reconciled")
 
     def _in_line(self) -> bool:
-        """What the ledger calls published is what the store serves, and all of its files are sound."""
+        """What the ledger calls published is what the store serves, as its manifest states it, and nothing else is there.
+
+        An older version's generation lacks what this one serves; and what a worker that was overtaken and died has left may
+        have seen somebody whose deletion is completed.
+        """
+        if self._ledger.generation() is None:
+            return self._ledger.counts().interactions == 0
+        found = self._look_at_published()
+        return found is not None and found.clean and found.manifest is not None and found.manifest["format"] == FORMAT
+
+    def _look_at_published(self) -> Findings | None:
+        """Tell and count what is damaged, before it is made again; None where nothing can be looked at."""
         generation = self._ledger.generation()
         if generation is None:
-            return self._ledger.counts().interactions == 0
-        if self._verified != generation and self._sound(generation):
-            self._verified = generation
-        return self._verified == generation
-
-    def _sound(self, generation: str) -> bool:
+            return None
         try:
-            if self._store.active() != generation:
-                return False
-            manifest = self._store.generation(generation).manifest
-            if manifest["format"] != FORMAT:
-                return False  # made by an older version, it lacks what this one serves
-            # What a worker that was overtaken and died has left may have seen somebody whose deletion is completed.
-            alone = _holds_only(self._store.adapters, manifest["adapters"])
-            alone = alone and _holds_only(self._store.memories, manifest["memories"])
-            return alone and self._store.generations() == [generation] and not self._store.abandoned()
+            found = self._inspector.look(generation)
         except StoreFailure:
-            return False
+            return None
+        self._incidents.note_all(found.faults)
+        if found.clean:
+            self._incidents.repaired()
+        memories = () if found.manifest is None else found.manifest.get("memories", ())
+        self._nodes = {memory["digest"]: memory["shard"] for memory in memories}
+        return found
 
     def config(self) -> BuildConfig:
         """How to build: as the published generation was. A deletion never changes how the model is built."""
@@ -155,6 +168,11 @@ class Reconciler:
         remains = RemainsFinder(self._ledger, self._store).search(requests)
         if remains.found:
             raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
+        if faults := self._inspector.look(built.generation).faults:
+            self._incidents.note_all(faults)
+            raise StoreError(
+                f"the store was changed while it was being written, so no receipt is signed: {faults[0].reason}"
+            )
         for request in requests:
             completed_at = max(self._ledger.now(), request.masked_at, request.retraining_at or 0.0)
             receipt = self._receipt(request, built, remains, completed_at)
@@ -164,23 +182,39 @@ class Reconciler:
 
     def _receipt(self, request: ForgetRequest, built: Built, remains: Remains, completed_at: float) -> str:
         affected = zip(request.affected_shards, request.shard_names, strict=True)
+        adapters = {digest: _successor(digest, shard, built.shards) for digest, shard in affected}
+        memories = self._ledger.masked_by(request.request_id).memories
         return self._signer.sign(
             receipt_content(
                 request,
                 published=built.published,
-                adapters={digest: _successor(digest, shard, built.shards) for digest, shard in affected},
-                memories=self._ledger.masked_by(request.request_id).memories,
+                adapters=adapters,
+                memories=memories,
                 completed_at=completed_at,
                 remains=remains,
+                files=self._files(built, {digest for digest in adapters.values() if digest}, memories),
             )
         )
 
+    def _files(self, built: Built, adapters: Collection[str], masked: Collection[str]) -> dict[str, Any]:
+        """Of these adapters, and of the memories that stand where the masked ones stood: the SHA-256 of each file.
 
-def _holds_only(artifacts: Artifacts, stated: Sequence[Mapping[str, Any]]) -> bool:
-    """These artifacts, all of them sound, and no others. Raises StoreFailure for one that is missing or damaged."""
-    for artifact in stated:
-        artifacts.known_sums(artifact["digest"])
-    return artifacts.digests() == sorted(artifact["digest"] for artifact in stated)
+        After a crash it is no longer known where these stood, and then those of all memories are stated.
+        """
+        of_adapters, of_memories = self._store.generation(built.generation).artifacts()
+        if all(digest in self._nodes for digest in masked):
+            names = [self._nodes[digest] for digest in masked]
+            of_memories = {
+                digest: files
+                for digest, files in of_memories.items()
+                if any(_related(built.memories[digest], name) for name in names)
+            }
+        return {"adapters": {digest: of_adapters[digest] for digest in sorted(adapters)}, "memories": of_memories}
+
+
+def _related(node: str, other: str) -> bool:
+    """Whether one of two nodes of a tree stands at or below the other."""
+    return node.startswith(other) or other.startswith(node)
 
 
 def reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
@@ -31,6 +31,7 @@ from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel, token_runs
 from service.llm.packed import Prefix, Runs
 
+WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
 _PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _SPARSE_FROM = 2  # times as many adapters as a row has weight on: below that, gathering costs more than it saves
@@ -43,11 +44,6 @@ class AdapterStack:
     digests: tuple[str, ...]
     scaling: float  # lora_alpha / r
     modules: dict[str, tuple[Tensor, Tensor]]  # module name -> A (K, r, d_in), B (K, r, d_out)
-
-    @classmethod
-    def load(cls, folders: Mapping[str, Path], scaling: float, frozen: FrozenModel) -> AdapterStack:
-        """Read PEFT folders (digest -> folder), in the order given."""
-        return cls.of({digest: load_adapter(folder) for digest, folder in folders.items()}, scaling, frozen)
 
     @classmethod
     def of(cls, adapters: Mapping[str, Mapping[str, Tensor]], scaling: float, frozen: FrozenModel) -> AdapterStack:
@@ -195,5 +191,10 @@ def target_modules(frozen: FrozenModel, targets: Sequence[str]) -> list[tuple[st
 
 
 def load_adapter(folder: Path) -> dict[str, Tensor]:
-    """The tensors of an adapter in PEFT's own format."""
-    return load_file(folder / "adapter_model.safetensors")
+    """The tensors of an adapter's folder in PEFT's own format."""
+    return load_file(folder / WEIGHTS)
+
+
+def adapter_tensors(files: Mapping[str, bytes]) -> dict[str, Tensor]:
+    """The tensors of an adapter's files (name -> content) in PEFT's own format."""
+    return load(files[WEIGHTS])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
@@ -31,12 +31,12 @@ def memory_files(counts: ShardCounts) -> dict[str, bytes]:
     }
 
 
-def load_memory(folder: Path) -> ShardCounts:
-    """The counts in an artifact's folder. Raises Damaged if the files do not hold counts."""
+def load_memory(files: Mapping[str, bytes]) -> ShardCounts:
+    """The counts in an artifact's files (name -> content). Raises Damaged if these do not hold counts."""
     try:
-        arrays = safetensors.numpy.load_file(folder / COUNTS)
+        arrays = safetensors.numpy.load(files[COUNTS])
         pairs = {kind: Pairs(*(arrays[f"{kind}.{column}"] for column in _COLUMNS)) for kind in _OF_PAIRS}
-        items = tuple(json.loads((folder / ITEMS).read_bytes()))
+        items = tuple(json.loads(files[ITEMS]))
         likes, dislikes = (arrays[name] for name in _OF_ITEMS)
         return ShardCounts(items, likes, dislikes, pairs["together"], pairs["followed"])
     except (KeyError, ValueError, safetensors.SafetensorError) as error:

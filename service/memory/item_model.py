@@ -8,18 +8,21 @@ is solved anew for the next, and does not answer while anybody is masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.arrays import array_bytes, load_array
 from service.memory.live import LiveCounts
 from service.memory.retrieval import READ, Doubles, Evidence, Taste
 
 Floats = NDArray[np.float32]
 Numbers = NDArray[np.int64]
+
+FILES = NUMBERS, WEIGHTS = "item_model_items.npy", "item_model.npy"  # of a generation
 
 MOST_ITEMS = 2_048  # the most liked ones; solving takes time that grows with the cube
 LEAST_LIKES = 3
@@ -63,6 +66,17 @@ class ItemModel:
 
     items: Numbers
     weights: Floats
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> ItemModel | None:
+        """The model among a generation's files; None if an older version made the generation, without any."""
+        if not files.keys() >= set(FILES):
+            return None
+        return cls(load_array(files[NUMBERS]).astype(np.int64), load_array(files[WEIGHTS]))
+
+    def files(self) -> dict[str, bytes]:
+        """File name -> content."""
+        return {NUMBERS: array_bytes(self.items), WEIGHTS: array_bytes(self.weights)}
 
     def evidence(self, taste: Taste) -> Iterator[Evidence]:
         """What each of the newest likes says of the model's items, the newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from service.memory.counting import Counts32, Ints, Pairs, ShardCounts, add_up, 
 
 Numbers = NDArray[np.int64]
 
-_AT_ONCE = 2**24  # pairs that are sorted at a time, so that a sum needs little more room than what is added
+AT_ONCE = 2**24  # pairs that are sorted at a time, so that a sum needs little more room than what is added
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +49,19 @@ class CountTable:
     followed: PairTable
 
     @classmethod
-    def of(cls, shards: Sequence[ShardCounts], number: Mapping[str, int], least_people: int = 1) -> CountTable:
-        """The sum of some shards; pairs of fewer people are not in it. Raises OverflowError if a sum does not fit into 32 bits."""
+    def of(
+        cls, shards: Sequence[ShardCounts], number: Mapping[str, int], least_people: int = 1, at_once: int = AT_ONCE
+    ) -> CountTable:
+        """The sum of some shards without pairs of fewer people. Raises OverflowError if a sum does not fit into 32 bits."""
         own = [np.array([number[item_id] for item_id in counts.items], np.int64) for counts in shards]
         likes, dislikes = np.zeros(len(number), np.int64), np.zeros(len(number), np.int64)
         for counts, numbers in zip(shards, own, strict=True):
             likes[numbers] += counts.likes
             dislikes[numbers] += counts.dislikes
-        once = _summed(
-            [_renumbered(s.together, n) for s, n in zip(shards, own, strict=True)], len(number), least_people
-        )
-        after = [_renumbered(s.followed, n) for s, n in zip(shards, own, strict=True)]
-        return cls(likes, dislikes, _both_ways(once), _summed(after, len(number), least_people))
+        liked = [_renumbered(counts.together, numbers) for counts, numbers in zip(shards, own, strict=True)]
+        after = [_renumbered(counts.followed, numbers) for counts, numbers in zip(shards, own, strict=True)]
+        once, followed = (_summed(pairs, len(number), least_people, at_once) for pairs in (liked, after))
+        return cls(likes, dislikes, _both_ways(once, at_once), followed)
 
     def minus(self, other: CountTable) -> CountTable:
         """The difference; what is equal in both is not in it."""
@@ -70,7 +72,7 @@ class CountTable:
         return self._with(other, 1)
 
     def may_change_by(self, difference: CountTable) -> bool:
-        """Whether a difference can be added to this sum, whose rare pairs were left out: none of them becomes a pair of more."""
+        """Whether this sum and a difference make a sum, though rare pairs were left out: none of those gets more people."""
         kinds = ((self.together, difference.together), (self.followed, difference.followed))
         return all(np.isin(change.keys()[change.values[:, 0] > 0], known.keys()).all() for known, change in kinds)
 
@@ -95,11 +97,11 @@ def _combined(one: PairTable, other: PairTable, sign: int) -> PairTable:
     return _table(found[left], sums[left], len(one.starts) - 1)
 
 
-def _both_ways(once: PairTable) -> PairTable:
+def _both_ways(once: PairTable, at_once: int) -> PairTable:
     forth = once.pairs()
     by_second = np.argsort(forth.second, kind="stable")
     back = Pairs(*(column[by_second] for column in (forth.second, forth.first, forth.people, forth.weight)))
-    return _summed([forth, back], len(once.starts) - 1, 1)
+    return _summed([forth, back], len(once.starts) - 1, 1, at_once)
 
 
 def _renumbered(pairs: Pairs, numbers: Numbers) -> Pairs:
@@ -113,10 +115,10 @@ def _renumbered(pairs: Pairs, numbers: Numbers) -> Pairs:
     return Pairs(*(column[order] for column in (first, second, pairs.people, pairs.weight)))
 
 
-def _summed(parts: Sequence[Pairs], count: int, least_people: int) -> PairTable:
+def _summed(parts: Sequence[Pairs], count: int, least_people: int, at_once: int) -> PairTable:
     """Of pairs that are in order of their first item each."""
     keys, values = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
-    for block in _blocks(parts, count):
+    for block in _blocks(parts, count, at_once):
         own = np.concatenate([_keys(pairs, count) for pairs in block])
         weighed = [np.stack([pairs.people, pairs.weight], axis=1, dtype=np.int64) for pairs in block]
         found, sums = add_up(own, np.concatenate(weighed))
@@ -126,13 +128,13 @@ def _summed(parts: Sequence[Pairs], count: int, least_people: int) -> PairTable:
     return _table(np.concatenate(keys), np.concatenate(values), count)
 
 
-def _blocks(parts: Sequence[Pairs], count: int) -> Iterator[list[Pairs]]:
+def _blocks(parts: Sequence[Pairs], count: int, at_once: int) -> Iterator[list[Pairs]]:
     """The pairs of some first items after those of others, so that not all have to be sorted at a time."""
-    if not parts:
+    if not parts or not count:
         return
     until = np.cumsum(sum(np.bincount(pairs.first, minlength=count) for pairs in parts))
-    edges = np.unique([0, *np.searchsorted(until, np.arange(_AT_ONCE, until[-1], _AT_ONCE)), count])
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    edges = np.unique([0, *np.searchsorted(until, np.arange(at_once, until[-1], at_once)), count])
+    for low, high in pairwise(edges):
         yield [_slice(pairs, *np.searchsorted(pairs.first, [low, high])) for pairs in parts]
 
 

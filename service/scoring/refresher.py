@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from adapters_store import Fault
 from service.errors import Damaged, LedgerUnavailable, NotReady
+from service.records import Mask
 from service.scoring.contexts import ContextCache
 from service.scoring.snapshot import MaskSource, Snapshots
 
@@ -20,16 +23,26 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 
 
+def _ignore(_fault: Fault) -> None:
+    return None
+
+
 class Refresher:
     """A thread that looks at the ledger as soon as the bell rings, so that no request has to wait."""
 
     def __init__(
-        self, masks: MaskSource, snapshots: Snapshots, contexts: ContextCache, wait: Callable[[float], bool]
+        self,
+        masks: MaskSource,
+        snapshots: Snapshots,
+        contexts: ContextCache,
+        wait: Callable[[float], bool],
+        on_damage: Callable[[Fault], None] = _ignore,
     ) -> None:
         self._masks = masks
         self._snapshots = snapshots
         self._contexts = contexts
         self._wait = wait
+        self._on_damage = on_damage
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -78,12 +91,22 @@ class Refresher:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            mask = None
             try:
                 mask = self._masks.mask()
                 self._contexts.follow(mask.fence)
-                self._snapshots.of(mask.generation)
+                self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
             except (NotReady, Damaged, LedgerUnavailable) as error:
                 if str(error) != self.reason:
                     log.warning("not_ready", extra={"reason": str(error)})
+                    self._tell_of_damage(error, mask)
                 self.reason = str(error)
             self._wait(_POLL_SECONDS)
+
+    def _tell_of_damage(self, error: Exception, mask: Mask | None) -> None:
+        if not isinstance(error, Damaged) or mask is None:
+            return
+        with suppress(LedgerUnavailable):
+            # A generation that was replaced while it was being read is gone, not damaged.
+            if self._masks.mask().generation == mask.generation:
+                self._on_damage(Fault("load", str(mask.generation), str(error)))

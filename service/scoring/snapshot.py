@@ -1,4 +1,4 @@
-"""One generation in memory, immutable and swapped whole. Everything in it was verified by digest when it was read."""
+"""One generation in memory, immutable and swapped whole. All of its bytes were compared with its manifest as they were read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Store, StoreFailure
-from service.build.rows import load_array
+from service.arrays import load_array
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
-from service.llm.mixture import AdapterStack, Mixture
+from service.llm.mixture import AdapterStack, Mixture, adapter_tensors
 from service.memory.artifact import load_memory
-from service.memory.counting import Ints
+from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
-from service.memory.live import LiveCounts, Memory
+from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask
 from service.routing.neighbours import Neighbours
 
@@ -66,12 +66,14 @@ class Snapshot:
         return [self.row_number[key] for key in masked if key in self.row_number]
 
     def live(self, mask: Mask) -> LiveCounts:
-        """The counts that the mask allows."""
+        """The counts that the mask allows. Raises Damaged if a masked memory cannot be read."""
         return self.memory.without(mask.memories)
 
 
-def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures) -> Snapshot:
-    """Read a generation.
+def load_snapshot(
+    store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures, before: Snapshot | None = None
+) -> Snapshot:
+    """Read a generation, from the counts of the one `before` it where that comes to the same.
 
     Raises:
         Damaged: a file is missing or does not have its digest; the worker will build it again.
@@ -79,20 +81,23 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
     """
     try:
         stored = store.generation(generation)
-        folders = {adapter["digest"]: store.adapters.path(adapter["digest"]) for adapter in stored.manifest["adapters"]}
+        stated, counted = (
+            stored.artifacts()
+        )  # the ledger names the generation, and its manifest says what belongs to it
+        adapters = {d: adapter_tensors(store.adapters.stated(d, own).read()) for d, own in stated.items()}
         files = {name: stored.read(name) for name in stored.manifest["files"]}
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
-        stack = AdapterStack.load(folders, config.lora_alpha / config.lora_rank, frozen)
+        stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
         # A generation that an older version made has no memories; the worker will make it anew.
-        digests = [memory["digest"] for memory in stored.manifest.get("memories", [])]
-        counts = {digest: load_memory(store.memories.path(digest)) for digest in digests}
+        source = _memories(store, counted, config.min_people)
+        item_ids = tuple(json.loads(files["items.json"]))
+        memory = Memory.of(source, item_ids) if before is None else before.memory.renewed(source, item_ids)
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
     row_keys = tuple(json.loads(files["rows.json"]))
-    item_ids = tuple(json.loads(files["items.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
-    catalogue, memory = Neighbours(item_embeddings), Memory(item_ids, counts)
+    catalogue = Neighbours(item_embeddings)
     return Snapshot(
         generation=generation,
         manifest=stored.manifest,
@@ -109,16 +114,19 @@ def load_snapshot(store: Store, generation: str, frozen: FrozenModel, mixtures: 
         item_embeddings=item_embeddings,
         catalogue=catalogue,
         memory=memory,
-        item_model=_item_model(files),
+        item_model=ItemModel.of(files),
         near=_near_in_content(catalogue, item_embeddings, memory.without().likes),
     )
 
 
-def _item_model(files: Mapping[str, bytes]) -> ItemModel | None:
-    # A generation that an older version made has none.
-    if "item_model.npy" not in files:
-        return None
-    return ItemModel(load_array(files["item_model_items.npy"]).astype(np.int64), load_array(files["item_model.npy"]))
+def _memories(store: Store, stated: Mapping[str, Mapping[str, str]], least_people: int) -> Source:
+    def load(digest: str) -> ShardCounts:
+        try:
+            return load_memory(store.memories.stated(digest, stated[digest]).read())
+        except StoreFailure as failure:
+            raise Damaged(str(failure)) from failure
+
+    return Source(tuple(stated), load, least_people)
 
 
 def _near_in_content(catalogue: Neighbours, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:
@@ -165,13 +173,18 @@ class Snapshots:
         """The mask as it is now, and the snapshot of the generation that it names. Raises as `of` does."""
         mask = masks.mask()
         try:
-            return mask, self.of(mask.generation)
+            return mask, self._following(mask)
         except Damaged:
             # The worker may have erased that generation while it was being read, having published a newer one.
             newer = masks.mask()
             if newer.generation == mask.generation:
                 raise
-            return newer, self.of(newer.generation)
+            return newer, self._following(newer)
+
+    def _following(self, mask: Mask) -> Snapshot:
+        snapshot = self.of(mask.generation)
+        snapshot.live(mask)  # reads what is masked, while it is there
+        return snapshot
 
     def of(self, generation: str | None) -> Snapshot:
         """The snapshot of the generation that the ledger calls published.
@@ -187,7 +200,7 @@ class Snapshots:
             return current
         with self._loading:
             if self._current is None or self._current.generation != generation:
-                self._current = load_snapshot(self._store, generation, self._frozen, self._mixtures)
+                self._current = load_snapshot(self._store, generation, self._frozen, self._mixtures, self._current)
             return self._current
 
 

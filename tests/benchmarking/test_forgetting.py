@@ -24,6 +24,7 @@ from service.benchmarking.forgetting import (
 from service.build.adapters import AdapterMaker
 from service.build.build import Builder
 from service.build.corpus import corpus_of
+from service.build.known import KnownArtifacts
 from service.build.progress import Silent
 from service.build.readings import Readings
 from service.data.ledger import Ledger
@@ -87,7 +88,9 @@ def test_all_forget_the_same_people_and_are_judged_by_people_never_seen(
     ours = [OurWay(OURS, one, crowd, frozen), OurWay(OURS_ON_PROMPTS, other, crowd, frozen)]
     corpus = corpus_of(other.ledger.view(), prompt)
     store = Store(tmp_path / "retraining")
-    maker = AdapterMaker(store, frozen.encoder, spec, InThisProcess(), Silent(), ENVIRONMENT)
+    maker = AdapterMaker(
+        KnownArtifacts(store.adapters, SECRET), frozen.encoder, spec, InThisProcess(), Silent(), ENVIRONMENT
+    )
     retraining = FullRetraining(maker, store, crowd, corpus, prompt, frozen)
 
     race, after, goals = measure(retraining, ours, crowd)

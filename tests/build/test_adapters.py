@@ -10,6 +10,7 @@ import pytest
 
 from adapters_store import Store
 from service.build.adapters import AdapterMaker
+from service.build.known import KnownArtifacts
 from service.build.progress import Silent
 from service.data.samples import canonical_order
 from service.llm.encoder import Encoder, ModelSpec
@@ -31,7 +32,14 @@ class DiesAfterOne(InThisProcess):
 def maker_with(tiny_models: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[AdapterMaker, Store]]:
     def made(workforce: InThisProcess, environment: str = "here") -> tuple[AdapterMaker, Store]:
         spec, store = ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL))), Store(tmp_path / "store")
-        return AdapterMaker(store, Encoder.load(spec), spec, workforce, Silent(), {"machine": environment}), store
+        return AdapterMaker(
+            KnownArtifacts(store.adapters, b"a secret"),
+            Encoder.load(spec),
+            spec,
+            workforce,
+            Silent(),
+            {"machine": environment},
+        ), store
 
     return made
 

@@ -67,8 +67,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def made(store: Store, users: Sequence[str], digests: Sequence[str], known: KnownRows) -> tuple[dict[str, bytes], int]:
+    def files_of(digest: str) -> dict[str, bytes]:
+        return store.adapters.stated(digest, store.adapters.sums(digest)).read()
+
     workforce = MadeUp()
-    maker = RowMaker(store, ModelSpec("none"), workforce, Silent())  # type: ignore[arg-type]
+    maker = RowMaker(files_of, ModelSpec("none"), workforce, Silent())  # type: ignore[arg-type]
     asked = [ValidationUser(user, USERS[user]) for user in users]
     return maker.files(asked, digests, known, lessons_of, BuildConfig()), workforce.pairs
 

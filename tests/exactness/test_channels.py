@@ -19,11 +19,11 @@ import pytest
 import sqlalchemy as sa
 
 from adapters_store import Store
+from service.arrays import load_array
 from service.build.build import Builder
 from service.build.corpus import corpus_of
 from service.build.memories import memory_place
 from service.build.rehearsal import RehearsalLedger
-from service.build.rows import load_array
 from service.data.ledger import Ledger, Reading
 from service.data.samples import is_validation_user
 from service.llm.encoder import ModelSpec

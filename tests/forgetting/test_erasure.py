@@ -73,8 +73,13 @@ class SmallBuilder:
                 with artifacts.new(digest) as folder:
                     (folder / "weights").write_bytes(digest.encode()[::-1])
         parts = {
-            kind: [{"digest": digest, "shard": name} for digest, name in digests.items()]
-            for kind, digests in (("adapters", shards), ("memories", memories))
+            kind: [
+                {"digest": digest, "shard": name, "files": artifacts.sums(digest)} for digest, name in digests.items()
+            ]
+            for kind, artifacts, digests in (
+                ("adapters", self.store.adapters, shards),
+                ("memories", self.store.memories, memories),
+            )
         }
         files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
         generation = self.store.add_generation({"format": FORMAT, **parts, "config": asdict(config)}, files)

@@ -68,7 +68,10 @@ class FakeBuilder:
         for name, digest in digests.items():
             with self._store.adapters.new(digest) as folder:
                 (folder / "weights").write_bytes(canonical_json(content[name]))
-        adapters = [{"digest": digest, "shard": name} for name, digest in digests.items()]
+        adapters = [
+            {"digest": digest, "shard": name, "files": self._store.adapters.sums(digest)}
+            for name, digest in digests.items()
+        ]
         manifest = {
             "format": FORMAT,
             "adapters": adapters,

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import pytest
 
+from service.memory.counting import ShardCounts
+from service.memory.live import Memory, Source
 from service.records import Interaction
 
 ITEMS = [f"item-{number:02}" for number in range(25)]
+
+
+def source_of(shards: Mapping[str, ShardCounts], least_people: int = 1) -> Source:
+    """Of shards by their names."""
+    return Source(tuple(shards), shards.__getitem__, least_people)
+
+
+def memory_of(shards: Mapping[str, ShardCounts], least_people: int = 1) -> Memory:
+    """Of shards by their names, over `ITEMS`."""
+    return Memory.of(source_of(shards, least_people), ITEMS)
 
 
 def drawn(user: str, count: int, seed: int, *, ordered: bool = True) -> tuple[Interaction, ...]:

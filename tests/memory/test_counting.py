@@ -24,10 +24,10 @@ from service.memory.counting import (
     counted,
     fitting,
 )
-from service.memory.live import Memory
+from service.memory.live import LiveCounts
 from service.records import Interaction
 
-from .conftest import ITEMS, drawn
+from .conftest import ITEMS, drawn, memory_of
 
 People = Mapping[str, tuple[Interaction, ...]]
 Table = dict[tuple[str, str], tuple[int, int]]  # pair -> people, weight
@@ -89,15 +89,15 @@ def test_the_sum_of_memories_is_the_count_of_everybody(people: People, seed: int
     shards: dict[str, list[tuple[Interaction, ...]]] = {}
     for rows in people.values():
         shards.setdefault(f"shard-{chance.randrange(4)}", []).append(rows)
-    parts = Memory(ITEMS, {name: count_people(own) for name, own in shards.items()}).without()
-    whole = Memory(ITEMS, {"all": count_people(people.values())}).without()
+    parts = memory_of({name: count_people(own) for name, own in shards.items()}).without()
+    whole = memory_of({"all": count_people(people.values())}).without()
     assert_same(parts, whole)
 
 
 def test_the_counts_without_a_person_are_those_of_a_clean_build(people: People) -> None:
     for user in people:
-        masked = Memory(ITEMS, {name: count_people([rows]) for name, rows in people.items()}).without({user})
-        clean = Memory(ITEMS, {"clean": count_people(rows for name, rows in people.items() if name != user)}).without()
+        masked = memory_of({name: count_people([rows]) for name, rows in people.items()}).without({user})
+        clean = memory_of({"clean": count_people(rows for name, rows in people.items() if name != user)}).without()
         assert_same(masked, clean)
 
 
@@ -158,10 +158,11 @@ def test_a_count_that_does_not_fit_is_refused() -> None:
         fitting(np.array([2**31]))
 
 
-def assert_same(one: object, other: object) -> None:
+def assert_same(one: LiveCounts, other: LiveCounts) -> None:
     """Two live counts, over all of ITEMS, byte for byte."""
     for name in ("likes", "dislikes"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
     for kind, item in itertools.product(("together", "followed"), range(len(ITEMS))):
-        mine, theirs = (getattr(live, kind)(item, 1) for live in (one, other))
+        mine, theirs = (getattr(live, kind)(item) for live in (one, other))
         assert (mine.items.tobytes(), mine.weights.tobytes()) == (theirs.items.tobytes(), theirs.weights.tobytes())
+        assert mine.people.tobytes() == theirs.people.tobytes()

@@ -7,22 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from adapters_store import Store, digest_of
 from service.build.item_model import ItemModelTask, solve_item_model
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
 from service.memory.item_model import LEAST_LIKES, REGULARIZATION, ItemModel, gram, modeled_items, solve
-from service.memory.live import LiveCounts, Memory
+from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, added
 from service.records import Interaction
 
-from .conftest import ITEMS
+from .conftest import ITEMS, memory_of
 
 People = Mapping[str, tuple[Interaction, ...]]
 
 
 @pytest.fixture(scope="module")
 def live(people: People) -> LiveCounts:
-    return Memory(ITEMS, {"all": count_people(people.values())}).without()
+    return memory_of({"all": count_people(people.values())}).without()
 
 
 def liked_matrix(people: People) -> np.ndarray:
@@ -37,7 +38,9 @@ def test_the_gram_matrix_counts_people_and_leaves_out_rare_pairs(people: People,
     expected = matrix.T @ matrix
     rare = (expected < 3) & ~np.eye(len(items), dtype=bool)
     assert rare.any()
-    np.testing.assert_array_equal(gram(live, items, 3), np.where(rare, 0.0, expected))
+    np.testing.assert_array_equal(
+        gram(memory_of({"all": count_people(people.values())}, 3).without(), items), np.where(rare, 0.0, expected)
+    )
 
 
 def test_the_solution_is_the_least_squares_one_with_an_empty_diagonal(people: People, live: LiveCounts) -> None:
@@ -55,7 +58,7 @@ def test_the_solution_is_the_least_squares_one_with_an_empty_diagonal(people: Pe
 
 def test_newer_likes_say_more_and_dislikes_nothing(live: LiveCounts) -> None:
     items = modeled_items(live)
-    model = ItemModel(items, solve(gram(live, items, 1)))
+    model = ItemModel(items, solve(gram(live, items)))
     old, new, disliked = (int(items[place]) for place in (0, 3, 5))
     taste = Taste((old, disliked, new), (True, False, True))
     expected = np.zeros(len(ITEMS))
@@ -64,21 +67,21 @@ def test_newer_likes_say_more_and_dislikes_nothing(live: LiveCounts) -> None:
 
 
 def test_nobody_makes_an_empty_model(tmp_path_factory: pytest.TempPathFactory) -> None:
-    live = Memory(ITEMS, {}).without()
-    assert solve(gram(live, modeled_items(live), 1)).shape == (0, 0)
+    live = memory_of({}).without()
+    assert solve(gram(live, modeled_items(live))).shape == (0, 0)
 
 
-def test_a_task_solves_what_the_memories_of_its_folders_say(
-    people: People, live: LiveCounts, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folders = []
+def test_a_task_solves_what_its_memories_say(people: People, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = Store(tmp_path_factory.mktemp("store"))
     for name, rows in people.items():
-        folders.append(tmp_path_factory.mktemp(name))
-        for file, content in memory_files(count_people([rows])).items():
-            (folders[-1] / file).write_bytes(content)
+        with store.memories.new(digest_of(name)) as folder:
+            for file, content in memory_files(count_people([rows])).items():
+                (folder / file).write_bytes(content)
+    stored = tuple(store.memories.stated(digest, store.memories.sums(digest)) for digest in store.memories.digests())
     steps: list[int] = []
-    files = solve_item_model(ItemModelTask(tuple(folders), tuple(ITEMS), 2), steps.append)
-    again = solve_item_model(ItemModelTask(tuple(folders[::-1]), tuple(ITEMS), 2), steps.append)
+    files = solve_item_model(ItemModelTask(stored, tuple(ITEMS), 2), steps.append)
+    again = solve_item_model(ItemModelTask(stored[::-1], tuple(ITEMS), 2), steps.append)
     assert files == again
     assert steps == [1, 1]
-    assert files["item_model.npy"].endswith(solve(gram(live, modeled_items(live), 2)).tobytes())
+    common = memory_of({"all": count_people(people.values())}, 2).without()
+    assert files["item_model.npy"].endswith(solve(gram(common, modeled_items(common))).tobytes())

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 
 from adapters_store import Store, canonical_json, digest_of
-from service.build.rows import array_bytes
+from service.arrays import array_bytes
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.memory.artifact import memory_files
@@ -57,8 +57,11 @@ class World:
         self.embeddings = _unit_rows(random.normal(size=(rows, 32)))
         self.config, self.digests = config, digests
         manifest = {
-            "adapters": [{"digest": digest, "shard": digest[:4], "samples": 7} for digest in digests],
-            "memories": [{"digest": self._store_memory(own)} for own in people],
+            "adapters": [
+                {"digest": digest, "shard": digest[:4], "samples": 7, "files": self.store.adapters.sums(digest)}
+                for digest in digests
+            ],
+            "memories": [self._store_memory(own) for own in people],
             "frozen": frozen or {"digest": self.frozen.encoder.digest, "dtype": "float32"},
             "noun": NOUN,
             "config": asdict(config),
@@ -84,7 +87,7 @@ class World:
         with self.store.memories.new(digest) as folder:
             for name, content in memory_files(count_people([interactions])).items():
                 (folder / name).write_bytes(content)
-        return digest
+        return {"digest": digest, "files": self.store.memories.sums(digest)}
 
     def _store_adapter(self, config, seed):
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)

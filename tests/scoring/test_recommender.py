@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
 from service.memory.artifact import load_memory
-from service.memory.live import Memory
+from service.memory.live import Memory, Source
 from service.records import Interaction, Item, Opinion
 from service.scoring import recommender
 from service.scoring.ranking import reasons
@@ -239,11 +239,12 @@ def test_a_masked_memory_counts_for_nothing(world):
     everybody = desk.prepared(MINE).reasons
     digests = world.store.memories.digests()
     world.change(memories=frozenset(digests[:1]))
-    left = Memory(
-        [item.item_id for item in world.items], {d: load_memory(world.store.memories.path(d)) for d in digests[1:]}
-    )
+    memories = world.store.memories
+    read = {digest: load_memory(memories.stated(digest, memories.sums(digest)).read()) for digest in digests[1:]}
+    source = Source(tuple(read), read.__getitem__, world.config.min_people)
+    left = Memory.of(source, [item.item_id for item in world.items])
     prepared = desk.prepared(MINE)
-    clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.near, world.config.min_people)
+    clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.near)
     assert prepared.reasons.value.tobytes() == clean.value.tobytes() != everybody.value.tobytes()
     world.change(memories=frozenset(digests))
     assert not desk.prepared(MINE).reasons.value.any()

@@ -20,12 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters_store import (
-    Artifacts,
     DamagedArtifact,
     MissingArtifact,
     Store,
     StoreFailure,
-    Workspace,
     canonical_json,
     digest_of,
 )
@@ -199,11 +197,33 @@ def test_an_adapter_without_files_or_with_folders_is_refused(store: Store) -> No
     assert temporary(store) == []
 
 
-def test_a_sound_adapter_stays_when_another_is_made_under_its_digest(store: Store) -> None:
+def test_an_adapter_stays_when_the_same_is_made_again_and_any_other_is_replaced(store: Store) -> None:
     add_adapter(store, D1, b"first")
-    add_adapter(store, D1, b"second")
-    assert (store.adapters.path(D1) / "adapter_model.safetensors").read_bytes() == b"first"
+    weights = store.adapters.path(D1) / "adapter_model.safetensors"
+    inode = weights.stat().st_ino
+    add_adapter(store, D1, b"first")
+    assert weights.stat().st_ino == inode
+    add_adapter(store, D1, b"second")  # somebody may have changed the first together with its sums
+    assert weights.read_bytes() == b"second"
     assert temporary(store) == []
+
+
+def test_files_that_are_given_come_back_under_the_sums_that_are_told(store: Store) -> None:
+    sums = store.adapters.add(D1, {"b": b"2", "a": b"1"})
+    assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in (("a", b"1"), ("b", b"2"))}
+    assert store.adapters.sums(D1) == sums
+    assert store.adapters.stated(D1, sums).read() == {"a": b"1", "b": b"2"}
+
+
+def test_a_note_stands_beside_its_adapter_and_goes_with_it_or_when_others_are_erased(store: Store) -> None:
+    for gone in (lambda: store.adapters.remove(D1), lambda: store.adapters.remove_except([D1])):
+        add_adapter(store, D1)
+        assert store.adapters.note(D1) is None
+        store.adapters.write_note(D1, "first")
+        store.adapters.write_note(D1, "second")
+        assert (store.adapters.note(D1), store.adapters.notes(), store.adapters.digests()) == ("second", 1, [D1])
+        gone()
+        assert (store.adapters.note(D1), store.adapters.notes()) == (None, 0)
 
 
 def test_a_removed_adapter_is_gone_and_may_be_removed_again(store: Store) -> None:
@@ -623,45 +643,3 @@ def test_the_canonical_form_ignores_order_and_survives_a_round_trip(value: dict[
     form = canonical_json(value)
     assert canonical_json(dict(reversed(value.items()))) == form
     assert canonical_json(json.loads(form)) == form
-
-
-# What was verified before
-
-
-class CountingArtifacts(Artifacts):
-    """Notes which artifacts' files are read."""
-
-    def __init__(self, folder: Path, workspace: Workspace) -> None:
-        super().__init__(folder, "adapter", workspace)
-        self.read: list[str] = []
-
-    def sums(self, digest: str) -> dict[str, str]:
-        self.read.append(digest)
-        return super().sums(digest)
-
-
-def test_a_verified_adapter_is_not_read_again_until_somebody_touches_it(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    counting = CountingArtifacts(store.root / "adapters", Workspace(store.root / "tmp"))
-    add_adapter(store, D1)
-    assert counting.known_sums(D1) == counting.known_sums(D1) == Store(store.root).adapters.sums(D1)
-    assert counting.read == [D1]
-    weights = store.root / "adapters" / D1 / "adapter_model.safetensors"
-    for touch in (lambda: weights.write_bytes(b"WEIGHTS"), weights.unlink, lambda: weights.write_bytes(b"weight")):
-        touch()
-        for _ in range(2):  # what was found damaged is not known
-            with pytest.raises(DamagedArtifact):
-                store.adapters.known_sums(D1)
-    store.adapters.remove(D1)
-    with pytest.raises(MissingArtifact):
-        store.adapters.known_sums(D1)
-    add_adapter(store, D1, b"other")
-    assert store.adapters.known_sums(D1)["adapter_model.safetensors"] == hashlib.sha256(b"other").hexdigest()
-
-
-def test_a_file_that_is_added_to_a_verified_adapter_is_seen(store: Store) -> None:
-    add_adapter(store, D1)
-    store.adapters.known_sums(D1)
-    (store.root / "adapters" / D1 / "more").write_bytes(b"")
-    with pytest.raises(DamagedArtifact):
-        store.adapters.known_sums(D1)

@@ -14,6 +14,7 @@ import numpy as np
 from adapters_store import Store, digest_of
 from service.build.adapters import AdapterMaker
 from service.build.embedding import EmbeddingTask, embed_groups
+from service.build.known import KnownArtifacts
 from service.build.progress import Silent
 from service.build.workforce import Workforce
 from service.data import prompts
@@ -25,6 +26,7 @@ from service.llm.frozen import POOLING, FrozenModel
 from service.records import BuildConfig
 
 _SAMPLES_A_TASK = 128
+_NO_SECRET = b"what is found again here is nobody's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,14 @@ class Trial:
         """What trains into a store."""
         laboratory = self.laboratory
         frozen = laboratory.frozen
-        return AdapterMaker(store, frozen.encoder, frozen.spec, laboratory.workforce, Silent(), laboratory.environment)
+        return AdapterMaker(
+            KnownArtifacts(store.adapters, _NO_SECRET),
+            frozen.encoder,
+            frozen.spec,
+            laboratory.workforce,
+            Silent(),
+            laboratory.environment,
+        )
 
     def removals(self) -> tuple[Removal, Removal]:
         """One random user with all their samples, and one random sample: the same for every method."""

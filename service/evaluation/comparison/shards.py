@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Store
+from service.arrays import load_array
 from service.build.progress import Silent
-from service.build.rows import KnownRows, RowMaker, ValidationUser, load_array
+from service.build.rows import KnownRows, RowMaker, ValidationUser
 from service.build.training import Lesson
 from service.data.samples import canonical_order
 from service.evaluation.comparison.examiner import Floats, Timed, timed
@@ -169,7 +170,11 @@ def _stack(trial: Trial, digests: Sequence[str]) -> AdapterStack:
 
 def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | None) -> Floats:
     laboratory = trial.laboratory
-    maker = RowMaker(store, laboratory.frozen.spec, laboratory.workforce, Silent())
+
+    def files_of(digest: str) -> Mapping[str, bytes]:
+        return store.adapters.stated(digest, store.adapters.sums(digest)).read()
+
+    maker = RowMaker(files_of, laboratory.frozen.spec, laboratory.workforce, Silent())
     lessons = _validation_lessons(trial, without)
     users = [ValidationUser(user, tuple(own)) for user, own in lessons.items()]
     known = KnownRows.of(None, {})

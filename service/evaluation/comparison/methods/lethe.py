@@ -57,7 +57,7 @@ class Lethe:
             _start(folder, trial)
             with _home(folder, trial) as home:
                 built = _build(home, trial, _NOTHING)
-                home.store.publish(built.value.generation)
+                _publish(home, built.value)
                 finding = _examined(trial, home.store, built)
             forgotten = tuple(
                 _forget(trial, folder, Path(scratch) / str(number), built.value, removal)
@@ -75,7 +75,7 @@ def _start(folder: Path, trial: Trial) -> None:
     catalogue.mkdir(exist_ok=True)
     nobody = Corpus(trial.split.noun, trial.split.items, {}, {})
     with _home(catalogue, trial) as home:
-        home.store.publish(home.builder.build_corpus(nobody, trial.laboratory.config, fence=0).generation)
+        _publish(home, home.builder.build_corpus(nobody, trial.laboratory.config, fence=0))
     shutil.copytree(catalogue, folder)
 
 
@@ -88,6 +88,11 @@ def _home(folder: Path, trial: Trial) -> Iterator[_Home]:
         yield _Home(ledger, store, Builder(ledger, store, spec, workforce, _SECRET, laboratory.environment))
     finally:
         ledger.close()
+
+
+def _publish(home: _Home, built: Built) -> None:
+    home.store.publish(built.generation)
+    home.ledger.publish(built.published, built.shards, built.rows, built.memories)
 
 
 def _build(home: _Home, trial: Trial, removal: Removal) -> Timed[Built]:
