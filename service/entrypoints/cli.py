@@ -24,7 +24,7 @@ from service.entrypoints.comparisons import compare_methods
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.evaluations import evaluate_app
 from service.entrypoints.imports import import_app, import_demo_if_empty
-from service.entrypoints.load_benchmarks import bench_scale, bench_serving
+from service.entrypoints.load_benchmarks import bench_memory, bench_scale, bench_serving
 from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, open_home, with_settings
 from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
@@ -52,6 +52,7 @@ evaluate_app.command("compare")(compare_methods)
 evaluate_app.command("ranking")(rank_methods)
 bench_app.command("serving")(bench_serving)
 bench_app.command("scale")(bench_scale)
+bench_app.command("memory")(bench_memory)
 
 SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_tokens", "max_queued_tokens", "log_level")
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]

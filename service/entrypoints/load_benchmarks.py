@@ -1,4 +1,4 @@
-"""`lethe bench serving|scale`: a real server under load, and the control plane at any size; in scratch folders."""
+"""`lethe bench serving|scale|memory`: a real server under load, control plane and counts at any size; in scratch folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from service.benchmarking import scale, serving
+from service.benchmarking import memory, scale, serving
 from service.benchmarking.interleaved import Floor
 from service.benchmarking.made_up import Plan
 from service.benchmarking.models import SHAPES, Cost, random_model, save_random_model, times, total
@@ -108,6 +108,27 @@ def bench_scale(
     asked: dict[str, Any] = {"users": users, "shards": shards, "interactions": interactions, "deletions": deletions}
     asked["database"] = "PostgreSQL" if database_url else "SQLite"
     tell("scale", asked | _words(given), sections, out, json_)
+
+
+@with_settings(("memory_shard_size", "min_people", "seed"))
+def bench_memory(
+    given: dict[str, Any],
+    users: Annotated[int, typer.Option(min=100, help="Simulated people")] = 10_000,
+    interactions: Annotated[int, typer.Option(min=2, help="Of each person")] = 100,
+    items: Annotated[int, typer.Option(min=100, help="Of the catalog")] = 10_000,
+    requests: Annotated[int, typer.Option(min=10, help="Timed, one after another")] = 200,
+    out: OutOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """The counts alone: counting people, adding up, ordering a catalog for a person, and what a deletion changes."""
+    settings = load_settings(**stated(given))
+    crowd = memory.Crowd(
+        users, interactions, items, settings.memory_shard_size, settings.min_people, requests, settings.seed
+    )
+    with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
+        sections = memory.MemoryBench(Path(scratch) / "store", crowd, progress).run()
+    asked: dict[str, Any] = {"users": users, "interactions": interactions, "items": items, "requests": requests}
+    tell("memory", asked | _words(given), sections, out, json_)
 
 
 class _Offline:

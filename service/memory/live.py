@@ -119,6 +119,11 @@ class LiveCounts:
         disliked = (sign * table.dislikes for table, sign in changes)
         self.dislikes: Ints = total.dislikes + sum(disliked, np.zeros_like(total.dislikes))
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs the total keeps."""
+        return self._total.size
+
     def together(self, item: int) -> Row:
         """The item of this number with all others that enough people liked both of."""
         return self._row(lambda table: table.together, item)

@@ -34,6 +34,11 @@ class PairTable:
         first = np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
         return Pairs(first, self.columns, self.values[:, 0], self.values[:, 1])
 
+    def holds(self, pairs: Pairs, chosen: NDArray[np.bool_]) -> bool:
+        """Whether all chosen pairs are in it."""
+        wanted = zip(pairs.first[chosen].tolist(), pairs.second[chosen].tolist(), strict=True)
+        return all(second in self.columns[self.starts[first] : self.starts[first + 1]] for first, second in wanted)
+
     def keys(self) -> Ints:
         """(P,): a number for each pair, in order."""
         return _keys(self.pairs(), len(self.starts) - 1)
@@ -74,7 +79,7 @@ class CountTable:
     def may_change_by(self, difference: CountTable) -> bool:
         """Whether this sum and a difference make a sum, though rare pairs were left out: none of those gets more people."""
         kinds = ((self.together, difference.together), (self.followed, difference.followed))
-        return all(np.isin(change.keys()[change.values[:, 0] > 0], known.keys()).all() for known, change in kinds)
+        return all(known.holds(change.pairs(), change.values[:, 0] > 0) for known, change in kinds)
 
     @property
     def size(self) -> int:
