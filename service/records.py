@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, NewType, Self
 from uuid import UUID
 
@@ -91,6 +92,24 @@ class Item:
     year: int | None = None
     genres: tuple[str, ...] = ()
     author: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ById:
+    """An item as a caller names it, by its id alone."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ByTitle:
+    """An item as a caller names it, by its exact title alone."""
+
+    title: str
+
+
+ItemName = str | ById | ByTitle
+"""How a caller names an item. Plain text is that item's id (as `key_of` reads it), or if no item has it, its exact title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +248,46 @@ class Published:
 class Tombstone:
     """What stays of a deletion, so that a stale import or a restored ledger cannot bring back what was forgotten.
 
-    `grave` is a keyed hash of the user and one item, or empty for everything of the user.
+    `grave` is a keyed hash of the user and one item, or empty for everything of the user. Times are seconds since the epoch.
     """
 
     subject: str
     grave: str
     request_id: str
     fence: int
+    expires_at: float | None = None  # None: never
+    accepted_at: float | None = None  # of the request, if it found nothing; None: what was held lies here
+
+    def covers(self, timestamp: float, now: float) -> bool:
+        """Whether a row of this time must not come in. One that expires stands for rows older than the request alone."""
+        if self.expires_at is None:
+            return True
+        return now < self.expires_at and (self.accepted_at is None or timestamp <= self.accepted_at)
+
+    def outlasts(self, other: Tombstone) -> bool:
+        """Whether this one says more than another of the same grave."""
+        if self.expires_at is None or other.expires_at is None:
+            return self.expires_at is None and other.expires_at is not None
+        return self.expires_at > other.expires_at
+
+
+class Outcome(StrEnum):
+    """What a deletion found when it was accepted."""
+
+    ERASED = "erased"  # something was held, and is gone
+    ALREADY_ERASED = "already_erased"  # nothing any more: an earlier deletion has erased it
+    NOTHING_HELD = "nothing_held"  # nothing, and no earlier deletion has found anything either
+
+
+@dataclass(frozen=True, slots=True)
+class NamedItems:
+    """How many of the items that a deletion names were found; the names themselves would be personal data."""
+
+    named: int
+    erased: int
+    already_erased: int
+    not_held: int  # items of the catalogue, but nothing of this user's
+    unknown: int  # neither the id nor the title of any item
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,3 +312,18 @@ class ForgetRequest:
     receipt: str | None = None  # the signed document, as JSON
     shard_names: tuple[str | None, ...] = ()  # of the affected shards, in the same order
     generation_before: str | None = None  # what was served when it was accepted
+    outcome: Outcome | None = None  # None: accepted by a version that did not note it
+    items: NamedItems | None = None  # None: everything of the user
+
+    @property
+    def held(self) -> bool:
+        """Whether anything of what was asked for was held when it was accepted."""
+        return self.found is Outcome.ERASED
+
+    @property
+    def found(self) -> Outcome:
+        """`outcome`, and where it was not noted what the counts say."""
+        if self.outcome is not None:
+            return self.outcome
+        seen = self.erased_interactions or self.masked_rows or self.affected_shards
+        return Outcome.ERASED if seen else Outcome.NOTHING_HELD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 
-from service.data.ledger.statements import storable
+from service.data.ledger.statements import keyed
 from service.errors import InvalidSetting
 
 
@@ -18,8 +18,8 @@ class KeyedHashes:
         self._secret = secret
 
     def subject(self, user_id: str) -> str:
-        """The hash of a user. Raises InvalidInput for an id that cannot be stored."""
-        return self.of("subject", storable(user_id))
+        """The hash of a user. Raises InvalidInput for what is no id."""
+        return self.of("subject", keyed(user_id))
 
     def grave(self, subject: str, item_id: str) -> str:
         """The hash of one interaction of a user: who knows the user cannot read from it which item it was."""
