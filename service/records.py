@@ -264,11 +264,11 @@ class Tombstone:
             return True
         return now < self.expires_at and (self.accepted_at is None or timestamp <= self.accepted_at)
 
-    def outlasts(self, other: Tombstone) -> bool:
-        """Whether this one says more than another of the same grave."""
-        if self.expires_at is None or other.expires_at is None:
-            return self.expires_at is None and other.expires_at is not None
-        return self.expires_at > other.expires_at
+    def adds_to(self, standing: Tombstone | None) -> bool:
+        """Whether it stands for longer than the one (if any) that stands on this grave."""
+        if standing is None or standing.expires_at is None:
+            return standing is None
+        return self.expires_at is None or self.expires_at > standing.expires_at
 
 
 class Outcome(StrEnum):

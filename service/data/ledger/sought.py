@@ -33,10 +33,8 @@ class Sought:
                 yield Tombstone(request.subject, grave, request.request_id, request.fence)
             elif remember or remember_seconds:
                 ends = None if remember else request.accepted_at + remember_seconds
-                stone = Tombstone(
-                    request.subject, grave, request.request_id, request.fence, ends, request.accepted_at
-                )
-                if grave not in self.standing or not self.standing[grave].outlasts(stone):
+                stone = Tombstone(request.subject, grave, request.request_id, request.fence, ends, request.accepted_at)
+                if stone.adds_to(self.standing.get(grave)):
                     yield stone
 
 
@@ -44,10 +42,11 @@ def look_up(
     connection: sa.Connection, user_id: Key, names: Collection[ItemName] | None, seen: bool, hashes: KeyedHashes
 ) -> Sought:
     """Compare with what is held now, before anything is erased. `seen`: some artifact has seen the user."""
-    subject = hashes.subject(user_id)
-    standing = {stone.grave: stone for stone in read_tombstones(connection, tables.tombstones.c.subject == subject)}
-    earlier = find_requests(connection, tables.forget_requests.c.subject == subject)
-    filled = _filled(standing, earlier)
+    known_as = hashes.subjects(user_id)
+    stones = read_tombstones(connection, tables.tombstones.c.subject.in_(known_as))
+    standing = {stone.grave: stone for stone in stones if stone.subject == known_as[0]}
+    earlier = find_requests(connection, tables.forget_requests.c.subject.in_(known_as))
+    filled = _filled(stones, earlier)
     if names is None:
         outcome = _outcome(seen or _holds(connection, user_id), bool(filled) or any(one.held for one in earlier))
         return Sought(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
@@ -59,7 +58,7 @@ def _look_up_items(
     user_id: Key,
     names: Collection[ItemName],
     standing: Mapping[str, Tombstone],
-    filled: Collection[str],
+    filled: frozenset[str],
     hashes: KeyedHashes,
 ) -> Sought:
     subject = hashes.subject(user_id)
@@ -68,7 +67,7 @@ def _look_up_items(
     ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
     graves = {item_id: hashes.grave(subject, item_id) for own in ids.values() for item_id in own}
     held = _held(connection, user_id, graves)
-    gone = {item_id for item_id, grave in graves.items() if grave in filled}
+    gone = {item_id for item_id in graves if not filled.isdisjoint(hashes.graves(user_id, item_id))}
     if tables.WHOLE_USER in filled:
         gone |= {item_id for own in meant.values() for item_id in own}
     erased = {name for name, own in ids.items() if held.intersection(own)}
@@ -86,12 +85,10 @@ def _outcome(erased: bool, already: bool) -> Outcome:
     return Outcome.ALREADY_ERASED if already else Outcome.NOTHING_HELD
 
 
-def _filled(standing: Mapping[str, Tombstone], earlier: Collection[ForgetRequest]) -> frozenset[str]:
+def _filled(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -> frozenset[str]:
     """The graves in which something lies. Earlier versions set the same tombstone where nothing had been held."""
     empty = {request.request_id for request in earlier if request.found is Outcome.NOTHING_HELD}
-    return frozenset(
-        grave for grave, stone in standing.items() if stone.accepted_at is None and stone.request_id not in empty
-    )
+    return frozenset(stone.grave for stone in stones if stone.accepted_at is None and stone.request_id not in empty)
 
 
 def _holds(connection: sa.Connection, user_id: Key) -> bool:

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL both take: keys and storable text, lists of ids of any length, and inserts that meet known keys."""
+"""What SQLite and PostgreSQL both take: keys and storable text, id lists of any length, and inserts that meet known keys."""
 
 from __future__ import annotations
 
