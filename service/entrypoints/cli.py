@@ -59,8 +59,10 @@ SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_token
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]
 WAIT_POLL = 0.5  # seconds
 NOTHING_HELD_EXIT = 3
-_NOTHING_HELD = "nothing was held: is the id right? Rows that come in later are kept out if they are older than this request, for a time; "
-    "--remember keeps all of them out for ever"
+_NOTHING_HELD = (
+    "nothing was held: is the id right? Rows that come in later are kept out for a time, if they are older than this "
+    "request; --remember keeps all of them out for ever"
+)
 
 
 @app.command()
