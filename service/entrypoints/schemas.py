@@ -6,7 +6,17 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from service.records import (
@@ -84,8 +94,19 @@ IdOrTitle = Annotated[
     StringConstraints(min_length=1, max_length=LONGEST_KEY_AS_GIVEN, pattern=r"^[^\x00]+$"),
     AfterValidator(_id_or_title),
 ]
+
+
+def _form_of(value: object) -> str:
+    if not isinstance(value, dict):
+        return FORMS[0]
+    return FORMS[1] if "item_id" in value else FORMS[2]
+
+
+# Of a named item; the location of an error does not repeat them.
+FORMS = ("(text)", "(item_id)", "(title)")
 NamedItem = Annotated[
-    IdOrTitle | ItemById | ItemByTitle,
+    Annotated[IdOrTitle, Tag(FORMS[0])] | Annotated[ItemById, Tag(FORMS[1])] | Annotated[ItemByTitle, Tag(FORMS[2])],
+    Discriminator(_form_of),
     Field(
         description="Text is the item's id, or if no item has that id, its exact title; where an id equals another item's "
         "title, `{item_id: ...}` or `{title: ...}` says which is meant"

@@ -49,6 +49,7 @@ _state = sa.Table("state", _metadata, sa.Column("revision", sa.BigInteger))
 
 
 def upgrade() -> None:
+    """Add the columns, and respell what was stored in another form."""
     op.add_column("forget_requests", sa.Column("outcome", _Text))
     op.add_column("forget_requests", sa.Column("items", _Text))
     connection = op.get_bind()
