@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service import errors
-from service.entrypoints.schemas import Problem
+from service.entrypoints.schemas import FORMS, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RECEIPT_RETRY_AFTER = 5  # seconds: a shard trains for longer than this, so asking more often tells nothing
@@ -47,6 +47,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.Damaged: Kind(503, "store-damaged", "Store damaged", 60),
     errors.NotReady: Kind(503, "not-ready", "Not ready", 5),
     errors.LedgerUnavailable: Kind(503, "ledger-unavailable", "Ledger unavailable", 5),
+    errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
     errors.Overloaded: Kind(429, "overloaded", "Too much is waiting"),
     errors.TimedOut: Kind(503, "timed-out", "Not answered in time"),
@@ -112,7 +113,7 @@ def _of_validation(error: RequestValidationError) -> JSONResponse:
 
 
 def _location(error: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in error["loc"]]
+    parts = [str(part) for part in error["loc"] if part not in FORMS]
     if error["type"] == "extra_forbidden":
         # The name of an unknown field is the caller's own text.
         parts[-1] = "*"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from service.data.ledger.placements import mark_changed, mark_readers_changed
 from service.data.ledger.state import raise_revision, read_state, set_state
 from service.data.ledger.statements import chunks, count, is_storable, upsert
 from service.errors import ImportRefused
-from service.records import Interaction, Item
+from service.records import Interaction, Item, KeyRefused, key_of
 
 _TIMESTAMP_LIMIT = 2**63
 
@@ -43,6 +43,7 @@ class Given:
 
     @classmethod
     def of(cls, items: Iterable[Item], interactions: Iterable[Interaction], hashes: KeyedHashes) -> Self:
+        items, interactions = _keyed(list(items), list(interactions))
         by_id = {item.item_id: item for item in items}
         by_pair = {(row.user_id, row.item_id): row for row in interactions}
         _check_storable(by_id.values(), by_pair.values())
@@ -51,22 +52,48 @@ class Given:
         )
 
 
+def _keyed(items: list[Item], interactions: list[Interaction]) -> tuple[list[Item], list[Interaction]]:
+    """What importers made has keys already, so that as a rule nothing is made anew."""
+    ids = {item.item_id for item in items} | {row.item_id for row in interactions}
+    ids |= {row.user_id for row in interactions}
+    try:
+        keys = {text: key for text in ids if (key := key_of(text)) != text}
+    except KeyRefused as error:
+        raise ImportRefused(f"an id {error}") from None
+    if not keys:
+        return items, interactions
+    return (
+        [replace(item, item_id=keys.get(item.item_id, item.item_id)) for item in items],
+        [
+            replace(row, user_id=keys.get(row.user_id, row.user_id), item_id=keys.get(row.item_id, row.item_id))
+            for row in interactions
+        ],
+    )
+
+
 def _check_storable(items: Iterable[Item], interactions: Iterable[Interaction]) -> None:
-    texts = {text for item in items for text in (item.item_id, item.title, item.author or "", *item.genres)}
+    texts = {text for item in items for text in (item.title, item.author or "", *item.genres)}
     for row in interactions:
-        texts.update((row.user_id, row.item_id))
         if not -_TIMESTAMP_LIMIT <= row.timestamp < _TIMESTAMP_LIMIT:
             raise ImportRefused("a timestamp is out of range; expected seconds since the epoch")
     if not all(map(is_storable, texts)):
-        raise ImportRefused("an id or title holds a character that cannot be stored (NUL or a lone surrogate)")
+        raise ImportRefused(
+            "a title, author or genre holds a character that cannot be stored (NUL or a lone surrogate)"
+        )
 
 
 def take(
-    connection: sa.Connection, given: Given, noun: str | None, allow_returning: bool, hashes: KeyedHashes
+    connection: sa.Connection,
+    given: Given,
+    noun: str | None,
+    allow_returning: bool,
+    hashes: KeyedHashes,
+    now: float,
 ) -> ImportCounts:
     """Take in what is new or has changed. The revision is raised only when something is."""
     named = _take_noun(connection, noun)
-    buried = tombstones.over(connection, given.interactions, given.subjects, hashes)
+    tombstones.remove_expired(connection, now)
+    buried = tombstones.over(connection, given.interactions.values(), given.subjects, hashes, now)
     returning = buried if allow_returning else {}
     banned = buried.keys() - returning.keys()
     tombstones.remove(connection, {stone for stones in returning.values() for stone in stones})
