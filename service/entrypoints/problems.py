@@ -13,12 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service import errors
-<<<<<<< HEAD
-from service.entrypoints.schemas import FORMS, Problem
-=======
 from service.entrypoints.contract import reference_to
-from service.entrypoints.schemas import Fault, Problem
->>>>>>> upgrades
+from service.entrypoints.schemas import FORMS, Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RECEIPT_RETRY_AFTER = 5  # seconds: a shard trains for longer than this, so asking more often tells nothing

@@ -8,13 +8,8 @@ import pytest
 
 from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
 from service.memory.artifact import load_memory
-<<<<<<< HEAD
 from service.memory.live import Memory, Source
-from service.records import Interaction, Item, Opinion
-=======
-from service.memory.live import Memory
 from service.records import ById, ByTitle, Interaction, Item, Opinion
->>>>>>> ids
 from service.scoring import recommender
 from service.scoring.ranking import reasons
 from service.scoring.recommender import Recommender
