@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing of the catalogue. Catalogue facts are public; they say nothing about any person."""
+    """A thing of the catalogue. Catalogue facts are public; they say nothing about any person.
+
+    Only a created item does: no catalogue stated it, an import made it because somebody's row named it. It lives as long as
+    a row does.
+    """
 
     item_id: str
     title: str
     year: int | None = None
     genres: tuple[str, ...] = ()
     author: str | None = None
+    created: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One row of the ledger. `timestamp` is in seconds; ties are broken by `item_id`."""
+    """One row of the ledger. `timestamp` is in seconds; ties are broken by `item_id`.
+
+    `rating` decides between two rows of one time and nothing else: nothing that is built depends on it.
+    """
 
     user_id: str
     item_id: str
     liked: bool
     timestamp: int
+    rating: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from service.records import Item
 
 
 def item_of(row: Row) -> Item:
-    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author)
+    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author, bool(row.created))
 
 
 @lru_cache(maxsize=4_096)
@@ -27,7 +27,8 @@ def _genres(stored: str) -> tuple[str, ...]:
 def row_of(item: Item) -> dict[str, Any]:
     """The reverse of `item_of`."""
     genres = json.dumps(list(item.genres), ensure_ascii=False)
-    return {"item_id": item.item_id, "title": item.title, "year": item.year, "genres": genres, "author": item.author}
+    facts = {"title": item.title, "year": item.year, "genres": genres, "author": item.author}
+    return {"item_id": item.item_id, **facts, "created": item.created}
 
 
 def all_items(connection: sa.Connection) -> tuple[Item, ...]:
@@ -42,6 +43,23 @@ def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item
         rows = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(chunk)))
         found |= {item.item_id: item for item in map(item_of, rows)}
     return found
+
+
+def drop_unnamed(connection: sa.Connection, ids: Iterable[str] | None = None) -> int:
+    """Delete those of these items (or of all) that an import created and that no row names any more. Returns how many."""
+    c = tables.items.c
+    named = sa.exists().where(tables.interactions.c.item_id == c.item_id)
+    unnamed = sa.delete(tables.items).where(c.created, ~named)
+    if ids is None:
+        return connection.execute(unnamed).rowcount
+    return sum(connection.execute(unnamed.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(ids))
+
+
+def count_unnamed(connection: sa.Connection) -> int:
+    """How many created items are held though no row names them: none, or a deletion has left its title behind."""
+    c = tables.items.c
+    named = sa.exists().where(tables.interactions.c.item_id == c.item_id)
+    return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.items).where(c.created, ~named)) or 0)
 
 
 def items_named(connection: sa.Connection, names: Iterable[str]) -> dict[str, Item]:

@@ -37,6 +37,7 @@ items = _table(
     sa.Column("year", sa.Integer),
     _text("genres"),
     _text("author", nullable=True),
+    sa.Column("created", sa.Boolean, nullable=False, default=False),
     indexed="title",
 )
 interactions = _table(
@@ -45,6 +46,7 @@ interactions = _table(
     sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
+    sa.Column("rating", sa.Double),
 )
 state = _table(
     "state",
