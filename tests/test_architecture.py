@@ -35,6 +35,7 @@ READS_SETTINGS = ("service.config", "service.entrypoints")
 # Dependency -> the only modules (or rooms) that import it.
 OWNERS = {
     "sqlalchemy": ("service.data.ledger",),
+    "alembic": ("service.data.ledger",),
     "faiss": ("service.routing.neighbours",),
     "redis": ("service.forgetting.bell",),
     "fastapi": ("service.entrypoints",),

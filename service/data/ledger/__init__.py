@@ -7,6 +7,7 @@ What remains of a forgotten user: their keyed hash (in `forget_requests` and `to
 that had seen them, until these artifacts are replaced.
 """
 
+from service.data.ledger.database import upgrade_ledger
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import ImportCounts
 from service.data.ledger.ledger import Ledger
@@ -23,4 +24,5 @@ __all__ = [
     "MaskedArtifacts",
     "PlaceColumns",
     "Reading",
+    "upgrade_ledger",
 ]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.data.ledger import tables
-from service.data.ledger.statements import insert_new
+from service.data.ledger.schema import Schema, known_schema
 from service.errors import InvalidSetting, LedgerUnavailable
 
 BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
@@ -36,11 +36,16 @@ class Database:
     Everything raises LedgerUnavailable when the database cannot be asked.
     """
 
-    def __init__(self, url: str, busy_seconds: float) -> None:
+    def __init__(self, url: str, busy_seconds: float, schema: Schema | None = None, whole: bool = False) -> None:
+        """Open the database, with its tables made or brought up to `schema` (this version's).
+
+        Without `whole`, an upgrade is refused that not every process may run at its start. Raises InvalidSetting, LedgerNewer.
+        """
+        self._schema = schema or known_schema()
         self._busy_seconds = busy_seconds
         self._engine = _open_engine(url, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
-        self._make_tables()
+        self.upgraded = self._bring_up(whole)  # the schema's version before (None: a new ledger) and now
 
     def close(self) -> None:
         self._engine.dispose()
@@ -57,8 +62,8 @@ class Database:
         """A transaction that no other writer runs beside. An exception in the block undoes it."""
         options = {_BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
-            if not self._sqlite:
-                connection.execute(sa.select(tables.state.c.id).with_for_update()).all()
+            oldest = sa.select(tables.state.c.oldest_schema)
+            self._schema.check_writable(connection.scalar(oldest if self._sqlite else oldest.with_for_update()))
             yield connection
 
     def erase_traces(self) -> None:
@@ -92,16 +97,19 @@ class Database:
         with self._connection(**options) as connection:
             yield connection
 
-    def _make_tables(self) -> None:
+    def _bring_up(self, whole: bool) -> tuple[str | None, str]:
         if self._sqlite:
             # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
             self._insist(_use_wal)
+        with self.reading() as connection:
+            if self._schema.is_current(connection):
+                return self._schema.newest, self._schema.newest
         with self._connection(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-            tables.metadata.create_all(connection)
-            _check_columns(connection)
-            insert_new(connection, tables.state, [{"id": 1}])
+                # A table that is altered waits for its readers, and all others behind it: not for longer than this.
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._busy_seconds)}")
+            return self._schema.bring_up(connection, whole)
 
     def _insist(self, attempt: Callable[[sa.Connection], bool]) -> None:
         deadline = time.monotonic() + self._busy_seconds
@@ -120,15 +128,14 @@ class Database:
             raise
 
 
-def _check_columns(connection: sa.Connection) -> None:
-    inspector = sa.inspect(connection)
-    for table in tables.metadata.sorted_tables:
-        found = {column["name"] for column in inspector.get_columns(table.name)}
-        if found != {column.name for column in table.c}:
-            raise InvalidSetting(
-                f"this ledger was made by another version of Lethe (its table {table.name} has other columns); "
-                "open it with that version, or import the data into a new ledger"
-            )
+def upgrade_ledger(url: str, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
+    """Run every upgrade that the ledger at this URL lacks; the version of its schema before (None: made new) and now.
+
+    Raises InvalidSetting, LedgerNewer, LedgerUnavailable.
+    """
+    database = Database(url, busy_seconds, whole=True)
+    database.close()
+    return database.upgraded
 
 
 def _open_engine(url: str, busy_seconds: float) -> sa.Engine:
