@@ -17,7 +17,10 @@ _TIMESTAMP_LIMIT = 2**63
 
 
 class Interactions(Sequence[Interaction]):
-    """Interactions in the order in which they were added: 25 bytes each, and every id once. Rows are made as they are asked for."""
+    """Interactions in the order in which they were added: 25 bytes each, and every id once.
+
+    Rows are made as they are asked for.
+    """
 
     def __init__(self) -> None:
         self._users = _Numbered()

@@ -23,5 +23,7 @@ def _only(folder: Path, suffix: str) -> Path | None:
         raise ImportRefused(f"there is no folder {folder}")
     found = [path for path in sorted(folder.iterdir()) if format_suffix(path) == suffix and path.is_file()]
     if len(found) > 1:
-        raise ImportRefused(f"{folder} holds several {suffix} files; leave the one that is meant in a folder of its own")
+        raise ImportRefused(
+            f"{folder} holds several {suffix} files; leave the one that is meant in a folder of its own"
+        )
     return found[0] if found else None

@@ -38,9 +38,7 @@ def _book(row: Row) -> Item:
 
 def _layout(ratings: str, books: str, **form: Any) -> Layout:
     def rating_rows(path: Path, rejected: Rejections, watch: Watch | None) -> Rows:
-        return renamed(
-            csv_rows(path, rejected, tuple(_RATING_COLUMNS.values()), watch=watch, **form), _RATING_COLUMNS
-        )
+        return renamed(csv_rows(path, rejected, tuple(_RATING_COLUMNS.values()), watch=watch, **form), _RATING_COLUMNS)
 
     def book_rows(path: Path, rejected: Rejections, watch: Watch | None) -> Rows:
         return csv_rows(path, rejected, _BOOK_COLUMNS, watch=watch, **form)

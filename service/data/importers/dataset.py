@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from service.data.interactions import Interactions
 from service.errors import ImportRefused
-from service.records import Item
+from service.records import Interaction, Item
 
 _LIMIT = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<percent>%?)\s*")
 
@@ -76,7 +75,7 @@ class Dataset:
     """What an importer read. Of `rejected_rows` that were not taken, `rejected` tells the first few."""
 
     items: list[Item]
-    interactions: Interactions
+    interactions: Sequence[Interaction]
     noun: str
     rejected: list[Rejection]
     rejected_rows: int = 0

@@ -51,7 +51,11 @@ def open_binary(path: Path, watch: Watch | None = None) -> Iterator[IO[bytes]]:
     Raises ImportRefused, also from the block, for a file that cannot be read or is damaged.
     """
     try:
-        with _Watched(path, watch) as raw, io.BufferedReader(raw) as packed, _unpacked(path, packed) as file:
+        with (
+            _Watched(path, watch) as raw,
+            io.BufferedReader(raw) as packed,
+            _unpacked(path, cast(IO[bytes], packed)) as file,
+        ):
             yield file
     except (lzma.LZMAError, zlib.error, EOFError, OSError, pa.ArrowException) as error:
         raise ImportRefused(f"{path.name} cannot be read or is damaged ({type(error).__name__})") from error
@@ -90,7 +94,7 @@ def _encoding(path: Path, fallback: str | None) -> str:
     return "utf-8-sig"
 
 
-def _unpacked(path: Path, packed: io.BufferedReader) -> IO[bytes]:
+def _unpacked(path: Path, packed: IO[bytes]) -> IO[bytes]:
     match path.suffix.lower():
         case ".xz":
             return lzma.open(packed)
@@ -111,7 +115,7 @@ class _Watched(io.FileIO):
         super().__init__(path)
         self._watch = watch
 
-    def readinto(self, buffer: Any) -> int | None:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int | None:
         read = super().readinto(buffer)
         if self._watch is not None and read:
             self._watch(read)

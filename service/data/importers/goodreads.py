@@ -13,8 +13,8 @@ from service.records import Item
 LIKED_ABOVE = 3.0
 
 _UNRATED = 0.0
-_INTERACTION = {"item_id": "book_id", "timestamp": ("date_updated", "date_added")}
-_BOOK = {"item_id": "book_id", "title": ("title", "title_without_series")}
+_INTERACTION: dict[str, str | tuple[str, ...]] = {"item_id": "book_id", "timestamp": ("date_updated", "date_added")}
+_BOOK: dict[str, str | tuple[str, ...]] = {"item_id": "book_id", "title": ("title", "title_without_series")}
 
 
 def goodreads(interactions: Path, books: Path | None, terms: Terms = Terms()) -> Dataset:  # noqa: B008

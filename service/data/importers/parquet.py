@@ -28,10 +28,9 @@ def parquet_rows(path: Path, _rejected: Rejections, required: Sequence[str], wat
             packed = path.suffix.lower() in PACKED
             content = pq.ParquetFile(io.BytesIO(file.read()) if packed else file)
             check_columns(path.name, content.schema_arrow.names, required)
-            number = 0
-            for batch in content.iter_batches(_ROWS_AT_ONCE):
-                for number, row in enumerate(_plain(batch).to_pylist(), start=number + 1):
-                    yield Place(path.name, number, counted="row"), row
+            batches = content.iter_batches(_ROWS_AT_ONCE)
+            rows = (row for batch in batches for row in _plain(batch).to_pylist())
+            yield from ((Place(path.name, number, counted="row"), row) for number, row in enumerate(rows, start=1))
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise ImportRefused(f"{path.name} cannot be read as Parquet ({type(error).__name__})") from error
 

@@ -45,7 +45,9 @@ class Rejections:
 
     def add(self, place: Place, reason: str, column: str | None = None) -> None:
         if len(self.found) < _TOLD:
-            self.found.append(Rejection(place.file, place.line, reason, self.columns.get(column or "", column), place.counted))
+            self.found.append(
+                Rejection(place.file, place.line, reason, self.columns.get(column or "", column), place.counted)
+            )
         # A quote that does not end swallows many rows: each counts, or they would be lost in silence.
         self.rejected += place.lines
         self.rows += place.lines

@@ -1,4 +1,4 @@
-"""Tables of one's own: delimited text, JSON, Parquet or RecBole's atomic files, with our names of columns or a mapping to them."""
+"""Tables of one's own: delimited text, JSON, Parquet or RecBole's files, with our names of columns or a mapping."""
 
 from __future__ import annotations
 

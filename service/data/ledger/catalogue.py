@@ -36,6 +36,10 @@ def all_items(connection: sa.Connection) -> tuple[Item, ...]:
     return tuple(map(item_of, connection.execute(sa.select(tables.items).order_by(tables.items.c.item_id))))
 
 
+def all_ids(connection: sa.Connection) -> frozenset[str]:
+    return frozenset(connection.scalars(sa.select(tables.items.c.item_id)))
+
+
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
     """Id -> item; unknown ids are absent."""
     found: dict[str, Item] = {}
@@ -45,21 +49,29 @@ def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item
     return found
 
 
-def drop_unnamed(connection: sa.Connection, ids: Iterable[str] | None = None) -> int:
-    """Delete those of these items (or of all) that an import created and that no row names any more. Returns how many."""
+def created_of(connection: sa.Connection, user_id: str) -> list[str]:
+    """Ids of the created items that this user's rows name."""
     c = tables.items.c
-    named = sa.exists().where(tables.interactions.c.item_id == c.item_id)
-    unnamed = sa.delete(tables.items).where(c.created, ~named)
-    if ids is None:
-        return connection.execute(unnamed).rowcount
-    return sum(connection.execute(unnamed.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(ids))
+    theirs = sa.select(c.item_id).join(tables.interactions, tables.interactions.c.item_id == c.item_id)
+    return list(connection.scalars(theirs.where(tables.interactions.c.user_id == user_id, c.created)))
+
+
+def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
+    """Delete those of these created items that no row names any more."""
+    named = tables.interactions.c.item_id
+    for chunk in chunks(created):
+        # No index leads from an item to its rows: one reading of the interactions for all of them, and none as a rule.
+        held = set(connection.scalars(sa.select(named).where(named.in_(chunk)).distinct()))
+        connection.execute(sa.delete(tables.items).where(tables.items.c.item_id.in_(set(chunk) - held)))
 
 
 def count_unnamed(connection: sa.Connection) -> int:
-    """How many created items are held though no row names them: none, or a deletion has left its title behind."""
+    """How many created items are held though no row names them: if any, a deletion has left a title behind."""
     c = tables.items.c
-    named = sa.exists().where(tables.interactions.c.item_id == c.item_id)
-    return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.items).where(c.created, ~named)) or 0)
+    created = set(connection.scalars(sa.select(c.item_id).where(c.created)))
+    if not created:
+        return 0
+    return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
 
 
 def items_named(connection: sa.Connection, names: Iterable[str]) -> dict[str, Item]:

@@ -11,6 +11,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.data.ledger import tables
+from service.data.ledger.catalogue import created_of, drop_unnamed
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.masks import add_masks
 from service.data.ledger.placements import mark_changed
@@ -84,7 +85,9 @@ def accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetRequest
 def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetRequest:
     mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
     exposures = connection.execute(mine).all()
+    created = created_of(connection, wish.user_id)
     erased = _erase_interactions(connection, wish)
+    drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, wish, erased)
     owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
     if wish.item_ids is None and not erased and not exposures:

@@ -23,7 +23,7 @@ from service.data.ledger.statements import chunks, count, is_storable, upsert
 from service.errors import ImportRefused
 from service.records import Interaction, Item
 
-_AT_ONCE = 20_000  # interactions
+AT_ONCE = 20_000  # interactions
 
 Pair = tuple[str, str]
 
@@ -57,7 +57,9 @@ class Given:
     def of(cls, items: Iterable[Item], interactions: Iterable[Interaction]) -> Self:
         by_id = {item.item_id: item for item in items}
         rows = Interactions.of(interactions)
-        texts = (text for item in by_id.values() for text in (item.item_id, item.title, item.author or "", *item.genres))
+        texts = (
+            text for item in by_id.values() for text in (item.item_id, item.title, item.author or "", *item.genres)
+        )
         if not all(map(is_storable, (*texts, *rows.user_ids, *rows.item_ids))):
             raise ImportRefused("an id or title holds a character that cannot be stored (NUL or a lone surrogate)")
         newest = rows.newest()
@@ -65,7 +67,7 @@ class Given:
 
 
 @dataclass(slots=True)
-class Intake:
+class Arrivals:
     """Takes interactions into an open transaction, whole users at a time, and counts."""
 
     connection: sa.Connection
@@ -134,34 +136,34 @@ def take(
     connection: sa.Connection,
     given: Given,
     noun: str | None,
-    intake: Intake,
+    arrivals: Arrivals,
     advance: Callable[[int], None] = lambda _: None,
 ) -> ImportCounts:
     """Take in what is new or newer. The revision is raised only when something is. `advance` is told of rows taken in."""
     named = _take_noun(connection, noun)
     new_items, changed_items = _take_items(connection, given.items)
-    for rows in given.interactions.by_users(_AT_ONCE):
-        intake.take(rows)
+    for rows in given.interactions.by_users(AT_ONCE):
+        arrivals.take(rows)
         advance(len(rows))
-    if intake.unknown:
+    if arrivals.unknown:
         raise ImportRefused(
-            f"{len(intake.unknown)} item ids of the interactions are neither among the given items nor in the ledger; "
+            f"{len(arrivals.unknown)} item ids of the interactions are neither among the given items nor in the ledger; "
             "import their items first or along with them, or have them made (--create-items)"
         )
-    new_items += intake.created
-    if named or intake.returned or new_items or changed_items or intake.new or intake.changed:
+    new_items += arrivals.created
+    if named or arrivals.returned or new_items or changed_items or arrivals.new or arrivals.changed:
         raise_revision(connection)
     return ImportCounts(
         items=len(given.items),
         interactions=len(given.interactions),
         users=given.users,
         new_items=new_items,
-        new_interactions=intake.new,
-        changed_interactions=intake.changed,
-        tombstoned=intake.tombstoned,
+        new_interactions=arrivals.new,
+        changed_interactions=arrivals.changed,
+        tombstoned=arrivals.tombstoned,
         folded=given.folded,
-        outdated=intake.outdated,
-        created_items=intake.created,
+        outdated=arrivals.outdated,
+        created_items=arrivals.created,
     )
 
 

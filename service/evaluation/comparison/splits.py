@@ -82,7 +82,7 @@ class Split:
         parts = {
             part: [self._identity(sample) for sample in getattr(self, part)] for part in ("train", "valid", "test")
         }
-        return digest_of({"noun": self.noun, "items": [asdict(item) for item in self.items], **parts})
+        return digest_of({"noun": self.noun, "items": [_stated(item) for item in self.items], **parts})
 
     def _identity(self, sample: Sample) -> dict[str, Any]:
         # The prompts alone would not do: partitions see users, and items of one title are not one item.
@@ -136,6 +136,10 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
             f"{folder} holds too few people: they give {counts}, and both likes and dislikes are tested"
         )
     return Split(folder.resolve().name, noun, tuple(items.values()), train, valid, test)
+
+
+def _stated(item: Item) -> dict[str, Any]:
+    return {name: value for name, value in asdict(item).items() if name != "created"}
 
 
 def table_file(folder: Path, name: str) -> Path:
