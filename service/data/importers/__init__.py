@@ -2,8 +2,8 @@
 of any kind, and the demo.
 
 Files may be plain or packed (`.xz`, `.gz`, `.bz2`, `.zst`). A row that cannot be taken becomes a Rejection, which tells
-where and why, never what stood there; too many of them refuse the whole import. Importers know nothing of the ledger. One reads no
-interactions: TALLRec released finished book prompts only, which are read back into samples.
+where and why, never what stood there; too many of them refuse the whole import. Importers know nothing of the ledger. One
+reads no interactions: TALLRec released finished book prompts only, which are read back into samples.
 """
 
 from service.data.importers.amazon import amazon

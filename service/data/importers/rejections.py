@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from service.data.importers.dataset import Limit, Rejection
 from service.errors import ImportRefused
@@ -15,8 +15,7 @@ Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a row begins, and how many lines it takes: a record of CSV may span several."""
 
     file: str

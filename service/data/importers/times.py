@@ -73,6 +73,8 @@ def _bounded(number: int | float) -> int | float:
 
 def _unit_of(number: int | float) -> int:
     size = abs(number)
+    if size < _LARGEST_SECONDS:  # as a rule, and there may be millions
+        return 0
     return sum(size >= _LARGEST_SECONDS * scale for _, scale in _UNITS[:-1])
 
 
