@@ -107,11 +107,13 @@ class Newest:
     def __len__(self) -> int:
         return len(self._chosen)
 
+    def __iter__(self) -> Iterator[Interaction]:
+        return (self._rows[number] for number in self._chosen.tolist())
+
     def by_users(self, at_once: int) -> Iterator[list[Interaction]]:
         """The rows of whole users, about `at_once` of them at a time."""
         gathered: list[Interaction] = []
-        for number in self._chosen.tolist():
-            row = self._rows[number]
+        for row in self:
             if len(gathered) >= at_once and gathered[-1].user_id != row.user_id:
                 yield gathered
                 gathered = []

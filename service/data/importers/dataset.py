@@ -67,7 +67,7 @@ class Rejection:
 
     def __str__(self) -> str:
         column = f", column {self.column}" if self.column else ""
-        return f"{self.file}, {self.counted} {self.line}{column}: {self.reason}"
+        return f"{self.file} {self.counted} {self.line}{column}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from service.data.importers.delimiters import NoDelimiter, find_delimiter
-from service.data.importers.files import Watch, open_text
+from service.data.importers.files import Watch, format_suffix, open_text
 from service.data.importers.rejections import MalformedRow, Place, Rejections, Row
 from service.errors import ImportRefused
 
@@ -111,22 +111,19 @@ def _csv_records(reader: Any, file: str, rejected: Rejections) -> Iterator[tuple
 
 
 def json_rows(path: Path, rejected: Rejections, required: Sequence[str], watch: Watch | None = None) -> Rows:
-    """Objects: one per line, or the elements of one array. Which it is, the first character tells."""
+    """Objects: one per line, or in a `.json` that begins with a bracket the elements of one array."""
     with open_text(path, watch=watch) as text:
-        begun = ""
-        while (more := text.read(_AT_ONCE)) and not (begun := begun + more).strip():
-            begun = ""
-        if begun.lstrip()[:1] == "[" and not _is_line(begun):
+        if format_suffix(path) != ".json":
+            yield from _line_rows(path.name, text, rejected, required)
+            return
+        begun = "\n"
+        while begun.isspace():
+            begun = text.read(_AT_ONCE)
+        if begun.lstrip().startswith("["):
             yield from _array_rows(path.name, _Elements(begun.lstrip()[1:], text), rejected, required)
             return
-    with open_text(path, watch=watch) as lines:
-        yield from _line_rows(path.name, lines, rejected, required)
-
-
-def _is_line(begun: str) -> bool:
-    """Whether a text that begins with a bracket is a line of its own, followed by others: a bad line, and no array."""
-    first, newline, rest = begun.lstrip().partition("\n")
-    return bool(newline and first.rstrip().endswith("]") and rest.strip())
+    with open_text(path) as text:
+        yield from _line_rows(path.name, text, rejected, required)
 
 
 def _line_rows(file: str, lines: IO[str], rejected: Rejections, required: Sequence[str]) -> Rows:
