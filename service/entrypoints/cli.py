@@ -30,6 +30,7 @@ from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
 from service.entrypoints.rankings import rank_methods
 from service.entrypoints.telemetry import configure_logging, describe
+from service.entrypoints.upgrades import upgrade
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import LetheError
 from service.forgetting.bell import Bell
@@ -47,6 +48,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(receipts_app, name="receipts")
 app.command()(verify)
 app.command()(restore_check)
+app.command()(upgrade)
 app.command("pretrain")(pretrain_model)
 evaluate_app.command("compare")(compare_methods)
 evaluate_app.command("ranking")(rank_methods)
