@@ -63,9 +63,11 @@ class Interactions(Sequence[Interaction]):
         user, item = np.asarray(self._user, np.uint32), np.asarray(self._item, np.uint32)
         rating, liked = np.asarray(self._rating, np.float64), np.asarray(self._liked, np.int8)
         stated = np.where(np.isnan(rating), -np.inf, rating)
-        order = np.lexsort((liked, stated, np.asarray(self._time, np.int64), item, user))
+        # In the order of their ids, as a database keeps them: rows that come so are appended and not inserted.
+        by_id = self._items.ranks()[item], self._users.ranks()[user]
+        order = np.lexsort((liked, stated, np.asarray(self._time, np.int64), *by_id))
         last = np.ones(len(order), np.bool_)
-        last[:-1] = (np.diff(user[order].astype(np.int64)) != 0) | (np.diff(item[order].astype(np.int64)) != 0)
+        last[:-1] = (user[order][1:] != user[order][:-1]) | (item[order][1:] != item[order][:-1])
         return Newest(self, order[last])
 
     def __len__(self) -> int:
@@ -128,6 +130,12 @@ class _Numbered:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._numbers: dict[str, int] = {}
+
+    def ranks(self) -> NDArray[np.int64]:
+        """Number -> place among all names in their order."""
+        ranks = np.empty(len(self.names), np.int64)
+        ranks[sorted(range(len(self.names)), key=self.names.__getitem__)] = np.arange(len(self.names))
+        return ranks
 
     def number(self, name: str) -> int:
         found = self._numbers.get(name)

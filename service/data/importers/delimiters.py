@@ -11,25 +11,19 @@ _WRITTEN = {"\\t": "\t", "tab": "\t", "comma": ",", "semicolon": ";", "pipe": "|
 _NAME_OR_QUOTE = re.compile(r'[\w"\r\n]')
 
 
-class NoDelimiter(Exception):
-    """Never leaves the importers."""
-
-
 def read_delimiter(text: str) -> str:
     r"""What is meant by a delimiter on a command line, where `\t` and `tab` are easier to type than a tab."""
     return _WRITTEN.get(text.lower(), text)
 
 
 def find_delimiter(header: str, required: Sequence[str]) -> str:
-    """That by which the line falls into fields among which are all of the required ones. Raises NoDelimiter.
+    """That by which the line falls into fields among which are most of the required ones; a comma if none gives any.
 
     `csv.Sniffer` counts characters in a sample of rows instead, and is easily misled by titles; the names are known.
     """
     others = dict.fromkeys(character for character in header if not _NAME_OR_QUOTE.match(character))
-    for delimiter in dict.fromkeys((*_USUAL, *others)):
-        if set(required) <= set(_fields(header, delimiter)):
-            return delimiter
-    raise NoDelimiter
+    candidates = dict.fromkeys((*_USUAL, *others))
+    return max(candidates, key=lambda delimiter: len(set(required).intersection(_fields(header, delimiter))))
 
 
 def _fields(header: str, delimiter: str) -> list[str]:

@@ -54,7 +54,9 @@ class Rejections:
     def settle(self) -> None:
         """Raises ImportRefused for too many rejections."""
         if not self.limit.allows(self.rejected, self.rows):
-            self.refuse(f"{self.rejected:,} of {self.rows:,} rows cannot be taken, and {self.limit} may be")
+            self.refuse(
+                f"{self.rejected:,} of {self.rows:,} rows cannot be taken, and --max-rejected allows {self.limit}"
+            )
 
     def refuse(self, why: str) -> None:
         """Raises ImportRefused with the first places."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from service.data.importers.delimiters import NoDelimiter, find_delimiter
+from service.data.importers.delimiters import find_delimiter
 from service.data.importers.files import Watch, format_suffix, open_text
 from service.data.importers.rejections import MalformedRow, Place, Rejections, Row
 from service.errors import ImportRefused
@@ -47,12 +47,12 @@ def csv_rows(
 ) -> Rows:
     """CSV with a header; `dialect` is what `csv.reader` takes.
 
-    Without a delimiter, the one by which the header falls into the required columns is taken. One of several characters
-    knows no quotes. Raises ImportRefused where the header lacks a column.
+    Without a delimiter, or where the header does not hold it, the one by which the header falls into the required columns is
+    taken. One of several characters knows no quotes. Raises ImportRefused where the header lacks a column.
     """
     with open_text(path, fallback, watch) as lines:
         first = _first_line(lines)
-        chosen = _delimiter(path.name, first, required) if delimiter is None else delimiter
+        chosen = delimiter if delimiter and delimiter in first else find_delimiter(first, required)
         if len(chosen) > 1:
             names = first.rstrip("\r\n").split(chosen)
             check_columns(path.name, names, required)
@@ -71,14 +71,6 @@ def csv_rows(
 def _first_line(lines: IO[str]) -> str:
     # A file in another format may be one line of gigabytes.
     return next(iter(lines), "")
-
-
-def _delimiter(file: str, header: str, required: Sequence[str]) -> str:
-    try:
-        return find_delimiter(header, required)
-    except NoDelimiter as error:
-        check_columns(file, (), required)
-        raise ImportRefused(f"{file} has no delimiter") from error
 
 
 def _again(first: str, rest: IO[str]) -> Iterator[str]:
@@ -211,6 +203,6 @@ def check_columns(file: str, header: Sequence[str], required: Sequence[str]) -> 
     missing = [name for name in required if name not in header]
     if missing:
         raise ImportRefused(
-            f"{file} lacks the column(s) {', '.join(missing)}; the first line must name the columns, and a column of "
-            f"another name is given as --column {missing[0]}=ITS_NAME"
+            f"{file} lacks the column(s) {', '.join(missing)}; the columns must have names, in text files in the "
+            "first line; of a column with another name say so, as --column item_id=ITS_NAME"
         )

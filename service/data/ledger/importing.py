@@ -89,7 +89,13 @@ class Arrivals:
         self._hold_items({row.item_id for row in wanted})
         if self.unknown:
             return  # it will be refused, with the number of all of them
-        known = self._known({row.user_id for row in wanted})
+        users = {row.user_id for row in wanted}
+        known = self._known(users)
+        if not known:  # as a rule, and there may be millions
+            upsert(self.connection, tables.interactions, list(map(_row_of, wanted)))
+            mark_changed(self.connection, users)
+            self.new += len(wanted)
+            return
         newer = [row for row in wanted if (held := known.get(_pair(row))) is None or _age(row) > _age(held)]
         upsert(self.connection, tables.interactions, list(map(_row_of, newer)))
         # A rating alone changes nothing that is built.

@@ -194,7 +194,7 @@ def test_the_order_of_rows_does_not_matter_and_a_later_row_replaces_an_earlier_o
     rows = rows_of(100)
     before = table(tables(tmp_path, rows))
     assert table(tables(tmp_path, rows[::-1])) == before
-    assert table(tables(tmp_path, [("p3", rows[12][1], "0", 99), ("p3", rows[12][1], "1", 99), *rows])) == before
+    assert table(tables(tmp_path, [*rows, ("p3", rows[12][1], "0", -99), ("p3", rows[12][1], "1", -98)])) == before
 
 
 def test_ratings_count_as_liked_above_what_is_said(tmp_path: Path) -> None:
