@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     )
     build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
     forget_deadline: float = Field(86_400, gt=0, description="Seconds after which an owed deletion is overdue")
+    remember_days: float = Field(
+        30,
+        ge=0,
+        description="Days for which a deletion that found nothing keeps out rows older than itself, which may be under way",
+    )
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")

@@ -2,9 +2,85 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, NewType, Self
+from uuid import UUID
+
+LONGEST_KEY = 256  # characters (code points) of a key
+LONGEST_KEY_AS_GIVEN = (
+    1024  # of the text that a key is made from: decomposed, 256 characters may take several times as many
+)
+_EXACT_FLOATS = 2**53  # from here on, neighboring whole numbers share one float
+_LONGEST_NUMBER = 10**LONGEST_KEY
+
+Key = NewType("Key", str)
+"""The id of a user or an item, as `key_of` makes it."""
+
+
+class KeyRefused(ValueError):
+    """What was given is no id. `str()` goes on after the field's name ("user_id is empty ...") and quotes nothing of it."""
+
+
+def key_of(value: object) -> Key:
+    """The one form of an id, at every door: import, HTTP, command line, receipts, searches. `key_of(key)` is `key`.
+
+    Text is normalized to NFC, so that canonically equivalent spellings are one id, and white space is cut off both ends:
+    what `str.strip` cuts, which is Unicode's White_Space and the separators U+001C to U+001F. Everything else counts as it
+    stands: case, leading zeros, control characters and white space inside, zero-width and directional marks.
+
+    A whole number (int, or a float or Decimal without a fraction, as `1.0` in a column that once had gaps) becomes its
+    decimal digits, bytes are read as UTF-8, and a UUID becomes its usual text.
+
+    Raises:
+        KeyRefused: nothing is left; more than 256 characters are left (or more than 1,024 are given); NUL or a lone
+            surrogate, which databases cannot store; bytes that are not UTF-8; a number that is not whole or, as a float,
+            not exact (2**53 and beyond); truth values and anything else.
+    """
+    text = value if isinstance(value, str) else _text_of(value)
+    # Most ids are plain, and there may be millions.
+    if text.isascii() and text.isprintable() and len(text) <= LONGEST_KEY and text and " " not in (text[0], text[-1]):
+        return Key(text)
+    if len(text) > LONGEST_KEY_AS_GIVEN:
+        raise KeyRefused(f"is longer than {LONGEST_KEY} characters")
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise KeyRefused("holds characters that are not text (NUL, or bytes that are not UTF-8)")
+    normal = unicodedata.normalize("NFC", text).strip()
+    if not normal:
+        raise KeyRefused("is empty, or white space alone")
+    if len(normal) > LONGEST_KEY:
+        raise KeyRefused(f"is longer than {LONGEST_KEY} characters")
+    return Key(normal)
+
+
+def _text_of(value: object) -> str:
+    match value:
+        case bool() | None:
+            raise KeyRefused("is neither text nor a number")
+        case int() if abs(value) < _LONGEST_NUMBER:
+            return str(value)
+        case float() if value.is_integer() and abs(value) < _EXACT_FLOATS:
+            return str(int(value))
+        case Decimal() if value.is_finite() and abs(value) < _LONGEST_NUMBER and value == int(value):
+            return str(int(value))
+        case int() | float() | Decimal():
+            raise KeyRefused("is a number, but no whole one that is exact")
+        case bytes():
+            return _decoded(value)
+        case UUID():
+            return str(value)
+        case _:
+            raise KeyRefused("is neither text nor a number")
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise KeyRefused("holds characters that are not text (NUL, or bytes that are not UTF-8)") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +97,24 @@ class Item:
     genres: tuple[str, ...] = ()
     author: str | None = None
     created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ById:
+    """An item as a caller names it, by its id alone."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ByTitle:
+    """An item as a caller names it, by its exact title alone."""
+
+    title: str
+
+
+ItemName = str | ById | ByTitle
+"""How a caller names an item. Plain text is that item's id (as `key_of` reads it), or if no item has it, its exact title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +257,46 @@ class Published:
 class Tombstone:
     """What stays of a deletion, so that a stale import or a restored ledger cannot bring back what was forgotten.
 
-    `grave` is a keyed hash of the user and one item, or empty for everything of the user.
+    `grave` is a keyed hash of the user and one item, or empty for everything of the user. Times are seconds since the epoch.
     """
 
     subject: str
     grave: str
     request_id: str
     fence: int
+    expires_at: float | None = None  # None: never
+    accepted_at: float | None = None  # of the request, if it found nothing; None: what was held lies here
+
+    def covers(self, timestamp: float, now: float) -> bool:
+        """Whether a row of this time must not come in. One that expires stands for rows older than the request alone."""
+        if self.expires_at is None:
+            return True
+        return now < self.expires_at and (self.accepted_at is None or timestamp <= self.accepted_at)
+
+    def adds_to(self, standing: Tombstone | None) -> bool:
+        """Whether it stands for longer than the one (if any) that stands on this grave."""
+        if standing is None or standing.expires_at is None:
+            return standing is None
+        return self.expires_at is None or self.expires_at > standing.expires_at
+
+
+class Outcome(StrEnum):
+    """What a deletion found when it was accepted."""
+
+    ERASED = "erased"  # something was held, and is gone
+    ALREADY_ERASED = "already_erased"  # nothing any more: an earlier deletion has erased it
+    NOTHING_HELD = "nothing_held"  # nothing, and no earlier deletion has found anything either
+
+
+@dataclass(frozen=True, slots=True)
+class NamedItems:
+    """How many of the items that a deletion names were found; the names themselves would be personal data."""
+
+    named: int
+    erased: int
+    already_erased: int
+    not_held: int  # items of the catalogue, but nothing of this user's
+    unknown: int  # neither the id nor the title of any item
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +321,18 @@ class ForgetRequest:
     receipt: str | None = None  # the signed document, as JSON
     shard_names: tuple[str | None, ...] = ()  # of the affected shards, in the same order
     generation_before: str | None = None  # what was served when it was accepted
+    outcome: Outcome | None = None  # None: accepted by a version that did not note it
+    items: NamedItems | None = None  # None: everything of the user
+
+    @property
+    def held(self) -> bool:
+        """Whether anything of what was asked for was held when it was accepted."""
+        return self.found is Outcome.ERASED
+
+    @property
+    def found(self) -> Outcome:
+        """`outcome`, and where it was not noted what the counts say."""
+        if self.outcome is not None:
+            return self.outcome
+        seen = self.erased_interactions or self.masked_rows or self.affected_shards
+        return Outcome.ERASED if seen else Outcome.NOTHING_HELD

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ImportRefused
-from service.records import Interaction
+from service.records import Interaction, KeyRefused, key_of
 
 _TIMESTAMP_LIMIT = 2**63
 
@@ -30,7 +30,7 @@ class Interactions(Sequence[Interaction]):
 
     @classmethod
     def of(cls, rows: Iterable[Interaction]) -> Self:
-        """These rows. Raises ImportRefused for a timestamp that no database stores."""
+        """These rows. Raises ImportRefused for a timestamp that no database stores, and for what is no id."""
         if isinstance(rows, cls):
             return rows
         made = cls()
@@ -39,7 +39,7 @@ class Interactions(Sequence[Interaction]):
         return made
 
     def append(self, row: Interaction) -> None:
-        """Raises ImportRefused for a timestamp that no database stores."""
+        """Raises ImportRefused for a timestamp that no database stores, and for what is no id."""
         if not -_TIMESTAMP_LIMIT <= row.timestamp < _TIMESTAMP_LIMIT:
             raise ImportRefused("a timestamp is out of range; expected seconds since the epoch")
         self._time.append(row.timestamp)
@@ -125,7 +125,7 @@ class Newest:
 
 
 class _Numbered:
-    """Texts, numbered as they come."""
+    """Keys, numbered as they come, under every text that they were given as."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -139,10 +139,18 @@ class _Numbered:
 
     def number(self, name: str) -> int:
         found = self._numbers.get(name)
-        if found is None:
-            found = self._numbers[name] = len(self.names)
-            self.names.append(name)
-        return found
+        return self._add(name) if found is None else found
+
+    def _add(self, name: str) -> int:
+        try:
+            key = key_of(name)
+        except KeyRefused as error:
+            raise ImportRefused(f"an id {error}") from None
+        if key not in self._numbers:
+            self._numbers[key] = len(self.names)
+            self.names.append(key)
+        self._numbers[name] = self._numbers[key]
+        return self._numbers[key]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -22,7 +22,7 @@ from service.entrypoints import problems, schemas
 from service.entrypoints.limits import BoundedBody, Limits, Observed
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerReadings, Telemetry
 from service.errors import LetheError, NotReady, TimedOut
-from service.records import ForgetRequest
+from service.records import ForgetRequest, ItemName
 from service.scoring.requests import Query, Recommendation
 
 
@@ -31,7 +31,9 @@ class Recommends(Protocol):
 
 
 class Takes(Protocol):
-    def forget(self, user_id: str, item_ids: list[str] | None, idempotency_key: str | None) -> ForgetRequest: ...
+    def forget(
+        self, user_id: str, item_ids: list[ItemName] | None, idempotency_key: str | None, remember: bool
+    ) -> ForgetRequest: ...
 
 
 class LedgerDoor(LedgerReadings, Protocol):
@@ -101,9 +103,9 @@ def forget(
     after: BackgroundTasks,
     idempotency_key: Annotated[schemas.IdempotencyKey | None, Header()] = None,
 ) -> schemas.ForgetAnswer:
-    """Forget a user, or some of their interactions. Effective at once; the receipt follows."""
+    """Forget a user, or some of their interactions. Effective at once; `held` says whether anything was found."""
     began = perf_counter()
-    accepted = services.intake.forget(body.user_id, body.item_ids, idempotency_key)
+    accepted = services.intake.forget(body.user_id, body.names(), idempotency_key, body.remember)
     services.telemetry.observe_mask(perf_counter() - began)
     # After the answer: a bell that cannot ring only delays a deletion, it must not make an accepted one look refused.
     after.add_task(services.bell.ring)

@@ -40,6 +40,7 @@ from service.scoring.snapshot import Snapshots
 
 # What a child would otherwise import (every one of them runs the main module again) or load anew.
 _PRELOAD = ("service.entrypoints.cli", "service.entrypoints.preloaded")
+_SECONDS_A_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Home:
         return cls(
             settings=settings,
             secret=secret,
-            ledger=Ledger(settings.ledger_url(), secret),
+            ledger=Ledger(settings.ledger_url(), secret, remember_seconds=settings.remember_days * _SECONDS_A_DAY),
             store=Store(settings.home / "store"),
             signer=ReceiptSigner.open(settings.home / "receipts.pem"),
             tombstones=TombstoneFile(settings.home / "tombstones.jsonl"),

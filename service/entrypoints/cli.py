@@ -29,11 +29,13 @@ from service.entrypoints.options import BUILD_SETTINGS, HomeOption, JsonOption, 
 from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
 from service.entrypoints.rankings import rank_methods
+from service.entrypoints.schemas import ForgetAnswer
 from service.entrypoints.telemetry import configure_logging, describe
 from service.entrypoints.upgrades import upgrade
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import LetheError
 from service.forgetting.bell import Bell
+from service.records import ByTitle, ForgetRequest, ItemName, Outcome
 
 app = typer.Typer(
     name="lethe",
@@ -58,6 +60,11 @@ bench_app.command("scale")(bench_scale)
 SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_tokens", "max_queued_tokens", "log_level")
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]
 WAIT_POLL = 0.5  # seconds
+NOTHING_HELD_EXIT = 3
+_NOTHING_HELD = (
+    "nothing was held: is the id right? Rows that come in later are kept out for a time, if they are older than this "
+    "request; --remember keeps all of them out for ever"
+)
 
 
 @app.command()
@@ -131,15 +138,30 @@ def worker_(
 @app.command()
 def forget(
     user_id: str,
-    item_id: Annotated[list[str] | None, typer.Option(help="Only this item's interaction; may be repeated.")] = None,
+    item_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only what is held of this item: its id, or if no item has it, its exact title. May be repeated."
+        ),
+    ] = None,
+    item_title: Annotated[
+        list[str] | None, typer.Option(help="Only what is held of items with exactly this title. May be repeated.")
+    ] = None,
+    remember: Annotated[
+        bool, typer.Option(help="Keep the person out for ever, even if nothing is held of them.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the deletion is completed.")] = False,
     home: HomeOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Forget a person, or some of what is held of them. With --wait, does the work here if no worker is at it."""
+    """Forget a person, or some of what is held of them. Exit code 3 if nothing was held, now or before.
+
+    With --wait, does the work here if no worker is at it. A user id that begins with a dash stands after `--`.
+    """
     opened = open_home(home, {})
     opened.restore_check()
-    request = opened.intake().forget(user_id, item_id, None)
+    names: list[ItemName] = [*(item_id or ()), *map(ByTitle, item_title or ())]
+    request = opened.intake().forget(user_id, names or None, None, remember)
     bell = opened.bell()
     bell.ring()
     while wait and request.state != "completed":
@@ -151,15 +173,27 @@ def forget(
         if request.state != "completed":
             time.sleep(WAIT_POLL)
     bell.close()
-    print_report(
-        {
-            "request_id": request.request_id,
-            "state": request.state,
-            "affected_shards": list(request.affected_shards),
-            "fence": request.fence,
-        },
-        json_,
-    )
+    print_report(_told(request, json_), json_)
+    if request.found is Outcome.NOTHING_HELD:
+        err.print(_NOTHING_HELD, style="yellow")
+        raise typer.Exit(NOTHING_HELD_EXIT)
+    if request.items is not None and request.items.unknown:
+        err.print(
+            f"{request.items.unknown} of {request.items.named} items are unknown: no id, no title", style="yellow"
+        )
+
+
+def _told(request: ForgetRequest, json_: bool) -> dict[str, Any]:
+    """What the answer of `POST /forget` states; as lines the counts stand one by one."""
+    stated = ForgetAnswer.of(request).model_dump(mode="json")
+    if json_:
+        return stated
+    flat: dict[str, Any] = {}
+    for name, value in stated.items():
+        flat |= (
+            {f"{name}_{part}": number for part, number in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 @app.command()
@@ -246,6 +280,7 @@ def _status(opened: Home) -> dict[str, Any]:
             {
                 "request_id": request.request_id,
                 "state": request.state,
+                "held": request.held,
                 "overdue": opened.ledger.now() - request.accepted_at > opened.settings.forget_deadline,
                 "age_seconds": round(max(0.0, opened.ledger.now() - request.accepted_at), 1),
                 "attempts": request.attempts,

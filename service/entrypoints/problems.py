@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service import errors
-from service.entrypoints.schemas import Problem
+from service.entrypoints.schemas import FORMS, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RECEIPT_RETRY_AFTER = 5  # seconds: a shard trains for longer than this, so asking more often tells nothing
@@ -113,7 +113,7 @@ def _of_validation(error: RequestValidationError) -> JSONResponse:
 
 
 def _location(error: Mapping[str, Any]) -> str:
-    parts = [str(part) for part in error["loc"]]
+    parts = [str(part) for part in error["loc"] if part not in FORMS]
     if error["type"] == "extra_forbidden":
         # The name of an unknown field is the caller's own text.
         parts[-1] = "*"

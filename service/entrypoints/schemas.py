@@ -2,27 +2,121 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from service.records import ForgetRequest
+from service.records import (
+    LONGEST_KEY,
+    LONGEST_KEY_AS_GIVEN,
+    ById,
+    ByTitle,
+    ForgetRequest,
+    ItemName,
+    Key,
+    KeyRefused,
+    key_of,
+)
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
-# An id is a key: a control character in it is a mistake or an attack. A title is text that prompts make safe themselves,
-# but no text column of a database holds NUL.
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
+
+def _key(text: str) -> Key:
+    try:
+        return key_of(text)
+    except KeyRefused as error:
+        raise PydanticCustomError("key", "This id {reason}", {"reason": str(error)}) from None
+
+
+Id = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=LONGEST_KEY_AS_GIVEN,
+        description=f"Normalized to NFC, without white space at its ends; then 1 to {LONGEST_KEY} characters",
+    ),
+    AfterValidator(_key),
+]
+# A title is text that prompts make safe themselves, but no text column of a database holds NUL.
+LONGEST_TEXT = 500
+Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]+$")]
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
-
-Names = Annotated[list[Text], Field(max_length=50)]
 
 
 def _body(*examples: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": list(examples)})
+
+
+class ItemById(BaseModel):
+    """The item with this id."""
+
+    model_config = _body({"item_id": "34"})
+
+    item_id: Id
+
+    def name(self) -> ById:
+        return ById(self.item_id)
+
+
+class ItemByTitle(BaseModel):
+    """The item with exactly this title; of several that with the smallest id."""
+
+    model_config = _body({"title": "Babe (1995)"})
+
+    title: Text
+
+    def name(self) -> ByTitle:
+        return ByTitle(self.title)
+
+
+def _id_or_title(text: str) -> str:
+    # Whatever an import takes as an id can be named, white space at its ends and all.
+    if len(text) > LONGEST_TEXT:
+        _key(text)
+    return text
+
+
+IdOrTitle = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=LONGEST_KEY_AS_GIVEN, pattern=r"^[^\x00]+$"),
+    AfterValidator(_id_or_title),
+]
+
+
+def _form_of(value: object) -> str:
+    if not isinstance(value, dict):
+        return FORMS[0]
+    return FORMS[1] if "item_id" in value else FORMS[2]
+
+
+# Of a named item; the location of an error does not repeat them.
+FORMS = ("(text)", "(item_id)", "(title)")
+NamedItem = Annotated[
+    Annotated[IdOrTitle, Tag(FORMS[0])] | Annotated[ItemById, Tag(FORMS[1])] | Annotated[ItemByTitle, Tag(FORMS[2])],
+    Discriminator(_form_of),
+    Field(
+        description="Text is the item's id, or if no item has that id, its exact title; where an id equals another item's "
+        "title, `{item_id: ...}` or `{title: ...}` says which is meant"
+    ),
+]
+Names = Annotated[list[NamedItem], Field(max_length=50)]
+
+
+def _name_of(item: str | ItemById | ItemByTitle) -> ItemName:
+    return item if isinstance(item, str) else item.name()
 
 
 def _answer(example: dict[str, Any]) -> ConfigDict:
@@ -34,7 +128,7 @@ class Opinion(BaseModel):
 
     model_config = _body({"item": "Toy Story (1995)", "liked": True})
 
-    item: Text
+    item: NamedItem
     liked: bool = True
 
 
@@ -61,14 +155,17 @@ class History(BaseModel):
             raise PydanticCustomError("one_form", "Give either opinions, or liked and disliked")
         return self
 
-    def in_order(self) -> tuple[tuple[str, bool], ...]:
+    def in_order(self) -> tuple[tuple[ItemName, bool], ...]:
         """Names and whether they were liked, oldest first."""
-        stated = ((opinion.item, opinion.liked) for opinion in self.opinions)
-        return (*stated, *((name, True) for name in self.liked), *((name, False) for name in self.disliked))
+        stated = [(opinion.item, opinion.liked) for opinion in self.opinions]
+        stated += [(item, True) for item in self.liked] + [(item, False) for item in self.disliked]
+        return tuple((_name_of(item), liked) for item, liked in stated)
 
 
 class RecommendBody(BaseModel):
     """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue.
+
+    An item that `candidates` names more than once, in whatever way, is answered once.
 
     `rank_by` decides the order: `model` (what people like together, content and the score; the default without `candidates`)
     or `score` (the default with them).
@@ -81,7 +178,7 @@ class RecommendBody(BaseModel):
 
     user_id: Id | None = None
     history: History | None = None
-    candidates: Annotated[list[Text], Field(min_length=1, max_length=200)] | None = None
+    candidates: Annotated[list[NamedItem], Field(min_length=1, max_length=200)] | None = None
     top_k: Annotated[int, Field(ge=1, le=200)] = 10
     rank_by: Literal["score", "model"] | None = None
     explain: bool = False
@@ -97,7 +194,7 @@ class RecommendBody(BaseModel):
         return Query(
             user_id=self.user_id,
             opinions=history.in_order(),
-            candidates=None if self.candidates is None else tuple(self.candidates),
+            candidates=None if self.candidates is None else tuple(map(_name_of, self.candidates)),
             top_k=self.top_k,
             rank_by=None if self.rank_by is None else RankBy(self.rank_by),
             explain=self.explain,
@@ -187,21 +284,103 @@ def _item(item: Ranked, weights: dict[str, float] | None) -> RankedItem:
 
 
 class ForgetBody(BaseModel):
-    """Without `item_ids`, everything of the user is forgotten."""
+    """Without `item_ids`, everything of the user is forgotten.
 
-    model_config = _body({"user_id": "196"}, {"user_id": "196", "item_ids": ["242", "302"]})
+    `item_ids` takes ids and titles, as `candidates` does; a title stands for every item that has it. What is held is erased
+    and kept out for ever. What is not held is remembered for `LETHE_REMEMBER_DAYS`, and only rows older than the request are
+    kept out meanwhile: they may still be under way. With `remember` it is kept out for ever, too.
+    """
+
+    model_config = _body(
+        {"user_id": "196"},
+        {"user_id": "196", "item_ids": ["242", {"item_id": "302"}, {"title": "Babe (1995)"}]},
+        {"user_id": "196", "remember": True},
+    )
 
     user_id: Id
-    item_ids: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
+    item_ids: Annotated[list[NamedItem], Field(min_length=1, max_length=1000)] | None = None
+    remember: bool = False
+
+    def names(self) -> list[ItemName] | None:
+        """The items that are named; None: everything."""
+        return None if self.item_ids is None else list(map(_name_of, self.item_ids))
+
+
+class FoundCounts(BaseModel):
+    """How much was held when the deletion was accepted."""
+
+    model_config = _answer({"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1})
+
+    interactions: int
+    training_samples: int
+    validation_rows: int
+    shards: int
+
+    @classmethod
+    def of(cls, request: ForgetRequest) -> FoundCounts:
+        return cls(
+            interactions=request.erased_interactions,
+            training_samples=request.masked_samples,
+            validation_rows=request.masked_rows,
+            shards=len(request.affected_shards),
+        )
+
+
+class FoundItems(BaseModel):
+    """Of the distinct items that were named: those erased, erased before, not this user's, and not items at all."""
+
+    model_config = _answer({"named": 3, "erased": 2, "already_erased": 0, "not_held": 0, "unknown": 1})
+
+    named: int
+    erased: int
+    already_erased: int
+    not_held: int
+    unknown: int
+
+
+OutcomeWord = Annotated[
+    Literal["erased", "already_erased", "nothing_held"],
+    Field(
+        description="erased: it was held. already_erased: an earlier deletion has erased it. nothing_held: Lethe has never "
+        "held it; is the id right?"
+    ),
+]
+
+
+def _finding(request: ForgetRequest) -> dict[str, Any]:
+    return {
+        "held": request.held,
+        "outcome": request.found.value,
+        "counts": FoundCounts.of(request),
+        "items": None if request.items is None else FoundItems(**asdict(request.items)),
+    }
 
 
 class ForgetAnswer(BaseModel):
-    """A deletion as it was accepted: already effective, by masks, when this is read."""
+    """A deletion as it was accepted: already effective, by masks, when this is read.
 
-    model_config = _answer({"request_id": "f-81b2", "state": "accepted", "affected_shards": ["9c0d"], "fence": 4})
+    `held` says whether there was anything to erase. A deletion that found nothing is `completed` at once, with `held` false.
+    """
+
+    model_config = _answer(
+        {
+            "request_id": "f-81b2",
+            "state": "accepted",
+            "held": True,
+            "outcome": "erased",
+            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
+            "items": None,
+            "affected_shards": ["9c0d"],
+            "fence": 4,
+        }
+    )
 
     request_id: str
     state: str
+    held: bool
+    outcome: OutcomeWord
+    counts: FoundCounts
+    items: FoundItems | None
     affected_shards: list[str]
     fence: int
 
@@ -212,6 +391,7 @@ class ForgetAnswer(BaseModel):
             state=request.state,
             affected_shards=list(request.affected_shards),
             fence=request.fence,
+            **_finding(request),
         )
 
 
@@ -223,6 +403,10 @@ class ForgetStatus(BaseModel):
             "request_id": "f-81b2",
             "state": "completed",
             "scope": "user",
+            "held": True,
+            "outcome": "erased",
+            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
+            "items": None,
             "fence": 4,
             "affected_shards": ["9c0d"],
             "accepted_at": "2025-01-01T12:00:00Z",
@@ -237,6 +421,10 @@ class ForgetStatus(BaseModel):
     request_id: str
     state: str
     scope: str
+    held: bool
+    outcome: OutcomeWord
+    counts: FoundCounts
+    items: FoundItems | None
     fence: int
     affected_shards: list[str]
     accepted_at: AwareDatetime
@@ -260,6 +448,7 @@ class ForgetStatus(BaseModel):
             completed_at=_time(request.completed_at),
             attempts=request.attempts,
             error=request.error,
+            **_finding(request),
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from service.data.ledger import Ledger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
-from service.records import ForgetRequest
+from service.records import ForgetRequest, ItemName
 
 
 class Intake:
@@ -18,14 +19,16 @@ class Intake:
         self._signer = signer
         self._tombstones = tombstones
 
-    def forget(self, user_id: str, item_ids: list[str] | None, idempotency_key: str | None) -> ForgetRequest:
+    def forget(
+        self, user_id: str, item_ids: Sequence[ItemName] | None, idempotency_key: str | None, remember: bool = False
+    ) -> ForgetRequest:
         """One transaction: rows deleted, masks and tombstone written, fence raised; then a copy of the tombstone.
 
         Raises:
             InvalidInput, IdempotencyConflict, LedgerUnavailable: nothing was accepted.
             StoreError: accepted and masked, but not yet safe from the restore of an old ledger; to be asked again.
         """
-        request = self._ledger.forget(user_id, item_ids, idempotency_key)
+        request = self._ledger.forget(user_id, item_ids, idempotency_key, remember)
         sys.audit("lethe.forget.before_tombstone_file")
         self._tombstones.bury(self._ledger.tombstones(request.request_id))
         if request.state == "completed" and request.receipt is None:

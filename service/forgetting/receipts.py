@@ -128,7 +128,9 @@ def receipt_content(
         "request_id": request.request_id,
         "subject": request.subject,
         "scope": request.scope,
-        "held": _was_held(request),
+        "held": request.held,
+        "outcome": request.found.value,
+        "items": request.items and asdict(request.items),
         "accepted_at": _iso(request.accepted_at),
         "masked_at": _iso(request.masked_at),
         "retraining_at": None if request.retraining_at is None else _iso(request.retraining_at),
@@ -158,13 +160,11 @@ def _configuration(config: BuildConfig) -> dict[str, Any]:
 
 
 def _claim(request: ForgetRequest, published: Published | None) -> str:
-    if published is None or not _was_held(request):
+    # One that names nothing held, while an earlier one is owed, masks and rebuilds all the same.
+    rebuilt = request.erased_interactions or request.masked_rows or request.affected_shards
+    if published is None or not rebuilt:
         return "nothing held"
     return "recorded" if published.config.partition == "algorithm1" else "strict"
-
-
-def _was_held(request: ForgetRequest) -> bool:
-    return bool(request.erased_interactions or request.masked_rows or request.affected_shards)
 
 
 def _iso(seconds: float) -> str:

@@ -40,9 +40,10 @@ class TombstoneFile:
             return list(self._standing.values())
 
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
-        """Append those that do not stand yet."""
+        """Append those that do not stand yet, or for a shorter time."""
         with self.locked() as descriptor:
-            self._append(descriptor, _BURIED, [s for s in tombstones if (s.subject, s.grave) not in self._standing])
+            new = [stone for stone in tombstones if stone.adds_to(self._standing.get((stone.subject, stone.grave)))]
+            self._append(descriptor, _BURIED, new)
 
     def remove(self, tombstones: Iterable[Tombstone]) -> None:
         """Append that the users of these came back."""
@@ -88,7 +89,7 @@ class TombstoneFile:
     def _append(self, descriptor: int, event: str, tombstones: Collection[Tombstone]) -> None:
         if not tombstones:
             return
-        lines = b"".join(canonical_json({"event": event, **asdict(tombstone)}) for tombstone in tombstones)
+        lines = b"".join(canonical_json({"event": event} | _stated(tombstone)) for tombstone in tombstones)
         with _failures():
             os.ftruncate(descriptor, self._read_to)
             if os.write(descriptor, lines) < len(lines):
@@ -97,6 +98,11 @@ class TombstoneFile:
             if self._read_to == 0:
                 sync_directory(self._path.parent)
             self._catch_up(descriptor)
+
+
+def _stated(tombstone: Tombstone) -> dict[str, Any]:
+    # What stands for ever is written as it always was, so that earlier versions can read it.
+    return {name: value for name, value in asdict(tombstone).items() if value is not None}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from service.errors import UnknownItem
 from service.llm.frozen import FrozenModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, liked_next, liked_together
-from service.records import Item, Mask, Opinion
+from service.records import ById, ByTitle, Item, ItemName, Mask, Opinion
 from service.scoring.encoding import RequestEncoder
 from service.scoring.ranking import Reasons, because, reasons, values
 from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
@@ -41,7 +41,7 @@ class Catalogue(Protocol):
 
     def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]: ...
 
-    def items_named(self, names: Sequence[str]) -> dict[str, Item]: ...
+    def items_named(self, names: Sequence[ItemName]) -> dict[ItemName, Item]: ...
 
     def mask(self) -> Mask: ...
 
@@ -117,7 +117,7 @@ class Recommender:
         if query.candidates is None:
             candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
         else:
-            candidates = _items(query.candidates, named)
+            candidates = _distinct(_items(query.candidates, named))
         # Whoever states a history has chosen it; of a person's own the newest part is what adapters were trained on.
         read = history if query.user_id is None else history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
@@ -134,7 +134,7 @@ class Recommender:
             item_model is not None,
         )
 
-    def _history(self, query: Query, named: Mapping[str, Item]) -> tuple[Opinion, ...]:
+    def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[Opinion, ...]:
         if query.user_id is not None:
             return self._catalogue.history(query.user_id, REMEMBERED)
         items = _items([name for name, _ in query.opinions], named)
@@ -155,10 +155,15 @@ class Recommender:
     def _retrieve(
         self, history: Sequence[Opinion], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
     ) -> list[Item]:
-        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content."""
+        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content.
+
+        A history of titles that no catalogue knows says too little for that: it gets what is liked by many, if anything is.
+        """
         if not snapshot.item_ids:
             raise UnknownItem("the catalogue is empty, so candidates cannot be retrieved; name them in `candidates`")
-        value = found.value if found.personal or not history else self._nearness(history, snapshot)
+        known = any(opinion.item.item_id in snapshot.item_number for opinion in history)
+        counted = found.personal or not history or (found.popular.any() and not known)
+        value = found.value if counted else self._nearness(history, snapshot)
         numbers = np.argsort(-value, kind="stable")[: count + len(seen)]
         ids = [snapshot.item_ids[number] for number in numbers]
         unseen = [item_id for item_id in ids if item_id not in seen][:count]
@@ -226,6 +231,19 @@ def _logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(bounded / (1 - bounded)))
 
 
-def _items(names: Sequence[str], named: Mapping[str, Item]) -> list[Item]:
-    """A title that no catalogue knows is an item without an id: the model reads text."""
-    return [named.get(name) or Item("", name) for name in names]
+def _items(names: Sequence[ItemName], named: Mapping[ItemName, Item]) -> list[Item]:
+    """A title that no catalogue knows is an item without an id: the model reads text. Raises UnknownItem for an id."""
+    return [named.get(name) or _foreign(name) for name in names]
+
+
+def _foreign(name: ItemName) -> Item:
+    if isinstance(name, ById):
+        raise UnknownItem(
+            "an item_id names no item of the catalogue; name the item by its title to have that read instead"
+        )
+    return Item("", name.title if isinstance(name, ByTitle) else name)
+
+
+def _distinct(items: Sequence[Item]) -> list[Item]:
+    """Each item once, where it stood first, however it was named."""
+    return list({(item.item_id, item.title): item for item in items}.values())

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.records import Item, Opinion
+from service.records import Item, ItemName, Opinion
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ class RankBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What a caller asks. Either `user_id` or a history; each entry of it is an item id or a title.
+    """What a caller asks. Either `user_id` or a history; each entry of it names an item by id or title.
 
     `opinions` is a history, oldest first, of names and whether each was liked. `rank_by` is None for the default: by the score
     where candidates are named, else by the whole model.
     """
 
     user_id: str | None
-    opinions: tuple[tuple[str, bool], ...]
-    candidates: tuple[str, ...] | None  # None: retrieve them from the catalogue
+    opinions: tuple[tuple[ItemName, bool], ...]
+    candidates: tuple[ItemName, ...] | None  # None: retrieve them from the catalogue
     top_k: int
     rank_by: RankBy | None = None
     explain: bool = False
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[ItemName, ...]:
         """Every item id or title in it."""
         return (*(name for name, _ in self.opinions), *(self.candidates or ()))
 

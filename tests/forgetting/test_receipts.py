@@ -94,6 +94,8 @@ def test_a_receipt_states_the_whole_deletion() -> None:
         "subject": "5f" * 32,
         "scope": "user",
         "held": True,
+        "outcome": "erased",
+        "items": None,
         "accepted_at": "2025-06-15T15:06:40.250Z",
         "masked_at": "2025-06-15T15:06:40.375Z",
         "retraining_at": "2025-06-15T15:06:41.000Z",

@@ -9,7 +9,7 @@ import pytest
 from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
 from service.memory.artifact import load_memory
 from service.memory.live import Memory
-from service.records import Interaction, Item, Opinion
+from service.records import ById, ByTitle, Interaction, Item, Opinion
 from service.scoring import recommender
 from service.scoring.ranking import reasons
 from service.scoring.recommender import Recommender
@@ -48,8 +48,10 @@ class FakeCatalogue:
         return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
 
     def items_named(self, names):
-        by_title = {item.title: item for item in self.items.values() if item.title in names}
-        return by_title | self.items_by_id(names)
+        by_title = {item.title: item for item in self.items.values()}
+        known = {ById: lambda name: self.items.get(name.item_id), ByTitle: lambda name: by_title.get(name.title)}
+        either = lambda name: self.items.get(name) or by_title.get(name)  # noqa: E731
+        return {name: item for name in names if (item := known.get(type(name), either)(name)) is not None}
 
     def mask(self):
         return self._world.current
@@ -179,6 +181,12 @@ def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk)
     assert len(request.candidates) == 11
 
 
+def test_titles_alone_that_no_catalogue_knows_get_what_most_people_like(world):
+    world.publish(people=PEOPLE)
+    request = Desk(world).asked(replace(ASKED, opinions=(("Unheard of (2031)", True),)))
+    assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
+
+
 def test_no_more_than_a_bounded_number_is_retrieved(tmp_path, world):
     world.items = tuple(Item(str(number), f"Film {number}") for number in range(2 * recommender.RETRIEVED))
     world.publish()
@@ -288,9 +296,9 @@ def test_named_candidates_may_be_ranked_by_the_whole_model(world):
 
 
 def test_as_many_are_retrieved_as_are_wanted(world):
-    world.items = tuple(Item(str(number), f"Film {number}") for number in range(recommender.RETRIEVED + 40))
+    world.items = tuple(Item(str(number), f"Film {number}") for number in range(recommender.RETRIEVED + 210))
     world.publish()
-    wanted = recommender.RETRIEVED + 30
+    wanted = 200  # the most that a request may ask for
     assert len(Desk(world).ask(replace(ASKED, top_k=wanted)).items) == wanted
 
 
@@ -317,6 +325,20 @@ def test_equal_scores_keep_the_order_of_the_candidates(desk):
 
 def test_fewer_candidates_than_wanted_are_all_ranked(desk):
     assert len(desk.ask(replace(ASKED, candidates=("a", "b"), top_k=50)).items) == 2
+
+
+def test_an_item_that_is_named_more_than_once_is_answered_once(desk):
+    names = ("Film 11", "11", "a", ById("11"), "a", ByTitle("Film 11"), ByTitle("a"), "b")
+    answer = desk.ask(replace(ASKED, candidates=names, top_k=10))
+    assert sorted((item.item_id, item.title) for item in answer.items if item.item_id) == [("11", "Film 11")]
+    assert sorted(item.title for item in answer.items) == ["Film 11", "a", "b"]
+
+
+def test_an_id_that_no_item_has_is_not_read_as_a_title(desk):
+    with pytest.raises(UnknownItem, match="item_id"):
+        desk.ask(replace(ASKED, candidates=("a", ById("no such id"))))
+    with pytest.raises(UnknownItem, match="item_id"):
+        desk.ask(replace(ASKED, opinions=((ById("no such id"), True),)))
 
 
 def test_an_answer_states_what_it_was_scored_with(desk):

@@ -6,6 +6,7 @@ import math
 from decimal import Decimal
 
 from service.data.importers.rejections import MalformedRow
+from service.records import Key, KeyRefused, key_of
 
 LONGEST_ID = 256
 LONGEST_TITLE = 500
@@ -18,11 +19,12 @@ def is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def as_id(value: object) -> str:
-    """Ids are text; whole numbers are taken as they are written."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    return _text(value, "id", LONGEST_ID).strip()
+def as_id(value: object) -> Key:
+    """Ids are text, or whole numbers, or UTF-8 in bytes; normalized as everywhere (`key_of`)."""
+    try:
+        return key_of(value)
+    except KeyRefused as error:
+        raise MalformedRow(f"id {error}") from None
 
 
 def as_title(value: object) -> str:

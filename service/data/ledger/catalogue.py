@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from service.data.ledger import tables
 from service.data.ledger.statements import Row, chunks, is_storable
-from service.records import Item
+from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_of
 
 
 def item_of(row: Row) -> Item:
@@ -74,17 +74,42 @@ def count_unnamed(connection: sa.Connection) -> int:
     return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
 
 
-def items_named(connection: sa.Connection, names: Iterable[str]) -> dict[str, Item]:
-    """Name -> item: that with this id, or else of those with this title the one with the smallest id."""
-    by_id: dict[str, Item] = {}
-    by_title: dict[str, Item] = {}
-    c = tables.items.c
-    for chunk in chunks({name for name in names if is_storable(name)}):
-        asked = set(chunk)
-        either = sa.select(tables.items).where(sa.or_(c.item_id.in_(chunk), c.title.in_(chunk)))
-        for item in map(item_of, connection.execute(either.order_by(c.item_id))):
-            if item.item_id in asked:
-                by_id[item.item_id] = item
-            if item.title in asked:
-                by_title.setdefault(item.title, item)
-    return by_title | by_id
+def items_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, Item]:
+    """Name -> item; of several with one title that with the smallest id. Unknown names are absent."""
+    return {name: meant[0] for name, meant in all_named(connection, names).items()}
+
+
+def all_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+    """Name -> the items that it may mean, by their ids: that with this id, or else all with this title.
+
+    Unknown names are absent.
+    """
+    asked = set(names)
+    ids = {name: key for name in asked if (key := id_in(name)) is not None}
+    known = items_by_id(connection, ids.values())
+    by_id = {name: [known[key]] for name, key in ids.items() if key in known}
+    titles = {name: title for name in asked - by_id.keys() if (title := _title_in(name)) is not None}
+    titled = _items_titled(connection, titles.values())
+    return by_id | {name: titled[title] for name, title in titles.items() if title in titled}
+
+
+def id_in(name: ItemName) -> Key | None:
+    """The id that is named, if this may be one."""
+    try:
+        return None if isinstance(name, ByTitle) else key_of(name.item_id if isinstance(name, ById) else name)
+    except KeyRefused:
+        return None
+
+
+def _title_in(name: ItemName) -> str | None:
+    title = name.title if isinstance(name, ByTitle) else name
+    return title if isinstance(title, str) and is_storable(title) else None
+
+
+def _items_titled(connection: sa.Connection, titles: Iterable[str]) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for chunk in chunks(set(titles)):
+        titled = sa.select(tables.items).where(tables.items.c.title.in_(chunk))
+        for item in map(item_of, connection.execute(titled.order_by(tables.items.c.item_id))):
+            found.setdefault(item.title, []).append(item)
+    return found

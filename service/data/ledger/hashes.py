@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hmac
 import json
+import unicodedata
 
-from service.data.ledger.statements import storable
+from service.data.ledger.statements import keyed
 from service.errors import InvalidSetting
+
+
+def _spellings(key: str) -> tuple[str, ...]:
+    decomposed = unicodedata.normalize("NFD", key)
+    return (key,) if decomposed == key else (key, decomposed)
 
 
 class KeyedHashes:
@@ -18,12 +24,20 @@ class KeyedHashes:
         self._secret = secret
 
     def subject(self, user_id: str) -> str:
-        """The hash of a user. Raises InvalidInput for an id that cannot be stored."""
-        return self.of("subject", storable(user_id))
+        """The hash of a user. Raises InvalidInput for what is no id."""
+        return self.of("subject", keyed(user_id))
 
     def grave(self, subject: str, item_id: str) -> str:
         """The hash of one interaction of a user: who knows the user cannot read from it which item it was."""
         return self.of("grave", subject, item_id)
+
+    def subjects(self, user_id: str) -> tuple[str, ...]:
+        """The hash of a user, then those that earlier versions may have made: they hashed ids without normalizing them."""
+        return tuple(self.of("subject", text) for text in _spellings(keyed(user_id)))
+
+    def graves(self, user_id: str, item_id: str) -> tuple[str, ...]:
+        """The hash of one interaction of a user, then those that earlier versions may have made."""
+        return tuple(self.grave(subject, text) for subject in self.subjects(user_id) for text in _spellings(item_id))
 
     def of(self, purpose: str, *parts: str) -> str:
         """The hash of these parts; one for another purpose tells nothing about it."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from service.data.ledger import tables
 from service.data.ledger.catalogue import all_items, item_of, items_by_id
 from service.data.ledger.state import noun, read_state
-from service.data.ledger.statements import chunks, count, storable
+from service.data.ledger.statements import chunks, count, keyed
 from service.errors import UnknownUser
 from service.records import Interaction, LedgerView, Opinion
 
@@ -30,7 +30,7 @@ def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[O
     """The user's last opinions, oldest first. Raises UnknownUser when there are none."""
     c = tables.interactions.c
     query = sa.select(*tables.items.c, c.liked).join_from(tables.interactions, tables.items)
-    newest_first = query.where(c.user_id == storable(user_id)).order_by(c.timestamp.desc(), c.item_id.desc())
+    newest_first = query.where(c.user_id == keyed(user_id)).order_by(c.timestamp.desc(), c.item_id.desc())
     rows = connection.execute(newest_first.limit(limit)).all()
     if not rows:
         raise UnknownUser("nothing is held of this user")
@@ -40,7 +40,7 @@ def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[O
 def read_has_order(connection: sa.Connection, user_id: str) -> bool:
     """Whether the user's interactions came at more than one time: otherwise nothing says which was first."""
     c = tables.interactions.c
-    times = sa.select(sa.func.min(c.timestamp), sa.func.max(c.timestamp)).where(c.user_id == storable(user_id))
+    times = sa.select(sa.func.min(c.timestamp), sa.func.max(c.timestamp)).where(c.user_id == keyed(user_id))
     first, last = connection.execute(times).one()
     return bool(first != last)
 
@@ -48,7 +48,7 @@ def read_has_order(connection: sa.Connection, user_id: str) -> bool:
 def read_seen(connection: sa.Connection, user_id: str) -> frozenset[str]:
     """Ids of the user's items; of an unknown user none."""
     c = tables.interactions.c
-    return frozenset(connection.scalars(sa.select(c.item_id).where(c.user_id == storable(user_id))))
+    return frozenset(connection.scalars(sa.select(c.item_id).where(c.user_id == keyed(user_id))))
 
 
 def read_counts(connection: sa.Connection) -> LedgerCounts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from service.data.ledger.placements import mark_changed, mark_readers_changed
 from service.data.ledger.state import raise_revision, read_state, set_state
 from service.data.ledger.statements import chunks, count, is_storable, upsert
 from service.errors import ImportRefused
-from service.records import Interaction, Item
+from service.records import Interaction, Item, KeyRefused, key_of
 
 AT_ONCE = 20_000  # interactions
 
@@ -55,13 +55,13 @@ class Given:
 
     @classmethod
     def of(cls, items: Iterable[Item], interactions: Iterable[Interaction]) -> Self:
-        by_id = {item.item_id: item for item in items}
+        by_id = {item.item_id: item for item in map(_keyed, items)}
         rows = Interactions.of(interactions)
-        texts = (
-            text for item in by_id.values() for text in (item.item_id, item.title, item.author or "", *item.genres)
-        )
-        if not all(map(is_storable, (*texts, *rows.user_ids, *rows.item_ids))):
-            raise ImportRefused("an id or title holds a character that cannot be stored (NUL or a lone surrogate)")
+        texts = (text for item in by_id.values() for text in (item.title, item.author or "", *item.genres))
+        if not all(map(is_storable, texts)):
+            raise ImportRefused(
+                "a title, author or genre holds a character that cannot be stored (NUL or a lone surrogate)"
+            )
         newest = rows.newest()
         return cls(by_id, newest, len(rows.user_ids), len(rows) - len(newest))
 
@@ -74,6 +74,7 @@ class Arrivals:
     hashes: KeyedHashes
     allow_returning: bool
     create_items: bool
+    now: float  # seconds since the epoch: some tombstones end
     new: int = 0
     changed: int = 0
     outdated: int = 0
@@ -108,7 +109,7 @@ class Arrivals:
 
     def _past_tombstones(self, rows: Sequence[Interaction]) -> list[Interaction]:
         subjects = {user_id: self.hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
-        buried = tombstones.over(self.connection, map(_pair, rows), subjects, self.hashes)
+        buried = tombstones.over(self.connection, rows, subjects, self.hashes, self.now)
         if self.allow_returning:
             returning = {stone for stones in buried.values() for stone in stones}
             tombstones.remove(self.connection, returning)
@@ -147,6 +148,7 @@ def take(
 ) -> ImportCounts:
     """Take in what is new or newer. The revision is raised only when something is. `advance` is told of rows taken in."""
     named = _take_noun(connection, noun)
+    tombstones.remove_expired(connection, arrivals.now)
     new_items, changed_items = _take_items(connection, given.items)
     for rows in given.interactions.by_users(AT_ONCE):
         arrivals.take(rows)
@@ -191,6 +193,14 @@ def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[i
     mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})
     new = sum(item.item_id not in known for item in differing)
     return new, len(differing) - new
+
+
+def _keyed(item: Item) -> Item:
+    try:
+        key = key_of(item.item_id)
+    except KeyRefused as error:
+        raise ImportRefused(f"an id {error}") from None
+    return item if key == item.item_id else replace(item, item_id=key)
 
 
 def _pair(row: Interaction) -> Pair:

@@ -28,7 +28,20 @@ from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import AT_ONCE, Arrivals, Given, ImportCounts, take
 from service.data.ledger.reading import Reading
 from service.data.ledger.statements import count_mentions
-from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion, Place, Published, Tombstone
+from service.records import (
+    ForgetRequest,
+    Interaction,
+    Item,
+    ItemName,
+    LedgerView,
+    Mask,
+    Opinion,
+    Place,
+    Published,
+    Tombstone,
+)
+
+REMEMBER_SECONDS = 30 * 86_400.0
 
 
 class Ledger:
@@ -36,18 +49,25 @@ class Ledger:
 
     `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL. `secret` keys the hashes of user ids: with another secret,
     tombstones no longer recognize anybody. `clock` tells seconds since the epoch; nothing depends on it but the times that
-    are reported. `busy_seconds` is how long a busy SQLite file is waited for.
+    are reported, and how long a deletion that found nothing is remembered: `remember_seconds`. `busy_seconds` is how long a
+    busy SQLite file is waited for.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
 
     remembers: ClassVar[bool] = True  # builds may use what earlier ones remembered, and remember what they find
 
     def __init__(
-        self, url: str, secret: bytes, clock: Callable[[], float] = time.time, busy_seconds: float = BUSY_SECONDS
+        self,
+        url: str,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+        remember_seconds: float = REMEMBER_SECONDS,
     ) -> None:
         self._hashes = KeyedHashes(secret)
         self._database = Database(url, busy_seconds)
         self._clock = clock
+        self._remember_seconds = remember_seconds
         self._last_mask: Mask | None = None
 
     def close(self) -> None:
@@ -85,9 +105,8 @@ class Ledger:
         """
         given = Given.of(items, interactions)
         with self._database.writing() as connection:
-            return take(
-                connection, given, noun, Arrivals(connection, self._hashes, allow_returning, create_items), advance
-            )
+            arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock())
+            return take(connection, given, noun, arrivals, advance)
 
     def noun(self) -> str:
         """What the catalogue's items are called in prompts; "item" until an import has said."""
@@ -114,8 +133,8 @@ class Ledger:
         with self._database.reading() as connection:
             return catalogue.items_by_id(connection, ids)
 
-    def items_named(self, names: Iterable[str]) -> dict[str, Item]:
-        """Name -> item, by its id or else its exact title; of several items with one title, that with the smallest id."""
+    def items_named(self, names: Iterable[ItemName]) -> dict[ItemName, Item]:
+        """Name -> item; plain text is an id, or else an exact title. Of several with one title, that with the smallest id."""
         with self._database.reading() as connection:
             return catalogue.items_named(connection, names)
 
@@ -232,15 +251,26 @@ class Ledger:
 
     # Deletions
 
-    def forget(self, user_id: str, item_ids: Sequence[str] | None, idempotency_key: str | None) -> ForgetRequest:
+    def forget(
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool = False,
+    ) -> ForgetRequest:
         """Delete a user (or only these of their interactions) and mask all that has seen them, in one transaction.
 
-        The answer is `completed` at once when nothing was held. A user whose deletion is still owed gets that request.
-        Raises InvalidInput for an empty list of items, IdempotencyConflict for a key used for another request.
+        Items are named by id or title; a title stands for every item that has it. The answer is `completed` at once when
+        nothing was held, and its `outcome` says so. What was held is kept out for ever; what was not, for a time, and only
+        rows older than the request: they may still be under way. `remember` keeps that out for ever, too. A user whose
+        deletion is still owed gets that request.
+        Raises InvalidInput for what is no id and for an empty list of items, IdempotencyConflict for a key used for another
+        request.
         """
-        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, self._hashes, self._clock())
+        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, remember, self._hashes, self._clock())
         with self._database.writing() as connection:
-            request = deletions.accept(connection, wish, self._clock)
+            tombstones.remove_expired(connection, wish.accepted_at)
+            request = deletions.accept(connection, wish, self._hashes, self._remember_seconds, self._clock)
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
         return request
@@ -300,14 +330,17 @@ class Ledger:
         with self._database.reading() as connection:
             for rows in Given.of((), interactions).interactions.by_users(AT_ONCE):
                 subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
-                pairs = ((row.user_id, row.item_id) for row in rows)
-                for stones in tombstones.over(connection, pairs, subjects, self._hashes).values():
+                for stones in tombstones.over(connection, rows, subjects, self._hashes, self._clock()).values():
                     met.update(stones)
         return sorted(met, key=lambda stone: stone.grave)
 
     def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
-        """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked."""
-        stones = list(known)
+        """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked.
+
+        Those whose time is over are left out.
+        """
+        now = self._clock()
+        stones = [stone for stone in known if stone.expires_at is None or now < stone.expires_at]
         with self._database.writing() as connection:
             state.raise_fence(connection, max((stone.fence for stone in stones), default=0))
             return tombstones.bury_missing(connection, stones)
@@ -318,7 +351,7 @@ class Ledger:
         Hashes every user's id once, if there is any tombstone.
         """
         with self._database.reading() as connection:
-            return tombstones.found_again(connection, self._hashes)
+            return tombstones.found_again(connection, self._hashes, self._clock())
 
     def mentions(self, text: str) -> int:
         """How many rows of the database hold this text in any column: a search for what should be gone."""

@@ -13,7 +13,7 @@ from service.data.ledger import tables
 from service.data.ledger.state import raise_revision
 from service.data.ledger.statements import chunks, is_storable
 from service.errors import UnknownRequest
-from service.records import ForgetRequest
+from service.records import ForgetRequest, NamedItems, Outcome
 
 OWED_STATES = ("accepted", "retraining", "failed")
 REQUEST_STATES = (*OWED_STATES, "completed")
@@ -27,14 +27,21 @@ OWED = _requests.c.state.in_(OWED_STATES)
 def add_request(connection: sa.Connection, request: ForgetRequest) -> None:
     """Store a request that was just accepted."""
     row = asdict(request) | {name: json.dumps(getattr(request, name)) for name in _LISTS}
+    row["items"] = None if request.items is None else json.dumps(asdict(request.items))
     connection.execute(sa.insert(_requests), [row])
 
 
 def find_requests(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[ForgetRequest]:
     """The requests that meet all conditions, in the order in which they were accepted."""
     in_order = sa.select(_requests).order_by(_requests.c.fence, _requests.c.accepted_at)
-    rows = map(dict, connection.execute(in_order.where(*conditions)).mappings())
-    return [ForgetRequest(**row | {name: tuple(json.loads(row[name])) for name in _LISTS}) for row in rows]
+    return [_request_of(dict(row)) for row in connection.execute(in_order.where(*conditions)).mappings()]
+
+
+def _request_of(row: dict[str, Any]) -> ForgetRequest:
+    lists = {name: tuple(json.loads(row[name])) for name in _LISTS}
+    outcome = None if row["outcome"] is None else Outcome(row["outcome"])
+    items = None if row["items"] is None else NamedItems(**json.loads(row["items"]))
+    return ForgetRequest(**row | lists | {"outcome": outcome, "items": items})
 
 
 def one_request(connection: sa.Connection, request_id: str) -> ForgetRequest:

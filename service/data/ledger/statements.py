@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL both take: storable text, lists of ids of any length, and inserts that meet known keys."""
+"""What SQLite and PostgreSQL both take: keys and storable text, id lists of any length, and inserts that meet known keys."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from service.data.ledger import tables
 from service.errors import InvalidInput
+from service.records import Key, KeyRefused, key_of
 
 Row = sa.Row[Any]
 
@@ -23,11 +24,12 @@ def is_storable(text: str) -> bool:
     return "\0" not in text and (text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text))
 
 
-def storable(text: str) -> str:
-    """The text itself. Raises InvalidInput."""
-    if not is_storable(text):
-        raise InvalidInput("an id holds a character that cannot be stored (NUL or a lone surrogate)")
-    return text
+def keyed(text: str, name: str = "user_id") -> Key:
+    """The key that the text stands for. Raises InvalidInput, which names the field."""
+    try:
+        return key_of(text)
+    except KeyRefused as error:
+        raise InvalidInput(f"{name} {error}") from None
 
 
 def chunks(values: Iterable[_T]) -> Iterator[list[_T]]:

@@ -105,6 +105,8 @@ forget_requests = _table(
     _whole("attempts"),
     _text("error", nullable=True),
     _text("receipt", nullable=True),
+    _text("outcome", nullable=True),  # what it found; null: accepted by a version that did not note it
+    _text("items", nullable=True),  # of the items that it names, how many were found: JSON
     indexed="subject",
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
@@ -116,5 +118,5 @@ tombstones = _table(
     _text("request_id"),
     _whole("fence"),
     sa.Column("expires_at", sa.Double),  # seconds since the epoch; null: it stands for ever
-    sa.Column("accepted_at", sa.Double),  # of its request
+    sa.Column("accepted_at", sa.Double),  # of its request, if that found nothing; null: what was held lies here
 )
