@@ -22,6 +22,7 @@ from adapters_store import Store
 from service.build.build import Builder
 from service.build.corpus import corpus_of
 from service.build.memories import memory_place
+from service.build.partition import anchor_pool
 from service.build.rehearsal import RehearsalLedger
 from service.build.rows import load_array
 from service.data.ledger import Ledger, Reading
@@ -521,6 +522,26 @@ def test_who_said_the_same_as_somebody_in_another_shard_has_an_adapter_of_their_
         [digest] = request.affected_shards
         assert request.masked_samples == 1
         adapters.remove(digest)
+
+
+def test_an_item_that_only_the_forgotten_person_had(everybody: Home, home_of: HomeOf) -> None:
+    """No catalogue states it: it was made for their row, and goes with it, as it might be their own words."""
+    forgotten, stays = TRAINING[0], TRAINING[1]
+    rows = [Interaction(user, "a shared one", True, LATER) for user in (forgotten, stays)]
+    alone = Interaction(forgotten, "their own words", True, LATER)
+    pool = anchor_pool(everybody.ledger.items(), CONFIG.seed)
+    everybody.ledger.import_data([], [*rows, alone], None, create_items=True)
+    assert anchor_pool(everybody.ledger.items(), CONFIG.seed) == pool
+    everybody.build()
+    assert b"their own words" in catalogue_files(everybody)["items.json"]
+    everybody.forget(forgotten)
+    assert everybody.ledger.mentions("their own words") == 0
+    everybody.build()
+    shared = Item("a shared one", "a shared one", created=True)
+    kept = [*without(forgotten), rows[1]]
+    clean = home_of(kept, [*ITEMS, shared])
+    assert everybody.files() == clean.files()
+    assert b"their own words" not in b"".join(everybody.files().values())
 
 
 def _paths(home: Home) -> dict[str, str]:
