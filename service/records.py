@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NewType, Self
@@ -85,13 +85,18 @@ def _decoded(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing of the catalogue. Catalogue facts are public; they say nothing about any person."""
+    """A thing of the catalogue. Catalogue facts are public; they say nothing about any person.
+
+    Only a created item does: no catalogue stated it, an import made it because somebody's row named it. It lives as long as
+    a row does.
+    """
 
     item_id: str
     title: str
     year: int | None = None
     genres: tuple[str, ...] = ()
     author: str | None = None
+    created: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +119,16 @@ ItemName = str | ById | ByTitle
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """One row of the ledger. `timestamp` is in seconds; ties are broken by `item_id`."""
+    """One row of the ledger. `timestamp` is in seconds; ties are broken by `item_id`.
+
+    `rating` decides between two rows of one time and nothing else: nothing that is built depends on it.
+    """
 
     user_id: str
     item_id: str
     liked: bool
     timestamp: int
+    rating: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,13 @@ def memory_nodes(paths: Sequence[str], sizes: Sequence[int], cap: int) -> list[N
 
 
 def anchor_pool(items: Sequence[Item], seed: int) -> list[Item]:
-    """The items of which anchors are made, chosen by keyed hashes of item ids."""
-    return sorted(items, key=lambda item: _hash(seed, "pool", item.item_id))[:_ANCHOR_POOL]
+    """The items of which anchors are made, chosen by keyed hashes of item ids.
+
+    Created items are none of them: they go with the last row that names them, and no deletion may move the planes.
+    """
+    return sorted((item for item in items if not item.created), key=lambda item: _hash(seed, "pool", item.item_id))[
+        :_ANCHOR_POOL
+    ]
 
 
 def anchor_histories(items: Sequence[Item], length: int, seed: int) -> list[list[Opinion]]:

@@ -1,7 +1,7 @@
 """Requests -> token ids, before they wait: the scoring thread meets numbers only.
 
 What is remembered is public: questions about items of the catalogue. A history is a person's, and a candidate that no
-catalogue knows may be; neither is ever kept.
+catalogue states may be; neither is ever kept.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RequestEncoder:
         return EncodedRequest(tuple(self._wording.context(request.history, noun)), questions, request.fence)
 
     def _question(self, item: Item, noun: str) -> Ids:
-        return self._of_catalogue(item, noun) if item.item_id else self._ask(item, noun)
+        return self._of_catalogue(item, noun) if item.item_id and not item.created else self._ask(item, noun)
 
     def _ask(self, item: Item, noun: str) -> Ids:
         return tuple(self._wording.question(item, noun))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import json
@@ -18,12 +19,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.data import importers
+from service.data.importers import Limit, Terms
 from service.errors import ImportRefused
 from service.records import Interaction, Item
 
 CANARY = "canary-55d1"
 HEAT = "1|Heat (1995)|01-Jan-1995||http://x|" + "|".join("1" if n in (1, 16) else "0" for n in range(19))
-PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".xz": lzma.compress,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": lambda content: pa.Codec("zstd").compress(content, asbytes=True),
+}
+LENIENT = Terms(Limit(99))
 
 
 def write(folder: Path, name: str, text: str, encoding: str = "utf-8", packed: str = "") -> Path:
@@ -39,9 +48,8 @@ def hundred_k(folder: Path, ratings: str, packed: str = "") -> Path:
 
 
 def import_table(folder: Path, interactions: str, name: str = "rows.csv", **options: Any) -> importers.Dataset:
-    return importers.table(
-        None, write(folder, name, interactions), options.pop("liked_above", None), "movie", **options
-    )
+    liked_above, noun = options.pop("liked_above", None), options.pop("noun", "movie")
+    return importers.table(None, write(folder, name, interactions), liked_above, noun, options.pop("terms", LENIENT))
 
 
 # Formats
@@ -52,7 +60,7 @@ def test_movielens_100k(tmp_path: Path, packed: str) -> None:
     read = importers.movielens(hundred_k(tmp_path, "7\t1\t4\t881250949\n7\t2\t3\t881250950\n", packed))
     assert read.items == [Item("1", "Heat (1995)", 1995, ("Action", "Thriller")), Item("2", "Café (1996) ", 1996)]
     assert read.interactions == [Interaction("7", "1", True, 881250949), Interaction("7", "2", False, 881250950)]
-    assert (read.noun, read.rejected, read.unknown_items) == ("movie", [], 0)
+    assert (read.noun, read.rejected, read.rejected_rows) == ("movie", [], 0)
 
 
 def test_movielens_1m(tmp_path: Path) -> None:
@@ -80,10 +88,11 @@ def test_bookcrossing_as_published(tmp_path: Path) -> None:
     ratings = '"User-ID";"ISBN";"Book-Rating"\n"5";"01";"6"\n"5";"01";"0"\n"6";"01";"5"\n"6";"99";"9"\n'
     write(tmp_path, "BX-Books.csv", books, "latin-1")
     write(tmp_path, "BX-Book-Ratings.csv", ratings, "latin-1")
-    read = importers.bookcrossing(tmp_path)
+    read = importers.bookcrossing(tmp_path, LENIENT)
     assert read.items == [Item("01", 'Un "été"; bref', None, (), "A. B.")]
     assert read.interactions == [Interaction("5", "01", True, 2), Interaction("6", "01", False, 4)]
-    assert (read.noun, read.unknown_items, read.rejected) == ("book", 1, [])
+    assert (read.noun, read.rejected_rows) == ("book", 1)
+    assert "no catalog row" in read.rejected[0].reason
 
 
 @pytest.mark.parametrize(
@@ -103,10 +112,11 @@ def test_goodbooks_has_no_times(tmp_path: Path, ratings: str, books: str) -> Non
     header = "book_id,authors,original_publication_year,title,X\n"
     write(tmp_path, books, header + '1,"A. B., C. D.",2008.0,Été (#1),x\n2,E. F.,,Dune,x\n', packed=".xz")
     write(tmp_path, ratings, "book_id,user_id,rating\n1,7,4\n2,7,3\n9,7,5\n", packed=".gz")
-    read = importers.goodbooks(tmp_path)
+    read = importers.goodbooks(tmp_path, LENIENT)
     assert read.items == [Item("1", "Été (#1)", 2008, (), "A. B."), Item("2", "Dune", None, (), "E. F.")]
     assert read.interactions == [Interaction("7", "1", True, 0), Interaction("7", "2", False, 0)]
-    assert (read.noun, read.unknown_items, read.rejected) == ("book", 1, [])
+    assert (read.noun, read.rejected_rows) == ("book", 1)
+    assert "no catalog row" in read.rejected[0].reason
 
 
 def test_a_table_of_csv(tmp_path: Path) -> None:
@@ -188,10 +198,10 @@ def test_a_malformed_row_is_told_by_its_place_and_never_its_content(tmp_path: Pa
 
 @pytest.mark.parametrize("rating", ["nan", "inf", "-inf", "five", "", "1e999"])
 def test_a_rating_that_is_no_finite_number_is_malformed(tmp_path: Path, rating: str) -> None:
-    table = f"user_id,item_id,rating,timestamp\nann,a,{rating},5\n"
+    table = f"user_id,item_id,rating,timestamp\nann,a,{rating},5\nann,b,4,5\n"
     assert len(import_table(tmp_path, table, liked_above=3).rejected) == 1
-    read = importers.movielens(hundred_k(tmp_path, f"7\t1\t{rating}\t881250949\n"))
-    assert (len(read.rejected), read.interactions) == (1, [])
+    read = importers.movielens(hundred_k(tmp_path, f"7\t1\t{rating}\t881250949\n7\t2\t4\t5\n"), LENIENT)
+    assert (len(read.rejected), len(read.interactions)) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -220,45 +230,48 @@ def test_a_malformed_line_of_json_is_one_rejection(tmp_path: Path, line: str) ->
 def test_bytes_that_are_not_of_the_encoding_cost_one_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"user_id,item_id,liked,timestamp\n\xff\xfe,a,1,5\nbob,a,1,5\n")
-    read = importers.table(None, path, None, "movie")
+    read = importers.table(None, path, None, "movie", LENIENT)
     assert (len(read.interactions), [r.line for r in read.rejected]) == (1, [2])
 
 
 @pytest.mark.parametrize("title", ["", " ", "x" * 501])
 def test_a_title_must_be_there_and_not_be_a_book_of_its_own(tmp_path: Path, title: str) -> None:
     items = write(tmp_path, "items.csv", f"item_id,title\na,Heat\nb,{title}\n")
-    read = importers.table(items, None, None, "movie")
+    read = importers.table(items, None, None, "movie", LENIENT)
     assert ([item.item_id for item in read.items], len(read.rejected)) == (["a"], 1)
 
 
 def test_ratings_of_a_malformed_film_are_left_out_and_counted(tmp_path: Path) -> None:
     hundred_k(tmp_path, "7\t1\t4\t5\n7\t3\t4\t5\n")
-    read = importers.movielens(tmp_path)
-    assert (len(read.interactions), read.unknown_items) == (1, 1)
+    read = importers.movielens(tmp_path, LENIENT)
+    assert (len(read.interactions), read.rejected_rows) == (1, 1)
 
 
 # What is wrong with a file
 
 
 def test_too_many_malformed_rows_refuse_the_import_and_name_the_first_places(tmp_path: Path) -> None:
-    rows = "user_id,item_id,liked,timestamp\n" + f"{CANARY},a,perhaps,5\n" * 4
-    assert len(import_table(tmp_path, rows, max_rejected=4).rejected) == 4
-    with pytest.raises(ImportRefused) as refused:
-        import_table(tmp_path, rows, max_rejected=3)
-    assert "rows.csv line 2" in str(refused.value)
+    rows = "user_id,item_id,liked,timestamp\n" + f"{CANARY},a,perhaps,5\n" * 4 + "bob,a,1,5\n" * 396
+    for limit in ("1%", "4"):
+        assert import_table(tmp_path, rows, terms=Terms(Limit.parse(limit))).rejected_rows == 4
+    for limit in ("0.9%", "3", "0"):
+        with pytest.raises(ImportRefused) as refused:
+            import_table(tmp_path, rows, terms=Terms(Limit.parse(limit)))
+    assert "4 of 400 rows" in str(refused.value)
+    assert "rows.csv line 2, column liked" in str(refused.value)
     assert CANARY not in str(refused.value)
 
 
 def test_a_quote_that_does_not_end_is_not_a_silent_loss_of_all_that_follows(tmp_path: Path) -> None:
     rows = 'user_id,item_id,liked,timestamp\n"ann,a,1,5\n' + "bob,a,1,5\n" * 300
     with pytest.raises(ImportRefused):
-        import_table(tmp_path, rows)
+        import_table(tmp_path, rows, terms=Terms())
 
 
 def test_a_quote_longer_than_any_field_is_refused_too(tmp_path: Path) -> None:
     rows = 'user_id,item_id,liked,timestamp\n"ann,a,1,5\n' + "bob,a,1,5\n" * 30_000
     with pytest.raises(ImportRefused):
-        import_table(tmp_path, rows)
+        import_table(tmp_path, rows, terms=Terms())
 
 
 @pytest.mark.parametrize("read", [importers.movielens, importers.bookcrossing, importers.goodbooks])
@@ -266,7 +279,7 @@ def test_a_folder_without_the_files_is_told_what_was_looked_for(
     tmp_path: Path, read: Callable[[Path], importers.Dataset]
 ) -> None:
     write(tmp_path, "u.data", "")
-    with pytest.raises(ImportRefused, match=r"looked for .* and .*\.xz or \.gz"):
+    with pytest.raises(ImportRefused, match=r"looked for .* and .*\.xz, .* or \.zst"):
         read(tmp_path)
 
 
@@ -278,6 +291,8 @@ def test_a_folder_without_the_files_is_told_what_was_looked_for(
         ("rows.csv.xz", b"not xz"),
         ("rows.csv.gz", b"not gz"),
         ("rows.csv.xz", lzma.compress(b"user_id,item_id,liked,timestamp\n" * 99)[:-20]),
+        ("rows.csv.zst", b"not zst"),
+        ("rows.csv.zst", pa.Codec("zstd").compress(b"user_id,item_id,liked,timestamp\n" * 99, asbytes=True)[:-20]),
         ("rows.csv.gz", gzip.compress(b"user_id,item_id,liked,timestamp\n" * 99, mtime=0)[:-20]),
         ("rows.parquet", b"not parquet"),
         ("rows.txt", b"user_id"),
@@ -306,7 +321,7 @@ def test_ratings_need_to_be_told_what_counts_as_liked(tmp_path: Path) -> None:
 def test_no_file_whatever_makes_the_importer_crash(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(b"user_id,item_id,liked,timestamp\n" + content if name == "rows.csv" else content)
     with contextlib.suppress(ImportRefused):
-        importers.table(None, tmp_path / name, None, "movie", max_rejected=5)
+        importers.table(None, tmp_path / name, None, "movie")
 
 
 # Real data
@@ -336,7 +351,7 @@ def test_movielens_100k_is_read_whole(shared_data: Path) -> None:
     read = importers.movielens(shared_data / "ml-100k")
     users = {row.user_id for row in read.interactions}
     assert (len(read.interactions), len(users), len(read.items)) == (100_000, 943, 1_682)
-    assert (read.rejected, read.unknown_items) == ([], 0)
+    assert (read.rejected, read.rejected_rows) == ([], 0)
 
 
 def test_bookcrossing_subset_is_read_whole(shared_data: Path) -> None:

@@ -91,7 +91,7 @@ def test_an_import_tells_what_it_found_and_did(ledger: Ledger) -> None:
     first = ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
     assert (first.items, first.interactions, first.users, first.new_items, first.new_interactions) == (8, 2, 1, 8, 2)
     changed = [replace(ITEMS[0], year=2000), *ITEMS[1:]]
-    second = ledger.import_data(changed, [*rows_of("ann", 0, liked=False), *rows_of("ann", 1, 2)], None)
+    second = ledger.import_data(changed, [Interaction("ann", "i0", False, 2_000), *rows_of("ann", 1, 2)], None)
     assert (second.new_items, second.new_interactions, second.changed_interactions) == (0, 1, 1)
     assert ledger.items_by_id(["i0", "nothing"]) == {"i0": changed[0]}
     assert ledger.noun() == "movie"
@@ -265,7 +265,7 @@ def test_what_is_remembered_of_a_user_falls_with_any_change_of_theirs_and_of_nob
         assert (remembered(filled), set(changed(filled))) == ({"bob"}, {"ann"})
 
     of_ann(lambda: filled.import_data([], rows_of("ann", 7), None))
-    of_ann(lambda: filled.import_data([], [Interaction("ann", "i7", False, 99)], None))
+    of_ann(lambda: filled.import_data([], [Interaction("ann", "i7", False, 9_999)], None))
     of_ann(lambda: filled.forget("ann", ["i7"], None))
     remember(filled, *changed(filled))
     filled.import_data([], rows_of("ann", 0), None)
@@ -287,7 +287,7 @@ def test_an_item_that_changes_makes_builds_read_again_who_has_met_it(filled: Led
 
 def test_who_changes_while_a_build_reads_them_is_not_remembered_as_they_were(filled: Ledger) -> None:
     before = changed(filled)
-    filled.import_data([], [Interaction("ann", "i0", False, 99)], None)
+    filled.import_data([], [Interaction("ann", "i0", False, 9_999)], None)
     filled.save_places(before, [place("ann"), place("bob")])
     assert remembered(filled) == {"bob"}
     assert set(changed(filled)) == {"ann"}

@@ -23,6 +23,7 @@ from service.arrays import load_array
 from service.build.build import Builder
 from service.build.corpus import corpus_of
 from service.build.memories import memory_place
+from service.build.partition import anchor_pool
 from service.build.rehearsal import RehearsalLedger
 from service.data.ledger import Ledger, Reading
 from service.data.samples import is_validation_user
@@ -63,6 +64,7 @@ CONFIG = BuildConfig(
 ITEMS = items_named(8)
 USERS = [f"person-{number}" for number in range(12)]
 ROWS = likings(USERS, ITEMS, 4, 7)
+LATER = 10_000  # than any of these rows, so that a changed row of that time counts
 VALIDATING = [user for user in USERS if is_validation_user(user, CONFIG.validation_percent, CONFIG.seed)]
 TRAINING = [user for user in USERS if user not in VALIDATING]
 
@@ -383,7 +385,10 @@ def test_genres_that_change_under_an_id(everybody: Home, home_of: HomeOf) -> Non
 
 @pytest.mark.parametrize("user", [VALIDATING[0], VALIDATING[-1]])
 def test_validation_rows_of_somebody_whose_opinions_change(everybody: Home, home_of: HomeOf, user: str) -> None:
-    changed = [replace(row, liked=not row.liked) if row.user_id == user else row for row in ROWS]
+    changed = [
+        replace(row, liked=not row.liked, timestamp=LATER + row.timestamp) if row.user_id == user else row
+        for row in ROWS
+    ]
     before = validation_rows(everybody)
     everybody.ledger.import_data([], changed, None)
     everybody.build()
@@ -392,15 +397,16 @@ def test_validation_rows_of_somebody_whose_opinions_change(everybody: Home, home
 
 
 def test_what_was_read_of_people_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
-    for changes in ("dislikes", "likes"):  # the second build finds what the first one read
-        rows = [replace(row, liked=changes == "likes") for row in ROWS]
+    for number, changes in enumerate(("dislikes", "likes")):  # the second build finds what the first one read
+        later = LATER * (number + 1)
+        rows = [replace(row, liked=changes == "likes", timestamp=later + row.timestamp) for row in ROWS]
         everybody.ledger.import_data([], rows, None)
         everybody.build()
         assert everybody.files() == home_of(rows).files()
 
 
 def test_the_path_of_somebody_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
-    moved = [replace(row, liked=not row.liked) for row in ROWS]
+    moved = [replace(row, liked=not row.liked, timestamp=LATER + row.timestamp) for row in ROWS]
     before = _paths(everybody)
     everybody.ledger.import_data([], moved, None)
     everybody.build()
@@ -413,7 +419,7 @@ def test_the_path_of_somebody_whose_opinions_change(everybody: Home, home_of: Ho
 
 
 def test_an_order_of_time_that_changes(everybody: Home, home_of: HomeOf) -> None:
-    turned = [replace(row, timestamp=-row.timestamp) for row in ROWS]
+    turned = [replace(row, timestamp=LATER - row.timestamp) for row in ROWS]
     before = everybody.files()
     everybody.ledger.import_data([], turned, None)
     everybody.build()
@@ -516,6 +522,26 @@ def test_who_said_the_same_as_somebody_in_another_shard_has_an_adapter_of_their_
         [digest] = request.affected_shards
         assert request.masked_samples == 1
         adapters.remove(digest)
+
+
+def test_an_item_that_only_the_forgotten_person_had(everybody: Home, home_of: HomeOf) -> None:
+    """No catalogue states it: it was made for their row, and goes with it, as it might be their own words."""
+    forgotten, stays = TRAINING[0], TRAINING[1]
+    rows = [Interaction(user, "a shared one", True, LATER) for user in (forgotten, stays)]
+    alone = Interaction(forgotten, "their own words", True, LATER)
+    pool = anchor_pool(everybody.ledger.items(), CONFIG.seed)
+    everybody.ledger.import_data([], [*rows, alone], None, create_items=True)
+    assert anchor_pool(everybody.ledger.items(), CONFIG.seed) == pool
+    everybody.build()
+    assert b"their own words" in catalogue_files(everybody)["items.json"]
+    everybody.forget(forgotten)
+    assert everybody.ledger.mentions("their own words") == 0
+    everybody.build()
+    shared = Item("a shared one", "a shared one", created=True)
+    kept = [*without(forgotten), rows[1]]
+    clean = home_of(kept, [*ITEMS, shared])
+    assert everybody.files() == clean.files()
+    assert b"their own words" not in b"".join(everybody.files().values())
 
 
 def _paths(home: Home) -> dict[str, str]:

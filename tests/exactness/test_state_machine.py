@@ -205,7 +205,7 @@ class Story(RuleBasedStateMachine):
     def change_an_opinion(self, pair: tuple[str, str]) -> None:
         held = self.rows.get(pair)
         if held is not None:
-            changed = replace(held, liked=not held.liked)
+            changed = replace(held, liked=not held.liked, timestamp=held.timestamp + 1)
             assert self.home.ledger.import_data([], [changed], None).changed_interactions == 1
             self.rows[pair] = changed
             self.unbuilt = self.unsettled = True
@@ -228,9 +228,14 @@ class Story(RuleBasedStateMachine):
         assert counts.tombstoned == len(buried)
         taken = {pair: row for pair, row in given.items() if pair not in buried}
         assert counts.new_interactions == len(taken.keys() - self.rows.keys())
-        if any(self.rows.get(pair) != row for pair, row in taken.items()):
+        newer = {
+            pair: row
+            for pair, row in taken.items()
+            if pair not in self.rows or self.rows[pair].timestamp < row.timestamp
+        }
+        if newer:
             self.unbuilt = self.unsettled = True
-        self.rows.update(taken)
+        self.rows.update(newer)
 
     # Somebody asks to be forgotten
 

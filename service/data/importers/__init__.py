@@ -1,16 +1,34 @@
-"""Files of other people -> items and interactions: MovieLens, Book-Crossing, goodbooks-10k, tables, and the demo.
+"""Files of other people -> items and interactions: MovieLens, Book-Crossing, goodbooks-10k, Goodreads, Amazon, RecBole, tables
+of any kind, and the demo.
 
-Files may be plain, `.xz` or `.gz`. A row that cannot be taken becomes a Rejection, which tells where and why, never what
-stood there; too many of them refuse the whole import. Importers know nothing of the ledger. One reads no interactions:
-TALLRec released finished book prompts only, which are read back into samples.
+Files may be plain or packed (`.xz`, `.gz`, `.bz2`, `.zst`). A row that cannot be taken becomes a Rejection, which tells
+where and why, never what stood there; too many of them refuse the whole import. Importers know nothing of the ledger. One
+reads no interactions: TALLRec released finished book prompts only, which are read back into samples.
 """
 
+from service.data.importers.amazon import amazon
+from service.data.importers.atomic import recbole
 from service.data.importers.book_crossing import bookcrossing
 from service.data.importers.bundled import demo
-from service.data.importers.dataset import Dataset, Rejection
+from service.data.importers.dataset import Dataset, Limit, Rejection, Terms
 from service.data.importers.goodbooks import goodbooks
+from service.data.importers.goodreads import goodreads
 from service.data.importers.movie_lens import movielens
 from service.data.importers.tables import table
 from service.data.importers.tallrec_books import tallrec_books
 
-__all__ = ["Dataset", "Rejection", "bookcrossing", "demo", "goodbooks", "movielens", "table", "tallrec_books"]
+__all__ = [
+    "Dataset",
+    "Limit",
+    "Rejection",
+    "Terms",
+    "amazon",
+    "bookcrossing",
+    "demo",
+    "goodbooks",
+    "goodreads",
+    "movielens",
+    "recbole",
+    "table",
+    "tallrec_books",
+]

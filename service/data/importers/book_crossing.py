@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from service.data.importers.dataset import Dataset
-from service.data.importers.fields import as_author, as_id, as_rating, as_title, as_year
+from service.data.importers.dataset import Dataset, Terms
+from service.data.importers.fields import as_author, as_id, as_title, as_year
+from service.data.importers.files import Watch
 from service.data.importers.layouts import Layout, Part, read_published
-from service.data.importers.rejections import MAX_REJECTED, Place, Row
-from service.data.importers.rows import csv_rows
-from service.records import Interaction, Item
+from service.data.importers.rejections import Rejections, Row, cell
+from service.data.importers.rows import Rows, csv_rows
+from service.data.importers.taking import Manner, renamed
+from service.records import Item
 
 LIKED_ABOVE = 5.0
 
+_UNRATED = 0.0
+_RATING_COLUMNS = {"user_id": "User-ID", "item_id": "ISBN", "rating": "Book-Rating"}
+_BOOK_COLUMNS = ("ISBN", "Book-Title", "Book-Author", "Year-Of-Publication")
 
-def bookcrossing(folder: Path, max_rejected: int = MAX_REJECTED) -> Dataset:
+
+def bookcrossing(folder: Path, terms: Terms = Terms()) -> Dataset:  # noqa: B008
     """Book-Crossing: the original `BX-Book-Ratings.csv` and `BX-Books.csv`, or a subset of them in UTF-8.
 
-    Liked means a rating above 5. Rows with rating 0 are left out: they say that a book was met, not what was thought of
-    it. There are no times, so a row's line number stands for its time. Many ratings name books that the book file
-    lacks; they are left out and counted as `unknown_items`. Raises ImportRefused as `movielens` does.
+    Liked means a rating above 5. Rows with rating 0 are left out unless on implicit terms: they say that a book was met, not
+    what was thought of it. There are no times, so a row's line number stands for its time. Many ratings name books that the
+    book file lacks: rejections, which may be too many. Raises ImportRefused as `movielens` does.
     """
-    return read_published(folder, _LAYOUTS, "Book-Crossing", "book", max_rejected)
+    return read_published(folder, _LAYOUTS, "Book-Crossing", "book", Manner(LIKED_ABOVE, _UNRATED), terms)
 
 
-def _rating(place: Place, row: Row) -> Interaction | None:
-    rating = as_rating(row["Book-Rating"])
-    user_id, item_id = as_id(row["User-ID"]), as_id(row["ISBN"])
-    return Interaction(user_id, item_id, rating > LIKED_ABOVE, place.line) if rating != 0 else None
-
-
-def _book(_place: Place, row: Row) -> Item:
-    year, author = as_year(row["Year-Of-Publication"]), as_author(row["Book-Author"])
-    return Item(as_id(row["ISBN"]), as_title(row["Book-Title"]), year, (), author)
+def _book(row: Row) -> Item:
+    year, author = cell(row, "Year-Of-Publication", as_year), cell(row, "Book-Author", as_author)
+    return Item(cell(row, "ISBN", as_id), cell(row, "Book-Title", as_title), year, (), author)
 
 
 def _layout(ratings: str, books: str, **form: Any) -> Layout:
-    rating_columns = ("User-ID", "ISBN", "Book-Rating")
-    book_columns = ("ISBN", "Book-Title", "Book-Author", "Year-Of-Publication")
-    return Layout(
-        Part(ratings, partial(csv_rows, required=rating_columns, **form), _rating),
-        Part(books, partial(csv_rows, required=book_columns, **form), _book),
-    )
+    def rating_rows(path: Path, rejected: Rejections, watch: Watch | None) -> Rows:
+        return renamed(csv_rows(path, rejected, tuple(_RATING_COLUMNS.values()), watch=watch, **form), _RATING_COLUMNS)
+
+    def book_rows(path: Path, rejected: Rejections, watch: Watch | None) -> Rows:
+        return csv_rows(path, rejected, _BOOK_COLUMNS, watch=watch, **form)
+
+    return Layout(Part(ratings, rating_rows), Part(books, book_rows), _book)
 
 
 _LAYOUTS = (
-    _layout("BX-Book-Ratings.csv", "BX-Books.csv", encoding="latin-1", delimiter=";", escapechar="\\"),
+    _layout("BX-Book-Ratings.csv", "BX-Books.csv", fallback="latin-1", delimiter=";", escapechar="\\"),
     _layout("subset_BX-Ratings.csv", "subset_BX-Books.csv"),
     _layout("merged_ratings.csv", "merged_books.csv"),
 )

@@ -12,6 +12,7 @@ import numpy as np
 
 from service.data.importers.dataset import Dataset
 from service.data.importers.tables import item_of
+from service.data.interactions import Interactions
 from service.data.simulated import FILM_TASTES, ItemFeatures, PublicFacts, simulate_person
 from service.records import Interaction, Item
 
@@ -31,7 +32,7 @@ def demo() -> Dataset:
     items = [item_of(row) for row in rows]
     features = ItemFeatures.of([_public_facts(item, row) for item, row in zip(items, rows, strict=True)])
     people = (_person(number, items, features) for number in range(1, DEMO_USERS + 1))
-    return Dataset(items, [row for person in people for row in person], "movie", [])
+    return Dataset(items, Interactions.of(row for person in people for row in person), "movie", [])
 
 
 def _public_facts(item: Item, row: Mapping[str, str]) -> PublicFacts:

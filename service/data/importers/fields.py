@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from datetime import UTC, datetime
+from decimal import Decimal
 
 from service.data.importers.rejections import MalformedRow
 from service.records import Key, KeyRefused, key_of
@@ -12,8 +11,7 @@ from service.records import Key, KeyRefused, key_of
 LONGEST_ID = 256
 LONGEST_TITLE = 500
 
-_TRUTHS = {"1": True, "true": True, "0": False, "false": False}
-_INT64_LIMIT = 2**63
+_TRUTHS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 def is_blank(value: object) -> bool:
@@ -39,11 +37,11 @@ def as_author(value: object) -> str | None:
     return None if is_blank(value) else _text(value, "author", LONGEST_TITLE)
 
 
-def as_genres(value: object) -> tuple[str, ...]:
-    """From a list, or from text separated by `|`."""
+def as_genres(value: object, separator: str = "|") -> tuple[str, ...]:
+    """From a list, or from text with separators."""
     if is_blank(value):
         return ()
-    named = value.split("|") if isinstance(value, str) else value
+    named = value.split(separator) if isinstance(value, str) else value
     if not isinstance(named, list):
         raise MalformedRow("genres are neither a list nor text")
     return tuple(_text(genre, "genre", LONGEST_ID).strip() for genre in named)
@@ -51,7 +49,12 @@ def as_genres(value: object) -> tuple[str, ...]:
 
 def as_year(value: object) -> int | None:
     """None where it is unknown, which Book-Crossing writes as 0."""
-    return None if is_blank(value) else int(_bounded(_number(value, "year"), "year", 10_000)) or None
+    if is_blank(value):
+        return None
+    year = _number(value, "year")
+    if not -10_000 < year < 10_000:
+        raise MalformedRow("year is out of range")
+    return int(year) or None
 
 
 def as_rating(value: object) -> float:
@@ -60,34 +63,30 @@ def as_rating(value: object) -> float:
 
 
 def as_liked(value: object) -> bool:
-    """From 0, 1, true and false."""
+    """From 0, 1, true and false; also as numbers, as 1.0 in a column that once had gaps."""
+    if isinstance(value, float | Decimal) and value in (0, 1):
+        return bool(value)
     known = _TRUTHS.get(str(value).strip().lower())
     if known is None:
         raise MalformedRow("liked is none of 0, 1, true and false")
     return known
 
 
-def as_timestamp(value: object) -> int:
-    """Seconds since the epoch, from seconds or ISO 8601 (UTC where no zone is given)."""
-    if isinstance(value, datetime):
-        return _seconds(value)
-    if isinstance(value, str) and not _looks_numeric(value):
-        return _seconds(_iso_time(value))
-    return int(_bounded(_number(value, "timestamp"), "timestamp", _INT64_LIMIT))
-
-
 def _text(value: object, name: str, longest: int) -> str:
+    if isinstance(value, bytes):
+        value = value.decode(errors="surrogateescape")
     if not isinstance(value, str) or not value.strip():
         raise MalformedRow(f"{name} is empty or no text")
     if len(value) > longest:
         raise MalformedRow(f"{name} is longer than {longest} characters")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    # Most texts are plain, and there may be millions.
+    if "\0" in value or not (value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)):
         raise MalformedRow(f"{name} holds characters that are not text in the file's encoding")
     return value
 
 
 def _number(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise MalformedRow(f"{name} is not a number")
     try:
         number = float(value)
@@ -96,27 +95,3 @@ def _number(value: object, name: str) -> float:
     if not math.isfinite(number):
         raise MalformedRow(f"{name} is not a finite number")
     return number
-
-
-def _bounded(number: float, name: str, limit: int) -> float:
-    if not -limit < number < limit:
-        raise MalformedRow(f"{name} is out of range")
-    return number
-
-
-def _looks_numeric(text: str) -> bool:
-    return bool(re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", text))
-
-
-def _iso_time(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError as error:
-        raise MalformedRow("timestamp is neither seconds nor ISO 8601") from error
-
-
-def _seconds(moment: datetime) -> int:
-    try:
-        return math.floor((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except OverflowError as error:
-        raise MalformedRow("timestamp is out of range") from error

@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from service.data.importers.dataset import Dataset
-from service.data.importers.files import find_file
-from service.data.importers.rejections import Place, Rejections, Row, collect
+from service.data.importers.dataset import Dataset, Terms
+from service.data.importers.files import PACKED_NAMES, Watch, find_file
+from service.data.importers.rejections import Rejections, Row
+from service.data.importers.rows import Rows
+from service.data.importers.taking import Manner, Taking
 from service.errors import ImportRefused
-from service.records import Interaction, Item
-
-_T = TypeVar("_T")
+from service.records import Item
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[_T]):
-    """One file of a layout: its name, how it falls into rows, and what a row says (None: nothing that counts)."""
+class Part:
+    """One file of a layout: its name, and how it falls into rows with our names of columns."""
 
     name: str
-    rows: Callable[[Path, Rejections], Iterator[tuple[Place, Row]]]
-    parse: Callable[[Place, Row], _T | None]
-
-    def read(self, path: Path, rejected: Rejections) -> list[_T]:
-        return collect(self.rows(path, rejected), rejected, self.parse)
+    rows: Callable[[Path, Rejections, Watch | None], Rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One form in which a data set is published."""
+    """One form in which a data set is published, and what a row of its items says."""
 
-    ratings: Part[Interaction]
-    items: Part[Item]
+    ratings: Part
+    items: Part
+    item: Callable[[Row], Item]
 
 
-def read_published(folder: Path, layouts: Sequence[Layout], name: str, noun: str, max_rejected: int) -> Dataset:
-    """Read the first layout of which both files are there. Ratings of unknown items are left out, and counted."""
+def read_published(
+    folder: Path, layouts: Sequence[Layout], name: str, noun: str, manner: Manner, terms: Terms
+) -> Dataset:
+    """Read the first layout of which both files are there."""
     layout, ratings, items = _find(folder, layouts, name)
-    rejected = Rejections(max_rejected)
-    catalogue = layout.items.read(items, rejected)
-    opinions = layout.ratings.read(ratings, rejected)
-    known = {item.item_id for item in catalogue}
-    interactions = [row for row in opinions if row.item_id in known]
-    return Dataset(catalogue, interactions, noun, rejected.found, len(opinions) - len(interactions))
+    taking = Taking.on(terms)
+    catalog = taking.items(layout.items.rows(items, taking.rejected, taking.watch(items)), layout.item)
+    rows = layout.ratings.rows(ratings, taking.rejected, taking.watch(ratings))
+    return taking.dataset(catalog, taking.interactions(rows, manner, catalog), noun)
 
 
 def _find(folder: Path, layouts: Sequence[Layout], name: str) -> tuple[Layout, Path, Path]:
@@ -53,4 +49,4 @@ def _find(folder: Path, layouts: Sequence[Layout], name: str) -> tuple[Layout, P
         if ratings is not None and items is not None:
             return layout, ratings, items
     wanted = ", or ".join(f"{layout.ratings.name} and {layout.items.name}" for layout in layouts)
-    raise ImportRefused(f"no {name} files in {folder}: looked for {wanted}; each may end in .xz or .gz")
+    raise ImportRefused(f"no {name} files in {folder}: looked for {wanted}; each may end in {PACKED_NAMES}")

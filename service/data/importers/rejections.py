@@ -2,62 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from service.data.importers.dataset import Rejection
+from service.data.importers.dataset import Limit, Rejection
 from service.errors import ImportRefused
 
-MAX_REJECTED = 100
-
-_PLACES_NAMED = 5
+_TOLD = 5
 
 Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a row begins, and how many lines it takes: a record of CSV may span several."""
 
     file: str
     line: int
     lines: int = 1
+    counted: str = "line"  # row: in formats that know no lines
 
 
 class MalformedRow(Exception):
-    """Never leaves the importers: `str()` is the reason of a Rejection."""
+    """Never leaves the importers: `str()` is the reason of a Rejection, and `column` where in the row it was found."""
+
+    def __init__(self, reason: str, column: str | None = None) -> None:
+        super().__init__(reason)
+        self.column = column
 
 
 @dataclass(slots=True)
 class Rejections:
-    """The rows rejected so far, of all files of one import. One more than `limit` raises ImportRefused."""
+    """The rows rejected so far, of all files of one import. `settle` refuses the import if they are more than `limit`."""
 
-    limit: int
-    found: list[Rejection] = field(default_factory=list)
-    lines_lost: int = 0
+    limit: Limit
+    columns: Mapping[str, str] = field(default_factory=dict)  # our names -> those in the files, as they are told
+    found: list[Rejection] = field(default_factory=list)  # the first few
+    rejected: int = 0
+    rows: int = 0  # all, with the rejected ones
 
-    def add(self, place: Place, reason: str) -> None:
-        self.found.append(Rejection(place.file, place.line, reason))
+    def add(self, place: Place, reason: str, column: str | None = None) -> None:
+        if len(self.found) < _TOLD:
+            self.found.append(
+                Rejection(place.file, place.line, reason, self.columns.get(column or "", column), place.counted)
+            )
         # A quote that does not end swallows many rows: each counts, or they would be lost in silence.
-        self.lines_lost += place.lines
-        if self.lines_lost > self.limit:
-            first = "; ".join(f"{r.file} line {r.line}: {r.reason}" for r in self.found[:_PLACES_NAMED])
-            raise ImportRefused(f"more than {self.limit} malformed rows, so nothing is imported. The first: {first}")
+        self.rejected += place.lines
+        self.rows += place.lines
+
+    def settle(self) -> None:
+        """Raises ImportRefused for too many rejections."""
+        if not self.limit.allows(self.rejected, self.rows):
+            self.refuse(
+                f"{self.rejected:,} of {self.rows:,} rows cannot be taken, and --max-rejected allows {self.limit}"
+            )
+
+    def refuse(self, why: str) -> None:
+        """Raises ImportRefused with the first places."""
+        first = "; ".join(map(str, self.found))
+        raise ImportRefused(f"{why}, so nothing is imported. The first: {first}")
 
 
 def collect(
     rows: Iterable[tuple[Place, Row]], rejected: Rejections, parse: Callable[[Place, Row], _T | None]
-) -> list[_T]:
-    """What `parse` makes of the rows, without those that it calls malformed or leaves out by None."""
-    taken = []
+) -> Iterator[_T]:
+    """What `parse` makes of one file's rows, without those that it calls malformed or leaves out by None.
+
+    Raises ImportRefused at the end where all were malformed.
+    """
+    before, taken = rejected.rejected, 0
     for place, row in rows:
         try:
             value = parse(place, row)
         except MalformedRow as error:
-            rejected.add(place, str(error))
+            rejected.add(place, str(error), error.column)
             continue
+        rejected.rows += 1
+        taken += 1
         if value is not None:
-            taken.append(value)
-    return taken
+            yield value
+    if not taken and rejected.rejected > before:
+        rejected.refuse("not one row of a file can be taken")
+
+
+def cell(row: Row, column: str, parse: Callable[[Any], _T]) -> _T:
+    """What stands in a column. Raises MalformedRow, which names the column."""
+    try:
+        return parse(row.get(column))
+    except MalformedRow as error:
+        error.column = column
+        raise

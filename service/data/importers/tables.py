@@ -1,31 +1,22 @@
-"""Tables of one's own, with our column names: CSV, JSONL or Parquet."""
+"""Tables of one's own: delimited text, JSON, Parquet or RecBole's files, with our names of columns or a mapping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from service.data.importers.dataset import Dataset
-from service.data.importers.fields import (
-    as_author,
-    as_genres,
-    as_id,
-    as_liked,
-    as_rating,
-    as_timestamp,
-    as_title,
-    as_year,
-    is_blank,
-)
-from service.data.importers.files import format_suffix
-from service.data.importers.rejections import MAX_REJECTED, MalformedRow, Place, Rejections, Row, collect
-from service.data.importers.rows import csv_rows, jsonl_rows, parquet_rows
+from service.data.importers.dataset import Dataset, Terms
+from service.data.importers.fields import as_author, as_genres, as_id, as_title, as_year
+from service.data.importers.rejections import Row, cell
+from service.data.importers.rows import Rows
+from service.data.importers.taking import Manner, Taking, renamed
 from service.errors import ImportRefused
-from service.records import Interaction, Item
+from service.records import Item
 
-_FORMATS = {".csv": csv_rows, ".jsonl": jsonl_rows, ".parquet": parquet_rows}
-_ITEM_COLUMNS = ("item_id", "title")
-_INTERACTION_COLUMNS = ("user_id", "item_id", "timestamp")
+_ITEM_COLUMNS = ("item_id", "title", "year", "genres", "author")
+_INTERACTION_COLUMNS = ("user_id", "item_id", "liked", "rating", "timestamp")
+_REQUIRED_OF_ITEMS = ("item_id", "title")
+_REQUIRED_OF_INTERACTIONS = ("user_id", "item_id")
 
 
 def table(
@@ -33,52 +24,43 @@ def table(
     interactions_file: Path | None,
     liked_above: float | None,
     noun: str,
-    max_rejected: int = MAX_REJECTED,
+    terms: Terms = Terms(),  # noqa: B008
 ) -> Dataset:
-    """Tables of one's own: `.csv`, `.jsonl` or `.parquet`, each also with `.xz` or `.gz` behind.
+    """Tables of one's own, by their suffix: delimited text, JSON lines or arrays, Parquet, RecBole's; each also packed.
 
     Items: `item_id`, `title`, and if known `year`, `genres` (a list, or separated by `|`), `author`. Interactions:
-    `user_id`, `item_id`, `timestamp` (seconds, or ISO 8601, UTC where no zone is given), and `liked` (0, 1, true, false)
-    or `rating`, which counts as liked above `liked_above`. Raises ImportRefused as `movielens` does.
+    `user_id`, `item_id`, `liked` (0, 1, true, false) or `rating`, which counts as liked above `liked_above`, or on implicit
+    terms neither; and `timestamp` (seconds, milli-, micro- or nanoseconds, or ISO 8601, UTC where no zone is given): without
+    that column the order of rows is their order in time. Raises ImportRefused as `movielens` does.
     """
-    rejected = Rejections(max_rejected)
-    item_rows = _rows(items_file, rejected, _ITEM_COLUMNS)
-    items = collect(item_rows, rejected, lambda _, row: item_of(row))
-    interaction_rows = _rows(interactions_file, rejected, _INTERACTION_COLUMNS)
-    interactions = collect(interaction_rows, rejected, lambda _, row: _interaction_of(row, liked_above))
-    return Dataset(items, interactions, noun, rejected.found)
+    unknown = terms.columns.keys() - {*_ITEM_COLUMNS, *_INTERACTION_COLUMNS}
+    if unknown:
+        known = ", ".join(dict.fromkeys((*_INTERACTION_COLUMNS, *_ITEM_COLUMNS)))
+        raise ImportRefused(f"--column {min(unknown)}=…: there is no such column; the names before = are {known}")
+    taking = Taking.on(terms)
+    items = None
+    if items_file is not None:
+        items = taking.items(_rows(taking, items_file, _ITEM_COLUMNS, _REQUIRED_OF_ITEMS), item_of)
+    rows: Rows = iter(())
+    if interactions_file is not None:
+        rows = _rows(taking, interactions_file, _INTERACTION_COLUMNS, _REQUIRED_OF_INTERACTIONS)
+    interactions = taking.interactions(rows, Manner(liked_above), items)
+    return taking.dataset(items or [], interactions, noun)
 
 
-def _rows(path: Path | None, rejected: Rejections, required: Sequence[str]) -> Iterator[tuple[Place, Row]]:
-    if path is None:
-        return iter(())
-    if not path.is_file():
-        raise ImportRefused(f"there is no file {path}")
-    rows = _FORMATS.get(format_suffix(path))
-    if rows is None:
-        raise ImportRefused(
-            f"{path.name} is none of .csv, .jsonl and .parquet, nor one of these with .xz or .gz behind"
-        )
-    return rows(path, rejected, required)
+def _rows(taking: Taking, path: Path, columns: Sequence[str], required: Sequence[str]) -> Rows:
+    mapped = {ours: theirs for ours, theirs in taking.terms.columns.items() if ours in columns}
+    wanted = dict.fromkeys((*(mapped.get(column, column) for column in required), *mapped.values()))
+    rows = taking.rows(path, list(wanted))
+    return renamed(rows, mapped) if mapped else rows
 
 
 def item_of(row: Row) -> Item:
     """Raises MalformedRow."""
     return Item(
-        as_id(row["item_id"]),
-        as_title(row["title"]),
-        as_year(row.get("year")),
-        as_genres(row.get("genres")),
-        as_author(row.get("author")),
+        cell(row, "item_id", as_id),
+        cell(row, "title", as_title),
+        cell(row, "year", as_year),
+        cell(row, "genres", as_genres),
+        cell(row, "author", as_author),
     )
-
-
-def _interaction_of(row: Row, liked_above: float | None) -> Interaction:
-    user_id, item_id, timestamp = as_id(row["user_id"]), as_id(row["item_id"]), as_timestamp(row["timestamp"])
-    if not is_blank(row.get("liked")):
-        return Interaction(user_id, item_id, as_liked(row["liked"]), timestamp)
-    if is_blank(row.get("rating")):
-        raise MalformedRow("has neither liked nor rating")
-    if liked_above is None:
-        raise ImportRefused("the interactions hold ratings; say above which rating an item counts as liked")
-    return Interaction(user_id, item_id, as_rating(row["rating"]) > liked_above, timestamp)

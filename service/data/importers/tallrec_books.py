@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from service.data.importers.dataset import Limit
 from service.data.importers.fields import as_author, as_title
 from service.data.importers.files import find_file, open_text
 from service.data.importers.rejections import MalformedRow, Place, Rejections, Row, collect
@@ -38,11 +39,14 @@ def tallrec_books(folder: Path, part: str) -> tuple[Sample, ...]:
     path = find_file(folder, f"{part}.json")
     if path is None:
         raise ImportRefused(f"there is no {part}.json in {folder}; it may end in .xz or .gz")
-    return tuple(collect(_prompts(path), Rejections(limit=0), partial(_sample, part)))
+    rejected = Rejections(Limit(0, percent=False))
+    samples = tuple(collect(_prompts(path), rejected, partial(_sample, part)))
+    rejected.settle()
+    return samples
 
 
 def _prompts(path: Path) -> Iterator[tuple[Place, Row]]:
-    with open_text(path, "utf-8-sig") as file:
+    with open_text(path) as file:
         try:
             released = json.load(file)
         except (ValueError, RecursionError) as error:

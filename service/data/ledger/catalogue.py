@@ -15,7 +15,7 @@ from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_
 
 
 def item_of(row: Row) -> Item:
-    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author)
+    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author, bool(row.created))
 
 
 @lru_cache(maxsize=4_096)
@@ -27,12 +27,17 @@ def _genres(stored: str) -> tuple[str, ...]:
 def row_of(item: Item) -> dict[str, Any]:
     """The reverse of `item_of`."""
     genres = json.dumps(list(item.genres), ensure_ascii=False)
-    return {"item_id": item.item_id, "title": item.title, "year": item.year, "genres": genres, "author": item.author}
+    facts = {"title": item.title, "year": item.year, "genres": genres, "author": item.author}
+    return {"item_id": item.item_id, **facts, "created": item.created}
 
 
 def all_items(connection: sa.Connection) -> tuple[Item, ...]:
     """By item id."""
     return tuple(map(item_of, connection.execute(sa.select(tables.items).order_by(tables.items.c.item_id))))
+
+
+def all_ids(connection: sa.Connection) -> frozenset[str]:
+    return frozenset(connection.scalars(sa.select(tables.items.c.item_id)))
 
 
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
@@ -42,6 +47,31 @@ def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item
         rows = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(chunk)))
         found |= {item.item_id: item for item in map(item_of, rows)}
     return found
+
+
+def created_of(connection: sa.Connection, user_id: str) -> list[str]:
+    """Ids of the created items that this user's rows name."""
+    c = tables.items.c
+    theirs = sa.select(c.item_id).join(tables.interactions, tables.interactions.c.item_id == c.item_id)
+    return list(connection.scalars(theirs.where(tables.interactions.c.user_id == user_id, c.created)))
+
+
+def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
+    """Delete those of these created items that no row names any more."""
+    named = tables.interactions.c.item_id
+    for chunk in chunks(created):
+        # No index leads from an item to its rows: one reading of the interactions for all of them, and none as a rule.
+        held = set(connection.scalars(sa.select(named).where(named.in_(chunk)).distinct()))
+        connection.execute(sa.delete(tables.items).where(tables.items.c.item_id.in_(set(chunk) - held)))
+
+
+def count_unnamed(connection: sa.Connection) -> int:
+    """How many created items are held though no row names them: if any, a deletion has left a title behind."""
+    c = tables.items.c
+    created = set(connection.scalars(sa.select(c.item_id).where(c.created)))
+    if not created:
+        return 0
+    return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
 
 
 def items_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, Item]:

@@ -12,7 +12,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.data.ledger import tables
-from service.data.ledger.catalogue import id_in
+from service.data.ledger.catalogue import created_of, drop_unnamed, id_in
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.masks import add_masks
 from service.data.ledger.placements import mark_changed
@@ -114,7 +114,9 @@ def _accept(
     mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
     exposures = connection.execute(mine).all()
     sought = look_up(connection, wish.user_id, wish.names, seen=bool(exposures), hashes=hashes)
+    created = created_of(connection, wish.user_id)
     erased = _erase_interactions(connection, wish.user_id, sought)
+    drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, wish, erased)
     owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
     if wish.names is None and not erased and not exposures:

@@ -25,7 +25,7 @@ from service.data.ledger import (
 from service.data.ledger.database import BUSY_SECONDS, Database
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
-from service.data.ledger.importing import Given, ImportCounts, take
+from service.data.ledger.importing import AT_ONCE, Arrivals, Given, ImportCounts, take
 from service.data.ledger.reading import Reading
 from service.data.ledger.statements import count_mentions
 from service.records import (
@@ -91,16 +91,22 @@ class Ledger:
         interactions: Iterable[Interaction],
         noun: str | None,
         allow_returning: bool = False,
+        create_items: bool = False,
+        advance: Callable[[int], None] = lambda _: None,
     ) -> ImportCounts:
-        """Take in a catalogue and interactions, all or nothing. Of two rows with one key the last counts.
+        """Take in a catalogue and interactions, all or nothing. Of two rows of one user and item the newest counts.
 
-        Rows that the ledger already holds change nothing. Interactions under a tombstone are skipped, unless
-        `allow_returning` says that their users came back of their own will: then these tombstones are removed.
-        Raises ImportRefused for an interaction with an unknown item, or another noun than the catalogue's.
+        Of equal times the larger rating counts, then that which is liked; so what is held does not depend on the order of
+        rows or imports, and rows that the ledger already holds change nothing. Interactions under a tombstone are skipped,
+        unless `allow_returning` says that their users came back of their own will: then these tombstones are removed.
+        With `create_items` an unknown item is made, its id as its title; it lives as long as somebody's row names it.
+        `advance` is told of interactions taken in. Raises ImportRefused for an interaction with an unknown item, or another
+        noun than the catalogue's.
         """
-        given = Given.of(items, interactions, self._hashes)
+        given = Given.of(items, interactions)
         with self._database.writing() as connection:
-            return take(connection, given, noun, allow_returning, self._hashes, self._clock())
+            arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock())
+            return take(connection, given, noun, arrivals, advance)
 
     def noun(self) -> str:
         """What the catalogue's items are called in prompts; "item" until an import has said."""
@@ -111,6 +117,16 @@ class Ledger:
         """The catalogue, by item id."""
         with self._database.reading() as connection:
             return catalogue.all_items(connection)
+
+    def item_ids(self) -> frozenset[str]:
+        """Ids of the catalogue, created items among them."""
+        with self._database.reading() as connection:
+            return catalogue.all_ids(connection)
+
+    def unnamed_items(self) -> int:
+        """How many created items are held though no row names them any more: none, if deletions were complete."""
+        with self._database.reading() as connection:
+            return catalogue.count_unnamed(connection)
 
     def items_by_id(self, ids: Iterable[str]) -> dict[str, Item]:
         """The items with these ids; unknown ids are absent."""
@@ -310,12 +326,13 @@ class Ledger:
 
     def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]:
         """The tombstones that an import of these interactions would meet."""
-        given = Given.of((), interactions, self._hashes)
+        met: set[Tombstone] = set()
         with self._database.reading() as connection:
-            found = tombstones.over(
-                connection, given.interactions.values(), given.subjects, self._hashes, self._clock()
-            )
-        return sorted({stone for stones in found.values() for stone in stones}, key=lambda stone: stone.grave)
+            for rows in Given.of((), interactions).interactions.by_users(AT_ONCE):
+                subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
+                for stones in tombstones.over(connection, rows, subjects, self._hashes, self._clock()).values():
+                    met.update(stones)
+        return sorted(met, key=lambda stone: stone.grave)
 
     def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
         """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked.

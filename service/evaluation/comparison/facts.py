@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.data.importers.dataset import Limit
 from service.data.importers.fields import as_rating, as_title, as_year, is_blank
 from service.data.importers.files import find_file
-from service.data.importers.rejections import MAX_REJECTED, Place, Rejections, Row, collect
+from service.data.importers.rejections import Place, Rejections, Row, collect
 from service.data.importers.rows import csv_rows
 from service.errors import ImportRefused
 from service.records import Item
@@ -58,8 +59,9 @@ def _films(folder: Path) -> dict[_Film, PublicOpinion]:
     path = find_file(folder, FILM_FACTS)
     if path is None:
         raise ImportRefused(f"there is no {FILM_FACTS} in {folder}; it may end in .xz or .gz")
-    rejected = Rejections(MAX_REJECTED)
-    rows = collect(csv_rows(path, rejected, _COLUMNS), rejected, _film)
+    rejected = Rejections(Limit())
+    rows = list(collect(csv_rows(path, rejected, _COLUMNS), rejected, _film))
+    rejected.settle()
     return dict(sorted(rows, key=lambda row: row[1].vote_count))  # so that of one name the last, most voted, stays
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from adapters_store import digest_of
 from service.data import importers
 from service.data.importers.files import find_file
+from service.data.interactions import Interactions
 from service.data.samples import TALLREC_HISTORY, canonical, is_validation_user, tallrec_split, user_samples
 from service.errors import ImportRefused, InvalidSetting
 from service.records import BuildConfig, Interaction, Item, Sample
@@ -82,7 +83,7 @@ class Split:
         parts = {
             part: [self._identity(sample) for sample in getattr(self, part)] for part in ("train", "valid", "test")
         }
-        return digest_of({"noun": self.noun, "items": [asdict(item) for item in self.items], **parts})
+        return digest_of({"noun": self.noun, "items": [_stated(item) for item in self.items], **parts})
 
     def _identity(self, sample: Sample) -> dict[str, Any]:
         # The prompts alone would not do: partitions see users, and items of one title are not one item.
@@ -138,6 +139,10 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
     return Split(folder.resolve().name, noun, tuple(items.values()), train, valid, test)
 
 
+def _stated(item: Item) -> dict[str, Any]:
+    return {name: value for name, value in asdict(item).items() if name != "created"}
+
+
 def table_file(folder: Path, name: str) -> Path:
     """The table of this name in any of the formats. Raises ImportRefused where there is none."""
     found = (find_file(folder, name + suffix) for suffix in _TABLE_FORMATS)
@@ -148,15 +153,13 @@ def table_file(folder: Path, name: str) -> Path:
 
 
 def _parts_of_people(interactions: Iterable[Interaction], items: Mapping[str, Item]) -> tuple[tuple[Sample, ...], ...]:
-    """Training, validation and test samples. Of several rows with one user and item the last counts, as in an import."""
-    by_user: dict[str, dict[str, Interaction]] = defaultdict(dict)
-    for row in interactions:
-        by_user[row.user_id][row.item_id] = row
-    if any(item_id not in items for own in by_user.values() for item_id in own):
-        raise ImportRefused("the interactions name items that the items file does not hold")
+    """Training, validation and test samples. Of several rows with one user and item the newest counts, as in an import."""
+    by_user: dict[str, list[Interaction]] = defaultdict(list)
+    for row in Interactions.of(interactions).newest():
+        by_user[row.user_id].append(row)
     parts: tuple[list[Sample], list[Sample], list[Sample]] = ([], [], [])
     for user_id in sorted(by_user):
-        windows = user_samples(list(by_user[user_id].values()), items, TALLREC_HISTORY, _WINDOWS_PER_USER)
+        windows = user_samples(by_user[user_id], items, TALLREC_HISTORY, _WINDOWS_PER_USER)
         parts[_part_of_person(user_id)].extend(windows)
     return tuple(tuple(part) for part in parts)
 
