@@ -41,7 +41,7 @@ class Catalogue(Protocol):
 
     def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]: ...
 
-    def items_named(self, names: Sequence[ItemName]) -> dict[ItemName, Item]: ...
+    def items_meant(self, names: Sequence[ItemName]) -> dict[ItemName, list[Item]]: ...
 
     def mask(self) -> Mask: ...
 
@@ -107,10 +107,10 @@ class Recommender:
         """What a query wants to have scored: in items, and in token ids. It asks the ledger, so it blocks."""
         # The mask before the history: a deletion in between must be seen.
         mask, snapshot = self._snapshots.served(self._catalogue)
-        named = self._catalogue.items_named(query.names) if query.names else {}
+        live = snapshot.live(mask)
+        named = self._named(query, snapshot, live)
         history = self._history(query, named)
         taste = self._taste(query, history, snapshot)
-        live = snapshot.live(mask)
         # It has seen everybody, so from any mask on it is out.
         item_model = snapshot.item_model if mask.empty else None
         found = reasons(live, taste, item_model, snapshot.near)
@@ -133,6 +133,17 @@ class Recommender:
             found,
             item_model is not None,
         )
+
+    def _named(self, query: Query, snapshot: Snapshot, live: LiveCounts) -> dict[ItemName, Item]:
+        """Of several items that a name may mean, that which most people have met."""
+        meant = self._catalogue.items_meant(query.names) if query.names else {}
+        met = live.likes + live.dislikes
+
+        def known(item: Item) -> int:
+            number = snapshot.item_number.get(item.item_id)
+            return -1 if number is None else int(met[number])
+
+        return {name: max(items, key=known) for name, items in meant.items()}
 
     def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[Opinion, ...]:
         if query.user_id is not None:

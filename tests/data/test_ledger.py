@@ -26,7 +26,7 @@ from service.errors import (
     UnknownRequest,
     UnknownUser,
 )
-from service.records import BuildConfig, Interaction, Item, Opinion, Place, Published, Tombstone
+from service.records import BuildConfig, ById, ByTitle, Interaction, Item, Opinion, Place, Published, Tombstone
 
 SECRET = b"a secret of the tests"
 CANARY = "canary-7f3b1e"
@@ -141,7 +141,7 @@ def test_text_that_no_database_stores_is_refused_as_the_input_it_is(ledger: Ledg
         with pytest.raises(InvalidInput):
             ask(bad)
     assert ledger.items_by_id([bad]) == {}
-    assert ledger.items_named([bad]) == {}
+    assert ledger.items_meant([bad]) == {}
     with pytest.raises(UnknownRequest):
         ledger.request(bad)
 
@@ -193,28 +193,57 @@ def test_an_unknown_user_is_not_named(ledger: Ledger) -> None:
     assert str(unknown.value) == "nothing is held of this user"
 
 
-def test_of_two_items_with_one_title_the_smallest_id_is_found(ledger: Ledger) -> None:
+def test_an_exact_title_means_every_item_that_has_it_and_no_other(ledger: Ledger) -> None:
     twins = [Item("b", "Heat"), Item("a", "Heat"), Item("c", "heat")]
     ledger.import_data(twins, [], "movie")
-    assert ledger.items_named(["Heat", "Cold"]) == {"Heat": Item("a", "Heat")}
+    assert ledger.items_meant(["Heat", "Cold"]) == {"Heat": [Item("a", "Heat"), Item("b", "Heat")]}
+
+
+def test_a_title_as_people_write_it_means_the_items_whose_titles_say_the_same(ledger: Ledger) -> None:
+    matrix, old, new = Item("a", "Matrix, The (1999)"), Item("b", "Titanic (1953)"), Item("c", "Titanic", year=1997)
+    ledger.import_data([matrix, old, new], [], "movie")
+    asked = [
+        "the matrix",
+        "Matrix",
+        "Matrix (1999)",
+        "Matrix (2003)",
+        "TITANIC",
+        "Titanic (1997)",
+        "()",
+        ByTitle("matrix"),
+    ]
+    assert ledger.items_meant([*asked, ById("matrix")]) == {
+        "the matrix": [matrix],
+        "Matrix": [matrix],
+        "Matrix (1999)": [matrix],
+        "TITANIC": [old, new],
+        "Titanic (1997)": [new],
+        ByTitle("matrix"): [matrix],
+    }
+
+
+def test_an_item_with_another_title_is_found_by_the_new_one(ledger: Ledger) -> None:
+    ledger.import_data([Item("a", "Alien")], [], "movie")
+    ledger.import_data([Item("a", "Aliens")], [], "movie")
+    assert ledger.items_meant(["ALIEN", "ALIENS"]) == {"ALIENS": [Item("a", "Aliens")]}
 
 
 def test_an_item_is_named_by_its_id_before_anothers_title(ledger: Ledger) -> None:
     ledger.import_data([Item("a", "b"), Item("b", "Heat"), Item("c", "c")], [], "movie")
-    assert ledger.items_named(["b", "a", "c", "Heat"]) == {
-        "a": Item("a", "b"),
-        "b": Item("b", "Heat"),
-        "c": Item("c", "c"),
-        "Heat": Item("b", "Heat"),
+    assert ledger.items_meant(["b", "a", "c", "Heat"]) == {
+        "a": [Item("a", "b")],
+        "b": [Item("b", "Heat")],
+        "c": [Item("c", "c")],
+        "Heat": [Item("b", "Heat")],
     }
 
 
 def test_more_names_than_one_statement_takes_are_all_found(ledger: Ledger) -> None:
     items = [Item(f"i{number}", f"Film {number % 900}") for number in range(1_200)]
     ledger.import_data(items, [], "movie")
-    found = ledger.items_named([*(item.item_id for item in items), *(f"Film {number}" for number in range(900))])
-    assert all(found[item.item_id] == item for item in items)
-    assert found["Film 5"] == min((items[5], items[905]), key=lambda item: item.item_id)
+    found = ledger.items_meant([*(item.item_id for item in items), *(f"Film {number}" for number in range(900))])
+    assert all(found[item.item_id] == [item] for item in items)
+    assert found["Film 5"] == [items[5], items[905]]
 
 
 def test_the_same_user_has_the_same_subject_only_under_the_same_secret(ledger: Ledger, tmp_path: Path) -> None:

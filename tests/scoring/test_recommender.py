@@ -47,11 +47,12 @@ class FakeCatalogue:
     def items_by_id(self, ids):
         return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
 
-    def items_named(self, names):
-        by_title = {item.title: item for item in self.items.values()}
-        known = {ById: lambda name: self.items.get(name.item_id), ByTitle: lambda name: by_title.get(name.title)}
-        either = lambda name: self.items.get(name) or by_title.get(name)  # noqa: E731
-        return {name: item for name in names if (item := known.get(type(name), either)(name)) is not None}
+    def items_meant(self, names):
+        titled = lambda title: [item for item in self.items.values() if item.title == title]  # noqa: E731
+        with_id = lambda item_id: [self.items[item_id]] if item_id in self.items else []  # noqa: E731
+        known = {ById: lambda name: with_id(name.item_id), ByTitle: lambda name: titled(name.title)}
+        either = lambda name: with_id(name) or titled(name)  # noqa: E731
+        return {name: items for name in names if (items := known.get(type(name), either)(name))}
 
     def mask(self):
         return self._world.current
@@ -213,6 +214,15 @@ def test_an_id_is_taken_before_a_title(desk):
     request = desk.asked(replace(ASKED, opinions=(("8", True),), candidates=("8",)))
     assert request.candidates == (desk.catalogue.items["8"],)
     assert request.history == (Opinion(desk.catalogue.items["8"], True),)
+
+
+def test_of_items_with_one_title_the_one_that_most_people_met_is_meant(world):
+    world.publish(people=PEOPLE)
+    desk = Desk(world)
+    desk.catalogue.items |= {"2": Item("2", "Film 9"), "0": Item("0", "Film 9")}
+    request = desk.asked(replace(ASKED, opinions=(("Film 9", True),)))
+    met = {item: sum(row.item_id == item for rows in PEOPLE for row in rows) for item in ("0", "2", "9")}
+    assert request.history[0].item.item_id == max(met, key=lambda item: met[item])
 
 
 def test_a_history_keeps_its_order(desk):
@@ -380,6 +390,6 @@ def test_a_refusal_of_the_queue_reaches_the_caller(desk):
 
 def test_who_cannot_be_answered_in_time_is_refused_before_anything_is_read(desk):
     desk.queue.full = Overloaded("too much is waiting")
-    desk.catalogue.history = desk.catalogue.items_named = None
+    desk.catalogue.history = desk.catalogue.items_meant = None
     with pytest.raises(Overloaded):
         desk.ask(MINE)

@@ -32,8 +32,8 @@ class Catalogue:
         self._items = {name: item for item in world.items for name in (item.item_id, item.title)}
         self.mask = world.mask
 
-    def items_named(self, names):
-        return {name: self._items[name] for name in names if name in self._items}
+    def items_meant(self, names):
+        return {name: [self._items[name]] for name in names if name in self._items}
 
 
 class Unobserved:
@@ -63,8 +63,8 @@ def _answers(world, scorer, max_tokens, queries):
 
 def _alone(world, scorer, query):
     """Title -> score, of one candidate at a time and without anything on the way."""
-    catalogue = Catalogue(world).items_named(TITLES)
-    items = {title: catalogue.get(title) or Item("", title) for title in TITLES}
+    catalogue = Catalogue(world).items_meant(TITLES)
+    items = {title: catalogue.get(title, [Item("", title)])[0] for title in TITLES}
     history = tuple(Opinion(items[title], liked) for title, liked in query.opinions)
     encoder = world.frozen.encoder
     found = {}

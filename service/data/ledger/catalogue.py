@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from service.data.ledger import tables
 from service.data.ledger.statements import Row, chunks, is_storable
+from service.data.titles import plain_title, year_in
 from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_of
 
 
@@ -28,7 +29,7 @@ def row_of(item: Item) -> dict[str, Any]:
     """The reverse of `item_of`."""
     genres = json.dumps(list(item.genres), ensure_ascii=False)
     facts = {"title": item.title, "year": item.year, "genres": genres, "author": item.author}
-    return {"item_id": item.item_id, **facts, "created": item.created}
+    return {"item_id": item.item_id, **facts, "created": item.created, "plain_title": plain_title(item.title)}
 
 
 def all_items(connection: sa.Connection) -> tuple[Item, ...]:
@@ -74,9 +75,19 @@ def count_unnamed(connection: sa.Connection) -> int:
     return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
 
 
-def items_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, Item]:
-    """Name -> item; of several with one title that with the smallest id. Unknown names are absent."""
-    return {name: meant[0] for name, meant in all_named(connection, names).items()}
+def items_meant(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+    """Name -> the items that it may mean, by their ids: as `all_named`, or else all whose titles say the same (`plain_title`).
+
+    A year at a title's end must be the item's, if it has one. Unknown names are absent.
+    """
+    asked = set(names)
+    exactly = all_named(connection, asked)
+    titles = {name: title for name in asked - exactly.keys() if (title := _title_in(name)) is not None}
+    plain = {name: plain_title(title) for name, title in titles.items()}
+    alike = _items_with(connection, tables.items.c.plain_title, filter(None, plain.values()))
+    years = {name: year_in(title) for name, title in titles.items()}
+    loosely = {name: [i for i in alike.get(plain[name], ()) if _is_of(i, years[name])] for name in titles}
+    return exactly | {name: items for name, items in loosely.items() if items}
 
 
 def all_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
@@ -89,7 +100,7 @@ def all_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[Item
     known = items_by_id(connection, ids.values())
     by_id = {name: [known[key]] for name, key in ids.items() if key in known}
     titles = {name: title for name in asked - by_id.keys() if (title := _title_in(name)) is not None}
-    titled = _items_titled(connection, titles.values())
+    titled = _items_with(connection, tables.items.c.title, titles.values())
     return by_id | {name: titled[title] for name, title in titles.items() if title in titled}
 
 
@@ -106,10 +117,17 @@ def _title_in(name: ItemName) -> str | None:
     return title if isinstance(title, str) and is_storable(title) else None
 
 
-def _items_titled(connection: sa.Connection, titles: Iterable[str]) -> dict[str, list[Item]]:
+def _items_with(
+    connection: sa.Connection, column: sa.ColumnElement[str], values: Iterable[str]
+) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
-    for chunk in chunks(set(titles)):
-        titled = sa.select(tables.items).where(tables.items.c.title.in_(chunk))
-        for item in map(item_of, connection.execute(titled.order_by(tables.items.c.item_id))):
-            found.setdefault(item.title, []).append(item)
+    for chunk in chunks(set(values)):
+        rows = connection.execute(sa.select(tables.items).where(column.in_(chunk)).order_by(tables.items.c.item_id))
+        for row in rows:
+            found.setdefault(row._mapping[column.key], []).append(item_of(row))
     return found
+
+
+def _is_of(item: Item, year: int | None) -> bool:
+    own = item.year if item.year is not None else year_in(item.title)
+    return year is None or own is None or own == year

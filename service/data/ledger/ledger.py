@@ -133,10 +133,10 @@ class Ledger:
         with self._database.reading() as connection:
             return catalogue.items_by_id(connection, ids)
 
-    def items_named(self, names: Iterable[ItemName]) -> dict[ItemName, Item]:
-        """Name -> item; plain text is an id, or else an exact title. Of several with one title, that with the smallest id."""
+    def items_meant(self, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+        """Name -> items, by id: text is an id, or else an exact title, or else one that says the same ("the matrix")."""
         with self._database.reading() as connection:
-            return catalogue.items_named(connection, names)
+            return catalogue.items_meant(connection, names)
 
     def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]:
         """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""

@@ -13,8 +13,8 @@ _Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 metadata = sa.MetaData()
 
 
-def _table(name: str, *columns: sa.Column[Any], indexed: str | None = None) -> sa.Table:
-    indexes = [sa.Index(f"{name}_{indexed}", indexed)] if indexed else []
+def _table(name: str, *columns: sa.Column[Any], indexed: tuple[str, ...] = ()) -> sa.Table:
+    indexes = [sa.Index(f"{name}_{column}", column) for column in indexed]
     return sa.Table(name, metadata, *columns, *indexes, sqlite_with_rowid=False)
 
 
@@ -39,7 +39,8 @@ items = _table(
     _text("author", nullable=True),
     # Made by an import because a row named it; lives as long as a row does.
     sa.Column("created", sa.Boolean, nullable=False, server_default=sa.false()),
-    indexed="title",
+    _text("plain_title", nullable=True),  # as `plain_title` makes it, by which requests may name an item
+    indexed=("title", "plain_title"),
 )
 interactions = _table(
     "interactions",
@@ -70,11 +71,11 @@ placements = _table(
     _text("user_id"),
     _whole("samples"),
     _text("digest"),
-    indexed="user_id",
+    indexed=("user_id",),
 )
 changes = _table("changes", _key("user_id"), _whole("revision"))  # whose rows no build has remembered since
 memberships = _table(
-    "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed="user_id"
+    "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed=("user_id",)
 )
 exposures = _table(
     "exposures",
@@ -83,7 +84,7 @@ exposures = _table(
     _key("user_id"),
     _text("shard", nullable=True),
     _whole("samples"),
-    indexed="user_id",
+    indexed=("user_id",),
 )
 forget_requests = _table(
     "forget_requests",
@@ -107,10 +108,10 @@ forget_requests = _table(
     _text("receipt", nullable=True),
     _text("outcome", nullable=True),  # what it found; null: accepted by a version that did not note it
     _text("items", nullable=True),  # of the items that it names, how many were found: JSON
-    indexed="subject",
+    indexed=("subject",),
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
-masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed="request_id")
+masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed=("request_id",))
 tombstones = _table(
     "tombstones",
     _key("subject"),
