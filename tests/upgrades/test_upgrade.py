@@ -16,6 +16,7 @@ from service.data.ledger import upgrade_ledger
 from service.data.ledger.migrations import VERSION_TABLE
 from service.data.ledger.schema import known_schema
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.schemas import SignedReceipt
 from service.forgetting import receipts
 from service.records import Interaction
 from tests.forks import Forks
@@ -112,6 +113,10 @@ def test_old_receipts_verify_with_the_key_that_was_published_then(old: OldHome, 
         receipt = opened.ledger.request(request_id).receipt
         assert receipt is not None
         assert receipts.verify(receipt, opened.signer.public_key_pem())["request_id"] == request_id
+        assert set(SignedReceipt.model_validate_json(receipt).receipt) > {
+            "accepted_at",
+            "erasure",
+        }  # as the contract has it
     assert opened.ledger.request(old.facts["owed"]).receipt is None
 
 
