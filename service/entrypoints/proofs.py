@@ -14,7 +14,7 @@ from adapters_store import Inspector, Store, StoreFailure
 from service.config import load_settings
 from service.data.traces import texts_to_look_for
 from service.entrypoints.bootstrap import Home
-from service.entrypoints.console import print_report, progress_for_stderr
+from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting import evidence, receipts
@@ -122,16 +122,17 @@ def _verify_store(opened: Home, published: Published) -> dict[str, Any]:
             f"the store's ACTIVE names another generation than {published.generation}, which the ledger calls published; "
             "run `lethe build`"
         )
-    if found.leftovers:
-        raise StoreFailure(
-            f"the store holds {found.leftovers} artifacts, notes or temporary folders that the published generation does not "
-            "name, as a worker leaves them that was stopped; run `lethe build`"
-        )
     adapters, memories = len(found.manifest["adapters"]), len(found.manifest["memories"])
     typer.echo(
         f"generation {published.generation}: {adapters} adapters and {memories} memories sound; "
         f"{found.files} files ({found.bytes_read:,} bytes) compared with the manifest whose digest is the generation's name"
     )
+    if found.leftovers:
+        err.print(
+            f"beside it the store holds {found.leftovers} artifacts or notes of a build that is under way or was cut off; "
+            "they are not served, and go with the next one",
+            style="yellow",
+        )
     return dict(found.manifest)
 
 
