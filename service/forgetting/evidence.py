@@ -38,10 +38,11 @@ class TextSearch:
     def lines(self) -> Iterator[str]:
         """How it was searched, and which outcomes are no evidence."""
         yield f"columns: {self.texts} texts compared as whole values with {self.values:,} values of the database: none is equal"
-        yield (
-            f"files: {self.in_files} texts looked for as delimited values, in UTF-8, UTF-16 and as JSON escapes them, in "
-            f"{self.files.files:,} files and {self.files.bytes:,} bytes of the home folder: none is there"
-        )
+        if self.in_files:
+            yield (
+                f"files: {self.in_files} texts looked for as delimited values, in UTF-8, UTF-16 and as JSON escapes them, in "
+                f"{self.files.files:,} files and {self.files.bytes:,} bytes of the home folder: none is there"
+            )
         if self.too_short:
             yield f"no evidence in files: {_lines(self.too_short)} too short: such texts stand anywhere by chance"
         if self.item_ids:
