@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adapters_store import StoreFailure
+from adapters_store import Inspector, StoreFailure
 from service.config import Settings, load_settings
 from service.entrypoints.benchmarks import bench_app
 from service.entrypoints.bootstrap import Home, serving_app
@@ -298,7 +298,8 @@ def _served(opened: Home, generation: str | None) -> tuple[dict[str, Any], str]:
     if generation is None:
         return {"adapters": []}, "nothing is published yet"
     try:
-        return opened.store.generation(generation).manifest, "sound"
+        found = Inspector(opened.store).look(generation)
+        return dict(found.manifest or {"adapters": []}), found.faults[0].reason if found.faults else "sound"
     except StoreFailure as failure:
         return {"adapters": []}, str(failure)
 

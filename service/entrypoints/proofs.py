@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import tempfile
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters_store import Artifacts, Store, StoreFailure
+from adapters_store import Inspector, Store, StoreFailure
+from service.config import load_settings
+from service.data.traces import texts_to_look_for
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
-from service.forgetting import receipts
-from service.forgetting.erasure import RemainsFinder, files_holding, needles_of
+from service.forgetting import evidence, receipts
+from service.forgetting.erasure import Remains, RemainsFinder
 from service.records import Published
 
 receipts_app = typer.Typer(no_args_is_help=True, help="The signed evidence of completed deletions.")
@@ -41,23 +44,34 @@ def verify(
     published = opened.ledger.published()
     if published is None:
         raise InvalidSetting("nothing is published yet, so there is nothing to verify; run `lethe build`")
-    manifest = opened.store.generation(published.generation).manifest
-    _verify_artifacts(opened.store.adapters, "adapter", manifest["adapters"])
-    _verify_artifacts(opened.store.memories, "memory", manifest["memories"])
-    adapters, memories = len(manifest["adapters"]), len(manifest["memories"])
-    typer.echo(f"generation {published.generation}: {adapters} adapters and {memories} memories sound")
+    manifest = _verify_store(opened, published)
     if rebuild:
         _verify_rebuild(opened, manifest, published)
 
 
 def restore_check(home: HomeOption = None, json_: JsonOption = False) -> None:
-    """After an old ledger was restored: forget again whoever was forgotten since. Servers and workers do it at start."""
-    restored = open_home(home, {}).restore_check()
+    """After an old ledger was restored: forget again whoever was forgotten since. Servers and workers do it at start.
+
+    Exit code 1 if there was nothing to compare with: then it would find nothing, whoever was forgotten.
+    """
+    opened = open_home(home, {})
+    restored = opened.restore_check()
+    compared = len(opened.ledger.tombstones())
     print_report(
-        {"tombstones_set_again": restored.tombstones, "forgotten_again": len(restored.requests)}
+        {
+            "tombstones_set_again": restored.tombstones,
+            "forgotten_again": len(restored.requests),
+            "tombstones_compared": compared,
+            "people_compared": opened.ledger.counts().users,
+        }
         | ({"requests": list(restored.requests)} if restored.requests else {}),
         json_,
     )
+    if not compared:
+        raise InvalidInput(
+            "neither the ledger nor tombstones.jsonl in the home folder knows of any deletion, so nothing was compared; "
+            "if people were forgotten here before, put tombstones.jsonl back from a backup and check again"
+        )
 
 
 @receipts_app.command("key")
@@ -72,19 +86,54 @@ def receipts_verify(
     public_key: Annotated[
         Path | None, typer.Option(help="What `lethe receipts key` printed, from a safe place.")
     ] = None,
+    home: HomeOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Check a receipt's signature and print what it states; needs no installation. Exit code 1 if it was changed."""
-    content = receipts.verify(_text_of(file), None if public_key is None else _text_of(public_key))
+    """Check by whom a receipt is signed and print what it states; needs no installation if the public key is given.
+
+    Without --public-key it must be signed by the installation in the home folder. Exit code 1 if it was changed, signed by
+    anybody else, or if nobody's key is at hand.
+    """
+    trusted = _key_of_home(home) if public_key is None else _text_of(public_key)
+    content = receipts.verify(_text_of(file), trusted)
     print_report(content, json_)
-    if public_key is None:
-        err.print("unchanged since it was signed; give --public-key to know by whom", style="yellow")
 
 
-def _verify_artifacts(artifacts: Artifacts, kind: str, stated: list[dict[str, Any]]) -> None:
-    for artifact in stated:
-        if artifacts.sums(artifact["digest"]) != artifact["files"]:
-            raise StoreFailure(f"{kind} {artifact['digest']} is not the one that the manifest names; run `lethe build`")
+def _key_of_home(home: Path | None) -> str:
+    path = load_settings(home=home).home / "receipts.pem"
+    if not path.exists():
+        # Its own key would only show that nobody changed it after whoever made it, and a forger makes it whole.
+        raise InvalidInput(
+            "by whom a receipt is signed can only be told with a key from a safe place: give --public-key FILE with what "
+            "`lethe receipts key` printed, or --home FOLDER of the installation that signed it"
+        )
+    return receipts.ReceiptSigner.open(path).public_key_pem()
+
+
+def _verify_store(opened: Home, published: Published) -> dict[str, Any]:
+    """Compare every file of the store with the published manifest, and return it. Raises StoreFailure."""
+    found = Inspector(opened.store).look(published.generation, whole=True)
+    active = None if found.faults else opened.store.active()
+    if found.faults or found.manifest is None:
+        more = f" (and {len(found.faults) - 1} more)" if len(found.faults) > 1 else ""
+        raise StoreFailure(f"{found.faults[0].reason}{more}; run `lethe build`: what differs is made again")
+    if active != published.generation:
+        raise StoreFailure(
+            f"the store's ACTIVE names another generation than {published.generation}, which the ledger calls published; "
+            "run `lethe build`"
+        )
+    adapters, memories = len(found.manifest["adapters"]), len(found.manifest["memories"])
+    typer.echo(
+        f"generation {published.generation}: {adapters} adapters and {memories} memories sound; "
+        f"{found.files} files ({found.bytes_read:,} bytes) compared with the manifest whose digest is the generation's name"
+    )
+    if found.leftovers:
+        err.print(
+            f"beside it the store holds {found.leftovers} artifacts or notes of a build that is under way or was cut off; "
+            "they are not served, and go with the next one",
+            style="yellow",
+        )
+    return dict(found.manifest)
 
 
 def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published) -> None:
@@ -127,26 +176,45 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
     request = opened.ledger.request(request_id)
     if request.receipt is None:
         raise InvalidInput(f"this deletion is not completed yet (it is {request.state}); wait for its receipt")
-    receipts.verify(request.receipt, opened.signer.public_key_pem())
+    receipt = receipts.verify(request.receipt, opened.signer.public_key_pem())
+    texts = [] if look_for is None else texts_to_look_for(_text_of(look_for))
+    if not texts and not receipt.get("held", True):
+        raise InvalidInput(
+            "nothing was held of what this deletion names, so there is nothing of it to search for; "
+            "give the id with --look-for FILE to search for the id itself"
+        )
     remains = RemainsFinder(opened.ledger, opened.store).search([request])
-    texts = [] if look_for is None else [line for line in _text_of(look_for).splitlines() if line]
-    search = files_holding(opened.settings.home, needles_of(texts))
-    in_database = sum(opened.ledger.mentions(text) for text in texts)
-    if remains.found or search.hits or in_database:
-        where = ", ".join(str(path.relative_to(opened.settings.home)) for path in search.hits[:5])
+    search = evidence.look_for(opened.ledger, opened.settings.home, texts) if texts else None
+    if remains.found or (search and search.found):
+        said = f"; {search.said(opened.settings.home)}" if search else ""
         raise StoreFailure(
-            f"something of the deletion is left: {remains.found} artifacts or rows, {len(search.hits)} files with a text "
-            f"that was looked for{f' ({where})' if where else ''}, {in_database} rows of the database; "
+            f"something of the deletion is left: {remains.found} artifacts or rows{said}; "
             "run `lethe restore-check` and `lethe build`, and look at logs that others write into the home folder"
         )
-    files, read = remains.files_searched + search.files, remains.bytes_searched + search.bytes
+    _tell_what_was_searched(remains, search)
+
+
+def _tell_what_was_searched(remains: Remains, search: evidence.TextSearch | None) -> None:
+    files = remains.files_searched + (search.files.files if search else 0)
+    read = remains.bytes_searched + (search.files.bytes if search else 0)
     typer.echo(f"nothing of the deletion is left: {files} files and {read:,} bytes searched, receipt genuine")
-    if look_for is None:
-        typer.echo("the ledger no longer knows the person's id: give it with --look-for to search for its bytes, too")
+    typer.echo(
+        f"artifacts: {remains.names_searched} names of what had seen the person looked for in {remains.files_searched:,} files "
+        f"of the store; the person's keyed hash compared with those of {remains.people_searched:,} people"
+    )
+    for line in search.lines() if search else ():
+        typer.echo(line)
+    if search is None:
+        typer.echo(
+            "the ledger no longer knows the person's id: give it with --look-for to search for the id itself, too"
+        )
 
 
 def _text_of(path: Path) -> str:
+    """A file's text, whatever byte-order mark an editor or a shell has put before it."""
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text()
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return content.decode(encoding)
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} cannot be read as text ({type(error).__name__})") from error
+        raise InvalidInput(f"{path} cannot be read as text ({type(error).__name__}); expected UTF-8") from error

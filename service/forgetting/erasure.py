@@ -38,6 +38,8 @@ class Remains:
     masked_rows_in_use: int
     abandoned_files: int
     files_naming_old_artifacts: int
+    names_searched: int  # of artifacts, rows and generations that had seen the person
+    people_searched: int  # whose ids were hashed and compared
     files_searched: int
     bytes_searched: int
 
@@ -63,6 +65,7 @@ class RemainsFinder:
         self._store = store
         self._published = _published(ledger, store)
         # Every user's id must be hashed for this, so it is done once.
+        self._people = ledger.counts().users
         self._found_again = frozenset(map(ledger.subject, ledger.found_again()))
 
     def search(self, requests: Sequence[ForgetRequest]) -> Remains:
@@ -71,7 +74,8 @@ class RemainsFinder:
         adapters -= _digests(self._published, "adapters")
         memories = {digest for request in requests for digest in self._counted(request)}
         memories -= _digests(self._published, "memories")
-        generations = {request.generation_before for request in requests} - {self._published and self._published.id}
+        generations = {request.generation_before for request in requests if request.generation_before}
+        generations -= {self._published.id} if self._published else set()
         in_use = _rows(self._published)
         rows = {row for request in requests for row in self._masked_rows(request, in_use)}
         bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | memories | rows)])
@@ -84,6 +88,8 @@ class RemainsFinder:
             masked_rows_in_use=len(rows & in_use),
             abandoned_files=self._store.abandoned(),
             files_naming_old_artifacts=len(bytes_found.hits),
+            names_searched=len(adapters | memories | rows | generations),
+            people_searched=self._people,
             files_searched=bytes_found.files,
             bytes_searched=bytes_found.bytes,
         )

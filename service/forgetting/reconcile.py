@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Protocol
 
 from adapters_store import Findings, Inspector, Store, StoreFailure
 from service.build.build import FORMAT, Builder, Built
@@ -23,6 +23,8 @@ from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.records import BuildConfig, ForgetRequest
 
 log = logging.getLogger(__name__)
+
+Stated = Mapping[str, Mapping[str, Mapping[str, str]]]  # adapters | memories -> digest -> file name -> SHA-256
 
 _LONGEST_PAUSE = 300.0  # seconds between two attempts at a deletion that keeps failing
 INCIDENTS = "incidents.jsonl"  # beside the store
@@ -168,19 +170,31 @@ class Reconciler:
         remains = RemainsFinder(self._ledger, self._store).search(requests)
         if remains.found:
             raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
-        if faults := self._inspector.look(built.generation).faults:
-            self._incidents.note_all(faults)
-            raise StoreError(
-                f"the store was changed while it was being written, so no receipt is signed: {faults[0].reason}"
-            )
+        stated = self._stated_files(built.generation)
         for request in requests:
             completed_at = max(self._ledger.now(), request.masked_at, request.retraining_at or 0.0)
-            receipt = self._receipt(request, built, remains, completed_at)
+            receipt = self._receipt(request, built, stated, remains, completed_at)
             sys.audit("lethe.reconcile.before_receipt")
             self._ledger.complete(request.request_id, receipt, completed_at)
             sys.audit("lethe.reconcile.completed")
 
-    def _receipt(self, request: ForgetRequest, built: Built, remains: Remains, completed_at: float) -> str:
+    def _stated_files(self, generation: str) -> Stated:
+        """What the published manifest states, after the store was found to be so. Raises StoreError if it is not."""
+        found = self._inspector.look(generation)
+        self._incidents.note_all(found.faults)
+        if found.faults or found.manifest is None:
+            reasons = [fault.reason for fault in found.faults]
+            raise StoreError(
+                f"the store was changed while it was written, so no receipt is signed: {' '.join(reasons[:1])}"
+            )
+        return {
+            kind: {artifact["digest"]: artifact["files"] for artifact in found.manifest[kind]}
+            for kind in ("adapters", "memories")
+        }
+
+    def _receipt(
+        self, request: ForgetRequest, built: Built, stated: Stated, remains: Remains, completed_at: float
+    ) -> str:
         affected = zip(request.affected_shards, request.shard_names, strict=True)
         adapters = {digest: _successor(digest, shard, built.shards) for digest, shard in affected}
         memories = self._ledger.masked_by(request.request_id).memories
@@ -192,16 +206,16 @@ class Reconciler:
                 memories=memories,
                 completed_at=completed_at,
                 remains=remains,
-                files=self._files(built, {digest for digest in adapters.values() if digest}, memories),
+                files=self._files(built, stated, {digest for digest in adapters.values() if digest}, memories),
             )
         )
 
-    def _files(self, built: Built, adapters: Collection[str], masked: Collection[str]) -> dict[str, Any]:
+    def _files(self, built: Built, stated: Stated, adapters: Collection[str], masked: Collection[str]) -> Stated:
         """Of these adapters, and of the memories that stand where the masked ones stood: the SHA-256 of each file.
 
         After a crash it is no longer known where these stood, and then those of all memories are stated.
         """
-        of_adapters, of_memories = self._store.generation(built.generation).artifacts()
+        of_memories = stated["memories"]
         if all(digest in self._nodes for digest in masked):
             names = [self._nodes[digest] for digest in masked]
             of_memories = {
@@ -209,7 +223,10 @@ class Reconciler:
                 for digest, files in of_memories.items()
                 if any(_related(built.memories[digest], name) for name in names)
             }
-        return {"adapters": {digest: of_adapters[digest] for digest in sorted(adapters)}, "memories": of_memories}
+        return {
+            "adapters": {digest: stated["adapters"][digest] for digest in sorted(adapters)},
+            "memories": of_memories,
+        }
 
 
 def _related(node: str, other: str) -> bool:

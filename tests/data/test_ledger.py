@@ -773,14 +773,43 @@ def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path) -> None
 
 
 @pytest.mark.parametrize("text", [CANARY, "Title 3 (1999)", "i0"])
-def test_mentions_are_counted_in_every_table(ledger: Ledger, text: str) -> None:
-    assert ledger.mentions(text) == 0
+def test_a_text_is_found_in_every_table_and_an_items_id_is_nobodys(ledger: Ledger, text: str) -> None:
+    assert (ledger.search(text).found, ledger.search(text).item_ids) == ({}, 0)
     ledger.import_data(ITEMS, rows_of(CANARY, 0), "movie")
     ledger.record_exposures(0, {"adapter-a": [CANARY]}, {})
-    found = ledger.mentions(text)
-    assert found == {CANARY: 3, "Title 3 (1999)": 1, "i0": 2}[text]
+    before = ledger.search(text)
+    people = {"changes.user_id": 1, "exposures.user_id": 1, "interactions.user_id": 1}
+    assert before.found == {CANARY: people, "Title 3 (1999)": {"items.title": 1}, "i0": {}}[text]
+    assert before.item_ids == {CANARY: 0, "Title 3 (1999)": 0, "i0": 2}[text]
+    assert before.values > len(ITEMS)
     ledger.forget(CANARY, None, None)
-    assert ledger.mentions(text) == {CANARY: 0, "Title 3 (1999)": 1, "i0": 1}[text]
+    after = ledger.search(text)
+    assert after.found == {CANARY: {}, "Title 3 (1999)": {"items.title": 1}, "i0": {}}[text]
+    assert after.item_ids == {CANARY: 0, "Title 3 (1999)": 0, "i0": 1}[text]
+
+
+def test_an_id_is_found_as_a_whole_value_and_not_inside_longer_ones(ledger: Ledger) -> None:
+    items = [Item("5", "Film 5"), Item("55", "55"), Item("movie-1", "movie-1")]
+    everyone = ("15", "5x", "user-12", "user-123")
+    ledger.import_data(items, [Interaction(user, "55", True, 5) for user in everyone], "movie")
+    ledger.record_exposures(0, {"5" * 64: ["15"]}, {}, {"5" * 64: "5"})
+    five = ledger.search("5")
+    assert (five.found, five.item_ids) == ({}, 1)
+    assert five.longer >= 4  # two people in two tables
+    assert ledger.search("55").found == {}  # an item without a title, and somebody's rows name it
+    assert ledger.search("movie-1").found == {"items.title": 1}  # nobody's rows do
+    assert ledger.search("user-12").found == {"changes.user_id": 1, "interactions.user_id": 1}
+    ledger.forget("user-12", None, None)
+    gone = ledger.search("user-12")
+    assert (gone.found, gone.longer) == ({}, 2)
+
+
+def test_a_text_inside_a_document_of_the_database_is_found_between_delimiters(ledger: Ledger) -> None:
+    request = ledger.forget("nobody", None, None)
+    ledger.complete(request.request_id, '{"who":"kanarek-7","also":"kanarek-77"}', 5.0)
+    assert ledger.search("kanarek-7").found == {"forget_requests.receipt": 1}
+    assert ledger.search("kanarek-777").found == {}
+    assert ledger.search("anarek-7").longer == 1
 
 
 # What must not come back

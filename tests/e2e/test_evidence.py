@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -14,6 +15,9 @@ from threading import Barrier
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from service.forgetting.receipts import ReceiptSigner
 
 from .conftest import ALONE, BYSTANDER, OTHERS, RATED_EACH, Finished, Installation, Server, eventually, write_tables
 
@@ -172,6 +176,120 @@ def test_a_torn_receipt_and_anothers_key_are_refused_in_one_line(
     assert outsider.verifies().code == 0
 
 
+def forged(receipt: bytes) -> str:
+    """Changed, and signed whole with the key of whoever changed it."""
+    content = {**json.loads(receipt)["receipt"], "subject": "5f" * 32}
+    return ReceiptSigner(Ed25519PrivateKey.generate()).sign(content)
+
+
+def test_without_a_key_from_a_safe_place_no_receipt_is_called_genuine(
+    outsider: Outsider, installed: Installation, installations: Callable[..., Installation]
+) -> None:
+    sound = outsider.folder / "receipt.json"
+    false = outsider.folder / "forged.json"
+    false.write_text(forged(sound.read_bytes()))
+    nowhere = {"LETHE_HOME": str(outsider.folder / "no-home")}
+    for file in (sound, false):
+        untold = installed.run("receipts", "verify", str(file), **nowhere)
+        assert is_refused_in_one_line(untold)
+        assert "--public-key" in untold.err
+    # With the installation's own key at hand, no other has to be given.
+    assert installed.run("receipts", "verify", str(sound)).code == 0
+    assert "another key" in installed.run("receipts", "verify", str(false)).err
+    assert is_refused_in_one_line(installed.run("receipts", "verify", str(false)))
+    assert is_refused_in_one_line(outsider.verifies("forged.json"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_receipt_and_a_key_are_read_as_editors_and_shells_save_them(outsider: Outsider, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    for name, saved in (("receipt.json", "saved.json"), ("key.pem", "saved.pem")):
+        text = (outsider.folder / name).read_text().replace("\n", "\r\n")
+        (outsider.folder / saved).write_bytes((mark + text).encode(encoding))
+    read = outsider.verifies("saved.json", "--public-key", str(outsider.folder / "saved.pem"))
+    assert (read.code, read.err) == (0, "")
+
+
+# What a search is worth
+
+
+def searched(installed: Installation, request_id: str, folder: Path, content: bytes) -> Finished:
+    texts = folder / "texts"
+    texts.write_bytes(content)
+    return installed.run("verify", "--erasure", request_id, "--look-for", str(texts))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \r\n\t\n"])
+def test_a_search_for_nothing_is_an_error(
+    outsider: Outsider, installed: Installation, request_id: str, tmp_path: Path, content: bytes
+) -> None:
+    refused = searched(installed, request_id, tmp_path, content)
+    assert is_refused_in_one_line(refused)
+    assert "no text to look for" in refused.err
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}\n", "  {}\t\r\n", "\n{}", '"{}"', "\ufeff\n {}\u00a0\n"])
+def test_what_lies_around_a_text_does_not_hide_what_is_left(
+    outsider: Outsider, installed: Installation, request_id: str, tmp_path: Path, form: str
+) -> None:
+    held = searched(installed, request_id, tmp_path, form.format(BYSTANDER).encode())
+    assert is_refused_in_one_line(held)
+    assert "interactions.user_id" in held.err
+    gone = searched(installed, request_id, tmp_path, form.format(OTHERS[5]).encode())
+    assert (gone.code, gone.err) == (0, "")
+    assert "1 texts compared as whole values with" in gone.out
+    assert re.search(r"in [0-9,]+ files and [0-9,]+ bytes of the home folder", gone.out)
+
+
+def test_a_short_id_raises_no_alarm_and_is_told_to_be_no_evidence_in_files(
+    outsider: Outsider, installed: Installation, request_id: str, tmp_path: Path
+) -> None:
+    short = searched(installed, request_id, tmp_path, b"5\n")
+    assert (short.code, short.err) == (0, "")
+    assert "no evidence in files: line 1 of the list is too short" in short.out
+
+
+def test_a_deletion_that_held_nothing_leaves_nothing_to_search_for(
+    outsider: Outsider, installed: Installation, tmp_path: Path
+) -> None:
+    nobody = json.loads(installed.run("forget", "somebody-unknown", "--json").out)["request_id"]
+    refused = installed.run("verify", "--erasure", nobody)
+    assert is_refused_in_one_line(refused)
+    assert "nothing was held" in refused.err
+    assert searched(installed, nobody, tmp_path, b"somebody-unknown").code == 0
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", b"0" * 64 + b"\n"])
+def test_an_active_that_names_nothing_or_another_is_told(
+    outsider: Outsider, installed: Installation, content: bytes
+) -> None:
+    active = installed.home / "store" / "ACTIVE"
+    right = active.read_bytes()
+    active.write_bytes(content)
+    told = installed.run("verify")
+    active.write_bytes(right)
+    assert is_refused_in_one_line(told)
+    assert "ACTIVE" in told.err
+    assert installed.run("verify").code == 0
+
+
+def test_weights_that_were_changed_with_their_sums_are_told(outsider: Outsider, installed: Installation) -> None:
+    weights = next((installed.home / "store" / "adapters").glob("*/adapter_model.safetensors"))
+    sums = weights.with_name("SHA256SUMS")
+    right = {path: path.read_bytes() for path in (weights, sums)}
+    changed = right[weights][:-1] + bytes([right[weights][-1] ^ 1])
+    old, new = (hashlib.sha256(content).hexdigest().encode() for content in (right[weights], changed))
+    weights.write_bytes(changed)
+    sums.write_bytes(right[sums].replace(old, new))
+    told, status = installed.run("verify"), installed.report("status")
+    for path, content in right.items():
+        path.write_bytes(content)
+    assert is_refused_in_one_line(told)
+    assert "digest that is stated" in told.err
+    assert "digest that is stated" in status["store"]
+    assert installed.run("verify").code == 0
+
+
 # A backup that comes back
 
 RETURNING = OTHERS[5]
@@ -237,7 +355,8 @@ def test_whom_an_old_ledger_brings_back_is_forgotten_again_before_the_first_answ
         assert server.post("/recommend", {"user_id": RETURNING}).status_code == 404
         assert f"({RATED_EACH} new interactions" in import_of(restored, RETURNING, "--allow-returning")
         # Every start begins with this check, here in a process of its own.
-        assert restored.report("restore-check") == {"tombstones_set_again": 0, "forgotten_again": 0}
+        again_asked = restored.report("restore-check")
+        assert (again_asked["tombstones_set_again"], again_asked["forgotten_again"]) == (0, 0)
         assert server.recommend(user_id=RETURNING)["items"]
 
 
@@ -253,11 +372,19 @@ def test_an_operator_who_restored_ledger_and_store_is_told_who_is_forgotten_agai
 ) -> None:
     before = forgetful.report("status")
     report = restored.report("restore-check")
-    assert (report["tombstones_set_again"], report["forgotten_again"]) == (1, 1)
+    assert (report["tombstones_set_again"], report["forgotten_again"]) == (2, 1)  # one is of somebody who was not held
     after = restored.report("status")
     assert [request["request_id"] for request in after["owed"]] == report["requests"]
     assert after["fence"] > before["fence"]
     assert after["generation"] != before["generation"]
     still_right = {shard["digest"] for shard in before["shards"]}
     assert all(shard["masked"] == (shard["digest"] not in still_right) for shard in after["shards"])
-    assert restored.report("restore-check") == {"tombstones_set_again": 0, "forgotten_again": 0}
+    again = restored.report("restore-check")
+    assert (again["tombstones_set_again"], again["forgotten_again"], again["tombstones_compared"]) == (0, 0, 2)
+    assert again["people_compared"] > 0
+
+
+def test_a_check_that_had_nothing_to_compare_with_is_no_success(copies: Callable[..., Installation]) -> None:
+    nothing = copies().run("restore-check", "--json")
+    assert (nothing.code, json.loads(nothing.out)["tombstones_compared"]) == (1, 0)
+    assert "nothing was compared" in nothing.err

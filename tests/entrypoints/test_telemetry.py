@@ -4,10 +4,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from adapters_store import Fault
 from service.entrypoints.telemetry import JsonFormatter, Telemetry, configure_logging
+from service.forgetting.incidents import Incidents
 
 DEADLINE = 86_400.0
 
@@ -49,6 +52,22 @@ def test_observations_come_out_under_their_published_names() -> None:
         assert line in lines
     telemetry.observe_queue(0)
     assert "lethe_queue_tokens 0.0" in telemetry.render().decode().splitlines()
+
+
+def test_what_was_found_damaged_is_counted_by_kind_whichever_process_found_it(tmp_path: Path) -> None:
+    worker, server = Incidents(tmp_path / "incidents.jsonl"), Incidents(tmp_path / "incidents.jsonl")
+    telemetry = Telemetry(DEADLINE)
+    telemetry.watch_store(server.counts)
+    assert 'lethe_store_damaged_total{kind="adapter"} 0.0' in telemetry.render().decode().splitlines()
+    for _ in range(3):
+        worker.note(Fault("adapter", "a" * 64, "adapter: weights differ"))  # one, until it is repaired
+    worker.note(Fault("memory", "a" * 64, "memory: counts differ"))
+    worker.repaired()
+    worker.note(Fault("adapter", "a" * 64, "adapter: weights differ"))
+    lines = telemetry.render().decode().splitlines()
+    assert 'lethe_store_damaged_total{kind="adapter"} 2.0' in lines
+    assert 'lethe_store_damaged_total{kind="memory"} 1.0' in lines
+    assert "a" * 8 not in (tmp_path / "incidents.jsonl").read_text()
 
 
 def test_two_processes_worth_of_metrics_can_live_in_one() -> None:

@@ -52,6 +52,7 @@ PUBLISHED = Published(
     frozen={"digest": "f" * 64, "dtype": "float32"},
     environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
 )
+FILES = {"adapters": {"c" * 64: {"adapter_model.safetensors": "3" * 64}}, "memories": {}}
 NOTHING_LEFT = Remains(
     person_in_ledger=0,
     old_adapters=0,
@@ -60,6 +61,8 @@ NOTHING_LEFT = Remains(
     masked_rows_in_use=0,
     abandoned_files=0,
     files_naming_old_artifacts=0,
+    names_searched=4,
+    people_searched=7,
     files_searched=12,
     bytes_searched=3456,
 )
@@ -75,6 +78,7 @@ def content_of(
         memories=memories,
         completed_at=1_750_000_100.0,
         remains=NOTHING_LEFT,
+        files=FILES,
     )
 
 
@@ -107,6 +111,7 @@ def test_a_receipt_states_the_whole_deletion() -> None:
         "generation": {"before": "1" * 64, "after": "2" * 64},
         "adapters": {"a" * 64: "c" * 64, "b" * 64: None},
         "memories": ["d" * 64, "e" * 64],
+        "files": FILES,
         "frozen_model": {"digest": "f" * 64, "dtype": "float32"},
         "configuration": {**asdict(BuildConfig()), "lora_targets": ["c_attn"]},
         "environment": {"torch": "2.9.0", "platform": "Linux-x86_64"},
@@ -119,6 +124,8 @@ def test_a_receipt_states_the_whole_deletion() -> None:
             "masked_rows_in_use": 0,
             "abandoned_files": 0,
             "files_naming_old_artifacts": 0,
+            "names_searched": 4,
+            "people_searched": 7,
             "files_searched": 12,
             "bytes_searched": 3456,
         },

@@ -14,10 +14,12 @@ from service.data.ledger.ledger import Ledger
 from service.data.ledger.masks import MaskedArtifacts
 from service.data.ledger.placements import MEMORIZED, VALIDATES, PlaceColumns
 from service.data.ledger.reading import Reading
+from service.data.ledger.searching import ColumnSearch
 
 __all__ = [
     "MEMORIZED",
     "VALIDATES",
+    "ColumnSearch",
     "ImportCounts",
     "Ledger",
     "LedgerCounts",

@@ -118,13 +118,13 @@ def _title_in(name: ItemName) -> str | None:
 
 
 def _items_with(
-    connection: sa.Connection, column: sa.ColumnElement[str], values: Iterable[str]
+    connection: sa.Connection, column: sa.Column[str], values: Iterable[str]
 ) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     for chunk in chunks(set(values)):
         rows = connection.execute(sa.select(tables.items).where(column.in_(chunk)).order_by(tables.items.c.item_id))
         for row in rows:
-            found.setdefault(row._mapping[column.key], []).append(item_of(row))
+            found.setdefault(row._mapping[column], []).append(item_of(row))
     return found
 
 

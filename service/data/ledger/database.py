@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,21 @@ class Database:
         with self._outside_transactions() as connection:
             for table in _HOLDING_USERS:
                 connection.exec_driver_sql(f"VACUUM {table.name}")
+
+    def file(self) -> Path | None:
+        """The file of an SQLite database."""
+        name = self._engine.url.database
+        return Path(name).absolute() if self._sqlite and name else None
+
+    def image(self) -> bytes:
+        """An SQLite file with the present rows, which never held any others. It is made in memory: no copy may lie about."""
+        with self._outside_transactions() as connection, closing(sqlite3.connect(":memory:")) as copy:
+            source = connection.connection.driver_connection
+            if not isinstance(source, sqlite3.Connection):
+                return b""  # a server's pages are not here to be compared
+            source.backup(copy)
+            copy.execute("VACUUM")
+            return copy.serialize()
 
     @contextmanager
     def _connection(self, **options: Any) -> Iterator[sa.Connection]:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -27,7 +28,7 @@ from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import AT_ONCE, Arrivals, Given, ImportCounts, take
 from service.data.ledger.reading import Reading
-from service.data.ledger.statements import count_mentions
+from service.data.ledger.searching import ColumnSearch, search_columns
 from service.records import (
     ForgetRequest,
     Interaction,
@@ -353,10 +354,18 @@ class Ledger:
         with self._database.reading() as connection:
             return tombstones.found_again(connection, self._hashes, self._clock())
 
-    def mentions(self, text: str) -> int:
-        """How many rows of the database hold this text in any column: a search for what should be gone."""
+    def search(self, text: str) -> ColumnSearch:
+        """Look for a text that should be gone in every column that could hold it."""
         with self._database.reading() as connection:
-            return count_mentions(connection, text)
+            return search_columns(connection, text)
+
+    def file(self) -> Path | None:
+        """The database's file, if it is one of SQLite."""
+        return self._database.file()
+
+    def image(self) -> bytes:
+        """The file of an SQLite database as it would be if it had never held anything else than now. Takes its size twice."""
+        return self._database.image()
 
     # What is served, and how things stand
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.data.ledger import tables
 from service.errors import InvalidInput
 from service.records import Key, KeyRefused, key_of
 
@@ -41,17 +40,6 @@ def chunks(values: Iterable[_T]) -> Iterator[list[_T]]:
 
 def count(connection: sa.Connection, table: sa.Table) -> int:
     return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
-
-
-def count_mentions(connection: sa.Connection, text: str) -> int:
-    """How many rows of all tables hold the text in a column."""
-    position = sa.func.instr if connection.dialect.name == "sqlite" else sa.func.strpos
-    found = 0
-    for table in tables.metadata.sorted_tables:
-        holds = [position(column, text) > 0 for column in table.c if isinstance(column.type, sa.Text)]
-        if holds:
-            found += int(connection.scalar(sa.select(sa.func.count()).select_from(table).where(sa.or_(*holds))) or 0)
-    return found
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
