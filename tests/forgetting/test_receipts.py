@@ -121,6 +121,7 @@ def test_a_receipt_states_the_whole_deletion() -> None:
             "files_naming_old_artifacts": 0,
             "files_searched": 12,
             "bytes_searched": 3456,
+            "unnamed_items": 0,
         },
     }
 
