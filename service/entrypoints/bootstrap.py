@@ -154,7 +154,8 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
             limits=Limits(settings.max_body_bytes, settings.request_timeout),
             on_start=start,
             on_stop=stop,
-        )
+        ),
+        settings.root_path,
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -192,13 +191,11 @@ def test_the_tombstone_file_tells_when_one_ends_and_what_outlasts_it(tmp_path: P
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(
-    request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[], AbstractContextManager[str]]
-) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/before.sqlite"
         return
-    with new_database() as opened:
+    with request.getfixturevalue("new_database")() as opened:
         yield opened
 
 
