@@ -31,7 +31,6 @@ class Remains:
     """What was found of a deletion: all zero when everything is gone; and how much was searched."""
 
     person_in_ledger: int
-    unnamed_items: int  # created items in the ledger or the served catalog that nobody's row names
     old_adapters: int
     old_memories: int
     old_generations: int
@@ -42,6 +41,7 @@ class Remains:
     people_searched: int  # whose ids were hashed and compared
     files_searched: int
     bytes_searched: int
+    unnamed_items: int = 0  # created items in the ledger or the served catalog that nobody's row names
 
     @property
     def found(self) -> int:
@@ -95,7 +95,8 @@ class RemainsFinder:
         )
 
     def _unnamed_items(self) -> int:
-        served = set() if self._published is None else set(json.loads(self._published.read("items.json")))
+        listed = self._published is not None and "items.json" in self._published.manifest["files"]
+        served = set(json.loads(self._published.read("items.json"))) if self._published and listed else set()
         published, ids = self._ledger.published(), self._ledger.item_ids()
         # Of a deletion that came since, the served catalog still knows what only that person named: the next pass has it.
         current = published is not None and published.fence == self._ledger.mask().fence

@@ -12,7 +12,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +238,10 @@ def test_secure_deletion_alone_leaves_copies_on_pages_that_were_split_and_rewrit
     rows = [Interaction(user, item.item_id, True, 5) for user in everyone for item in items]
     gone = everyone[::3]
     with LeavesThePagesAsTheyAre(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET) as ledger:
-        # In random order, so that pages split.
-        ledger.import_data(items, random.Random(1).sample(rows, len(rows)), "movie")
+        # In random order and by many imports, each of which sorts its own, so that pages split.
+        mixed = random.Random(1).sample(rows, len(rows))
+        for first in range(0, len(mixed), 900):
+            ledger.import_data(items, mixed[first : first + 900], "movie")
         for user in gone:
             ledger.forget(user, None, None)
         ledger.erase_traces()
@@ -370,6 +372,24 @@ class RemembersRows(SmallBuilder):
     def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:
         active = self.store.active()
         return rows.union(json.loads(self.store.generation(active).read("rows.json"))) if active else rows
+
+
+@pytest.mark.parametrize("place", ["ledger", "generation"])
+def test_a_created_item_that_nobodys_row_names_is_found_and_no_receipt_is_signed(tmp_path: Path, place: str) -> None:
+    class Lists(SmallBuilder):
+        def build(self, config: BuildConfig) -> Built:
+            built = super().build(config)
+            stored = self.store.generation(built.generation)
+            ids = [item.item_id for item in self.ledger.items()] + ["their own words"] * (place == "generation")
+            files = {"rows.json": stored.read("rows.json"), "items.json": canonical_json(ids)}
+            bare = {name: value for name, value in stored.manifest.items() if name != "files"}
+            generation = self.store.add_generation(bare, files)
+            return replace(built, published=replace(built.published, generation=generation))
+
+    house = House(tmp_path, builder=Lists)
+    if place == "ledger":
+        house.ledger.import_data([Item("their own words", "x", created=True)], [], "movie")
+    assert "unnamed items: 1" in house.refused()
 
 
 def test_a_validation_row_that_stays_in_use_is_found_and_no_receipt_is_signed(tmp_path: Path) -> None:

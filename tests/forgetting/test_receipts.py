@@ -128,6 +128,7 @@ def test_a_receipt_states_the_whole_deletion() -> None:
             "people_searched": 7,
             "files_searched": 12,
             "bytes_searched": 3456,
+            "unnamed_items": 0,
         },
     }
 
