@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from adapters_store import DamagedArtifact, Store, StoreFailure
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger
 from service.entrypoints.problems import problem_from
 from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import RedisBell
@@ -136,7 +136,7 @@ def test_a_deletion_is_not_confirmed_while_its_tombstone_finds_no_room_and_askin
     world: World, disk: Disk
 ) -> None:
     path = disk.path / "tombstones.jsonl"
-    tombstones = TombstoneFile(path)
+    tombstones = TombstoneFile(path, KeyedHashes(SECRET))
     others = almost_a_page_of_tombstones(tombstones, path)
     intake = Intake(world.ledger, SIGNER, tombstones)
     disk.fill()
@@ -146,10 +146,10 @@ def test_a_deletion_is_not_confirmed_while_its_tombstone_finds_no_room_and_askin
     assert path.read_bytes()[-1:] != b"\n", "a part of the line found room"
     [owed] = world.ledger.owed()
     assert world.ledger.mask().adapters == set(owed.affected_shards)
-    assert TombstoneFile(path).standing() == others
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == others
     disk.make_room()
     assert intake.forget("ann", None, None).request_id == owed.request_id
-    assert TombstoneFile(path).standing() == [*others, *world.ledger.tombstones(owed.request_id)]
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [*others, *world.ledger.tombstones(owed.request_id)]
 
 
 def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombstone]:
@@ -168,7 +168,7 @@ def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombsto
 def test_whom_the_tombstone_file_had_no_room_for_is_in_it_when_they_ask_again_after_the_work_was_done(
     world: World, disk: Disk
 ) -> None:
-    tombstones = TombstoneFile(disk.path / "tombstones.jsonl")
+    tombstones = TombstoneFile(disk.path / "tombstones.jsonl", KeyedHashes(SECRET))
     intake = Intake(world.ledger, SIGNER, tombstones)
     disk.fill()
     with pytest.raises(StoreError):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.data.ledger import tables
+from service.data.ledger.connections import BEGIN, check_encoding, open_engine, place, unavailable
 from service.data.ledger.statements import insert_new
 from service.errors import InvalidSetting, LedgerUnavailable
 
@@ -27,7 +28,8 @@ _HOLDING_USERS = (
     tables.masks,
 )
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
-_BEGIN = "ledger_begin"  # execution option: how SQLite opens the transaction
+_PROBE_SECONDS = 0.3  # that a probe waits for writers: who is busy writing can be written to
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014")
 
 
 class Database:
@@ -36,11 +38,19 @@ class Database:
     Everything raises LedgerUnavailable when the database cannot be asked.
     """
 
-    def __init__(self, url: str, busy_seconds: float) -> None:
+    def __init__(
+        self, at: str | Path, busy_seconds: float, guard: Callable[[sa.Connection], None] = lambda _: None
+    ) -> None:
+        """`guard` looks at the connection of every writing transaction first, and may refuse it by raising."""
         self._busy_seconds = busy_seconds
-        self._engine = _open_engine(url, busy_seconds)
+        self._engine = open_engine(at, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
-        self._make_tables()
+        self._guard = guard
+        try:
+            self._require_known_options()
+            self._make_tables()
+        except LedgerUnavailable as error:  # whoever starts a process may know where the database should be
+            raise LedgerUnavailable(f"{error} {place(self._engine.url)}") from error.__cause__
 
     def close(self) -> None:
         self._engine.dispose()
@@ -48,18 +58,35 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database throughout."""
-        options = {_BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
+        options = {BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._connection(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer runs beside. An exception in the block undoes it."""
-        options = {_BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
+        options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(tables.state.c.id).with_for_update()).all()
+            self._guard(connection)
             yield connection
+
+    def require_writable(self) -> None:
+        """Write a row as it is. Raises LedgerUnavailable if nothing can be written: read-only, or no room.
+
+        Does not wait for other writers: while they are at it, there is room.
+        """
+        try:
+            with self._connection(**({BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {})) as connection:
+                with self._impatience(connection), connection.begin():
+                    if not self._sqlite:
+                        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * _PROBE_SECONDS:.0f}ms'")
+                    self._guard(connection)
+                    connection.execute(sa.update(tables.state).values(id=tables.state.c.id))
+        except LedgerUnavailable as error:
+            if not any(code in str(error) for code in _BUSY):
+                raise
 
     def erase_traces(self) -> None:
         """Overwrite what deleted rows left in the database's own files.
@@ -84,7 +111,7 @@ class Database:
         except (DBAPIError, PoolTimeout) as error:
             # The text of a refused row quotes the row, so only errors of the connection are shown as the cause.
             cause = error if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)) else None
-            raise LedgerUnavailable(f"the ledger's database cannot be asked ({_driver_word(error)})") from cause
+            raise LedgerUnavailable(unavailable(error)) from cause
 
     @contextmanager
     def _outside_transactions(self) -> Iterator[sa.Connection]:
@@ -92,11 +119,42 @@ class Database:
         with self._connection(**options) as connection:
             yield connection
 
+    def _require_known_options(self) -> None:
+        """The first connection: only here can an option of the URL be refused by its name."""
+        if self._sqlite:
+            return
+        try:
+            with self._connection() as connection:
+                check_encoding(connection)
+        except LedgerUnavailable as error:
+            if "ProgrammingError)" in str(error):
+                named = ", ".join(sorted(self._engine.url.query)) or "none"
+                raise InvalidSetting(
+                    f"an option of the ledger's URL is not known, or has a value of another kind (given: {named}); see "
+                    "PostgreSQL's documentation of connection parameters"
+                ) from None
+            raise
+
+    @contextmanager
+    def _impatience(self, connection: sa.Connection) -> Iterator[None]:
+        """On SQLite, for a while: not to wait for other writers for long."""
+        if not self._sqlite:
+            yield
+            return
+        # Past SQLAlchemy, which would begin a transaction for it.
+        cursor = connection.connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {1000 * _PROBE_SECONDS:.0f}")
+        try:
+            yield
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {1000 * self._busy_seconds:.0f}")
+            cursor.close()
+
     def _make_tables(self) -> None:
         if self._sqlite:
             # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
             self._insist(_use_wal)
-        with self._connection(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
+        with self._connection(**{BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
             tables.metadata.create_all(connection)
@@ -131,54 +189,6 @@ def _check_columns(connection: sa.Connection) -> None:
             )
 
 
-def _open_engine(url: str, busy_seconds: float) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise InvalidSetting("the ledger's URL cannot be read; expected sqlite:///file or postgresql://…") from error
-    backend = parsed.get_backend_name()
-    if backend == "sqlite":
-        return _open_sqlite(parsed, busy_seconds)
-    if backend in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
-    raise InvalidSetting(f"the ledger lives in SQLite or PostgreSQL, not in {backend!r}")
-
-
-def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
-    if url.database in (None, "", ":memory:"):
-        raise InvalidSetting("the ledger needs a file: deletions owed must outlive the process")
-    _make_folder(Path(str(url.database)).parent)
-    engine = sa.create_engine(
-        url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds}
-    )
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerUnavailable(f"the ledger's folder cannot be made ({type(error).__name__})") from error
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    # The driver must not open transactions by itself: `_begin_sqlite` says which kind.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    statement = connection.get_execution_options().get(_BEGIN)
-    if statement is not None:
-        connection.exec_driver_sql(statement)
-
-
 def _use_wal(connection: sa.Connection) -> bool:
     return bool(connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar() == "wal")
 
@@ -192,9 +202,3 @@ def _empty_wal(connection: sa.Connection) -> bool:
     busy, _pages, _moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
     return not busy
 
-
-def _driver_word(error: Exception) -> str:
-    # The driver's name for the error, never its text: that may quote a row.
-    original = getattr(error, "orig", None)
-    code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
-    return f"{type(original or error).__name__} {code or ''}".strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,6 +35,8 @@ class Wish:
     content_hash: str
     key_hash: str | None  # of the idempotency key, if there is one
     accepted_at: float
+    subjects: frozenset[str]  # of the user, under every secret
+    known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
 
     @classmethod
     def of(
@@ -45,7 +47,7 @@ class Wish:
             raise InvalidInput("item_ids is empty; leave it out to forget the whole user")
         subject = hashes.subject(user_id)
         chosen = None if item_ids is None else frozenset(map(storable, item_ids))
-        content_hash = hashes.of("content", subject, _scope(chosen), *sorted(chosen or ()))
+        content_hash = _content(hashes, user_id, chosen)
         return cls(
             user_id=user_id,
             subject=subject,
@@ -54,11 +56,17 @@ class Wish:
             content_hash=content_hash,
             key_hash=None if key is None else hashes.of("idempotency", key),
             accepted_at=accepted_at,
+            subjects=hashes.subjects(user_id),
+            known_as={} if key is None else {h.of("idempotency", key): _content(h, user_id, chosen) for h in hashes.every()},
         )
 
     @property
     def scope(self) -> str:
         return _scope(self.item_ids)
+
+
+def _content(hashes: KeyedHashes, user_id: str, chosen: frozenset[str] | None) -> str:
+    return hashes.of("content", hashes.subject(user_id), _scope(chosen), *sorted(chosen or ()))
 
 
 def _scope(item_ids: frozenset[str] | None) -> str:
@@ -69,14 +77,14 @@ def accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetRequest
     """The request that answers the wish: under a known idempotency key the earlier one. Raises IdempotencyConflict."""
     if wish.key_hash is None:
         return _accept(connection, wish, clock)
-    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash == wish.key_hash)
+    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(wish.known_as))
     known = connection.execute(of_key).first()
     if known is None:
         request = _accept(connection, wish, clock)
         row = {"key_hash": wish.key_hash, "content_hash": wish.content_hash, "request_id": request.request_id}
         insert_new(connection, tables.idempotency, [row])
         return request
-    if known.content_hash != wish.content_hash:
+    if known.content_hash != wish.known_as[known.key_hash]:
         raise IdempotencyConflict("this idempotency key was used before, for a different request; take a new key")
     return one_request(connection, known.request_id)
 
@@ -86,7 +94,7 @@ def _accept(connection: sa.Connection, wish: Wish, clock: Clock) -> ForgetReques
     exposures = connection.execute(mine).all()
     erased = _erase_interactions(connection, wish)
     _erase_derived(connection, wish, erased)
-    owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
+    owed = find_requests(connection, tables.forget_requests.c.subject.in_(wish.subjects), OWED)
     if wish.item_ids is None and not erased and not exposures:
         for earlier in owed:
             if earlier.scope == wish.scope:

@@ -6,8 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
+
+import sqlalchemy as sa
 
 from service.data.ledger import (
     catalogue,
@@ -17,6 +20,7 @@ from service.data.ledger import (
     masks,
     memberships,
     placements,
+    rekeying,
     requests,
     state,
     tables,
@@ -28,14 +32,16 @@ from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import Given, ImportCounts, take
 from service.data.ledger.reading import Reading
 from service.data.ledger.statements import count_mentions
+from service.errors import LetheError
 from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, Opinion, Place, Published, Tombstone
 
 
 class Ledger:
     """An open ledger; safe to share among threads.
 
-    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL. `secret` keys the hashes of user ids: with another secret,
-    tombstones no longer recognize anybody. `clock` tells seconds since the epoch; nothing depends on it but the times that
+    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL, or an SQLite file's path. `secret` keys the hashes of user ids: with another secret,
+    tombstones no longer recognize anybody, so a ledger that knows another one is refused with InvalidSetting; `retired` are those
+    from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but the times that
     are reported. `busy_seconds` is how long a busy SQLite file is waited for.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
@@ -43,11 +49,21 @@ class Ledger:
     remembers: ClassVar[bool] = True  # builds may use what earlier ones remembered, and remember what they find
 
     def __init__(
-        self, url: str, secret: bytes, clock: Callable[[], float] = time.time, busy_seconds: float = BUSY_SECONDS
+        self,
+        url: str | Path,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+        retired: Sequence[bytes] = (),
     ) -> None:
-        self._hashes = KeyedHashes(secret)
-        self._database = Database(url, busy_seconds)
+        self._hashes = KeyedHashes(secret, retired)
+        self._database = Database(url, busy_seconds, self._require_secret)
         self._clock = clock
+        try:
+            rekeying.check_secret(self._database, self._hashes)
+        except LetheError:
+            self._database.close()
+            raise
         self._last_mask: Mask | None = None
 
     def close(self) -> None:
@@ -62,6 +78,13 @@ class Ledger:
     def subject(self, user_id: str) -> str:
         """The keyed hash under which a user is known after their deletion: hex HMAC-SHA256 of the id."""
         return self._hashes.subject(user_id)
+
+    def subjects(self, user_id: str) -> frozenset[str]:
+        """The keyed hashes of a user under this secret and all that were retired."""
+        return self._hashes.subjects(user_id)
+
+    def _require_secret(self, connection: sa.Connection) -> None:
+        rekeying.require_secret(connection, self._hashes)
 
     # What is known
 
@@ -305,6 +328,10 @@ class Ledger:
             return count_mentions(connection, text)
 
     # What is served, and how things stand
+
+    def require_writable(self) -> None:
+        """Write nothing new. Raises LedgerUnavailable if the database is read-only or full, SecretChanged."""
+        self._database.require_writable()
 
     def publish(
         self,

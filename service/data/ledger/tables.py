@@ -57,6 +57,7 @@ state = _table(
     _whole("shards_training"),
     _text("noun", nullable=True),
     _text("outline", nullable=True),
+    _text("secret_check", nullable=True),
 )
 placements = _table(
     "placements",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import sqlalchemy as sa
@@ -43,9 +43,21 @@ def read_tombstones(connection: sa.Connection, *conditions: sa.ColumnElement[boo
 
 
 def over(
-    connection: sa.Connection, pairs: Iterable[tuple[str, str]], subjects: Mapping[str, str], hashes: KeyedHashes
+    connection: sa.Connection, pairs: Collection[tuple[str, str]], subjects: Mapping[str, str], hashes: KeyedHashes
 ) -> dict[tuple[str, str], list[Tombstone]]:
     """The (user id, item id) that lie under tombstones -> these. `subjects` maps user ids to keyed hashes."""
+    found = _over(connection, pairs, subjects, hashes)
+    for retired in hashes.retired if read_tombstones(connection) else ():
+        theirs = {user_id: retired.subject(user_id) for user_id in subjects}
+        for pair, stones in _over(connection, pairs, theirs, retired).items():
+            found.setdefault(pair, []).extend(stones)
+    return found
+
+
+def _over(
+    connection: sa.Connection, pairs: Iterable[tuple[str, str]], subjects: Mapping[str, str], hashes: KeyedHashes
+) -> dict[tuple[str, str], list[Tombstone]]:
+    """Of one secret."""
     by_subject: dict[str, dict[str, Tombstone]] = {}
     for chunk in chunks(subjects.values()):
         for stone in read_tombstones(connection, tables.tombstones.c.subject.in_(chunk)):
@@ -68,16 +80,19 @@ def found_again(connection: sa.Connection, hashes: KeyedHashes) -> dict[str, lis
     if not graves:
         return {}
     found: dict[str, list[str] | None] = {}
-    for user_id in _held_users(connection):
-        mine = graves.get(hashes.subject(user_id), set())
-        if tables.WHOLE_USER in mine:
-            found[user_id] = None
-        elif mine and (items := _buried_items(connection, user_id, mine, hashes)):
-            found[user_id] = items
+    for user_id in held_users(connection):
+        for keyed in hashes.every():
+            mine = graves.get(keyed.subject(user_id), set())
+            if tables.WHOLE_USER in mine:
+                found[user_id] = None
+                break
+            if mine and (items := _buried_items(connection, user_id, mine, keyed)):
+                found[user_id] = sorted({*(found.get(user_id) or ()), *items})
     return found
 
 
-def _held_users(connection: sa.Connection) -> Iterator[str]:
+def held_users(connection: sa.Connection) -> Iterator[str]:
+    """Everybody of whom anything is held."""
     users = (sa.select(table.c.user_id) for table in (tables.interactions, *_DERIVED))
     yield from connection.scalars(sa.union(*users))
 
