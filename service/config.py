@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     )
     retired_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="Secrets from before a rotation, comma-separated: who was forgotten under them is recognized by nothing else",
+        description="Secrets from before a rotation, comma-separated: nothing else recognizes who was forgotten under them",
     )
 
     host: str = Field("127.0.0.1", description="Address that the server listens on")

@@ -14,6 +14,7 @@ LetheError
 │   ├── Damaged               a file does not have the digest that its name or manifest states
 │   └── NotReady              no generation is published yet, or it is not loaded yet
 ├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
+│   ├── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
 │   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
 ├── ReceiptInvalid          a receipt's signature does not match its content
 └── Overloaded              too much is waiting; come back after `retry_after` seconds
@@ -64,6 +65,9 @@ class NotReady(StoreError): ...
 
 
 class LedgerUnavailable(LetheError): ...
+
+
+class LedgerNewer(LedgerUnavailable): ...
 
 
 class SecretChanged(LedgerUnavailable): ...

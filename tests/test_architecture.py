@@ -35,6 +35,7 @@ READS_SETTINGS = ("service.config", "service.entrypoints")
 # Dependency -> the only modules (or rooms) that import it.
 OWNERS = {
     "sqlalchemy": ("service.data.ledger",),
+    "alembic": ("service.data.ledger",),
     "faiss": ("service.routing.neighbours",),
     "redis": ("service.forgetting.bell",),
     "fastapi": ("service.entrypoints",),
@@ -44,7 +45,7 @@ OWNERS = {
     "rich": ("service.entrypoints",),
     "prometheus_client": ("service.entrypoints",),
     "peft": ("service.build.training", "service.benchmarking.peers"),
-    "cryptography": ("service.forgetting.receipts",),
+    "cryptography": ("service.forgetting.receipts", "service.forgetting.receipt_keys"),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),
     "matplotlib": ("service.evaluation.comparison.charts",),

@@ -25,9 +25,9 @@ from service.benchmarking.report import Section
 from service.benchmarking.watched import Moment, WatchedLedger
 from service.build.build import Builder
 from service.build.progress import Progress, Silent
+from service.data.ledger import KeyedHashes
 from service.data.samples import is_validation_user
 from service.errors import LetheError
-from service.data.ledger import KeyedHashes
 from service.forgetting.bell import open_bell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner

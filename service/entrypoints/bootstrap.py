@@ -71,7 +71,7 @@ class Home:
             secret=known.present,
             ledger=Ledger(settings.ledger_at(), known.present, retired=known.retired),
             store=Store(settings.home / "store"),
-            signer=ReceiptSigner.open(settings.home / "receipts.pem"),
+            signer=ReceiptSigner.open(receipt_key_path(settings)),
             tombstones=tombstones,
         )
 
@@ -158,6 +158,10 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
 def secret_files(settings: Settings) -> SecretFiles:
     """Where the installation's secret is."""
     return SecretFiles(settings.home, settings.secret, settings.retired_secrets)
+
+
+def receipt_key_path(settings: Settings) -> Path:
+    return settings.home / "receipts.pem"
 
 
 def tombstone_path(settings: Settings) -> Path:

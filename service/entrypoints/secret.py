@@ -34,7 +34,9 @@ def rotate_secret(home: HomeOption = None, json_: JsonOption = False) -> None:
     try:
         present, rekeyed = secret_files(settings).rotate(settings.ledger_at(), tombstone_path(settings))
     except OSError as error:
-        raise InvalidSetting(f"the secret cannot be written ({error.strerror}); see the home folder and its disk") from error
+        raise InvalidSetting(
+            f"the secret cannot be written ({error.strerror}); see the home folder and its disk"
+        ) from error
     opened = Home.open(settings)
     rows = _rebuild(opened)
     print_report(
@@ -52,7 +54,9 @@ def rotate_secret(home: HomeOption = None, json_: JsonOption = False) -> None:
 
 def _require_installation(settings: Settings) -> None:
     if settings.secret is None and not (settings.home / "secret").exists():
-        raise InvalidInput(f"there is no secret in {settings.home}; name the home folder of an installation with --home")
+        raise InvalidInput(
+            f"there is no secret in {settings.home}; name the home folder of an installation with --home"
+        )
 
 
 def _states(known: Secrets) -> list[tuple[str, str]]:
@@ -76,7 +80,8 @@ def _rebuild(opened: Home) -> int:
 def _explanation(kept: int, present: Secrets) -> str:
     where = "LETHE_RETIRED_SECRETS" if present.given else "`secret.retired` in the home folder"
     return (
-        f"{kept} tombstones stand for people, or items, that are not held any more: nobody knows their ids, so these cannot be written "
-        f"anew. They are recognized by the retired secret, which stays in {where}: keep it, and back it up, until they expire "
-        "(`lethe secret keys` counts them). Receipts that were signed name people by their old hashes, and stay as they are."
+        f"{kept} tombstones stand for people, or items, that are not held any more: nobody knows their ids, so these "
+        "cannot be written anew. They are recognized by the retired secret, which stays in "
+        f"{where}: keep it, and back it up, until they expire (`lethe secret keys` counts them). "
+        "Receipts that were signed name people by their old hashes, and stay as they are."
     )

@@ -1,7 +1,7 @@
 """The installation's secret, in the home folder: made once, never beside what was written under another, and rotated.
 
-Files: `secret`; `secret.retired`, those from before a rotation, one a line in hex, for the tombstones of people whom nobody can name
-any more; `secret.next`, while a rotation is under way.
+Files: `secret`; `secret.retired`, those from before a rotation, one a line in hex, for the tombstones of people whom nobody
+can name any more; `secret.next`, while a rotation is under way.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class SecretFiles:
             # Another process may have made both meanwhile: the secret first.
             if found is not None and not self._path.exists():
                 raise InvalidSetting(
-                    f"there is no secret in the home folder, but {found}, which was written under one; a new secret would make its "
-                    "tombstones void, and who was forgotten could come back. Put the file `secret` back from a backup, or give it "
-                    "as LETHE_SECRET"
+                    f"there is no secret in the home folder, but {found}, which was written under one; a new secret would make "
+                    "its tombstones void, and who was forgotten could come back. Put the file `secret` back from a backup, or "
+                    "give it as LETHE_SECRET"
                 )
             write_once(self._path, lambda: secrets.token_hex(32).encode())
         return Secrets(self._read(self._path), self.retired(), given=False)
@@ -86,7 +86,8 @@ class SecretFiles:
     def rotate(self, ledger: str | Path, tombstones: Path) -> tuple[Secrets, Rekeyed]:
         """Carry ledger and tombstone file over to a new secret (a given one, where the environment gives it).
 
-        Cut off anywhere, the next call goes on. Raises InvalidInput if the given secret is the ledger's already, and as `rekey`.
+        Cut off anywhere, the next call goes on. Raises InvalidInput if the given secret is the ledger's already, and as
+        `rekey`.
         """
         known = known_check(ledger)
         if self._given is not None:
@@ -139,6 +140,7 @@ class SecretFiles:
             content = file.read()
         if len(content) < SHORTEST:
             raise InvalidSetting(
-                f"{path.name} in the home folder holds {len(content)} bytes, and {SHORTEST} are the least; restore it from a backup"
+                f"{path.name} in the home folder holds {len(content)} bytes, and {SHORTEST} are the least; restore it from "
+                "a backup"
             )
         return content

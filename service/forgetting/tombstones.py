@@ -3,9 +3,9 @@
 One JSON object a line, only ever appended to: a deletion is answered after its line is on the disk. The file holds keyed
 hashes; keep it, and the secret, when you restore a ledger.
 
-Each line names the secret that it was written under (`key`, the beginning of the secret's check value) and carries a MAC of itself
-under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of Lethe that
-wrote no MACs, which are read as they are, once. After a seal, a line without a MAC is refused.
+Each line names the secret that it was written under (`key`, the beginning of the secret's check value) and carries a MAC of
+itself under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of Lethe
+that wrote no MACs, which are read as they are, once. After a seal, a line without a MAC is refused.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class TombstoneFile:
             return list(self._standing.values())
 
     def by_key(self) -> Mapping[str, int]:
-        """Key id of a secret -> how many standing tombstones were written under it; those from before MACs count for the seal's."""
+        """Key id -> how many standing tombstones were written under this secret; one without a MAC counts for the present."""
         with self.locked():
             return Counter(self._written_under[grave] for grave in self._standing)
 
@@ -144,8 +144,8 @@ class TombstoneFile:
         if key not in self._secrets:
             raise InvalidSetting(
                 f"line {number} of the tombstone file in the home folder was written under another secret (key id {key}) than "
-                f"the one given here (key id {_key_id(self._hashes)}); put that secret back (the file `secret`, or `secret.retired` "
-                "for those from before a rotation) from a backup"
+                f"the one given here (key id {_key_id(self._hashes)}); put that secret back (the file `secret`, or "
+                "`secret.retired` for those from before a rotation) from a backup"
             )
         if not _equal(mac, self._mac(self._secrets[key], {**stated, "key": key})):
             raise _unsound(number)

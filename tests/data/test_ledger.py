@@ -838,11 +838,11 @@ def test_recorded_places_of_units_that_are_no_more_are_dropped(ledger: Ledger) -
 # Opening
 
 
-def test_a_ledger_of_another_version_is_refused_with_what_to_do(sqlite_file: Path) -> None:
-    Ledger(f"sqlite:///{sqlite_file}", SECRET).close()
+def test_tables_of_no_known_version_are_refused_with_what_to_do(sqlite_file: Path) -> None:
+    sqlite_file.parent.mkdir()
     with closing(sqlite3.connect(sqlite_file)) as connection:
-        connection.execute("ALTER TABLE items ADD COLUMN colour TEXT")
-    with pytest.raises(InvalidSetting, match=r"another version of Lethe .*items.* import the data into a new ledger"):
+        connection.execute("CREATE TABLE items (item_id TEXT PRIMARY KEY, colour TEXT)")
+    with pytest.raises(InvalidSetting, match=r"early version of Lethe .*items.* open it with that version"):
         Ledger(f"sqlite:///{sqlite_file}", SECRET)
 
 

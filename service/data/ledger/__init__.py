@@ -8,6 +8,7 @@ that had seen them, until these artifacts are replaced.
 """
 
 from service.data.ledger.connections import ledger_exists
+from service.data.ledger.database import upgrade_ledger
 from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import ImportCounts
@@ -32,4 +33,5 @@ __all__ = [
     "known_check",
     "ledger_exists",
     "rekey",
+    "upgrade_ledger",
 ]

@@ -191,7 +191,9 @@ def _make_private(path: Path) -> None:
             if beside.exists() and beside.stat().st_mode & _OTHERS:
                 mode = stat.S_IMODE(beside.stat().st_mode)
                 beside.chmod(mode & ~_OTHERS)
-                log.warning("the ledger's file %s was open to other users (mode %o); it is closed now", beside.name, mode)
+                log.warning(
+                    "the ledger's file %s was open to other users (mode %o); it is closed now", beside.name, mode
+                )
     except OSError as error:
         raise LedgerUnavailable(
             f"the ledger's file {path} cannot be made, written or closed to other users ({type(error).__name__}); "

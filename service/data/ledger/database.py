@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.data.ledger import tables
 from service.data.ledger.connections import BEGIN, check_encoding, open_engine, place, unavailable
-from service.data.ledger.statements import insert_new
+from service.data.ledger.schema import Schema, known_schema
 from service.errors import InvalidSetting, LedgerUnavailable
 
 BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
@@ -39,18 +39,28 @@ class Database:
     """
 
     def __init__(
-        self, at: str | Path, busy_seconds: float, guard: Callable[[sa.Connection], None] = lambda _: None
+        self,
+        at: str | Path,
+        busy_seconds: float,
+        schema: Schema | None = None,
+        whole: bool = False,
+        guard: Callable[[sa.Connection], None] = lambda _: None,
     ) -> None:
-        """`guard` looks at the connection of every writing transaction first, and may refuse it by raising."""
+        """Open the database, with its tables made or brought up to `schema` (this version's).
+
+        Without `whole`, an upgrade is refused that not every process may run at its start. `guard` looks at the connection of
+        every writing transaction first, and may refuse it by raising. Raises InvalidSetting, LedgerNewer.
+        """
+        self._schema = schema or known_schema()
         self._busy_seconds = busy_seconds
         self._engine = open_engine(at, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._guard = guard
         try:
             self._require_known_options()
-            self._make_tables()
+            self.upgraded = self._bring_up(whole)  # the schema's version before (None: a new ledger) and now
         except LedgerUnavailable as error:  # whoever starts a process may know where the database should be
-            raise LedgerUnavailable(f"{error} {place(self._engine.url)}") from error.__cause__
+            raise type(error)(f"{error} {place(self._engine.url)}") from error.__cause__
 
     def close(self) -> None:
         self._engine.dispose()
@@ -67,8 +77,8 @@ class Database:
         """A transaction that no other writer runs beside. An exception in the block undoes it."""
         options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
-            if not self._sqlite:
-                connection.execute(sa.select(tables.state.c.id).with_for_update()).all()
+            oldest = sa.select(tables.state.c.oldest_schema)
+            self._schema.check_writable(connection.scalar(oldest if self._sqlite else oldest.with_for_update()))
             self._guard(connection)
             yield connection
 
@@ -78,12 +88,12 @@ class Database:
         Does not wait for other writers: while they are at it, there is room.
         """
         try:
-            with self._connection(**({BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {})) as connection:
-                with self._impatience(connection), connection.begin():
-                    if not self._sqlite:
-                        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * _PROBE_SECONDS:.0f}ms'")
-                    self._guard(connection)
-                    connection.execute(sa.update(tables.state).values(id=tables.state.c.id))
+            options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {}
+            with self._connection(**options) as connection, self._impatience(connection), connection.begin():
+                if not self._sqlite:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * _PROBE_SECONDS:.0f}ms'")
+                self._guard(connection)
+                connection.execute(sa.update(tables.state).values(id=tables.state.c.id))
         except LedgerUnavailable as error:
             if not any(code in str(error) for code in _BUSY):
                 raise
@@ -150,16 +160,19 @@ class Database:
             cursor.execute(f"PRAGMA busy_timeout = {1000 * self._busy_seconds:.0f}")
             cursor.close()
 
-    def _make_tables(self) -> None:
+    def _bring_up(self, whole: bool) -> tuple[str | None, str]:
         if self._sqlite:
             # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
             self._insist(_use_wal)
+        with self.reading() as connection:
+            if self._schema.is_current(connection):
+                return self._schema.newest, self._schema.newest
         with self._connection(**{BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-            tables.metadata.create_all(connection)
-            _check_columns(connection)
-            insert_new(connection, tables.state, [{"id": 1}])
+                # A table that is altered waits for its readers, and all others behind it: not for longer than this.
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._busy_seconds)}")
+            return self._schema.bring_up(connection, whole)
 
     def _insist(self, attempt: Callable[[sa.Connection], bool]) -> None:
         deadline = time.monotonic() + self._busy_seconds
@@ -178,15 +191,14 @@ class Database:
             raise
 
 
-def _check_columns(connection: sa.Connection) -> None:
-    inspector = sa.inspect(connection)
-    for table in tables.metadata.sorted_tables:
-        found = {column["name"] for column in inspector.get_columns(table.name)}
-        if found != {column.name for column in table.c}:
-            raise InvalidSetting(
-                f"this ledger was made by another version of Lethe (its table {table.name} has other columns); "
-                "open it with that version, or import the data into a new ledger"
-            )
+def upgrade_ledger(url: str | Path, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
+    """Run every upgrade that the ledger at this URL lacks; the version of its schema before (None: made new) and now.
+
+    Raises InvalidSetting, LedgerNewer, LedgerUnavailable.
+    """
+    database = Database(url, busy_seconds, whole=True)
+    database.close()
+    return database.upgraded
 
 
 def _use_wal(connection: sa.Connection) -> bool:
@@ -201,4 +213,3 @@ def _rewrite_file(connection: sa.Connection) -> bool:
 def _empty_wal(connection: sa.Connection) -> bool:
     busy, _pages, _moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
     return not busy
-

@@ -57,7 +57,9 @@ class Wish:
             key_hash=None if key is None else hashes.of("idempotency", key),
             accepted_at=accepted_at,
             subjects=hashes.subjects(user_id),
-            known_as={} if key is None else {h.of("idempotency", key): _content(h, user_id, chosen) for h in hashes.every()},
+            known_as={}
+            if key is None
+            else {h.of("idempotency", key): _content(h, user_id, chosen) for h in hashes.every()},
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-
 from collections.abc import Iterator, Sequence
 
 from service.data.ledger.statements import storable

@@ -39,10 +39,10 @@ from service.records import ForgetRequest, Interaction, Item, LedgerView, Mask, 
 class Ledger:
     """An open ledger; safe to share among threads.
 
-    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL, or an SQLite file's path. `secret` keys the hashes of user ids: with another secret,
-    tombstones no longer recognize anybody, so a ledger that knows another one is refused with InvalidSetting; `retired` are those
-    from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but the times that
-    are reported. `busy_seconds` is how long a busy SQLite file is waited for.
+    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL, or an SQLite file's path. `secret` keys the hashes of user
+    ids: with another secret, tombstones no longer recognize anybody, so a ledger that knows another one is refused with
+    InvalidSetting; `retired` are those from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but
+    the times that are reported. `busy_seconds` is how long a busy SQLite file is waited for.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
 
@@ -57,7 +57,7 @@ class Ledger:
         retired: Sequence[bytes] = (),
     ) -> None:
         self._hashes = KeyedHashes(secret, retired)
-        self._database = Database(url, busy_seconds, self._require_secret)
+        self._database = Database(url, busy_seconds, guard=self._require_secret)
         self._clock = clock
         try:
             rekeying.check_secret(self._database, self._hashes)

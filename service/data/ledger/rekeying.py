@@ -1,8 +1,8 @@
 """The ledger and its secret: to recognize a process with another one, and to carry the ledger over to a new one.
 
-What is written under a secret: the hashes of people in tombstones, deletions and idempotency keys. Those of people who are still held
-can be written anew, as their ids are known. Those of the forgotten cannot, as nobody knows whom they stand for: they are
-recognized by the retired secret.
+What is written under a secret: the hashes of people in tombstones, deletions and idempotency keys. Those of people who are
+still held can be written anew, as their ids are known. Those of the forgotten cannot, as nobody knows whom they stand for:
+they are recognized by the retired secret.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def check_secret(database: Database, hashes: KeyedHashes) -> None:
     retired = any(known == earlier.check() for earlier in hashes.retired)
     raise InvalidSetting(
         f"the ledger was written under another secret (key id {known[:KEY_ID_LENGTH]}) than the one given here "
-        f"(key id {hashes.check()[:KEY_ID_LENGTH]}); under it no tombstone would recognize anybody, and who was forgotten could "
+        f"(key id {hashes.check()[:KEY_ID_LENGTH]}); no tombstone would recognize anybody, and who was forgotten could "
         + (
             "come back. The ledger's is a retired secret: run `lethe secret rotate` to carry the ledger over to this one"
             if retired
-            else "come back. Put the ledger's secret back (the file `secret` in the home folder, or LETHE_SECRET) from a backup; "
-            "if a rotation was cut off, run `lethe secret rotate` again"
+            else "come back. Put the ledger's secret back (the file `secret` in the home folder, or LETHE_SECRET) from a "
+            "backup; if a rotation was cut off, run `lethe secret rotate` again"
         )
     )
 
@@ -61,7 +61,9 @@ def require_secret(connection: sa.Connection, hashes: KeyedHashes) -> None:
     """To be asked in every transaction that writes. Raises SecretChanged."""
     known = connection.scalar(sa.select(tables.state.c.secret_check))
     if known not in (None, hashes.check()):
-        raise SecretChanged("the secret was rotated while this process ran; start it again, so that it reads the new one")
+        raise SecretChanged(
+            "the secret was rotated while this process ran; start it again, so that it reads the new one"
+        )
 
 
 def known_check(at: str | Path) -> str | None:
@@ -88,7 +90,8 @@ def rekey(at: str | Path, secret: bytes, retired: Sequence[bytes]) -> Rekeyed:
             known = read_state(connection).secret_check
             if known not in (None, *(keyed.check() for keyed in hashes.every())):
                 raise InvalidSetting(
-                    f"the ledger's secret (key id {known[:KEY_ID_LENGTH]}) is neither the new one nor a retired one; put it back first"
+                    f"the ledger's secret (key id {known[:KEY_ID_LENGTH]}) is neither the new one nor a retired one; "
+                    "put it back first"
                 )
             before = len(read_tombstones(connection))
             moved = _move(connection, hashes)
@@ -121,4 +124,3 @@ def _move(connection: sa.Connection, hashes: KeyedHashes) -> tuple[tuple[Tombsto
 def _moved(stone: Tombstone, user_id: str, graves: dict[str, str], hashes: KeyedHashes) -> tuple[Tombstone, Tombstone]:
     subject = hashes.subject(user_id)
     return stone, replace(stone, subject=subject, grave=hashes.grave(subject, graves[stone.grave]))
-

@@ -1,4 +1,4 @@
-"""The tables, as both databases hold them."""
+"""The tables, as both databases hold them. Whoever changes one adds a revision to `migrations` that does the same."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ items = _table(
     sa.Column("year", sa.Integer),
     _text("genres"),
     _text("author", nullable=True),
+    # Made by an import because a row named it; lives as long as a row does.
+    sa.Column("created", sa.Boolean, nullable=False, server_default=sa.false()),
     indexed="title",
 )
 interactions = _table(
@@ -45,6 +47,7 @@ interactions = _table(
     sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
+    sa.Column("rating", sa.Double),  # as it was stated, if one was
 )
 state = _table(
     "state",
@@ -58,6 +61,7 @@ state = _table(
     _text("noun", nullable=True),
     _text("outline", nullable=True),
     _text("secret_check", nullable=True),
+    _text("oldest_schema", nullable=True),  # the oldest version of this schema whose processes may write; null: any
 )
 placements = _table(
     "placements",
@@ -105,4 +109,12 @@ forget_requests = _table(
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
 masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed="request_id")
-tombstones = _table("tombstones", _key("subject"), _key("grave"), _text("request_id"), _whole("fence"))
+tombstones = _table(
+    "tombstones",
+    _key("subject"),
+    _key("grave"),
+    _text("request_id"),
+    _whole("fence"),
+    sa.Column("expires_at", sa.Double),  # seconds since the epoch; null: it stands for ever
+    sa.Column("accepted_at", sa.Double),  # of its request
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import sqlalchemy as sa
 
@@ -38,7 +38,8 @@ def remove(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
 def read_tombstones(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Tombstone]:
     """The tombstones that meet all conditions, in a fixed order."""
     c = tables.tombstones.c
-    rows = connection.execute(sa.select(tables.tombstones).where(*conditions).order_by(c.subject, c.grave))
+    columns = (c[field.name] for field in fields(Tombstone))
+    rows = connection.execute(sa.select(*columns).where(*conditions).order_by(c.subject, c.grave))
     return [Tombstone(**row) for row in rows.mappings()]
 
 
