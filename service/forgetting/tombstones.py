@@ -4,8 +4,8 @@ One JSON object a line, only ever appended to: a deletion is answered after its 
 hashes; keep it, and the secret, when you restore a ledger.
 
 Each line names the secret that it was written under (`key`, the beginning of the secret's check value) and carries a MAC of
-itself under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of Lethe
-that wrote no MACs, which are read as they are, once. After a seal, a line without a MAC is refused.
+itself under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of
+Lethe that wrote no MACs, which are read as they are, once. After a seal, a line without a MAC is refused.
 """
 
 from __future__ import annotations
