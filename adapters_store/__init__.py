@@ -4,7 +4,14 @@ It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
 from adapters_store.artifacts import Artifacts, Workspace
-from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory, write_once
+from adapters_store.files import (
+    DamagedArtifact,
+    MissingArtifact,
+    StoreFailure,
+    require_writable,
+    sync_directory,
+    write_once,
+)
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
@@ -18,6 +25,7 @@ __all__ = [
     "Workspace",
     "canonical_json",
     "digest_of",
+    "require_writable",
     "sync_directory",
     "write_once",
 ]

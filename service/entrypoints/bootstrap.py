@@ -21,6 +21,7 @@ from service.config import Settings, kernel_variables
 from service.data.ledger import Ledger, ledger_exists
 from service.entrypoints.api import Services, create_app
 from service.entrypoints.limits import Limits
+from service.entrypoints.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
 from service.errors import InvalidSetting
 from service.forgetting.bell import Bell, open_bell
@@ -149,6 +150,9 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
             bell=bell,
             telemetry=telemetry,
             limits=Limits(settings.max_body_bytes, settings.request_timeout),
+            writable=Writability(
+                home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
+            ),
             on_start=start,
             on_stop=stop,
         )

@@ -4,10 +4,12 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from service.entrypoints.telemetry import JsonFormatter, Telemetry, configure_logging
+from service.entrypoints.telemetry import Attendance, JsonFormatter, Telemetry, configure_logging
+from service.records import ForgetRequest
 
 DEADLINE = 86_400.0
 
@@ -49,6 +51,21 @@ def test_observations_come_out_under_their_published_names() -> None:
         assert line in lines
     telemetry.observe_queue(0)
     assert "lethe_queue_tokens 0.0" in telemetry.render().decode().splitlines()
+
+
+def test_how_long_an_owed_deletion_has_been_left_alone_counts_from_its_last_attempt() -> None:
+    attendance = Attendance()
+    waiting = ForgetRequest("a", "s", "user", "accepted", 1, (), 0, 0, 0, accepted_at=100.0, masked_at=100.0)
+    tried = replace(waiting, request_id="b", state="failed", attempts=1, retraining_at=150.0)
+    assert attendance.unattended([], 500.0) == 0
+    assert attendance.unattended([waiting], 160.0) == 60.0
+    assert attendance.unattended([tried], 160.0) == 10.0
+    assert attendance.unattended([tried, waiting], 160.0) == 60.0
+    again = replace(tried, attempts=2)
+    assert attendance.unattended([again], 170.0) == 0  # seen now: it cannot be longer ago than the last reading
+    assert attendance.unattended([again], 200.0) == 30.0
+    assert attendance.unattended([replace(again, attempts=3)], 210.0) == 0
+    assert attendance.unattended([waiting], 90.0) == 0  # a clock that was set back
 
 
 def test_two_processes_worth_of_metrics_can_live_in_one() -> None:
