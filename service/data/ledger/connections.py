@@ -133,9 +133,16 @@ def _parsed(at: str | Path) -> sa.URL:
     if isinstance(at, Path):
         return sa.URL.create("sqlite", database=str(at))
     try:
-        return sa.make_url(at)
+        url = sa.make_url(at)
+        backend = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         raise InvalidSetting("the ledger's URL cannot be read; expected sqlite:///file or postgresql://…") from error
+    if backend == "sqlite" and "?" in at:
+        raise InvalidSetting(
+            "the ledger's SQLite URL holds a '?', which would begin options, and there are none; for a folder whose name holds "
+            "one set LETHE_HOME and leave LETHE_DATABASE_URL out"
+        )
+    return url
 
 
 def _open_postgres(url: sa.URL) -> sa.Engine:
@@ -167,11 +174,6 @@ def _prepare_threshold(text: str) -> int | None:
 def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
         raise InvalidSetting("the ledger needs a file: deletions owed must outlive the process")
-    if url.query:
-        raise InvalidSetting(
-            "the ledger's SQLite URL holds a '?', which would begin options, and there are none; for a folder whose name holds "
-            "one set LETHE_HOME and leave LETHE_DATABASE_URL out"
-        )
     _make_private(Path(str(url.database)))
     engine = sa.create_engine(
         url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds}
