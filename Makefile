@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-slow torture history check format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history check format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -16,6 +16,9 @@ KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SS
 test-kernels: $(VENV)/.installed-dev ## those tests again that compare what a model computes
 	$(KERNELS) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/llm tests/routing tests/scoring \
 		tests/build/test_training.py tests/build/test_validation.py
+
+test-thorough: $(VENV)/.installed-dev ## the promises tried at length: kills, mutants, random stories, load
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m thorough
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow

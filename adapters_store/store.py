@@ -4,6 +4,7 @@
     memory/<digest>/       one memory's files and SHA256SUMS
     generations/<id>/      manifest.json, whose SHA-256 is the id, and the files that it names
     ACTIVE                 the id of the published generation
+    FORMAT                 the number of this form of the store
     tmp/                   work under way
 
 `adapters_store/artifacts.py` says how an artifact comes and goes.
@@ -16,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,14 @@ from adapters_store.files import (
     read,
     sync_directory,
     verify_files,
+    write_once,
     write_synced,
 )
 
 MANIFEST = "manifest.json"
 ACTIVE = "ACTIVE"
+FORMAT = "FORMAT"
+FORMAT_NUMBER = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Store:
     """A directory of immutable, verified artifacts, safe for many processes at once."""
 
     def __init__(self, root: Path, workspace: Workspace | None = None) -> None:
-        """Open the store at `root`, creating it if it is not there. Raises `StoreFailure`."""
+        """Open the store at `root`, creating it if it is not there. Raises `StoreFailure`, also if a later version made it."""
         self.root = root
         self._generations = root / "generations"
         self._workspace = workspace or Workspace(root / "tmp")
@@ -95,6 +100,7 @@ class Store:
             root.parent.mkdir(parents=True, exist_ok=True)
             for name in ("", "adapters", "memory", "generations", "tmp"):
                 (root / name).mkdir(mode=0o700, exist_ok=True)
+        self.format = self._check_format()
 
     def generations(self) -> list[str]:
         """Return the ids of all generations present, sorted; they are not verified here."""
@@ -169,6 +175,25 @@ class Store:
         """Return how many temporary entries no process is working on. Raises `StoreFailure`."""
         with failures("look for temporary files"):
             return self._workspace.abandoned()
+
+    def _check_format(self) -> int:
+        """The number of the store's form, stamped where there is none: what has none yet is of the first form."""
+        path = self.root / FORMAT
+        with suppress(OSError):  # what may only be read is not stamped
+            write_once(path, lambda: b"%d\n" % FORMAT_NUMBER)
+        if not path.exists():
+            return 1
+        content = read(path, FORMAT).strip()
+        if not content.isdigit() or len(content) > 9:
+            raise DamagedArtifact(
+                f"{FORMAT} does not hold a number; expected {FORMAT_NUMBER}. Restore it from a backup"
+            )
+        if int(content) > FORMAT_NUMBER:
+            raise StoreFailure(
+                f"the store has format {int(content)}, made by a later version of Lethe; this one knows formats up to "
+                f"{FORMAT_NUMBER}. Start the later version, or move the store away and run `lethe build`, which makes it anew"
+            )
+        return int(content)
 
     def _erase_generations_except(self, keep: Collection[str]) -> tuple[str, ...]:
         others = sorted(set(os.listdir(self._generations)).difference(keep))

@@ -61,7 +61,12 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that the server listens on")
     port: int = Field(8000, ge=0, le=65535, description="Port that the server listens on")
-    max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?$",
+        description="Prefix of the URL behind a proxy, e.g. /lethe, whether or not the proxy takes it off",
+    )
+    max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, also after gzip is unpacked")
     request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
     max_batch_tokens: int = Field(2048, ge=1, description="Tokens of contexts and questions scored in one batch")
     max_queued_tokens: int = Field(1_048_576, ge=1, description="Tokens that may wait before 429")
@@ -135,6 +140,11 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _without_final_slash(cls, value: str) -> str:
+        return value.removesuffix("/")
 
     @model_validator(mode="after")
     def _a_user_fits_into_a_shard(self) -> Settings:

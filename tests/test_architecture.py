@@ -39,6 +39,7 @@ OWNERS = {
     "faiss": ("service.routing.neighbours",),
     "redis": ("service.forgetting.bell",),
     "fastapi": ("service.entrypoints",),
+    "fastapi_offline": ("service.entrypoints",),
     "starlette": ("service.entrypoints",),
     "uvicorn": ("service.entrypoints",),
     "typer": ("service.entrypoints",),

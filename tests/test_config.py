@@ -48,6 +48,9 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("secret", "short"),
         ("validation_percent", 91),
         ("max_body_bytes", 10),
+        ("root_path", "lethe"),
+        ("root_path", "/lethe?x"),
+        ("root_path", "https://example.org/lethe"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:
@@ -55,6 +58,12 @@ def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, va
         load_settings(**{name: value})
     if isinstance(value, str) and value.strip(" ,"):
         assert value not in str(refused.value)
+
+
+def test_a_prefix_may_end_in_a_slash() -> None:
+    assert load_settings(root_path="/a/lethe/").root_path == "/a/lethe"
+    assert load_settings(root_path="/").root_path == ""
+    assert load_settings().root_path == ""
 
 
 def test_every_wrong_value_is_named_at_once() -> None:

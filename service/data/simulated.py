@@ -46,6 +46,9 @@ class Tastes:
     decade: tuple[float, float] = (-0.1, 0.3)
     genre_spread: float = 0.7
     author_spread: float = 0.0
+    seeking: float = (
+        0.0  # how much more often a person meets what is to their taste, in logits a logit of taste in genres
+    )
 
     def mean(self, genres: int) -> FloatArray:
         plain = [getattr(self, name)[0] for name in _TASTED]
@@ -112,22 +115,25 @@ def simulate_person(
     items: ItemFeatures, tastes: Tastes, seen: int, rng: np.random.Generator
 ) -> tuple[IntArray, NDArray[np.bool_]]:
     """One person's life: at most `seen` distinct item numbers in the order met, and whether each was liked."""
-    met = _meet(items, tastes, seen, rng)
-    return met, rng.random(len(met)) < 1.0 / (1.0 + np.exp(-_appeal(items, tastes, met, rng)))
+    taste = tastes.mean(items.genres) + tastes.spread(items.genres) * rng.standard_normal(items.values.shape[1])
+    met = _meet(items, tastes, taste, seen, rng)
+    return met, rng.random(len(met)) < 1.0 / (1.0 + np.exp(-_appeal(items, tastes, taste, met, rng)))
 
 
-def _meet(items: ItemFeatures, tastes: Tastes, seen: int, rng: np.random.Generator) -> IntArray:
+def _meet(items: ItemFeatures, tastes: Tastes, taste: FloatArray, seen: int, rng: np.random.Generator) -> IntArray:
     lives_until = rng.uniform(FIRST_YEAR, LAST_YEAR)
     age = lives_until - items.years
     chance = items.popularity * np.exp(-np.maximum(age, 0.0) / _MEMORY_YEARS) * np.where(age >= 0.0, 1.0, 1e-6)
+    chance = chance * np.exp(tastes.seeking * (items.values[:, len(_TASTED) :] @ taste[len(_TASTED) :]))
     if tastes.author_spread:
         followed = items.authors[_sample_without_replacement(chance, min(_AUTHORS_FOLLOWED, len(chance)), rng)]
         chance = chance * np.where(np.isin(items.authors, followed[followed >= 0]), _FAITH, 1.0)
     return _sample_without_replacement(chance, min(seen, len(chance)), rng)
 
 
-def _appeal(items: ItemFeatures, tastes: Tastes, met: IntArray, rng: np.random.Generator) -> FloatArray:
-    taste = tastes.mean(items.genres) + tastes.spread(items.genres) * rng.standard_normal(items.values.shape[1])
+def _appeal(
+    items: ItemFeatures, tastes: Tastes, taste: FloatArray, met: IntArray, rng: np.random.Generator
+) -> FloatArray:
     appeal: FloatArray = items.values[met] @ taste
     if tastes.author_spread:
         authors, places = np.unique(items.authors[met], return_inverse=True)

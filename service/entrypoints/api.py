@@ -14,12 +14,16 @@ from typing import Annotated, Any, Protocol, TypedDict, cast
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
 from service.entrypoints import problems, schemas
+from service.entrypoints.contract import publish_contract, reference_to
+from service.entrypoints.heads import HeadLikeGet
 from service.entrypoints.limits import BoundedBody, Limits, Observed
+from service.entrypoints.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerReadings, Telemetry
 from service.errors import LetheError, NotReady, TimedOut
 from service.records import ForgetRequest
@@ -104,6 +108,7 @@ async def recommend(body: schemas.RecommendBody, request: Request, services: Wir
 def forget(
     body: schemas.ForgetBody,
     services: Wired,
+    request: Request,
     response: Response,
     after: BackgroundTasks,
     idempotency_key: Annotated[schemas.IdempotencyKey | None, Header()] = None,
@@ -114,7 +119,7 @@ def forget(
     services.telemetry.observe_mask(perf_counter() - began)
     # After the answer: a bell that cannot ring only delays a deletion, it must not make an accepted one look refused.
     after.add_task(services.bell.ring)
-    response.headers["Location"] = f"/forget/{accepted.request_id}"
+    response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
     return schemas.ForgetAnswer.of(accepted)
 
 
@@ -128,7 +133,10 @@ def forget_status(request_id: schemas.RequestId, services: Wired) -> schemas.For
     "/forget/{request_id}/receipt",
     response_class=Response,
     responses={
-        200: {"description": "The signed receipt", "content": {"application/json": {"schema": {"type": "object"}}}},
+        200: {
+            "description": "The signed receipt",
+            "content": {"application/json": {"schema": reference_to(schemas.SignedReceipt)}},
+        },
         **problems.documented(404, 409, 422, 500, 503),
     },
 )
@@ -162,7 +170,9 @@ def readyz(services: Wired) -> schemas.Health:
     return schemas.Health(status="ready")
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
 def metrics(services: Wired) -> Response:
     """Prometheus metrics."""
     return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -186,8 +196,11 @@ async def _disconnection(request: Request) -> None:
         pass
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over `services`. It starts and stops them with its own life."""
+def create_app(services: Services, root_path: str = "") -> FastAPI:
+    """The application over `services`. It starts and stops them with its own life.
+
+    `root_path` is the prefix under which a proxy publishes it, whether or not the proxy takes it off the path.
+    """
     services.telemetry.watch(services.ledger, services.generations)
 
     @asynccontextmanager
@@ -198,17 +211,22 @@ def create_app(services: Services) -> FastAPI:
         finally:
             await services.on_stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # FastAPI whose page of documentation fetches nothing from elsewhere
         title="Lethe",
         summary="Recommendations that can forget.",
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        static_url="/docs/static",
+        generate_unique_id_function=lambda route: route.name,  # generated clients call their functions so
         middleware=[
+            Middleware(BehindPrefix, prefix=root_path),
             Middleware(Observed, observer=services.telemetry),
             Middleware(BoundedBody, limits=services.limits),
+            Middleware(HeadLikeGet),
         ],
         exception_handlers=dict.fromkeys((LetheError, RequestValidationError, HTTPException), problems.handle),
     )
     app.include_router(router)
+    publish_contract(app)
     return app

@@ -155,7 +155,8 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
             ),
             on_start=start,
             on_stop=stop,
-        )
+        ),
+        settings.root_path,
     )
 
 

@@ -31,6 +31,7 @@ from service.entrypoints.proofs import receipts_app, restore_check, verify
 from service.entrypoints.rankings import rank_methods
 from service.entrypoints.secret import secret_app
 from service.entrypoints.telemetry import configure_logging, describe
+from service.entrypoints.upgrades import upgrade
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
 from service.errors import LetheError
 from service.forgetting.bell import Bell
@@ -49,6 +50,7 @@ app.add_typer(receipts_app, name="receipts")
 app.add_typer(secret_app, name="secret")
 app.command()(verify)
 app.command()(restore_check)
+app.command()(upgrade)
 app.command("pretrain")(pretrain_model)
 evaluate_app.command("compare")(compare_methods)
 evaluate_app.command("ranking")(rank_methods)

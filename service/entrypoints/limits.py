@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.entrypoints.encodings import ENCODINGS, Gunzip, NotGzip
 from service.entrypoints.problems import problem_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -78,7 +79,10 @@ class Observed:
 
 
 class BoundedBody:
-    """Refuses a body that is not JSON (415), is too large (413, also without Content-Length) or too slow (408)."""
+    """Refuses a body that is not JSON (415), is too large (413, also without Content-Length) or too slow (408).
+
+    A body may be packed with gzip: then its size is bounded as it arrives and as it is unpacked.
+    """
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
@@ -116,6 +120,7 @@ class _Body:
         self._bytes = 0
         self._deadline: float | None = None
         self._complete = False
+        self._gunzip: Gunzip | None = None
 
     async def receive(self) -> Message:
         if self._complete:
@@ -128,7 +133,17 @@ class _Body:
         self._bytes += len(message.get("body", b""))
         self._check_size(self._bytes)
         self._complete = not message.get("more_body", False)
-        return message
+        return message if self._gunzip is None else self._unpacked(message, self._gunzip)
+
+    def _unpacked(self, message: Message, gunzip: Gunzip) -> Message:
+        try:
+            body = gunzip.feed(message.get("body", b""))
+            if self._complete and message["type"] == "http.request":
+                gunzip.finish()
+        except NotGzip as error:
+            raise HTTPException(400, "The body is not what Content-Encoding: gzip promises.", _CLOSE) from error
+        self._check_size(gunzip.unpacked)
+        return {**message, "body": body}
 
     async def _receive_until(self, deadline: float) -> Message:
         try:
@@ -144,6 +159,15 @@ class _Body:
         media_type = self._headers.get("content-type", "").partition(";")[0].strip().lower()
         if self._method in _METHODS_WITH_BODY and media_type != "application/json":
             raise HTTPException(415, "Send the body as application/json.", _CLOSE)
+        self._check_encoding(self._headers.get("content-encoding", "").strip().lower())
+
+    def _check_encoding(self, encoding: str) -> None:
+        if self._method not in _METHODS_WITH_BODY or encoding in ("", "identity"):
+            return
+        if encoding not in ENCODINGS:
+            detail = "Send the body as it is, or packed once with Content-Encoding: gzip."
+            raise HTTPException(415, detail, {**_CLOSE, "Accept-Encoding": "gzip"})
+        self._gunzip = Gunzip(self._limits.max_body_bytes)
 
     def _check_size(self, size: int) -> None:
         if size > self._limits.max_body_bytes:

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service import errors
-from service.entrypoints.schemas import Problem
+from service.entrypoints.contract import reference_to
+from service.entrypoints.schemas import Fault, Problem
 
 MEDIA_TYPE = "application/problem+json"
 RECEIPT_RETRY_AFTER = 5  # seconds: a shard trains for longer than this, so asking more often tells nothing
@@ -86,7 +87,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": http.HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {MEDIA_TYPE: {"schema": reference_to(Problem)}},
         }
         for status in statuses
     }
@@ -108,7 +109,7 @@ def _of_validation(error: RequestValidationError) -> JSONResponse:
         title="Invalid input",
         status=422,
         detail="The request does not have the expected form; `errors` says where.",
-        errors=[{"location": _location(one), "message": str(one["msg"])} for one in found],
+        errors=[Fault(location=_location(one), message=str(one["msg"])) for one in found],
     )
     return _document(problem)
 

@@ -308,6 +308,32 @@ class Health(BaseModel):
     status: str
 
 
+class SignedReceipt(BaseModel):
+    """What the server signed of a deletion: `lethe receipts verify` checks it, byte for byte as it was downloaded."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"algorithm": "Ed25519", "public_key": "4sb8…", "receipt": {}, "signature": "axkh…"}]
+        },
+    )
+
+    algorithm: str
+    public_key: str
+    receipt: dict[str, Any]
+    signature: str
+
+
+class Fault(BaseModel):
+    """One place of a request that is wrong, and why."""
+
+    model_config = _answer({"location": "body.top_k", "message": "Input should be less than or equal to 200"})
+
+    location: str
+    message: str
+
+
 class Problem(BaseModel):
     """RFC 9457. `errors` says, for an invalid request, where it is wrong; it never repeats what was sent."""
 
@@ -324,7 +350,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    errors: list[dict[str, str]] | None = None
+    errors: list[Fault] | None = None
 
 
 def _time(seconds: float | None) -> datetime | None:

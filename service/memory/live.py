@@ -19,10 +19,11 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What pairs of one item with others weigh (C,); the others are told by their catalog numbers, in order."""
+    """Pairs of one item with others (C,), which are told by their catalog numbers, in order."""
 
     items: Counts32
     weights: Ints
+    people: Ints  # how many made the pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class LiveCounts:
     def _row(self, kind: Callable[[CountTable], PairTable], item: int, least_people: int) -> Row:
         columns, values = self._values(kind, item)
         enough = values[:, 0] >= max(1, least_people)
-        return Row(columns[enough], values[enough, 1])
+        return Row(columns[enough], values[enough, 1], values[enough, 0])
 
     def _values(self, kind: Callable[[CountTable], PairTable], item: int) -> tuple[Counts32, Ints]:
         columns, values = kind(self._total).row(item)

@@ -1,9 +1,11 @@
 """A history and the live counts -> how much speaks for every item of the catalog. Work grows with the history, not the catalog.
 
-    s(i) = Σ_j d^age(j) · w_ji · (n_j + 5)^-0.65 · (n_i + 5)^-0.65
+    s(i) = Σ_j d^age(j) · w_ji · p_ji / (p_ji + 8 / h) · (n_j + 5)^-0.65 · (n_i + 5)^-0.65
 
-over the items j of the history: w are the weighted pairs (liked together, or liked soon after), n the numbers of likes (of the
-earlier item of a succession, of opinions), and d^age lets older items say less. An item-based neighborhood model (Sarwar et al.
+over the items j of the history: w are the weighted pairs (liked together, or liked soon after), p the people who made each, h
+the length of the history, n the numbers of likes (of the earlier item of a succession, of opinions), and d^age lets older items
+say less. What few people have in common may be chance: a long history averages it out, a short one would be led by it.
+An item-based neighborhood model (Sarwar et al.
 2001) whose pairs are weighted by their distance in people's sequences. docs/quality.md says how the constants were chosen.
 """
 
@@ -25,6 +27,7 @@ SUCCESSION_WEIGHT = 0.5  # of what came next, beside what was liked together
 _SMOOTHING = 5.0
 _EXPONENT = -0.65
 _FADING = 0.8  # d: what an item says, beside the next newer one
+_DOUBT = 8.0  # people behind a pair for half its weight, where the history is a single item
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,11 @@ class Evidence:
 
 def liked_together(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
     """What each of the newest likes says by what people liked together, the newest first."""
-    discount = _discount(live.likes)
+    discount, doubt = _discount(live.likes), _doubt(taste)
     newest = taste.likes[-READ:][::-1]
     fading = _FADING if taste.ordered else 1.0
     for age, source in enumerate(newest):
-        yield _evidence(source, live.together(source, least_people), discount, fading**age * discount[source])
+        yield _evidence(source, live.together(source, least_people), doubt, discount, fading**age * discount[source])
 
 
 def liked_next(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Evidence]:
@@ -64,8 +67,9 @@ def liked_next(live: LiveCounts, taste: Taste, least_people: int) -> Iterator[Ev
     if not taste.ordered:
         return
     discount, met = _discount(live.likes), _discount(live.likes + live.dislikes)
+    doubt = _doubt(taste)
     for age, source in enumerate(taste.items[-READ:][::-1]):
-        yield _evidence(source, live.followed(source, least_people), discount, _FADING**age * met[source])
+        yield _evidence(source, live.followed(source, least_people), doubt, discount, _FADING**age * met[source])
 
 
 def added(found: Iterable[Evidence], items: int) -> Doubles:
@@ -76,8 +80,13 @@ def added(found: Iterable[Evidence], items: int) -> Doubles:
     return total
 
 
-def _evidence(source: int, row: Row, discount: Doubles, factor: float) -> Evidence:
-    return Evidence(source, row.items, np.asarray(row.weights * discount[row.items] * factor, np.float64))
+def _evidence(source: int, row: Row, doubt: float, discount: Doubles, factor: float) -> Evidence:
+    trusted = row.weights * (row.people / (row.people + doubt))
+    return Evidence(source, row.items, np.asarray(trusted * discount[row.items] * factor, np.float64))
+
+
+def _doubt(taste: Taste) -> float:
+    return _DOUBT / max(1, len(taste.items))
 
 
 def _discount(counts: Ints) -> Doubles:

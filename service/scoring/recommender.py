@@ -155,10 +155,15 @@ class Recommender:
     def _retrieve(
         self, history: Sequence[Opinion], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
     ) -> list[Item]:
-        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content."""
+        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content.
+
+        A history of titles that no catalogue knows says too little for that: it gets what is liked by many, if anything is.
+        """
         if not snapshot.item_ids:
             raise UnknownItem("the catalogue is empty, so candidates cannot be retrieved; name them in `candidates`")
-        value = found.value if found.personal or not history else self._nearness(history, snapshot)
+        known = any(opinion.item.item_id in snapshot.item_number for opinion in history)
+        counted = found.personal or not history or (found.popular.any() and not known)
+        value = found.value if counted else self._nearness(history, snapshot)
         numbers = np.argsort(-value, kind="stable")[: count + len(seen)]
         ids = [snapshot.item_ids[number] for number in numbers]
         unseen = [item_id for item_id in ids if item_id not in seen][:count]

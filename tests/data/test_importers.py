@@ -322,7 +322,7 @@ def test_the_demo_is_always_the_same_and_of_simulated_people() -> None:
         lives.setdefault(row.user_id, []).append(row)
     assert sorted(lives) == [f"demo-{n:03}" for n in range(1, 401)]
     for mine in lives.values():
-        assert 12 <= len(mine) <= 40
+        assert 20 <= len(mine) <= 80
         times = [row.timestamp for row in mine]
         assert times == sorted(set(times))
         assert len({row.item_id for row in mine}) == len(mine)

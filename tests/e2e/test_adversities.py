@@ -14,6 +14,7 @@ from tests.forgetting.test_bell import Server as Redis
 
 from .conftest import BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
 
+pytestmark = pytest.mark.thorough
 GRACE = 10.0  # seconds that a server leaves its worker to end
 LEAVING = iter(OTHERS[::-1])  # who is forgotten next
 

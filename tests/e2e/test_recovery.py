@@ -12,6 +12,7 @@ import pytest
 
 from .conftest import ALONE, BYSTANDER, OTHERS, TITLES, Installation, Server, eventually, is_alive
 
+pytestmark = pytest.mark.thorough
 GRACE = 15.0  # seconds that a worker whose server was killed may take to notice
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from service.entrypoints import problems
+from service.entrypoints.encodings import Gunzip
 from service.entrypoints.limits import BoundedBody, Limits, Observed
 
 JSON = {"Content-Type": "application/json"}
@@ -133,3 +136,63 @@ def test_a_failure_in_the_middle_of_an_answer_is_counted_and_breaks_the_connecti
 
 def test_no_answer_may_be_kept_by_a_proxy() -> None:
     assert _call("GET", "/none").headers["cache-control"] == "no-store"
+
+
+# Packed bodies
+
+GZIP = {**JSON, "Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
+def test_a_packed_body_is_read_as_what_was_packed(encoding: str) -> None:
+    packed = gzip.compress(b'{"a": "b"}')
+    for content in (packed, _stream(*(packed[at : at + 1] for at in range(len(packed))))):
+        response = _call("POST", "/echo", content=content, headers={**JSON, "Content-Encoding": encoding})
+        assert (response.status_code, response.json()) == (200, {"a": "b"})
+
+
+def test_a_body_may_be_packed_in_several_members() -> None:
+    packed = gzip.compress(b'{"a":') + gzip.compress(b"") + gzip.compress(b' "b"}')
+    assert _call("POST", "/echo", content=packed, headers=GZIP).json() == {"a": "b"}
+
+
+def test_a_packed_body_at_the_limit_passes_and_one_that_unpacks_to_more_does_not() -> None:
+    for size, status in ((100, 200), (101, 413), (100_000_000, 413)):
+        packed = gzip.compress(b'{"a": "' + b"x" * (size - 9) + b'"}')
+        content = packed if len(packed) <= 100 else _stream(*(packed[at : at + 10] for at in range(0, 100, 10)))
+        assert _call("POST", "/echo", content=content, headers=GZIP).status_code == status
+
+
+def test_a_bomb_is_not_unpacked_beyond_the_limit() -> None:
+    gunzip = Gunzip(1_000)
+    bomb = gzip.compress(bytes(50_000_000))
+    tracemalloc.start()
+    assert len(gunzip.feed(bomb)) == 1_001
+    assert gunzip.feed(bomb) == b""
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert gunzip.unpacked == 1_001
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a": "b"}', gzip.compress(b'{"a": "b"}')[:-1], gzip.compress(b'{"a": "b"}') + b"more", b""],
+    ids=["not packed", "torn", "followed by something", "nothing"],
+)
+def test_a_body_that_is_not_packed_as_it_says_is_refused(content: bytes) -> None:
+    response = _call("POST", "/echo", content=content, headers=GZIP)
+    assert response.status_code == 400
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "gzip" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
+def test_other_packings_are_refused_with_those_that_are_taken(encoding: str) -> None:
+    response = _call("POST", "/echo", content=b"{}", headers={**JSON, "Content-Encoding": encoding})
+    assert response.status_code == 415
+    assert response.headers["accept-encoding"] == "gzip"
+
+
+def test_a_body_may_say_that_it_is_not_packed() -> None:
+    response = _call("POST", "/echo", content=b'{"a": "b"}', headers={**JSON, "Content-Encoding": "identity"})
+    assert response.json() == {"a": "b"}

@@ -14,6 +14,8 @@ import pytest
 from . import mutants
 from .mutants import MUTANTS, Mutant
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:

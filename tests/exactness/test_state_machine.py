@@ -58,7 +58,7 @@ CONFIG = BuildConfig(
     learning_rate=0.02,
     batch_size=4,
 )
-VARIANTS = {  # and how many stories are told of each: 200 in all, and ten times as many where there are minutes
+VARIANTS = {  # and how many stories are told of each: 200 in all, fewer where it must be quick
     "tree-user": (CONFIG, 80),
     "tree-sample": (replace(CONFIG, unit="sample"), 40),
     "tree-user-prompt": (replace(CONFIG, activation="prompt", level="D"), 25),
@@ -374,13 +374,20 @@ def stories_of(config: BuildConfig, folder: Path, model: ModelSpec) -> Iterator[
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("many", [1, pytest.param(10, marks=pytest.mark.slow)])
+OFTEN = [
+    pytest.param(0.2, id="few"),
+    pytest.param(1, id="many", marks=pytest.mark.thorough),
+    pytest.param(10, id="most", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("often", OFTEN)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_after_any_story_what_is_served_is_what_a_clean_build_would_serve(
-    variant: str, many: int, scratch: Path, smallest_model: ModelSpec
+    variant: str, often: float, scratch: Path, smallest_model: ModelSpec
 ) -> None:
-    config, quickly = VARIANTS[variant]
-    sequences = many * quickly
+    config, usually = VARIANTS[variant]
+    sequences = round(often * usually)
     chosen = settings(
         max_examples=sequences,
         stateful_step_count=STEPS,

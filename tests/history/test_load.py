@@ -13,6 +13,7 @@ from .conftest import PEOPLE, Populated
 from .load import perform, report
 from .visitors import Plan
 
+pytestmark = pytest.mark.thorough
 PLAN = Plan(operations=1_200, clients=8, seed=3, forget_every=30, pause=0.02)
 
 

@@ -38,6 +38,10 @@ def opinions(people: list[tuple[Interaction, ...]], *, liked: bool | None = None
     return np.array([sum(row.item_id == item for row in rows) for item in ITEMS])
 
 
+def trusted(weight: float, people: int) -> float:
+    return weight * people / (people + 8 / len(TASTE.items))
+
+
 def test_what_was_liked_together_is_summed_over_the_likes_of_the_history(
     live: LiveCounts, left: list[tuple[Interaction, ...]]
 ) -> None:
@@ -48,7 +52,9 @@ def test_what_was_liked_together_is_summed_over_the_likes_of_the_history(
             names = sorted((ITEMS[source], ITEMS[item]))
             people, weight = pairs.get((names[0], names[1]), (0, 0))
             if people >= LEAST:
-                expected[item] += 0.8**age * weight * ((likes[source] + 5) * (likes[item] + 5)) ** -0.65
+                expected[item] += (
+                    0.8**age * trusted(weight, people) * ((likes[source] + 5) * (likes[item] + 5)) ** -0.65
+                )
     np.testing.assert_allclose(added(liked_together(live, TASTE, LEAST), len(ITEMS)), expected, rtol=1e-9)
     assert expected.any()
 
@@ -60,7 +66,7 @@ def test_what_came_next_is_summed_over_the_whole_history(live: LiveCounts, left:
         for item in range(len(ITEMS)):
             people, weight = pairs.get((ITEMS[source], ITEMS[item]), (0, 0))
             if people >= LEAST:
-                expected[item] += 0.8**age * weight * ((met[source] + 5) * (likes[item] + 5)) ** -0.65
+                expected[item] += 0.8**age * trusted(weight, people) * ((met[source] + 5) * (likes[item] + 5)) ** -0.65
     np.testing.assert_allclose(added(liked_next(live, TASTE, LEAST), len(ITEMS)), expected, rtol=1e-9)
     assert expected.any()
 

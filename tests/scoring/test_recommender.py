@@ -179,6 +179,12 @@ def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk)
     assert len(request.candidates) == 11
 
 
+def test_titles_alone_that_no_catalogue_knows_get_what_most_people_like(world):
+    world.publish(people=PEOPLE)
+    request = Desk(world).asked(replace(ASKED, opinions=(("Unheard of (2031)", True),)))
+    assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
+
+
 def test_no_more_than_a_bounded_number_is_retrieved(tmp_path, world):
     world.items = tuple(Item(str(number), f"Film {number}") for number in range(2 * recommender.RETRIEVED))
     world.publish()

@@ -492,6 +492,28 @@ def test_threads_that_write_and_erase_at_once_do_not_disturb_each_other(store: S
     assert temporary(store) == []
 
 
+# The store's form
+
+
+def test_a_store_without_a_format_is_of_the_first(store: Store) -> None:
+    generation = add_generation(store)
+    (store.root / "FORMAT").unlink()
+    reopened = Store(store.root)
+    assert reopened.format == 1
+    assert reopened.generation(generation).id == generation
+    assert (store.root / "FORMAT").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [("2\n", "format 2, made by a later version"), ("", "does not hold a number"), ("9" * 5000, "does not hold")],
+)
+def test_a_store_of_a_later_or_no_format_is_refused_with_what_to_do(store: Store, content: str, named: str) -> None:
+    (store.root / "FORMAT").write_text(content)
+    with pytest.raises(StoreFailure, match=rf"{named}.*(Start the later version|Restore)"):
+        Store(store.root)
+
+
 # The disk
 
 

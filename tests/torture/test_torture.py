@@ -17,6 +17,7 @@ from .runner import AT_RANDOM, MODEL_SIZES, Torture
 from .steps import OF_THE_SERVER, OF_THE_WORKER, announced
 from .world import Journal, World
 
+pytestmark = pytest.mark.thorough
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 60
 

@@ -95,6 +95,12 @@ def ledger_exists(at: str | Path) -> bool:
         engine.dispose()
 
 
+def is_missing_file(at: str | Path) -> bool:
+    """Whether this is an SQLite file that is not there. Raises InvalidSetting for a URL that is none."""
+    url = _parsed(at)
+    return url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file()
+
+
 def check_encoding(connection: sa.Connection) -> None:
     """Raises InvalidSetting for a PostgreSQL database that cannot hold every text."""
     encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()

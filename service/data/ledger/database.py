@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.data.ledger import tables
-from service.data.ledger.connections import BEGIN, check_encoding, open_engine, place, unavailable
-from service.data.ledger.schema import Schema, known_schema
+from service.data.ledger.connections import BEGIN, check_encoding, is_missing_file, open_engine, place, unavailable
+from service.data.ledger.schema import NO_LEDGER, Schema, known_schema
 from service.errors import InvalidSetting, LedgerUnavailable
 
 BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
@@ -30,6 +30,13 @@ _HOLDING_USERS = (
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
 _PROBE_SECONDS = 0.3  # that a probe waits for writers: who is busy writing can be written to
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014")
+# What to do where tables could not be made or altered, by PostgreSQL's SQLSTATE.
+_ALTERING_ADVICE = {
+    "42501": "this database user may not make or alter the ledger's tables, which this version of Lethe has to do once; run "
+    "`lethe upgrade` with LETHE_DATABASE_URL naming the user who owns them",
+    "55P03": "the ledger's tables stay in use by others, so that they cannot be upgraded; wait for builds and backups that are "
+    "under way, and start again",
+}
 
 
 class Database:
@@ -48,19 +55,24 @@ class Database:
     ) -> None:
         """Open the database, with its tables made or brought up to `schema` (this version's).
 
-        Without `whole`, an upgrade is refused that not every process may run at its start. `guard` looks at the connection of
-        every writing transaction first, and may refuse it by raising. Raises InvalidSetting, LedgerNewer.
+        Without `whole`, an upgrade is refused that not every process may run at its start; with it, so is a database without a
+        ledger. `guard` looks at the connection of every writing transaction first, and may refuse it by raising. Raises
+        InvalidSetting, LedgerNewer.
         """
-        self._schema = schema or known_schema()
         self._busy_seconds = busy_seconds
         self._engine = open_engine(at, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
         self._guard = guard
         try:
             self._require_known_options()
-            self.upgraded = self._bring_up(whole)  # the schema's version before (None: a new ledger) and now
+            # The schema's version before (None: there was no ledger) and now.
+            self.upgraded = self._bring_up(schema or known_schema(), whole)
         except LedgerUnavailable as error:  # whoever starts a process may know where the database should be
+            self.close()
             raise type(error)(f"{error} {place(self._engine.url)}") from error.__cause__
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._engine.dispose()
@@ -78,7 +90,7 @@ class Database:
         options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
             oldest = sa.select(tables.state.c.oldest_schema)
-            self._schema.check_writable(connection.scalar(oldest if self._sqlite else oldest.with_for_update()))
+            known_schema().check_still(connection.scalar(oldest if self._sqlite else oldest.with_for_update()))
             self._guard(connection)
             yield connection
 
@@ -160,19 +172,30 @@ class Database:
             cursor.execute(f"PRAGMA busy_timeout = {1000 * self._busy_seconds:.0f}")
             cursor.close()
 
-    def _bring_up(self, whole: bool) -> tuple[str | None, str]:
+    def _bring_up(self, schema: Schema, whole: bool) -> tuple[str | None, str]:
         if self._sqlite:
             # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
             self._insist(_use_wal)
         with self.reading() as connection:
-            if self._schema.is_current(connection):
-                return self._schema.newest, self._schema.newest
+            if (version := schema.current(connection)) is not None:
+                return version, version
+        try:
+            with self._altering() as connection:
+                return schema.bring_up(connection, whole)
+        except LedgerUnavailable as error:
+            advice = next((advice for state, advice in _ALTERING_ADVICE.items() if state in str(error)), None)
+            if advice is None:
+                raise
+            raise LedgerUnavailable(advice) from error
+
+    @contextmanager
+    def _altering(self) -> Iterator[sa.Connection]:
         with self._connection(**{BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
                 # A table that is altered waits for its readers, and all others behind it: not for longer than this.
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(1000 * self._busy_seconds)}")
-            return self._schema.bring_up(connection, whole)
+            yield connection
 
     def _insist(self, attempt: Callable[[sa.Connection], bool]) -> None:
         deadline = time.monotonic() + self._busy_seconds
@@ -191,12 +214,14 @@ class Database:
             raise
 
 
-def upgrade_ledger(url: str | Path, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
-    """Run every upgrade that the ledger at this URL lacks; the version of its schema before (None: made new) and now.
+def upgrade_ledger(at: str | Path, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
+    """Run every upgrade that the ledger at this URL or path lacks; the version of its schema before and now.
 
-    Raises InvalidSetting, LedgerNewer, LedgerUnavailable.
+    Raises InvalidSetting (also if there is no ledger), LedgerNewer, LedgerUnavailable.
     """
-    database = Database(url, busy_seconds, whole=True)
+    if is_missing_file(at):  # looked at before it is opened, which would make it
+        raise InvalidSetting(NO_LEDGER)
+    database = Database(at, busy_seconds, whole=True)
     database.close()
     return database.upgraded
 

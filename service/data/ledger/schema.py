@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 MIGRATIONS = "service.data.ledger:migrations"  # where Alembic finds them, also within an installed package
 _BASELINE = "0001"
 _UNVERSIONED = "unversioned"
+NO_LEDGER = (
+    "there is no ledger here, so there is nothing to upgrade; give the --home (or LETHE_HOME, LETHE_DATABASE_URL) of one, "
+    "or begin with `lethe import`"
+)
 
 
 class Schema:
@@ -35,49 +39,53 @@ class Schema:
         self._config.set_main_option("script_location", location.replace("%", "%%"))
         self._scripts = ScriptDirectory.from_config(self._config)
         self.newest = str(self._scripts.get_current_head())
-        self._known = [str(script.revision) for script in self._scripts.walk_revisions()]
+        self._known = [str(script.revision) for script in self._scripts.walk_revisions()]  # the newest first
 
-    def is_current(self, connection: sa.Connection) -> bool:
-        """Whether nothing is to be made or upgraded. Raises LedgerNewer where this version may not work with it."""
+    def current(self, connection: sa.Connection) -> str | None:
+        """The ledger's version, if nothing is to be made or upgraded; else None.
+
+        Raises LedgerNewer if a later version of Lethe upgraded this ledger, and this one may not work with it.
+        """
         version = read_version(connection)
-        if version not in (None, *self._known):
-            self._check_may_work(connection, str(version))
-            return True
-        return version == self.newest and connection.execute(sa.select(tables.state.c.id)).first() is not None
+        if version is None or version in self._known[1:]:
+            return None
+        if version != self.newest:
+            self._check_may_work(connection, version)
+        return version
 
     def bring_up(self, connection: sa.Connection, whole: bool) -> tuple[str | None, str]:
         """Make the ledger's tables, or upgrade them; the versions before (None: there was no ledger) and after.
 
         To be called in a transaction that no other of the kind runs beside. Without `whole`, only revisions that say that they
-        are safe at any start are run.
+        are safe at any start are run; with it, a ledger has to be there.
 
         Raises:
-            InvalidSetting: `lethe upgrade` has to be run first, or no version of Lethe made these tables.
+            InvalidSetting: `lethe upgrade` has to be run first, or nothing upgrades these tables.
             LedgerNewer: a later version of Lethe upgraded this ledger, and this one may not work with it.
         """
+        if (current := self.current(connection)) is not None:
+            return current, current  # another process was faster
         version = read_version(connection)
-        if version not in (None, *self._known):
-            self._check_may_work(connection, str(version))
-            return version, str(version)
         if version is None and not _has_tables(connection):
+            if whole:
+                raise InvalidSetting(NO_LEDGER)
             self._make(connection)
             return None, self.newest
         if version is None:
             self._check_baseline(connection)
-        if version != self.newest:
-            self._upgrade(connection, version, whole)
+        self._upgrade(connection, version, whole)
         insert_new(connection, tables.state, [{"id": 1}])
         return version or _UNVERSIONED, self.newest
 
-    def check_writable(self, oldest_schema: str | None) -> None:
-        """What a process asks before it writes, as a later version may have upgraded the ledger meanwhile.
+    def check_still(self, oldest_schema: str | None) -> None:
+        """Whether this process may go on, as a later version may have upgraded the ledger since it began.
 
-        Raises LedgerNewer.
+        `oldest_schema` is what `state` says now. Raises LedgerNewer.
         """
         if oldest_schema is not None and oldest_schema not in self._known:
             raise LedgerNewer(
-                "the ledger was upgraded by a later version of Lethe, beside which this one may not write; "
-                "stop this process and start it with the later version"
+                "the ledger was upgraded by a later version of Lethe, beside which this one may not work; "
+                "stop this process and start the later version"
             )
 
     def _make(self, connection: sa.Connection) -> None:
@@ -97,8 +105,9 @@ class Schema:
         log.info("ledger_upgraded", extra={"fields": {"before": version or _UNVERSIONED, "after": self.newest}})
 
     def _check_may_work(self, connection: sa.Connection, version: str) -> None:
-        oldest = connection.execute(sa.select(tables.state.c.oldest_schema)).scalar()
-        if version.isdigit() and (oldest is None or oldest in self._known):
+        oldest = connection.scalar(sa.select(tables.state.c.oldest_schema))
+        if oldest is None or oldest in self._known:
+            log.warning("ledger_newer", extra={"fields": {"schema": version, "known": self.newest}})
             return
         raise LedgerNewer(
             f"this ledger has schema {version}, made by a later version of Lethe; this one knows schemas up to {self.newest}. "

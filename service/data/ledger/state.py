@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.data.ledger import tables
+from service.data.ledger.schema import known_schema
 from service.data.ledger.statements import Row
 from service.records import BuildConfig, Published
 
@@ -16,7 +17,10 @@ DEFAULT_NOUN = "item"
 
 
 def read_state(connection: sa.Connection) -> Row:
-    return connection.execute(sa.select(tables.state)).one()
+    """The row. Raises LedgerNewer if a later version upgraded the ledger, and this one may not work with it any more."""
+    row = connection.execute(sa.select(tables.state)).one()
+    known_schema().check_still(row.oldest_schema)
+    return row
 
 
 def set_state(connection: sa.Connection, **values: Any) -> None:

@@ -20,6 +20,8 @@ from service.llm.frozen import FrozenModel
 from service.routing.neighbours import Neighbours
 from tests.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def trial(laboratory: Laboratory, split: Split, tmp_path: Path) -> Trial:

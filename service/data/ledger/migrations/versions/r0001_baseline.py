@@ -14,6 +14,7 @@ metadata = sa.MetaData()  # as it was then: not the tables of today
 
 
 def upgrade() -> None:
+    """Make what is missing; a table that is there was checked before."""
     metadata.create_all(op.get_bind())
 
 

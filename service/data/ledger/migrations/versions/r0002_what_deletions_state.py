@@ -11,6 +11,7 @@ _Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
+    """Add columns only, all of which may be absent from what an earlier version writes."""
     op.add_column("tombstones", sa.Column("expires_at", sa.Double))
     op.add_column("tombstones", sa.Column("accepted_at", sa.Double))
     op.add_column("interactions", sa.Column("rating", sa.Double))
