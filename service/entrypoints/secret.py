@@ -43,8 +43,9 @@ def rotate_secret(home: HomeOption = None, json_: JsonOption = False) -> None:
         {
             "key_id": key_id(present.present),
             "retired": [key_id(retired) for retired in present.retired],
-            "rekeyed": {"tombstones_of_people_who_stay": len(rekeyed.moved), "validation_rows": rows},
-            "not_rekeyed": {"tombstones": rekeyed.kept},
+            "tombstones_written_anew": len(rekeyed.moved),
+            "validation_rows_written_anew": rows,
+            "tombstones_of_the_retired_secret": rekeyed.kept,
         },
         json_,
     )
