@@ -64,13 +64,15 @@ class TombstoneFile:
             return Counter(self._written_under[grave] for grave in self._standing)
 
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
-        """Append those that do not stand yet."""
+        """Append those that do not stand yet; of none, seal a file that is not sealed."""
         with self.locked() as descriptor:
+            self._seal(descriptor)
             self._append(descriptor, _BURIED, [s for s in tombstones if (s.subject, s.grave) not in self._standing])
 
     def remove(self, tombstones: Iterable[Tombstone]) -> None:
         """Append that the users of these came back."""
         with self.locked() as descriptor:
+            self._seal(descriptor)
             self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.grave) in self._standing])
 
     @contextmanager
@@ -84,7 +86,6 @@ class TombstoneFile:
                 self._descriptor = descriptor
                 try:
                     self._catch_up(descriptor)
-                    self._seal(descriptor)
                     yield descriptor
                 finally:
                     self._descriptor = None

@@ -20,10 +20,10 @@ import pytest
 import redis
 
 from adapters_store import DamagedArtifact, Store, StoreFailure
-from service.data.ledger import KeyedHashes, Ledger
+from service.data.ledger import KeyedHashes, Ledger, rekey
 from service.entrypoints.problems import problem_from
 from service.errors import LedgerUnavailable, LetheError, StoreError
-from service.forgetting.bell import RedisBell
+from service.forgetting.bell import LOCK, RedisBell
 from service.forgetting.intake import Intake
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
@@ -617,3 +617,29 @@ def test_a_clock_that_is_set_back_makes_a_deletion_overdue_later_but_not_never(w
         assert (ledger.overdue(DAY), ledger.oldest_owed_age()) == (0, 0.0)
         now[0] += 2 * DAY + 1
         assert ledger.overdue(DAY) == 1
+
+
+def test_a_foreign_value_in_the_locks_key_delays_a_deletion_but_does_not_stop_it(world: World, server: Server) -> None:
+    bell = RedisBell(server.url, lock_seconds=0.5, fallback_interval=0.05)
+    with redis.Redis.from_url(server.url) as client:
+        client.set(LOCK, b"of another program")
+    stop = threading.Event()
+    request = world.forget("fay")
+    worker = run_in_thread(world, bell, FakeBuilder(world.ledger, world.store), stop)
+    bell.ring()
+    eventually(lambda: world.ledger.request(request).state == "completed")
+    stop.set()
+    bell.close()
+    worker.join(60)
+    assert world.receipt(request)["held"]
+
+
+def test_a_worker_whose_secret_was_rotated_ends_so_that_the_next_reads_the_new_one(
+    world: World, tmp_path: Path
+) -> None:
+    request = world.forget("fay")
+    rekey(tmp_path / "ledger.sqlite", b"the next secret of the tests", [SECRET])
+    with pytest.raises(SecretChanged):
+        world.reconciler().run(threading.Event(), 0.05)
+    with Ledger(tmp_path / "ledger.sqlite", b"the next secret of the tests", retired=[SECRET]) as ledger:
+        assert ledger.request(request).state == "accepted"
