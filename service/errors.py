@@ -71,7 +71,8 @@ class LedgerNewer(LedgerUnavailable):
     """The process has to be replaced by one of the later version; no waiting helps."""
 
 
-class SecretChanged(LedgerUnavailable): ...
+class SecretChanged(LedgerUnavailable):
+    """The process has to be started anew, so that it reads the new secret; no waiting helps."""
 
 
 class ReceiptInvalid(LetheError): ...

@@ -22,7 +22,7 @@ import redis
 from adapters_store import DamagedArtifact, Store, StoreFailure
 from service.data.ledger import KeyedHashes, Ledger, rekey
 from service.entrypoints.problems import problem_from
-from service.errors import LedgerUnavailable, LetheError, StoreError
+from service.errors import LedgerUnavailable, LetheError, SecretChanged, StoreError
 from service.forgetting.bell import LOCK, RedisBell
 from service.forgetting.intake import Intake
 from service.forgetting.reconcile import Reconciler
