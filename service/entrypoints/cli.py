@@ -94,12 +94,13 @@ def serve(
     home: HomeOption = None,
 ) -> None:
     """Answer HTTP requests, and (with a worker) build what is missing and carry out deletions."""
-    opened = open_home(home, given)
-    configure_logging(opened.settings.log_level)
+    settings = load_settings(home=home, **given)
+    configure_logging(settings.log_level)  # first: an upgrade at this start is to be seen
+    opened = Home.open(settings)
     if demo:
         import_demo_if_empty(opened)
     opened.restore_check()
-    supervisor = Supervisor(opened.settings) if worker else None
+    supervisor = Supervisor(settings) if worker else None
     application = serving_app(
         opened,
         on_start=supervisor.start if supervisor else lambda: None,
@@ -110,11 +111,11 @@ def serve(
     exit_on_sigterm()
     uvicorn.run(
         application,
-        host=opened.settings.host,
-        port=opened.settings.port,
+        host=settings.host,
+        port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=int(opened.settings.request_timeout) + 1,
+        timeout_graceful_shutdown=int(settings.request_timeout) + 1,
     )
 
 

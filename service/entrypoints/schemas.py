@@ -321,6 +321,7 @@ class SignedReceipt(BaseModel):
 
     algorithm: str
     public_key: str
+    key_id: str | None = None  # the first receipts had none
     receipt: dict[str, Any]
     signature: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 
 from service.data.ledger import Ledger, migrations, tables, upgrade_ledger
 from service.data.ledger.database import Database
-from service.data.ledger.migrations import VERSION_TABLE
+from service.data.ledger.migrations import VERSION_TABLE, versions
 from service.data.ledger.migrations.versions import r0001_baseline
 from service.data.ledger.schema import Schema, known_schema
 from service.errors import InvalidSetting, LedgerNewer, LedgerUnavailable
@@ -95,6 +96,14 @@ def test_revisions_lead_from_the_baseline_to_the_tables_of_today(url: str) -> No
             connection.exec_driver_sql(f"DROP TABLE {table} {'CASCADE' if 'postgres' in url else ''}")
     Ledger(url, SECRET).close()
     assert described(url) == upgraded
+
+
+def test_every_revision_has_its_number_and_says_when_it_may_run() -> None:
+    folder = Path(migrations.__file__).parent / "versions"
+    revisions = [importlib.import_module(f"{versions.__name__}.{path.stem}") for path in sorted(folder.glob("r*.py"))]
+    assert [revision.revision for revision in revisions] == [f"{at:04}" for at in range(1, len(revisions) + 1)]
+    assert [revision.down_revision for revision in revisions[1:]] == [one.revision for one in revisions[:-1]]
+    assert all(isinstance(revision.at_start, bool) for revision in revisions)
 
 
 def test_tables_that_an_earlier_code_lacked_are_made(url: str) -> None:

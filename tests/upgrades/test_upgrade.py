@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from service.data.ledger import upgrade_ledger
 from service.data.ledger.migrations import VERSION_TABLE
 from service.data.ledger.schema import known_schema
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.schemas import SignedReceipt
 from service.forgetting import receipts
 from service.records import Interaction
+from tests.forks import Forks
 from tests.upgrades.conftest import OldHome, connected
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -45,6 +48,45 @@ def opened(old: OldHome, tiny_models: Callable[..., Path]) -> Iterator[Home]:
     home.ledger.close()
 
 
+@pytest.fixture
+def lethe(old: OldHome, forks: Forks, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """A function: arguments of a command on the old home -> exit code, standard output, standard error."""
+
+    def run(*arguments: str, **changed: str) -> tuple[int, str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+        own = {"LETHE_HOME": str(old.folder), "LETHE_DATABASE_URL": old.url, **changed}
+        out, err = tmp_path / "stdout", tmp_path / "stderr"
+        for file in (out, err):
+            file.write_bytes(b"")
+        code = forks.begin(arguments, {**kept, **own}, out, err).wait()
+        return code, out.read_text(), err.read_text()
+
+    return run
+
+
+def test_the_command_says_from_what_to_what_and_twice_is_once(old: OldHome, lethe: Callable[..., Any]) -> None:
+    now = known_schema().newest
+    for before in (old.facts.get("schema", "unversioned"), now):
+        code, out, _ = lethe("upgrade", "--json")
+        assert (code, json.loads(out)) == (0, {"ledger_schema_before": before, "ledger_schema": now, "store_format": 1})
+
+
+def test_a_store_of_a_later_version_stops_the_command_with_what_to_do(old: OldHome, lethe: Callable[..., Any]) -> None:
+    (old.folder / "store").mkdir(exist_ok=True)
+    (old.folder / "store" / "FORMAT").write_text("2\n")
+    code, _, err = lethe("upgrade")
+    assert code == 1
+    assert "the store has format 2, made by a later version" in err
+
+
+def test_the_command_makes_no_ledger_where_none_is(tmp_path: Path, lethe: Callable[..., Any]) -> None:
+    nowhere = tmp_path / "nowhere"
+    code, _, err = lethe("upgrade", LETHE_HOME=str(nowhere), LETHE_DATABASE_URL=f"sqlite:///{nowhere}/ledger.sqlite")
+    assert code == 1
+    assert "there is no ledger here" in err
+    assert not nowhere.exists()
+
+
 def test_every_row_is_what_it_was(old: OldHome) -> None:
     before = all_rows(old.url)
     assert all(before[table] for table in ("forget_requests", "masks", "tombstones", "interactions", "exposures"))
@@ -71,6 +113,10 @@ def test_old_receipts_verify_with_the_key_that_was_published_then(old: OldHome, 
         receipt = opened.ledger.request(request_id).receipt
         assert receipt is not None
         assert receipts.verify(receipt, opened.signer.public_key_pem())["request_id"] == request_id
+        assert set(SignedReceipt.model_validate_json(receipt).receipt) > {
+            "accepted_at",
+            "erasure",
+        }  # as the contract has it
     assert opened.ledger.request(old.facts["owed"]).receipt is None
 
 

@@ -1,7 +1,7 @@
 """How a ledger of an earlier version becomes one of this version: Alembic's revisions, in a chain.
 
-A revision's id is its number in four digits (`0003`), so that a version of Lethe that does not know it can tell that it is a
-later one. Beside Alembic's fields each revision states
+A revision's id is its number in four digits (`0003`); one that a version of Lethe does not know is of a later version. Beside
+Alembic's fields each revision states
 
     at_start    whether any process may run it when it opens the ledger: it only adds what may be absent, in a moment, and
                 whoever does not know it may go on writing. Otherwise `lethe upgrade` runs it, with all others stopped.
