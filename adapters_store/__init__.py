@@ -4,7 +4,14 @@ It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
 from adapters_store.artifacts import Artifacts, StatedArtifact, Workspace
-from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, sync_directory, write_once
+from adapters_store.files import (
+    DamagedArtifact,
+    MissingArtifact,
+    StoreFailure,
+    require_writable,
+    sync_directory,
+    write_once,
+)
 from adapters_store.inspection import KINDS, Fault, Findings, Inspector
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
@@ -24,6 +31,7 @@ __all__ = [
     "Workspace",
     "canonical_json",
     "digest_of",
+    "require_writable",
     "sync_directory",
     "write_once",
 ]

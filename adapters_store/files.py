@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -21,6 +22,7 @@ _ADVICE = {
     errno.EACCES: "The directory may not be written: give it to the user that runs this process.",
     errno.EPERM: "The directory may not be written: give it to the user that runs this process.",
 }
+_PROBE_BYTES = 1 << 16  # more than what a deletion writes before it is answered
 
 # Without waiting for the other end of a pipe that somebody put there.
 _PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -150,6 +152,14 @@ def _write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def require_writable(directory: Path) -> None:
+    """Write a little into a directory, and bring it to the disk; nothing stays of it. Raises `StoreFailure`."""
+    with failures("write a file"), tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(_PROBE_BYTES))
         file.flush()
         os.fsync(file.fileno())
 

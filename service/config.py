@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     secret: str | None = Field(
         None, min_length=16, description="Key of all keyed hashes; default: a file in the home folder"
     )
+    retired_secrets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Secrets from before a rotation, comma-separated: nothing else recognizes who was forgotten under them",
+    )
 
     host: str = Field("127.0.0.1", description="Address that the server listens on")
     port: int = Field(8000, ge=0, le=65535, description="Port that the server listens on")
@@ -137,7 +141,7 @@ class Settings(BaseSettings):
         _DEFAULTS.min_people, ge=1, description="Distinct people behind a pair of items, or it counts for nothing"
     )
 
-    @field_validator("lora_targets", mode="before")
+    @field_validator("lora_targets", "retired_secrets", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -160,8 +164,9 @@ class Settings(BaseSettings):
         """The part that decides a generation."""
         return BuildConfig(**{name: getattr(self, name) for name in BuildConfig.__dataclass_fields__})
 
-    def ledger_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.home.absolute() / 'ledger.sqlite'}"
+    def ledger_at(self) -> str | Path:
+        """The URL that was given, or the SQLite file in the home folder: a path, so that no character of it means anything."""
+        return self.database_url or self.home.absolute() / "ledger.sqlite"
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process read these same settings."""

@@ -14,7 +14,8 @@ LetheError
 │   ├── Damaged               a file does not have the digest that its name or manifest states
 │   └── NotReady              no generation is published yet, or it is not loaded yet
 ├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
-│   └── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
+│   ├── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
+│   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
 ├── ReceiptInvalid          a receipt's signature does not match its content
 └── Overloaded              too much is waiting; come back after `retry_after` seconds
     └── TimedOut              the answer did not come within the request's time
@@ -68,6 +69,10 @@ class LedgerUnavailable(LetheError): ...
 
 class LedgerNewer(LedgerUnavailable):
     """The process has to be replaced by one of the later version; no waiting helps."""
+
+
+class SecretChanged(LedgerUnavailable):
+    """The process has to be started anew, so that it reads the new secret; no waiting helps."""
 
 
 class ReceiptInvalid(LetheError): ...

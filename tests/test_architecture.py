@@ -46,7 +46,7 @@ OWNERS = {
     "rich": ("service.entrypoints",),
     "prometheus_client": ("service.entrypoints",),
     "peft": ("service.build.training", "service.benchmarking.peers"),
-    "cryptography": ("service.forgetting.receipts",),
+    "cryptography": ("service.forgetting.receipts", "service.forgetting.receipt_keys"),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),
     "matplotlib": ("service.evaluation.comparison.charts",),

@@ -25,6 +25,7 @@ from service.benchmarking.report import Section
 from service.benchmarking.watched import Moment, WatchedLedger
 from service.build.build import Builder
 from service.build.progress import Progress, Silent
+from service.data.ledger import KeyedHashes
 from service.data.samples import is_validation_user
 from service.errors import LetheError
 from service.forgetting.bell import open_bell
@@ -83,7 +84,7 @@ class Installation:
         self._putting = Moment(0.0, 0.0)
         self._first = False
         signer = ReceiptSigner.open(folder / "receipts.pem")
-        self._intake = Intake(self.ledger, signer, TombstoneFile(folder / "tombstones.jsonl"))
+        self._intake = Intake(self.ledger, signer, TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(_SECRET)))
         builder = Builder(self.ledger, self._store, model, self._workforce, _SECRET, _ENVIRONMENT, progress)
         bell = open_bell(None, folder / "worker.lock")
         self._reconciler = Reconciler(self.ledger, self._store, builder, bell, signer, config)

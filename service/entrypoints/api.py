@@ -55,6 +55,12 @@ class Generations(Protocol):
     def generation_info(self) -> Mapping[str, Any]: ...
 
 
+class Writable(Protocol):
+    """Whether deletions could be taken now: `require` raises LedgerUnavailable or StoreError if not."""
+
+    def require(self) -> None: ...
+
+
 class Rings(Protocol):
     def ring(self) -> None: ...
 
@@ -70,6 +76,7 @@ class Services:
     bell: Rings
     telemetry: Telemetry
     limits: Limits
+    writable: Writable
     on_start: Callable[[], Awaitable[None]]
     on_stop: Callable[[], Awaitable[None]]
 
@@ -158,9 +165,10 @@ def healthz(services: Wired) -> schemas.Health:
 
 @router.get("/readyz", responses=problems.documented(503))
 def readyz(services: Wired) -> schemas.Health:
-    """Whether a generation is loaded."""
+    """Whether a generation is loaded, and deletions can be taken: ledger and disks are really written to."""
     if not services.generations.ready():
         raise NotReady(services.generations.reason)
+    services.writable.require()
     return schemas.Health(status="ready")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fastapi import FastAPI
 
-from adapters_store import Store, write_once
+from adapters_store import Store
 from service.build.build import Builder
 from service.build.environment import environment_of
 from service.build.known import ignore_damage
@@ -19,9 +19,10 @@ from service.build.readings import Readings
 from service.build.rehearsal import RehearsalLedger
 from service.build.workforce import Workforce
 from service.config import Settings, kernel_variables
-from service.data.ledger import Ledger
+from service.data.ledger import Ledger, ledger_exists
 from service.entrypoints.api import Services, create_app
 from service.entrypoints.limits import Limits
+from service.entrypoints.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
 from service.errors import InvalidSetting
 from service.forgetting.bell import Bell, open_bell
@@ -30,6 +31,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import INCIDENTS, Reconciler
 from service.forgetting.restore import Restored, restore_check
+from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
 from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
@@ -59,26 +61,28 @@ class Home:
 
     @classmethod
     def open(cls, settings: Settings) -> Home:
-        """Make the home folder if it is not there, and open what is in it.
+        """Make the home folder if it is not there, and open what is in it. Whatever this process makes is its user's alone.
 
         Raises:
-            InvalidSetting: the folder cannot be used.
+            InvalidSetting: the folder cannot be used, or was written under another secret than the one given.
             LedgerUnavailable: the database cannot be reached.
         """
-        try:
-            settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            secret = settings.secret.encode() if settings.secret else _secret_file(settings.home / "secret")
-        except OSError as error:
-            raise InvalidSetting(
-                f"LETHE_HOME cannot be used ({error.strerror}); give a folder that this user may write"
-            ) from error
+        os.umask(0o077)
+        known = _open_secrets(settings)
+        tombstones = TombstoneFile(tombstone_path(settings), known.hashes())
+        tombstones.check()  # first: a new ledger would take any secret for its own
         return cls(
             settings=settings,
-            secret=secret,
-            ledger=Ledger(settings.ledger_url(), secret, remember_seconds=settings.remember_days * _SECONDS_A_DAY),
+            secret=known.present,
+            ledger=Ledger(
+                settings.ledger_at(),
+                known.present,
+                remember_seconds=settings.remember_days * _SECONDS_A_DAY,
+                retired=known.retired,
+            ),
             store=Store(settings.home / "store"),
-            signer=ReceiptSigner.open(settings.home / "receipts.pem"),
-            tombstones=TombstoneFile(settings.home / "tombstones.jsonl"),
+            signer=ReceiptSigner.open(receipt_key_path(settings)),
+            tombstones=tombstones,
             incidents=Incidents(settings.home / INCIDENTS),
         )
 
@@ -101,7 +105,7 @@ class Home:
 
     def rehearsal(self, store: Store, progress: Progress | None = None) -> Builder:
         """A builder into another store, of which the ledger notes nothing."""
-        return self._builder(RehearsalLedger(self.settings.ledger_url(), self.secret), store, progress)
+        return self._builder(RehearsalLedger(self.settings.ledger_at(), self.secret), store, progress)
 
     def _builder(
         self, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
@@ -162,6 +166,9 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
             bell=bell,
             telemetry=telemetry,
             limits=Limits(settings.max_body_bytes, settings.request_timeout),
+            writable=Writability(
+                home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
+            ),
             on_start=start,
             on_stop=stop,
         ),
@@ -169,6 +176,30 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     )
 
 
-def _secret_file(path: Path) -> bytes:
-    write_once(path, lambda: secrets.token_hex(32).encode())
-    return path.read_bytes()
+def secret_files(settings: Settings) -> SecretFiles:
+    """Where the installation's secret is."""
+    return SecretFiles(settings.home, settings.secret, settings.retired_secrets)
+
+
+def receipt_key_path(settings: Settings) -> Path:
+    return settings.home / "receipts.pem"
+
+
+def tombstone_path(settings: Settings) -> Path:
+    return settings.home / "tombstones.jsonl"
+
+
+def _open_secrets(settings: Settings) -> Secrets:
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return secret_files(settings).open(lambda: _written_under_a_secret(settings))
+    except OSError as error:
+        raise InvalidSetting(
+            f"LETHE_HOME cannot be used ({error.strerror}); give a folder that this user may write"
+        ) from error
+
+
+def _written_under_a_secret(settings: Settings) -> str | None:
+    if tombstone_path(settings).exists():
+        return "a tombstone file"
+    return "a ledger" if ledger_exists(settings.ledger_at()) else None

@@ -30,6 +30,7 @@ from service.entrypoints.pretraining import pretrain_model
 from service.entrypoints.proofs import receipts_app, restore_check, verify
 from service.entrypoints.rankings import rank_methods
 from service.entrypoints.schemas import ForgetAnswer
+from service.entrypoints.secret import secret_app
 from service.entrypoints.telemetry import configure_logging, describe
 from service.entrypoints.upgrades import upgrade
 from service.entrypoints.worker import Supervisor, exit_on_sigterm, run_worker
@@ -48,6 +49,7 @@ app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(bench_app, name="bench")
 app.add_typer(receipts_app, name="receipts")
+app.add_typer(secret_app, name="secret")
 app.command()(verify)
 app.command()(restore_check)
 app.command()(upgrade)

@@ -48,6 +48,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.Damaged: Kind(503, "store-damaged", "Store damaged", 60),
     errors.NotReady: Kind(503, "not-ready", "Not ready", 5),
     errors.LedgerUnavailable: Kind(503, "ledger-unavailable", "Ledger unavailable", 5),
+    errors.SecretChanged: Kind(503, "secret-changed", "Secret changed", 60),
     errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
     errors.Overloaded: Kind(429, "overloaded", "Too much is waiting"),

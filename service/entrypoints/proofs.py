@@ -13,12 +13,13 @@ import typer
 from adapters_store import Inspector, Store, StoreFailure
 from service.config import load_settings
 from service.data.traces import texts_to_look_for
-from service.entrypoints.bootstrap import Home
+from service.entrypoints.bootstrap import Home, receipt_key_path
 from service.entrypoints.console import err, print_report, progress_for_stderr
 from service.entrypoints.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting import evidence, receipts
 from service.forgetting.erasure import Remains, RemainsFinder
+from service.forgetting.receipts import ReceiptSigner
 from service.records import Published
 
 receipts_app = typer.Typer(no_args_is_help=True, help="The signed evidence of completed deletions.")
@@ -80,11 +81,31 @@ def receipts_key(home: HomeOption = None) -> None:
     typer.echo(open_home(home, {}).signer.public_key_pem(), nl=False)
 
 
+@receipts_app.command("keys")
+def receipts_keys(home: HomeOption = None, json_: JsonOption = False) -> None:
+    """Print all public keys, also the retired ones: a file for --public-key that verifies every receipt there is."""
+    signer = open_home(home, {}).signer
+    if json_:
+        states = {signer.key_id(): "present", **dict.fromkeys(signer.retired, "retired")}
+        print_report({"keys": [{"key_id": key, "state": state} for key, state in states.items()]}, json_)
+        return
+    typer.echo(signer.public_keys_pem(), nl=False)
+
+
+@receipts_app.command("rotate")
+def receipts_rotate(home: HomeOption = None, json_: JsonOption = False) -> None:
+    """Sign with a new key from now on. The old one's public key stays; start servers and workers again, and publish both."""
+    opened = open_home(home, {})
+    signer = ReceiptSigner.rotate(receipt_key_path(opened.settings))
+    print_report({"key_id": signer.key_id(), "retired": list(signer.retired)}, json_)
+    err.print("start servers and workers again; publish what `lethe receipts keys` prints", style="yellow")
+
+
 @receipts_app.command("verify")
 def receipts_verify(
     file: Annotated[Path, typer.Argument(help="A receipt as it was downloaded; - for standard input.")],
     public_key: Annotated[
-        Path | None, typer.Option(help="What `lethe receipts key` printed, from a safe place.")
+        Path | None, typer.Option(help="What `lethe receipts keys` printed, from a safe place.")
     ] = None,
     home: HomeOption = None,
     json_: JsonOption = False,
@@ -176,7 +197,7 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
     request = opened.ledger.request(request_id)
     if request.receipt is None:
         raise InvalidInput(f"this deletion is not completed yet (it is {request.state}); wait for its receipt")
-    receipt = receipts.verify(request.receipt, opened.signer.public_key_pem())
+    receipt = receipts.verify(request.receipt, opened.signer.public_keys_pem())
     texts = [] if look_for is None else texts_to_look_for(_text_of(look_for))
     if not texts and not receipt.get("held", True):
         raise InvalidInput(

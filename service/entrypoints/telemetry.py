@@ -29,7 +29,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from service.errors import LedgerUnavailable, StoreError
-from service.records import Mask
+from service.records import ForgetRequest, Mask
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES = ("accepted", "retraining", "completed", "failed")
@@ -52,6 +52,10 @@ class LedgerReadings(Protocol):
     def oldest_owed_age(self) -> float: ...
 
     def overdue(self, deadline: float) -> int: ...
+
+    def owed(self) -> Sequence[ForgetRequest]: ...
+
+    def now(self) -> float: ...
 
     def shards_training(self) -> int: ...
 
@@ -130,11 +134,33 @@ class Telemetry:
         return Histogram(name, documentation, buckets=_FAST, registry=self._registry)
 
 
+class Attendance:
+    """When each owed deletion was last attempted. The ledger tells of the first attempt; of later ones, when they are seen."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[int, float]] = {}  # request id -> attempts, and when the last began
+
+    def unattended(self, owed: Sequence[ForgetRequest], now: float) -> float:
+        """Seconds since the last attempt, or the acceptance, of that which has waited longest; 0 if none is owed."""
+        self._last = {request.request_id: self._attempts_of(request, now) for request in owed}
+        return max((max(0.0, now - at) for _, at in self._last.values()), default=0.0)
+
+    def _attempts_of(self, request: ForgetRequest, now: float) -> tuple[int, float]:
+        known = self._last.get(request.request_id)
+        if known is not None and known[0] == request.attempts:
+            return known
+        if request.attempts == 0:
+            return 0, request.accepted_at
+        first = request.retraining_at if request.attempts == 1 else None
+        return request.attempts, now if first is None else first
+
+
 class _Readings(Collector):
     def __init__(self, ledger: LedgerReadings, generations: GenerationReadings, forget_deadline: float) -> None:
         self._ledger = ledger
         self._generations = generations
         self._forget_deadline = forget_deadline
+        self._attendance = Attendance()
 
     def describe(self) -> Iterable[Metric]:
         # Without this, the registry would ask the ledger while the process is still being wired.
@@ -155,6 +181,9 @@ class _Readings(Collector):
         yield GaugeMetricFamily("lethe_forget_oldest_owed_seconds", "Age of the oldest deletion still owed.", age)
         overdue = self._ledger.overdue(self._forget_deadline)
         yield GaugeMetricFamily("lethe_forget_overdue", "Deletions owed for longer than the deadline.", overdue)
+        unattended = self._attendance.unattended(self._ledger.owed(), self._ledger.now())
+        told = "Time since the last attempt at the owed deletion that has waited longest for one."
+        yield GaugeMetricFamily("lethe_forget_unattended_seconds", told, unattended)
         yield GaugeMetricFamily("lethe_fence", "Deletions that the ledger has counted.", self._ledger.mask().fence)
 
     def _of_generation(self) -> Iterator[Metric]:

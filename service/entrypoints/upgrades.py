@@ -15,6 +15,6 @@ def upgrade(home: HomeOption = None, json_: JsonOption = False) -> None:
     Servers and workers do so at their start, except for upgrades that want all of them stopped: these they refuse, and say so.
     """
     settings = load_settings(home=home)
-    before, now = upgrade_ledger(settings.ledger_url())
+    before, now = upgrade_ledger(settings.ledger_at())
     store = Store(settings.home / "store")
     print_report({"ledger_schema_before": before, "ledger_schema": now, "store_format": store.format}, json_)

@@ -1,7 +1,8 @@
 """Wake-ups and a courtesy lock between processes: hints only, never the truth.
 
 Who waits looks at the ledger again after every wait, rung or not. A lost bell, a flushed or stopped Redis, or a lock
-that two hold at once make work later or done twice, with the same result; they never make it wrong.
+that two hold at once make work later or done twice, with the same result; they never make it wrong. So nobody who holds a
+lock, or looks like it, is waited for without end: a deletion that is owed would wait with them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import BufferedWriter
@@ -31,6 +33,7 @@ LOCK = "lethe:lock"
 _ANSWER_SECONDS = 1.0  # a request that rings may not wait long for a Redis that is gone
 _LISTEN_SECONDS = 0.25  # how late a listener may notice that it is closed
 _HEALTH_CHECK_SECONDS = 15
+_PATIENCE = 3600.0  # seconds that a living holder is waited for: longer than builds take, as a rule
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +57,12 @@ class Bell(Protocol):
 class PollingBell:
     """Wakes the threads of its own process at once; other processes look at the ledger every `interval` seconds."""
 
-    def __init__(self, lock_file: Path, interval: float = 0.25) -> None:
+    def __init__(self, lock_file: Path, interval: float = 0.25, patience: float = _PATIENCE) -> None:
+        """After `patience` seconds of waiting for another holder of the lock, the work is done without it."""
         self._lock_file = lock_file
         self._interval = interval
+        self._patience = _Patience()
+        self._longest = patience
         self._chime = _Chime()
 
     def ring(self) -> None:
@@ -69,13 +75,17 @@ class PollingBell:
 
     @contextmanager
     def courtesy_lock(self) -> Iterator[bool]:
-        """Yield whether nobody else on this machine holds the lock file; a lock dies with its process."""
+        """Yield whether nobody else on this machine holds the lock file, or has for too long; a lock dies with its process."""
         file = self._open_lock_file()
         if file is None:
             yield True
             return
         with file:
-            yield _try_lock(file.fileno())
+            if _try_lock(file.fileno()):
+                self._patience.reset()
+                yield True
+            else:
+                yield self._patience.is_over(self._longest, "another process has held the lock file", once=True)
 
     def close(self) -> None:
         """Wake all who wait; there is nothing to let go of."""
@@ -93,10 +103,18 @@ class PollingBell:
 class RedisBell:
     """Wakes every process that listens to the same Redis. While Redis is away, waiting degrades to polling."""
 
-    def __init__(self, url: str, lock_seconds: float = 30, fallback_interval: float = 1.0) -> None:
-        """Connect when first used. Raises `InvalidSetting` if `url` is not a Redis URL."""
+    def __init__(
+        self, url: str, lock_seconds: float = 30, fallback_interval: float = 1.0, patience: float = _PATIENCE
+    ) -> None:
+        """Connect when first used. Raises `InvalidSetting` if `url` is not a Redis URL.
+
+        After `patience` seconds of waiting for another holder of the lock, the work is done without it; after `lock_seconds`
+        if what is in the lock's key is no lock of ours, as it would stay there.
+        """
         self._client = _client(url)
         self._lock_seconds = lock_seconds
+        self._longest = patience
+        self._patience = _Patience()
         self._fallback_interval = fallback_interval
         self._chime = _Chime()
         self._guard = threading.Lock()
@@ -124,15 +142,16 @@ class RedisBell:
 
     @contextmanager
     def courtesy_lock(self) -> Iterator[bool]:
-        """Yield whether nobody else holds the lock. It expires `lock_seconds` after its holder's death.
+        """Yield whether nobody else holds the lock, or has for too long. It expires `lock_seconds` after its holder's death.
 
         While Redis is away everybody gets it: work done twice has the same result, work not done has none.
         """
         lock = Lock(self._client, LOCK, timeout=self._lock_seconds, blocking=False, thread_local=False)
         owned = self._acquire(lock)
         if not owned:
-            yield owned is None
+            yield owned is None or self._is_out_of_patience()
             return
+        self._patience.reset()
         with self._renewed(lock):
             yield True
 
@@ -183,6 +202,19 @@ class RedisBell:
             return None
         return owned
 
+    def _is_out_of_patience(self) -> bool:
+        try:
+            left: int = self._client.pttl(LOCK)  # milliseconds; -1: it never expires, -2: it is free by now
+        except RedisError as error:
+            self._lost(error)
+            return True
+        if left == -1 or left > 1000 * self._lock_seconds:
+            what = (
+                f"{LOCK} in Redis has held a value that is no lock of Lethe's (remove it, or see who else uses the key)"
+            )
+            return self._patience.is_over(self._lock_seconds, what, once=False)
+        return self._patience.is_over(self._longest, "another worker has held the lock in Redis", once=True)
+
     @contextmanager
     def _renewed(self, lock: Lock) -> Iterator[None]:
         done = threading.Event()
@@ -232,6 +264,35 @@ class RedisBell:
 def open_bell(redis_url: str | None, lock_file: Path) -> Bell:
     """Return a bell over Redis if there is a URL, else one for this process and machine. Raises `InvalidSetting`."""
     return RedisBell(redis_url) if redis_url else PollingBell(lock_file)
+
+
+class _Patience:
+    """How long somebody has been waited for; that it is over is logged once. Threads share it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._since: float | None = None
+        self._told = False
+
+    def reset(self) -> None:
+        with self._guard:
+            self._since, self._told = None, False
+
+    def is_over(self, longest: float, what: str, once: bool) -> bool:
+        """Whether the wait, which begins with the first call, has lasted `longest` seconds. `what` has been the reason.
+
+        With `once`, it begins anew when it is over: whoever is waited for may be at work.
+        """
+        now = time.monotonic()
+        with self._guard:
+            self._since = now if self._since is None else self._since
+            waited = now - self._since
+            tell, self._told = waited >= longest and not self._told, self._told or waited >= longest
+        if tell:
+            logger.warning("%s for %.0f s; going on without the courtesy lock", what, waited)
+        if once and waited >= longest:
+            self.reset()
+        return waited >= longest
 
 
 class _Chime:

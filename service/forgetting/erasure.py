@@ -66,7 +66,7 @@ class RemainsFinder:
         self._published = _published(ledger, store)
         # Every user's id must be hashed for this, so it is done once.
         self._people = ledger.counts().users
-        self._found_again = frozenset(map(ledger.subject, ledger.found_again()))
+        self._found_again = frozenset(subject for user in ledger.found_again() for subject in ledger.subjects(user))
 
     def search(self, requests: Sequence[ForgetRequest]) -> Remains:
         """Look for everything of these deletions at once. Their masked rows are known until they are completed."""

@@ -17,18 +17,12 @@ from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from adapters_store import canonical_json, write_once
-from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
+from service.errors import InvalidSetting, ReceiptInvalid
 from service.forgetting.erasure import Remains
+from service.forgetting.receipt_keys import RetiredKeys, key_id, new_private_key, pem_of, public_keys_in
 from service.records import BuildConfig, ForgetRequest, Published
 
 FORMAT = "lethe-receipt-1"
@@ -42,15 +36,16 @@ CLAIMS = {
     "nothing held": "nothing was held of the subject, so nothing had to be erased or trained again",
 }
 
-_KEYS = {"receipt", "signature", "public_key", "algorithm"}
+_KEYS = {"receipt", "signature", "public_key", "algorithm"}  # and "key_id", which the first receipts did not have
 _OTHERS = 0o077  # permissions of group and others
 
 
 class ReceiptSigner:
-    """Holds the private key and signs receipts with it."""
+    """Holds the private key and signs receipts with it; `retired` are the public keys of those before it."""
 
-    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+    def __init__(self, private_key: Ed25519PrivateKey, retired: Mapping[str, Ed25519PublicKey] | None = None) -> None:
         self._private_key = private_key
+        self.retired = dict(retired or {})
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -61,19 +56,37 @@ class ReceiptSigner:
         """
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_once(path, _new_key)
-            return cls(_parse_private_key(_read_private(path), path))
+            write_once(path, new_private_key)
+            private_key = _parse_private_key(_read_private(path), path)
         except OSError as error:
             raise InvalidSetting(
                 f"the receipt key {path} cannot be used: {error.strerror}; give it to the user that runs this process"
             ) from error
+        retired = RetiredKeys(path).all()
+        retired.pop(key_id(private_key.public_key()), None)  # of a rotation that was cut off
+        return cls(private_key, retired)
+
+    @classmethod
+    def rotate(cls, path: Path) -> Self:
+        """Put a new key in the place of the one at `path`, and keep the old one's public key. Raises `InvalidSetting`."""
+        old = cls.open(path)
+        RetiredKeys(path).replace(old._private_key.public_key())
+        return cls.open(path)
+
+    def key_id(self) -> str:
+        """The name of the key, which its receipts state."""
+        return key_id(self._private_key.public_key())
 
     def public_key_pem(self) -> str:
         """Return the public key as PEM, to be handed to whoever verifies receipts."""
-        return self._private_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        return pem_of(self._private_key.public_key())
+
+    def public_keys_pem(self) -> str:
+        """Return the public keys of all receipts there are, as PEM one after the other: the present one first."""
+        return self.public_key_pem() + "".join(map(pem_of, self.retired.values()))
 
     def sign(self, content: Mapping[str, Any]) -> str:
-        """Return the signed document, canonical JSON: the receipt, its signature, public key and algorithm.
+        """Return the signed document, canonical JSON: the receipt, its signature, public key, key id and algorithm.
 
         The signature is over `canonical_json(content)`. Raises `ValueError` or `TypeError` for what JSON cannot hold.
         """
@@ -81,6 +94,7 @@ class ReceiptSigner:
             "receipt": dict(content),
             "signature": _encode(self._private_key.sign(canonical_json(dict(content)))),
             "public_key": _encode(self._private_key.public_key().public_bytes_raw()),
+            "key_id": self.key_id(),
             "algorithm": ALGORITHM,
         }
         return canonical_json(document).decode()
@@ -89,20 +103,27 @@ class ReceiptSigner:
 def verify(document: str, public_key_pem: str | None) -> dict[str, Any]:
     """Return the content of a signed document whose signature holds.
 
-    With `public_key_pem` the document must be signed by that key. Without it the document's own key is used, which
-    shows that nothing was changed, but not who signed.
+    With `public_key_pem` the document must be signed by that key, or one of them. Without it the document's own key is
+    used, which shows that nothing was changed, but not who signed.
 
     Raises `ReceiptInvalid`, and `InvalidInput` if the given key is none.
     """
     parsed = _parse(document)
-    raw_key = _decode(parsed["public_key"], "public key")
-    if public_key_pem is not None and raw_key != _raw_public_key(public_key_pem):
-        raise ReceiptInvalid("the receipt is signed by another key than the one given")
+    trusted = None if public_key_pem is None else public_keys_in(public_key_pem)
     try:
-        key = Ed25519PublicKey.from_public_bytes(raw_key)
+        key = Ed25519PublicKey.from_public_bytes(_decode(parsed["public_key"], "public key"))
+    except ValueError:
+        raise ReceiptInvalid("the receipt's public key is none") from None
+    if trusted is not None and key not in trusted.values():
+        raise ReceiptInvalid(
+            f"the receipt is signed by another key (key id {key_id(key)}) than the one given (key id {', '.join(trusted)})"
+        )
+    try:
         key.verify(_decode(parsed["signature"], "signature"), canonical_json(parsed["receipt"]))
     except (InvalidSignature, ValueError):
         raise ReceiptInvalid("the signature does not match the receipt: it was changed after it was signed") from None
+    if parsed.get("key_id", key_id(key)) != key_id(key):
+        raise ReceiptInvalid("the receipt's key id is not that of its public key")
     content: dict[str, Any] = parsed["receipt"]
     return content
 
@@ -173,10 +194,6 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _new_key() -> bytes:
-    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
 def _read_private(path: Path) -> bytes:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_mode & _OTHERS:
@@ -194,22 +211,12 @@ def _parse_private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _raw_public_key(pem: str) -> bytes:
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise InvalidInput("the public key is no Ed25519 key in PEM")
-    return key.public_bytes_raw()
-
-
 def _parse(document: str) -> dict[str, Any]:
     try:
         parsed = json.loads(document, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise ReceiptInvalid("the receipt is not sound JSON") from None
-    if not isinstance(parsed, dict) or parsed.keys() != _KEYS or not isinstance(parsed["receipt"], dict):
+    if not isinstance(parsed, dict) or parsed.keys() - {"key_id"} != _KEYS or not isinstance(parsed["receipt"], dict):
         raise ReceiptInvalid(f"the receipt is not of the expected form: an object with {', '.join(sorted(_KEYS))}")
     if parsed["algorithm"] != ALGORITHM:
         raise ReceiptInvalid(f"the receipt is not signed with {ALGORITHM}")

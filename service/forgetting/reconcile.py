@@ -15,7 +15,7 @@ from typing import Protocol
 from adapters_store import Findings, Inspector, Store, StoreFailure
 from service.build.build import FORMAT, Builder, Built
 from service.data.ledger import Ledger
-from service.errors import LetheError, StoreError
+from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import Remains, RemainsFinder
 from service.forgetting.incidents import Incidents
@@ -98,13 +98,18 @@ class Reconciler:
         return built
 
     def run(self, stop: StopSignal, first_pause: float) -> None:
-        """Settle whenever somebody rings, and every few seconds; after a failure pause, twice as long each time."""
+        """Settle whenever somebody rings, and every few seconds; after a failure pause, twice as long each time.
+
+        Raises SecretChanged when the secret was rotated meanwhile.
+        """
         pause = first_pause
         while not stop.is_set():
             try:
                 self._builder.wipe_forgotten()  # another worker may have the work, but what is in this memory is ours
                 self._settle_alone()
                 pause = first_pause
+            except SecretChanged:
+                raise  # only a process that is started anew reads the new secret
             except Exception as error:
                 told = {"reason": reason(error), "retry_in_seconds": pause}
                 log.warning("reconcile_failed", extra=told, exc_info=not isinstance(error, LetheError | StoreFailure))

@@ -2,52 +2,78 @@
 
 One JSON object a line, only ever appended to: a deletion is answered after its line is on the disk. The file holds keyed
 hashes; keep it, and the secret, when you restore a ledger.
+
+Each line names the secret that it was written under (`key`, the beginning of the secret's check value) and carries a MAC of
+itself under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of
+Lethe that wrote no MACs, which are read as they are, once. After a seal, a line without a MAC is refused.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import hmac
 import json
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from adapters_store import canonical_json, sync_directory
-from service.errors import Damaged, StoreError
+from service.data.ledger import KEY_ID_LENGTH, KeyedHashes
+from service.errors import Damaged, InvalidSetting, StoreError
 from service.records import Tombstone
 
-_BURIED, _RETURNED = "buried", "returned"
+_BURIED, _RETURNED, _SEALED = "buried", "returned", "sealed"
 
 
 class TombstoneFile:
-    """Safe for many processes and threads at once. Raises StoreError when the file cannot be read or written."""
+    """Safe for many processes and threads at once.
 
-    def __init__(self, path: Path) -> None:
+    Raises StoreError when the file cannot be read or written, Damaged when a line is not sound, and InvalidSetting when it was
+    written under a secret that `hashes` does not hold.
+    """
+
+    def __init__(self, path: Path, hashes: KeyedHashes) -> None:
         self._path = path
-        self._standing: dict[tuple[str, str], Tombstone] = {}
-        self._read_to = 0  # bytes
-        self._lines = 0
+        self._hashes = hashes
+        self._secrets = {_key_id(keyed): keyed for keyed in hashes.every()}
         self._turn = threading.RLock()
         self._descriptor: int | None = None  # while it is locked
+        self._begin_anew(None)
+
+    def check(self) -> None:
+        """Read the file, if there is one, and change nothing. Raises as the class says."""
+        with self._turn, _failures():
+            if self._path.exists():
+                with self._opened() as descriptor:
+                    self._catch_up(descriptor)
 
     def standing(self) -> list[Tombstone]:
         """All tombstones that no return has removed. Raises Damaged, naming the line, if the file is not sound."""
         with self.locked():
             return list(self._standing.values())
 
+    def by_key(self) -> Mapping[str, int]:
+        """Key id -> how many standing tombstones were written under this secret; one without a MAC counts for the present."""
+        with self.locked():
+            return Counter(self._written_under[grave] for grave in self._standing)
+
     def bury(self, tombstones: Iterable[Tombstone]) -> None:
-        """Append those that do not stand yet, or for a shorter time."""
+        """Append those that do not stand yet, or for a shorter time; of none, seal a file that is not sealed."""
         with self.locked() as descriptor:
+            self._seal(descriptor)
             new = [stone for stone in tombstones if stone.adds_to(self._standing.get((stone.subject, stone.grave)))]
             self._append(descriptor, _BURIED, new)
 
     def remove(self, tombstones: Iterable[Tombstone]) -> None:
         """Append that the users of these came back."""
         with self.locked() as descriptor:
+            self._seal(descriptor)
             self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.grave) in self._standing])
 
     @contextmanager
@@ -57,39 +83,106 @@ class TombstoneFile:
             if self._descriptor is not None:
                 yield self._descriptor
                 return
+            with self._opened() as descriptor:
+                self._descriptor = descriptor
+                try:
+                    self._catch_up(descriptor)
+                    yield descriptor
+                finally:
+                    self._descriptor = None
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with _failures():
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
             with _failures():
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            try:
-                with _failures():
-                    fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-                    self._catch_up(self._descriptor)
-                yield self._descriptor
-            finally:
-                os.close(self._descriptor)
-                self._descriptor = None
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _begin_anew(self, file: tuple[int, int] | None) -> None:
+        self._file = file  # device and inode
+        self._standing: dict[tuple[str, str], Tombstone] = {}
+        self._written_under: dict[tuple[str, str], str] = {}  # key ids
+        self._read_to = 0  # bytes
+        self._lines = 0
+        self._sealed = False
+        self._unsealed = hashlib.sha256()  # of the lines before the first seal
 
     def _catch_up(self, descriptor: int) -> None:
-        size = os.fstat(descriptor).st_size
-        if size < self._read_to:  # somebody put another file here
-            self._standing, self._read_to, self._lines = {}, 0, 0
-        content = os.pread(descriptor, size - self._read_to, self._read_to)
+        with _failures():
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) != self._file or status.st_size < self._read_to:
+                self._begin_anew((status.st_dev, status.st_ino))  # somebody put another file here
+            content = os.pread(descriptor, status.st_size - self._read_to, self._read_to)
         whole = content[: content.rfind(b"\n") + 1]  # a torn last line was never confirmed to anybody
-        for line in whole.splitlines():
+        for line in whole.splitlines(keepends=True):
+            self._take(line, self._lines + 1)
             self._lines += 1
-            self._take(*_parsed(line, self._lines))
-        self._read_to += len(whole)
+            self._read_to += len(line)
 
-    def _take(self, event: str, tombstone: Tombstone) -> None:
-        key = (tombstone.subject, tombstone.grave)
-        if event == _BURIED:
-            self._standing[key] = tombstone
+    def _take(self, line: bytes, number: int) -> None:
+        stated = _parsed(line, number)
+        key = self._verified(stated, number)
+        event = stated.pop("event", None)
+        if event == _SEALED and key:
+            self._take_seal(stated, number)
+        elif event in (_BURIED, _RETURNED):
+            self._take_tombstone(event, stated, key, number)
         else:
-            self._standing.pop(key, None)
+            raise _unsound(number)
+        if not self._sealed:
+            self._unsealed.update(line)
+
+    def _verified(self, stated: dict[str, Any], number: int) -> str:
+        """The key id of the line, whose MAC is right. Of a line before the first seal: none, if it has none."""
+        key, mac = stated.pop("key", None), stated.pop("mac", None)
+        if key is None and mac is None and not self._sealed:
+            return ""
+        if not isinstance(key, str):
+            raise _unsound(number)
+        if key not in self._secrets:
+            raise InvalidSetting(
+                f"line {number} of the tombstone file in the home folder was written under another secret (key id {key}) than "
+                f"the one given here (key id {_key_id(self._hashes)}); put that secret back (the file `secret`, or "
+                "`secret.retired` for those from before a rotation) from a backup"
+            )
+        if not _equal(mac, self._mac(self._secrets[key], {**stated, "key": key})):
+            raise _unsound(number)
+        return key
+
+    def _take_seal(self, stated: Mapping[str, Any], number: int) -> None:
+        # A seal of nothing may stand anywhere: two files that were joined have one in their middle.
+        if stated["lines"] and (stated["lines"], stated["sha256"]) != (number - 1, self._unsealed.hexdigest()):
+            raise Damaged(
+                f"the lines before line {number} of the tombstone file in the home folder were changed; restore the file from "
+                "a backup"
+            )
+        self._sealed = True
+
+    def _take_tombstone(self, event: str, stated: dict[str, Any], key: str, number: int) -> None:
+        try:
+            tombstone = Tombstone(**stated)
+        except TypeError:
+            raise _unsound(number) from None
+        grave = (tombstone.subject, tombstone.grave)
+        if event == _BURIED:
+            self._standing[grave], self._written_under[grave] = tombstone, key or _key_id(self._hashes)
+        else:
+            self._standing.pop(grave, None)
+
+    def _seal(self, descriptor: int) -> None:
+        if not self._sealed:
+            content = {"event": _SEALED, "lines": self._lines, "sha256": self._unsealed.hexdigest()}
+            self._write(descriptor, self._line(content))
 
     def _append(self, descriptor: int, event: str, tombstones: Collection[Tombstone]) -> None:
-        if not tombstones:
-            return
-        lines = b"".join(canonical_json({"event": event} | _stated(tombstone)) for tombstone in tombstones)
+        if tombstones:
+            self._write(descriptor, b"".join(self._line({"event": event, **_stated(stone)}) for stone in tombstones))
+
+    def _write(self, descriptor: int, lines: bytes) -> None:
         with _failures():
             os.ftruncate(descriptor, self._read_to)
             if os.write(descriptor, lines) < len(lines):
@@ -97,7 +190,22 @@ class TombstoneFile:
             os.fsync(descriptor)
             if self._read_to == 0:
                 sync_directory(self._path.parent)
-            self._catch_up(descriptor)
+        self._catch_up(descriptor)
+
+    def _line(self, content: Mapping[str, Any]) -> bytes:
+        content = {**content, "key": _key_id(self._hashes)}
+        return canonical_json({**content, "mac": self._mac(self._hashes, content)})
+
+    def _mac(self, keyed: KeyedHashes, content: Mapping[str, Any]) -> str:
+        return keyed.of("tombstone line", canonical_json(dict(content)).decode())
+
+
+def _key_id(keyed: KeyedHashes) -> str:
+    return keyed.check()[:KEY_ID_LENGTH]
+
+
+def _equal(given: object, expected: str) -> bool:
+    return isinstance(given, str) and hmac.compare_digest(given.encode(), expected.encode())
 
 
 def _stated(tombstone: Tombstone) -> dict[str, Any]:
@@ -116,14 +224,17 @@ def _failures() -> Iterator[None]:
         ) from error
 
 
-def _parsed(line: bytes, number: int) -> tuple[str, Tombstone]:
+def _parsed(line: bytes, number: int) -> dict[str, Any]:
     try:
-        stated: dict[str, Any] = json.loads(line)
-        event = stated.pop("event")
-        if event not in (_BURIED, _RETURNED):
-            raise ValueError(event)
-        return event, Tombstone(**stated)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Damaged(
-            f"line {number} of the tombstone file in the home folder is not sound; restore the file from a backup"
-        ) from None
+        stated = json.loads(line)
+    except ValueError:
+        stated = None
+    if not isinstance(stated, dict):
+        raise _unsound(number)
+    return stated
+
+
+def _unsound(number: int) -> Damaged:
+    return Damaged(
+        f"line {number} of the tombstone file in the home folder is not sound; restore the file from a backup"
+    )

@@ -213,9 +213,16 @@ def test_prometheus_reads_the_alerts_and_the_replicas() -> None:
 
 def test_there_is_an_alert_for_what_an_operator_must_not_miss() -> None:
     rules = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
-    expected = {"LetheDeletionOverdue", "LetheDeletionFailed", "LetheServerErrors", "LetheSlow"}
+    expected = {
+        "LetheDeletionOverdue",
+        "LetheDeletionFailed",
+        "LetheDeletionUnattended",
+        "LetheServerErrors",
+        "LetheSlow",
+    }
     assert expected <= set(rules)
     assert "lethe_forget_overdue" in rules["LetheDeletionOverdue"]["expr"]
+    assert "lethe_forget_unattended_seconds" in rules["LetheDeletionUnattended"]["expr"]
     for rule in rules.values():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]

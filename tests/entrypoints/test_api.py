@@ -111,6 +111,12 @@ class FakeLedger:
     def overdue(self, deadline: float) -> int:
         return 2 if deadline == 86_400.0 else 0
 
+    def owed(self) -> list[ForgetRequest]:
+        return [ACCEPTED]
+
+    def now(self) -> float:
+        return ACCEPTED.accepted_at + 90.5
+
     def shards_training(self) -> int:
         return 1
 
@@ -144,6 +150,15 @@ class FakeBell:
             raise ConnectionError(SECRET)
 
 
+class FakeWritable:
+    def __init__(self, refusal: Exception | None = None) -> None:
+        self.refusal = refusal
+
+    def require(self) -> None:
+        if self.refusal:
+            raise self.refusal
+
+
 class Door:
     """The whole application over fakes; every call lives through one lifespan."""
 
@@ -154,6 +169,7 @@ class Door:
         generations: FakeGenerations | None = None,
         bell: FakeBell | None = None,
         limits: Limits | None = None,
+        writable: FakeWritable | None = None,
         root_path: str = "",
     ) -> None:
         self.life: list[str] = []
@@ -169,6 +185,7 @@ class Door:
                 bell=self.bell,
                 telemetry=Telemetry(forget_deadline=86_400.0),
                 limits=limits or Limits(),
+                writable=writable or FakeWritable(),
                 on_start=self._start,
                 on_stop=self._stop,
             ),
@@ -596,6 +613,8 @@ def test_health_asks_the_ledger() -> None:
 def test_it_is_ready_once_a_generation_is_loaded() -> None:
     assert Door().get("/readyz").status_code == 200
     assert _problem(Door(generations=FakeGenerations(False)).get("/readyz"), 503)["detail"].startswith("no generation")
+    for refusal in (errors.LedgerUnavailable("it answers reads only"), errors.StoreError("The disk is full")):
+        assert _problem(Door(writable=FakeWritable(refusal)).get("/readyz"), 503)["detail"] == str(refusal)
 
 
 def test_the_generation_is_described() -> None:
@@ -656,6 +675,7 @@ def test_the_metrics_read_the_ledger_at_each_scrape() -> None:
     assert "process_resident_memory_bytes" in text
     assert "lethe_forget_oldest_owed_seconds 7.5" in text
     assert "lethe_forget_overdue 2.0" in text.splitlines()
+    assert "lethe_forget_unattended_seconds 90.5" in text.splitlines()
 
 
 def test_the_other_metrics_still_come_when_the_ledger_or_the_generation_is_away() -> None:

@@ -4,13 +4,15 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adapters_store import Fault
-from service.entrypoints.telemetry import JsonFormatter, Telemetry, configure_logging
+from service.entrypoints.telemetry import Attendance, JsonFormatter, Telemetry, configure_logging
 from service.forgetting.incidents import Incidents
+from service.records import ForgetRequest
 
 DEADLINE = 86_400.0
 
@@ -68,6 +70,21 @@ def test_what_was_found_damaged_is_counted_by_kind_whichever_process_found_it(tm
     assert 'lethe_store_damaged_total{kind="adapter"} 2.0' in lines
     assert 'lethe_store_damaged_total{kind="memory"} 1.0' in lines
     assert "a" * 8 not in (tmp_path / "incidents.jsonl").read_text()
+
+
+def test_how_long_an_owed_deletion_has_been_left_alone_counts_from_its_last_attempt() -> None:
+    attendance = Attendance()
+    waiting = ForgetRequest("a", "s", "user", "accepted", 1, (), 0, 0, 0, accepted_at=100.0, masked_at=100.0)
+    tried = replace(waiting, request_id="b", state="failed", attempts=1, retraining_at=150.0)
+    assert attendance.unattended([], 500.0) == 0
+    assert attendance.unattended([waiting], 160.0) == 60.0
+    assert attendance.unattended([tried], 160.0) == 10.0
+    assert attendance.unattended([tried, waiting], 160.0) == 60.0
+    again = replace(tried, attempts=2)
+    assert attendance.unattended([again], 170.0) == 0  # seen now: it cannot be longer ago than the last reading
+    assert attendance.unattended([again], 200.0) == 30.0
+    assert attendance.unattended([replace(again, attempts=3)], 210.0) == 0
+    assert attendance.unattended([waiting], 90.0) == 0  # a clock that was set back
 
 
 def test_two_processes_worth_of_metrics_can_live_in_one() -> None:

@@ -19,7 +19,7 @@ from service.build.build import Builder, Built
 from service.build.embedding import embed_public_texts
 from service.build.readings import Readings
 from service.build.training import train_adapter
-from service.data.ledger import ImportCounts, Ledger
+from service.data.ledger import ImportCounts, KeyedHashes, Ledger
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
@@ -127,7 +127,7 @@ class Home:
         runs: Any = workforce
         builder = Builder(self.ledger, self.store, model, runs, SECRET, ENVIRONMENT, readings=readings)
         bell = PollingBell(folder / "lock")
-        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         self.intake = Intake(self.ledger, SIGNER, self.tombstones)
         self.reconciler = Reconciler(self.ledger, self.store, builder, bell, SIGNER, config)
 

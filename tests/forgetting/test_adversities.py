@@ -20,10 +20,10 @@ import pytest
 import redis
 
 from adapters_store import DamagedArtifact, Store, StoreFailure
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger, rekey
 from service.entrypoints.problems import problem_from
-from service.errors import LedgerUnavailable, LetheError, StoreError
-from service.forgetting.bell import RedisBell
+from service.errors import LedgerUnavailable, LetheError, SecretChanged, StoreError
+from service.forgetting.bell import LOCK, RedisBell
 from service.forgetting.intake import Intake
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
@@ -136,7 +136,7 @@ def test_a_deletion_is_not_confirmed_while_its_tombstone_finds_no_room_and_askin
     world: World, disk: Disk
 ) -> None:
     path = disk.path / "tombstones.jsonl"
-    tombstones = TombstoneFile(path)
+    tombstones = TombstoneFile(path, KeyedHashes(SECRET))
     others = almost_a_page_of_tombstones(tombstones, path)
     intake = Intake(world.ledger, SIGNER, tombstones)
     disk.fill()
@@ -146,10 +146,10 @@ def test_a_deletion_is_not_confirmed_while_its_tombstone_finds_no_room_and_askin
     assert path.read_bytes()[-1:] != b"\n", "a part of the line found room"
     [owed] = world.ledger.owed()
     assert world.ledger.mask().adapters == set(owed.affected_shards)
-    assert TombstoneFile(path).standing() == others
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == others
     disk.make_room()
     assert intake.forget("ann", None, None).request_id == owed.request_id
-    assert TombstoneFile(path).standing() == [*others, *world.ledger.tombstones(owed.request_id)]
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [*others, *world.ledger.tombstones(owed.request_id)]
 
 
 def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombstone]:
@@ -168,7 +168,7 @@ def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombsto
 def test_whom_the_tombstone_file_had_no_room_for_is_in_it_when_they_ask_again_after_the_work_was_done(
     world: World, disk: Disk
 ) -> None:
-    tombstones = TombstoneFile(disk.path / "tombstones.jsonl")
+    tombstones = TombstoneFile(disk.path / "tombstones.jsonl", KeyedHashes(SECRET))
     intake = Intake(world.ledger, SIGNER, tombstones)
     disk.fill()
     with pytest.raises(StoreError):
@@ -617,3 +617,29 @@ def test_a_clock_that_is_set_back_makes_a_deletion_overdue_later_but_not_never(w
         assert (ledger.overdue(DAY), ledger.oldest_owed_age()) == (0, 0.0)
         now[0] += 2 * DAY + 1
         assert ledger.overdue(DAY) == 1
+
+
+def test_a_foreign_value_in_the_locks_key_delays_a_deletion_but_does_not_stop_it(world: World, server: Server) -> None:
+    bell = RedisBell(server.url, lock_seconds=0.5, fallback_interval=0.05)
+    with redis.Redis.from_url(server.url) as client:
+        client.set(LOCK, b"of another program")
+    stop = threading.Event()
+    request = world.forget("fay")
+    worker = run_in_thread(world, bell, FakeBuilder(world.ledger, world.store), stop)
+    bell.ring()
+    eventually(lambda: world.ledger.request(request).state == "completed")
+    stop.set()
+    bell.close()
+    worker.join(60)
+    assert world.receipt(request)["held"]
+
+
+def test_a_worker_whose_secret_was_rotated_ends_so_that_the_next_reads_the_new_one(
+    world: World, tmp_path: Path
+) -> None:
+    request = world.forget("fay")
+    rekey(tmp_path / "ledger.sqlite", b"the next secret of the tests", [SECRET])
+    with pytest.raises(SecretChanged):
+        world.reconciler().run(threading.Event(), 0.05)
+    with Ledger(tmp_path / "ledger.sqlite", b"the next secret of the tests", retired=[SECRET]) as ledger:
+        assert ledger.request(request).state == "accepted"

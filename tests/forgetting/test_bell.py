@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from service.errors import InvalidSetting
-from service.forgetting.bell import Bell, PollingBell, RedisBell, open_bell
+from service.forgetting.bell import LOCK, Bell, PollingBell, RedisBell, open_bell
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = 20.0  # seconds; a wait that ends sooner was woken
@@ -348,6 +348,51 @@ def test_without_redis_everybody_gets_the_lock(server: Server) -> None:
     with bell.courtesy_lock() as got:
         assert got
     bell.close()
+
+
+@pytest.mark.parametrize("expires_in", [None, 3600])
+@pytest.mark.parametrize("kind", ["text", "list"])
+def test_what_is_no_lock_of_ours_is_waited_for_no_longer_than_a_lock_lives(
+    server: Server, caplog: pytest.LogCaptureFixture, expires_in: int | None, kind: str
+) -> None:
+    bell = RedisBell(server.url, lock_seconds=0.4)
+    with redis.Redis.from_url(server.url) as client:
+        client.set(LOCK, b"of another program") if kind == "text" else client.rpush(LOCK, b"of another program")
+        if expires_in is not None:
+            client.expire(LOCK, expires_in)
+        began = time.monotonic()
+        assert not tried(bell)
+        eventually(lambda: tried(bell))
+        assert 0.4 <= time.monotonic() - began < SOON
+        assert tried(bell)
+        assert [r.levelname for r in caplog.records] == ["WARNING"]
+        assert "no lock of Lethe's" in caplog.text
+        client.delete(LOCK)
+        assert tried(bell)
+        client.set(LOCK, b"once more")
+        assert not tried(bell)
+    bell.close()
+
+
+def test_a_holder_that_lives_is_waited_for_with_patience_but_not_for_ever(
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs: list[tuple[Bell, Bell]] = [
+        (RedisBell(redis_url), RedisBell(redis_url, patience=0.3)),
+        (PollingBell(tmp_path / "lock"), PollingBell(tmp_path / "lock", patience=0.3)),
+    ]
+    for holder, other in pairs:
+        caplog.clear()
+        with holder.courtesy_lock():
+            began = time.monotonic()
+            assert not tried(other)
+            eventually(lambda other=other: tried(other))  # type: ignore[misc]
+            assert 0.3 <= time.monotonic() - began < SOON
+            assert not tried(other)  # one pass without the lock; then it is waited for again
+            assert "going on without the courtesy lock" in caplog.text
+        assert tried(other)
+        holder.close()
+        other.close()
 
 
 def test_without_a_lock_file_work_goes_on(tmp_path: Path) -> None:

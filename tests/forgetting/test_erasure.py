@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
 from service.build.build import FORMAT, Built
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger
 from service.data.ledger.database import _empty_wal, _rewrite_file
 from service.entrypoints.limits import Observed
 from service.entrypoints.telemetry import JsonFormatter
@@ -104,7 +104,7 @@ class House:
         self.folder = folder
         self.ledger = ledger(url or f"sqlite:///{folder}/ledger.sqlite", SECRET)
         self.store = store(folder / "store")
-        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         bell = PollingBell(folder / "lock")
         made = builder(self.ledger, self.store)
         self._reconciler = Reconciler(self.ledger, self.store, made, bell, SIGNER, CONFIG)  # type: ignore[arg-type]

@@ -330,3 +330,50 @@ def open_elsewhere(path: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", OPENS, str(path)]
     return subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+# Rotation
+
+
+def test_after_a_rotation_old_and_new_receipts_verify_with_the_published_keys(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.pem"
+    first = ReceiptSigner.open(path)
+    old = first.sign(CONTENT)
+    second = ReceiptSigner.rotate(path)
+    third = ReceiptSigner.rotate(path)
+    assert list(third.retired) == [first.key_id(), second.key_id()]
+    assert len({first.key_id(), second.key_id(), third.key_id()}) == 3
+    published = ReceiptSigner.open(path).public_keys_pem()
+    assert published.startswith(third.public_key_pem())
+    for receipt, signer in ((old, first), (second.sign(CONTENT), second), (third.sign(CONTENT), third)):
+        assert json.loads(receipt)["key_id"] == signer.key_id()
+        assert verify(receipt, published) == verify(receipt, signer.public_key_pem()) == CONTENT
+    with pytest.raises(ReceiptInvalid, match=f"another key .*{first.key_id()}.*{third.key_id()}"):
+        verify(old, third.public_key_pem())
+    with pytest.raises(ReceiptInvalid, match="another key"):
+        verify(SIGNER.sign(CONTENT), published)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()] == [0o600, 0o600]
+
+
+def test_a_receipt_from_before_key_ids_still_verifies_and_a_wrong_key_id_does_not() -> None:
+    document = json.loads(DOCUMENT)
+    without = {name: value for name, value in document.items() if name != "key_id"}
+    assert verify(json.dumps(without), SIGNER.public_key_pem()) == CONTENT
+    with pytest.raises(ReceiptInvalid, match="key id"):
+        verify(json.dumps({**document, "key_id": "0" * 16}), SIGNER.public_key_pem())
+
+
+def test_a_rotation_that_was_cut_off_leaves_the_key_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "receipts.pem"
+    first = ReceiptSigner.open(path)
+    (tmp_path / "receipts.retired.pem").write_text(first.public_key_pem())  # kept, but not yet replaced
+    again = ReceiptSigner.open(path)
+    assert (again.key_id(), again.retired) == (first.key_id(), {})
+    assert list(ReceiptSigner.rotate(path).retired) == [first.key_id()]
+
+
+def test_retired_keys_that_are_none_are_refused(tmp_path: Path) -> None:
+    ReceiptSigner.open(tmp_path / "receipts.pem")
+    (tmp_path / "receipts.retired.pem").write_text("no keys")
+    with pytest.raises(InvalidSetting, match="restore it from a backup"):
+        ReceiptSigner.open(tmp_path / "receipts.pem")

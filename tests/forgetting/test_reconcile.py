@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters_store import Store, StoreFailure, canonical_json, digest_of
 from service.build.build import FORMAT, Built
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger
 from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
@@ -91,7 +91,7 @@ class World:
     def __init__(self, folder: Path, users: tuple[str, ...] = USERS) -> None:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite", SECRET)
         self.store = Store(folder / "store")
-        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         self.bell = PollingBell(folder / "lock", interval=0.05)
         rows = [Interaction(user, item.item_id, True, 5) for user in users for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")

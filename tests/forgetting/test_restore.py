@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger
 from service.errors import Damaged
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
@@ -18,6 +18,8 @@ from service.forgetting.tombstones import TombstoneFile
 from service.records import ForgetRequest, Interaction, Item
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SECRET = b"a secret of the tests"
+HASHES = KeyedHashes(SECRET)
 ITEMS = [Item(f"i{number}", f"Title {number}") for number in range(4)]
 ROWS = [Interaction(user, item.item_id, True, 1) for user in ("ann", "bob", "cid") for item in ITEMS]
 
@@ -27,14 +29,14 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tombstones = TombstoneFile(folder / "tombstones.jsonl")
+        self.tombstones = TombstoneFile(folder / "tombstones.jsonl", HASHES)
         self.ledger = self._open()
         self.ledger.import_data(ITEMS, ROWS, "movie")
         self.ledger.erase_traces()  # so that the file alone is a backup
         shutil.copy(folder / "ledger.db", folder / "backup.db")
 
     def _open(self) -> Ledger:
-        return Ledger(f"sqlite:///{self.folder}/ledger.db", b"a secret of the tests")
+        return Ledger(f"sqlite:///{self.folder}/ledger.db", SECRET)
 
     def forget(self, user: str, *items: str) -> ForgetRequest:
         return Intake(self.ledger, SIGNER, self.tombstones).forget(user, list(items) or None, None)
@@ -49,7 +51,7 @@ class Home:
 
     def check_elsewhere(self) -> None:
         """As another process, which has the files open for itself."""
-        tombstones = TombstoneFile(self.folder / "tombstones.jsonl")
+        tombstones = TombstoneFile(self.folder / "tombstones.jsonl", HASHES)
         with self._open() as ledger:
             restore_check(ledger, tombstones, Intake(ledger, SIGNER, tombstones))
 
@@ -137,6 +139,6 @@ def test_who_comes_back_while_another_process_starts_is_not_forgotten_again(home
 def test_nothing_is_answered_on_a_damaged_tombstone_file(home: Home) -> None:
     home.forget("ann")
     (home.folder / "tombstones.jsonl").write_text("rotten\n")
-    home.tombstones = TombstoneFile(home.folder / "tombstones.jsonl")
+    home.tombstones = TombstoneFile(home.folder / "tombstones.jsonl", HASHES)
     with pytest.raises(Damaged):
         home.check()

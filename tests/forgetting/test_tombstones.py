@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from service.data.ledger import KeyedHashes
 from service.errors import Damaged, StoreError
 from service.forgetting.tombstones import TombstoneFile
 from service.records import Tombstone
 
+HASHES = KeyedHashes(b"a secret of the tests")
 ANN, BOB, CID = (Tombstone(name, "", f"request of {name}", fence) for fence, name in enumerate(("ann", "bob", "cid")))
 ONE_ITEM = Tombstone("ann", "5f" * 32, "another", 9)
 
@@ -23,32 +25,32 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_buried_stands_also_for_who_opens_the_file_later(path: Path) -> None:
-    TombstoneFile(path).bury([ANN, ONE_ITEM])
-    TombstoneFile(path).bury([BOB])
-    assert TombstoneFile(path).standing() == [ANN, ONE_ITEM, BOB]
+    TombstoneFile(path, HASHES).bury([ANN, ONE_ITEM])
+    TombstoneFile(path, HASHES).bury([BOB])
+    assert TombstoneFile(path, HASHES).standing() == [ANN, ONE_ITEM, BOB]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_burying_again_writes_nothing(path: Path) -> None:
-    tombstones = TombstoneFile(path)
+    tombstones = TombstoneFile(path, HASHES)
     tombstones.bury([ANN, BOB])
     before = path.read_bytes()
     tombstones.bury([BOB, ANN])
-    TombstoneFile(path).bury([ANN])
+    TombstoneFile(path, HASHES).bury([ANN])
     assert path.read_bytes() == before
 
 
 def test_who_came_back_stands_no_more_until_they_are_forgotten_again(path: Path) -> None:
-    tombstones = TombstoneFile(path)
+    tombstones = TombstoneFile(path, HASHES)
     tombstones.bury([ANN, BOB])
     tombstones.remove([ANN, CID])
-    assert tombstones.standing() == TombstoneFile(path).standing() == [BOB]
+    assert tombstones.standing() == TombstoneFile(path, HASHES).standing() == [BOB]
     tombstones.bury([ANN])
-    assert TombstoneFile(path).standing() == [BOB, ANN]
+    assert TombstoneFile(path, HASHES).standing() == [BOB, ANN]
 
 
 def test_two_that_have_the_file_open_see_each_other(path: Path) -> None:
-    one, two = TombstoneFile(path), TombstoneFile(path)
+    one, two = TombstoneFile(path, HASHES), TombstoneFile(path, HASHES)
     one.bury([ANN])
     two.bury([BOB])
     one.bury([CID])
@@ -57,33 +59,33 @@ def test_two_that_have_the_file_open_see_each_other(path: Path) -> None:
 
 @pytest.mark.parametrize("lost", range(1, 100, 7))
 def test_a_torn_last_line_was_never_confirmed_and_is_written_over(path: Path, lost: int) -> None:
-    TombstoneFile(path).bury([ANN])
+    TombstoneFile(path, HASHES).bury([ANN])
     whole = path.stat().st_size
-    TombstoneFile(path).bury([BOB])
+    TombstoneFile(path, HASHES).bury([BOB])
     with path.open("r+b") as file:
         file.truncate(max(whole, path.stat().st_size - lost))
-    survivor = TombstoneFile(path)
+    survivor = TombstoneFile(path, HASHES)
     assert survivor.standing() == [ANN]
     survivor.bury([CID])
-    assert TombstoneFile(path).standing() == [ANN, CID]
+    assert TombstoneFile(path, HASHES).standing() == [ANN, CID]
 
 
 @pytest.mark.parametrize(
     "line", [b"", b"{}", b"[]", b"\xff", b'{"event":"buried"}', b'{"event":"x","subject":"","grave":""}']
 )
 def test_a_line_that_is_not_sound_is_named_by_its_number_and_never_skipped(path: Path, line: bytes) -> None:
-    TombstoneFile(path).bury([ANN])
+    TombstoneFile(path, HASHES).bury([ANN])
     with path.open("ab") as file:
         file.write(line + b"\n")
-    for ask in (TombstoneFile(path).standing, lambda: TombstoneFile(path).bury([BOB])):
-        with pytest.raises(Damaged, match=r"line 2 .* restore the file from a backup"):
+    for ask in (TombstoneFile(path, HASHES).standing, lambda: TombstoneFile(path, HASHES).bury([BOB])):
+        with pytest.raises(Damaged, match=r"line 3 .* restore the file from a backup"):
             ask()
 
 
 def test_a_file_that_was_replaced_by_a_shorter_one_is_read_anew(path: Path) -> None:
-    TombstoneFile(path).bury([ANN])
+    TombstoneFile(path, HASHES).bury([ANN])
     backup = path.read_bytes()
-    tombstones = TombstoneFile(path)
+    tombstones = TombstoneFile(path, HASHES)
     tombstones.bury([BOB, CID])
     path.write_bytes(backup)
     assert tombstones.standing() == [ANN]
@@ -91,7 +93,7 @@ def test_a_file_that_was_replaced_by_a_shorter_one_is_read_anew(path: Path) -> N
 
 def test_a_folder_that_is_not_there_is_said_without_a_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"No such file.*ask again") as raised:
-        TombstoneFile(tmp_path / "gone" / "tombstones.jsonl").bury([ANN])
+        TombstoneFile(tmp_path / "gone" / "tombstones.jsonl", HASHES).bury([ANN])
     assert str(tmp_path) not in str(raised.value)
 
 
@@ -99,10 +101,12 @@ _WRITER = """
 import sys
 from pathlib import Path
 from service.forgetting.tombstones import TombstoneFile
+from service.data.ledger import KeyedHashes
 from service.records import Tombstone
+HASHES = KeyedHashes(b"a secret of the tests")
 path, name = Path(sys.argv[1]), sys.argv[2]
 for number in range(50):
-    TombstoneFile(path).bury([Tombstone(f"{name}{number}", "", "r", number), Tombstone(f"both{number}", "", "r", 1)])
+    TombstoneFile(path, HASHES).bury([Tombstone(f"{name}{number}", "", "r", number), Tombstone(f"both{number}", "", "r", 1)])
 """
 
 
@@ -110,5 +114,5 @@ def test_processes_that_write_at_once_lose_nothing_and_repeat_nothing(path: Path
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(path), name]) for name in ("a", "b", "c")]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     subjects = {f"{name}{number}" for name in ("a", "b", "c", "both") for number in range(50)}
-    assert {tombstone.subject for tombstone in TombstoneFile(path).standing()} == subjects
-    assert len(path.read_bytes().splitlines()) == len(subjects)
+    assert {tombstone.subject for tombstone in TombstoneFile(path, HASHES).standing()} == subjects
+    assert len(path.read_bytes().splitlines()) == 1 + len(subjects)

@@ -48,7 +48,7 @@ def owed(home: Path) -> int:
 def all_requests(home: Path, world: World) -> Iterator[str]:
     """Every acknowledged request is known and completed, with the receipt that it first had; and there is no other."""
     held = {row[0]: row[1:] for row in query(home, "SELECT request_id, state, receipt FROM forget_requests")}
-    public_key = ReceiptSigner.open(home / "receipts.pem").public_key_pem()
+    public_key = ReceiptSigner.open(home / "receipts.pem").public_keys_pem()
     acknowledged = {answer.request_id for answer in world.answers.values()}
     for request_id in sorted(acknowledged - held.keys()):
         yield f"lost: request {request_id} was acknowledged and is not known"

@@ -7,24 +7,33 @@ What remains of a forgotten user: their keyed hash (in `forget_requests` and `to
 that had seen them, until these artifacts are replaced.
 """
 
+from service.data.ledger.connections import ledger_exists
 from service.data.ledger.database import upgrade_ledger
+from service.data.ledger.hashes import KeyedHashes
 from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import ImportCounts
 from service.data.ledger.ledger import Ledger
 from service.data.ledger.masks import MaskedArtifacts
 from service.data.ledger.placements import MEMORIZED, VALIDATES, PlaceColumns
 from service.data.ledger.reading import Reading
+from service.data.ledger.rekeying import KEY_ID_LENGTH, Rekeyed, known_check, rekey
 from service.data.ledger.searching import ColumnSearch
 
 __all__ = [
+    "KEY_ID_LENGTH",
     "MEMORIZED",
     "VALIDATES",
     "ColumnSearch",
     "ImportCounts",
+    "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "MaskedArtifacts",
     "PlaceColumns",
     "Reading",
+    "Rekeyed",
+    "known_check",
+    "ledger_exists",
+    "rekey",
     "upgrade_ledger",
 ]

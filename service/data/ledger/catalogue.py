@@ -117,9 +117,7 @@ def _title_in(name: ItemName) -> str | None:
     return title if isinstance(title, str) and is_storable(title) else None
 
 
-def _items_with(
-    connection: sa.Connection, column: sa.Column[str], values: Iterable[str]
-) -> dict[str, list[Item]]:
+def _items_with(connection: sa.Connection, column: sa.Column[str], values: Iterable[str]) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     for chunk in chunks(set(values)):
         rows = connection.execute(sa.select(tables.items).where(column.in_(chunk)).order_by(tables.items.c.item_id))

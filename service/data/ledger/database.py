@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.data.ledger import tables
+from service.data.ledger.connections import BEGIN, check_encoding, is_missing_file, open_engine, place, unavailable
 from service.data.ledger.schema import NO_LEDGER, Schema, known_schema
 from service.errors import InvalidSetting, LedgerUnavailable
 
@@ -28,6 +29,8 @@ _HOLDING_USERS = (
     tables.masks,
 )
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
+_PROBE_SECONDS = 0.3  # that a probe waits for writers: who is busy writing can be written to
+_BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED", "55P03", "57014")
 # What to do where tables could not be made or altered, by PostgreSQL's SQLSTATE.
 _ALTERING_ADVICE = {
     "42501": "this database user may not make or alter the ledger's tables, which this version of Lethe has to do once; run "
@@ -35,7 +38,6 @@ _ALTERING_ADVICE = {
     "55P03": "the ledger's tables stay in use by others, so that they cannot be upgraded; wait for builds and backups that are "
     "under way, and start again",
 }
-_BEGIN = "ledger_begin"  # execution option: how SQLite opens the transaction
 
 
 class Database:
@@ -44,18 +46,31 @@ class Database:
     Everything raises LedgerUnavailable when the database cannot be asked.
     """
 
-    def __init__(self, url: str, busy_seconds: float, schema: Schema | None = None, whole: bool = False) -> None:
+    def __init__(
+        self,
+        at: str | Path,
+        busy_seconds: float,
+        schema: Schema | None = None,
+        whole: bool = False,
+        guard: Callable[[sa.Connection], None] = lambda _: None,
+    ) -> None:
         """Open the database, with its tables made or brought up to `schema` (this version's).
 
         Without `whole`, an upgrade is refused that not every process may run at its start; with it, so is a database without a
-        ledger. Raises InvalidSetting, LedgerNewer.
+        ledger. `guard` looks at the connection of every writing transaction first, and may refuse it by raising. Raises
+        InvalidSetting, LedgerNewer.
         """
         self._busy_seconds = busy_seconds
-        self._engine = _open_engine(url, busy_seconds)
+        self._engine = open_engine(at, busy_seconds)
         self._sqlite = self._engine.dialect.name == "sqlite"
+        self._guard = guard
         try:
+            self._require_known_options()
             # The schema's version before (None: there was no ledger) and now.
             self.upgraded = self._bring_up(schema or known_schema(), whole)
+        except LedgerUnavailable as error:  # whoever starts a process may know where the database should be
+            self.close()
+            raise type(error)(f"{error} {place(self._engine.url)}") from error.__cause__
         except BaseException:
             self.close()
             raise
@@ -66,18 +81,35 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database throughout."""
-        options = {_BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
+        options = {BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._connection(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer runs beside. An exception in the block undoes it."""
-        options = {_BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
+        options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
             oldest = sa.select(tables.state.c.oldest_schema)
             known_schema().check_still(connection.scalar(oldest if self._sqlite else oldest.with_for_update()))
+            self._guard(connection)
             yield connection
+
+    def require_writable(self) -> None:
+        """Write a row as it is. Raises LedgerUnavailable if nothing can be written: read-only, or no room.
+
+        Does not wait for other writers: while they are at it, there is room.
+        """
+        try:
+            options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {}
+            with self._connection(**options) as connection, self._impatience(connection), connection.begin():
+                if not self._sqlite:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * _PROBE_SECONDS:.0f}ms'")
+                self._guard(connection)
+                connection.execute(sa.update(tables.state).values(id=tables.state.c.id))
+        except LedgerUnavailable as error:
+            if not any(code in str(error) for code in _BUSY):
+                raise
 
     def erase_traces(self) -> None:
         """Overwrite what deleted rows left in the database's own files.
@@ -117,13 +149,44 @@ class Database:
         except (DBAPIError, PoolTimeout) as error:
             # The text of a refused row quotes the row, so only errors of the connection are shown as the cause.
             cause = error if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)) else None
-            raise LedgerUnavailable(f"the ledger's database cannot be asked ({_driver_word(error)})") from cause
+            raise LedgerUnavailable(unavailable(error)) from cause
 
     @contextmanager
     def _outside_transactions(self) -> Iterator[sa.Connection]:
         options = {} if self._sqlite else {"isolation_level": "AUTOCOMMIT"}
         with self._connection(**options) as connection:
             yield connection
+
+    def _require_known_options(self) -> None:
+        """The first connection: only here can an option of the URL be refused by its name."""
+        if self._sqlite:
+            return
+        try:
+            with self._connection() as connection:
+                check_encoding(connection)
+        except LedgerUnavailable as error:
+            if "ProgrammingError)" in str(error):
+                named = ", ".join(sorted(self._engine.url.query)) or "none"
+                raise InvalidSetting(
+                    f"an option of the ledger's URL is not known, or has a value of another kind (given: {named}); see "
+                    "PostgreSQL's documentation of connection parameters"
+                ) from None
+            raise
+
+    @contextmanager
+    def _impatience(self, connection: sa.Connection) -> Iterator[None]:
+        """On SQLite, for a while: not to wait for other writers for long."""
+        if not self._sqlite:
+            yield
+            return
+        # Past SQLAlchemy, which would begin a transaction for it.
+        cursor = connection.connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {1000 * _PROBE_SECONDS:.0f}")
+        try:
+            yield
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {1000 * self._busy_seconds:.0f}")
+            cursor.close()
 
     def _bring_up(self, schema: Schema, whole: bool) -> tuple[str | None, str]:
         if self._sqlite:
@@ -143,7 +206,7 @@ class Database:
 
     @contextmanager
     def _altering(self) -> Iterator[sa.Connection]:
-        with self._connection(**{_BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
+        with self._connection(**{BEGIN: "BEGIN IMMEDIATE"}) as connection, connection.begin():
             if not self._sqlite:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
                 # A table that is altered waits for its readers, and all others behind it: not for longer than this.
@@ -167,74 +230,16 @@ class Database:
             raise
 
 
-def upgrade_ledger(url: str, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
-    """Run every upgrade that the ledger at this URL lacks; the version of its schema before and now.
+def upgrade_ledger(at: str | Path, busy_seconds: float = BUSY_SECONDS) -> tuple[str | None, str]:
+    """Run every upgrade that the ledger at this URL or path lacks; the version of its schema before and now.
 
     Raises InvalidSetting (also if there is no ledger), LedgerNewer, LedgerUnavailable.
     """
-    if _is_missing_file(url):
+    if is_missing_file(at):  # looked at before it is opened, which would make it
         raise InvalidSetting(NO_LEDGER)
-    database = Database(url, busy_seconds, whole=True)
+    database = Database(at, busy_seconds, whole=True)
     database.close()
     return database.upgraded
-
-
-def _is_missing_file(url: str) -> bool:
-    # Looked at before it is opened, which would make it.
-    parsed = _parsed(url)
-    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file()
-
-
-def _parsed(url: str) -> sa.URL:
-    try:
-        return sa.make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise InvalidSetting("the ledger's URL cannot be read; expected sqlite:///file or postgresql://…") from error
-
-
-def _open_engine(url: str, busy_seconds: float) -> sa.Engine:
-    parsed = _parsed(url)
-    backend = parsed.get_backend_name()
-    if backend == "sqlite":
-        return _open_sqlite(parsed, busy_seconds)
-    if backend in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
-    raise InvalidSetting(f"the ledger lives in SQLite or PostgreSQL, not in {backend!r}")
-
-
-def _open_sqlite(url: sa.URL, busy_seconds: float) -> sa.Engine:
-    if url.database in (None, "", ":memory:"):
-        raise InvalidSetting("the ledger needs a file: deletions owed must outlive the process")
-    _make_folder(Path(str(url.database)).parent)
-    engine = sa.create_engine(
-        url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds}
-    )
-    sa.event.listen(engine, "connect", _set_up_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LedgerUnavailable(f"the ledger's folder cannot be made ({type(error).__name__})") from error
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    # The driver must not open transactions by itself: `_begin_sqlite` says which kind.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    statement = connection.get_execution_options().get(_BEGIN)
-    if statement is not None:
-        connection.exec_driver_sql(statement)
 
 
 def _use_wal(connection: sa.Connection) -> bool:
@@ -249,10 +254,3 @@ def _rewrite_file(connection: sa.Connection) -> bool:
 def _empty_wal(connection: sa.Connection) -> bool:
     busy, _pages, _moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
     return not busy
-
-
-def _driver_word(error: Exception) -> str:
-    # The driver's name for the error, never its text: that may quote a row.
-    original = getattr(error, "orig", None)
-    code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
-    return f"{type(original or error).__name__} {code or ''}".strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,6 +38,8 @@ class Wish:
     content_hash: str
     key_hash: str | None  # of the idempotency key, if there is one
     accepted_at: float
+    subjects: frozenset[str]  # of the user, under every secret
+    known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
 
     @classmethod
     def of(
@@ -52,22 +54,33 @@ class Wish:
         """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
         if names is not None and not names:
             raise InvalidInput("item_ids is empty; leave it out to forget the whole user")
-        user, subject = keyed(user_id), hashes.subject(user_id)
+        user = keyed(user_id)
         stated = {_stated(name) for name in names or ()}
-        content = ("content", subject, _scope(names), *sorted(stated), *(["remember"] if remember else []))
+        content = (_scope(names), *sorted(stated), *(["remember"] if remember else []))
+        known_as = (
+            {each.of("idempotency", key): _content(each, user, content) for each in hashes.every()}
+            if key is not None
+            else {}
+        )
         return cls(
             user_id=user,
-            subject=subject,
+            subject=hashes.subject(user),
             names=None if names is None else frozenset(names),
             remember=remember,
-            content_hash=hashes.of(*content),
+            content_hash=_content(hashes, user, content),
             key_hash=None if key is None else hashes.of("idempotency", key),
             accepted_at=accepted_at,
+            subjects=frozenset(hashes.subjects(user)),
+            known_as=known_as,
         )
 
     @property
     def scope(self) -> str:
         return _scope(self.names)
+
+
+def _content(hashes: KeyedHashes, user_id: Key, content: Sequence[str]) -> str:
+    return hashes.of("content", hashes.subject(user_id), *content)
 
 
 def _scope(names: object) -> str:
@@ -96,14 +109,14 @@ def accept(
     """
     if wish.key_hash is None:
         return _accept(connection, wish, hashes, remember_seconds, clock)
-    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash == wish.key_hash)
+    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(wish.known_as))
     known = connection.execute(of_key).first()
     if known is None:
         request = _accept(connection, wish, hashes, remember_seconds, clock)
         row = {"key_hash": wish.key_hash, "content_hash": wish.content_hash, "request_id": request.request_id}
         insert_new(connection, tables.idempotency, [row])
         return request
-    if known.content_hash != wish.content_hash:
+    if known.content_hash != wish.known_as[known.key_hash]:
         raise IdempotencyConflict("this idempotency key was used before, for a different request; take a new key")
     return one_request(connection, known.request_id)
 
@@ -118,7 +131,7 @@ def _accept(
     erased = _erase_interactions(connection, wish.user_id, sought)
     drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, wish, erased)
-    owed = find_requests(connection, tables.forget_requests.c.subject == wish.subject, OWED)
+    owed = find_requests(connection, tables.forget_requests.c.subject.in_(wish.subjects), OWED)
     if wish.names is None and not erased and not exposures:
         for earlier in owed:
             if earlier.scope == wish.scope:

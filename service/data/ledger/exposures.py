@@ -71,7 +71,7 @@ def late_requests(
     late = find_requests(connection, tables.forget_requests.c.fence > view_fence)
     if not late:  # as a rule; then nobody need be hashed
         return {}
-    user_of = {hashes.subject(user): user for user in users}
+    user_of = {subject: user for user in users for subject in hashes.subjects(user)}
     by_user: dict[str, list[ForgetRequest]] = {}
     for request in late:
         if request.subject in user_of:

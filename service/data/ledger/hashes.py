@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import unicodedata
+from collections.abc import Iterator, Sequence
 
 from service.data.ledger.statements import keyed
 from service.errors import InvalidSetting
@@ -16,12 +17,26 @@ def _spellings(key: str) -> tuple[str, ...]:
 
 
 class KeyedHashes:
-    """Hex HMAC-SHA256 under one secret. Without the secret nobody can try out which user a hash stands for."""
+    """Hex HMAC-SHA256 under one secret. Without the secret nobody can try out which user a hash stands for.
 
-    def __init__(self, secret: bytes) -> None:
+    `retired` are secrets from before a rotation: what was written under them, and cannot be written anew because nobody knows
+    whom it stands for, is still recognized.
+    """
+
+    def __init__(self, secret: bytes, retired: Sequence[bytes] = ()) -> None:
         if not secret:
             raise InvalidSetting("the ledger's secret is empty; give it random bytes and keep them")
         self._secret = secret
+        self.retired = tuple(KeyedHashes(earlier) for earlier in retired if earlier != secret)
+
+    def every(self) -> Iterator[KeyedHashes]:
+        """These hashes, and those under each retired secret."""
+        yield self
+        yield from self.retired
+
+    def check(self) -> str:
+        """What tells this secret from another, and nothing else of it."""
+        return self.of("check")
 
     def subject(self, user_id: str) -> str:
         """The hash of a user. Raises InvalidInput for what is no id."""
@@ -32,12 +47,23 @@ class KeyedHashes:
         return self.of("grave", subject, item_id)
 
     def subjects(self, user_id: str) -> tuple[str, ...]:
-        """The hash of a user, then those that earlier versions may have made: they hashed ids without normalizing them."""
-        return tuple(self.of("subject", text) for text in _spellings(keyed(user_id)))
+        """The hash of a user, then others by which one may be known: under retired secrets, and of ids as they were spelled.
+
+        Earlier versions hashed ids without normalizing them.
+        """
+        return tuple(subject for hashes in self.every() for subject in hashes._own_subjects(user_id))
 
     def graves(self, user_id: str, item_id: str) -> tuple[str, ...]:
-        """The hash of one interaction of a user, then those that earlier versions may have made."""
-        return tuple(self.grave(subject, text) for subject in self.subjects(user_id) for text in _spellings(item_id))
+        """The hash of one interaction of a user, then others by which it may be known."""
+        return tuple(
+            hashes.grave(subject, text)
+            for hashes in self.every()
+            for subject in hashes._own_subjects(user_id)
+            for text in _spellings(item_id)
+        )
+
+    def _own_subjects(self, user_id: str) -> tuple[str, ...]:
+        return tuple(self.of("subject", text) for text in _spellings(keyed(user_id)))
 
     def of(self, purpose: str, *parts: str) -> str:
         """The hash of these parts; one for another purpose tells nothing about it."""

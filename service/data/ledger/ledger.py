@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+import sqlalchemy as sa
+
 from service.data.ledger import (
     catalogue,
     deletions,
@@ -18,6 +20,7 @@ from service.data.ledger import (
     masks,
     memberships,
     placements,
+    rekeying,
     requests,
     state,
     tables,
@@ -29,6 +32,7 @@ from service.data.ledger.histories import LedgerCounts
 from service.data.ledger.importing import AT_ONCE, Arrivals, Given, ImportCounts, take
 from service.data.ledger.reading import Reading
 from service.data.ledger.searching import ColumnSearch, search_columns
+from service.errors import LetheError
 from service.records import (
     ForgetRequest,
     Interaction,
@@ -48,10 +52,11 @@ REMEMBER_SECONDS = 30 * 86_400.0
 class Ledger:
     """An open ledger; safe to share among threads.
 
-    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL. `secret` keys the hashes of user ids: with another secret,
-    tombstones no longer recognize anybody. `clock` tells seconds since the epoch; nothing depends on it but the times that
-    are reported, and how long a deletion that found nothing is remembered: `remember_seconds`. `busy_seconds` is how long a
-    busy SQLite file is waited for.
+    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL, or an SQLite file's path. `secret` keys the hashes of user
+    ids: with another secret, tombstones no longer recognize anybody, so a ledger that knows another one is refused with
+    InvalidSetting; `retired` are those from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but
+    the times that are reported, and how long a deletion that found nothing is remembered: `remember_seconds`. `busy_seconds`
+    is how long a busy SQLite file is waited for.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
 
@@ -59,16 +64,22 @@ class Ledger:
 
     def __init__(
         self,
-        url: str,
+        url: str | Path,
         secret: bytes,
         clock: Callable[[], float] = time.time,
         busy_seconds: float = BUSY_SECONDS,
         remember_seconds: float = REMEMBER_SECONDS,
+        retired: Sequence[bytes] = (),
     ) -> None:
-        self._hashes = KeyedHashes(secret)
-        self._database = Database(url, busy_seconds)
+        self._hashes = KeyedHashes(secret, retired)
+        self._database = Database(url, busy_seconds, guard=self._require_secret)
         self._clock = clock
         self._remember_seconds = remember_seconds
+        try:
+            rekeying.check_secret(self._database, self._hashes)
+        except LetheError:
+            self._database.close()
+            raise
         self._last_mask: Mask | None = None
 
     def close(self) -> None:
@@ -83,6 +94,13 @@ class Ledger:
     def subject(self, user_id: str) -> str:
         """The keyed hash under which a user is known after their deletion: hex HMAC-SHA256 of the id."""
         return self._hashes.subject(user_id)
+
+    def subjects(self, user_id: str) -> tuple[str, ...]:
+        """The keyed hashes of a user: under this secret, all that were retired, and of the id as earlier versions spelled it."""
+        return self._hashes.subjects(user_id)
+
+    def _require_secret(self, connection: sa.Connection) -> None:
+        rekeying.require_secret(connection, self._hashes)
 
     # What is known
 
@@ -368,6 +386,10 @@ class Ledger:
         return self._database.image()
 
     # What is served, and how things stand
+
+    def require_writable(self) -> None:
+        """Write nothing new. Raises LedgerUnavailable if the database is read-only or full, SecretChanged."""
+        self._database.require_writable()
 
     def publish(
         self,

@@ -58,7 +58,8 @@ def over(
     """The (user id, item id) that lie under tombstones -> these. `subjects` maps user ids to keyed hashes."""
     by_subject: dict[str, dict[str, Tombstone]] = {}
     all_subjects = {
-        user_id: (subject,) if user_id.isascii() else hashes.subjects(user_id) for user_id, subject in subjects.items()
+        user_id: (subject,) if user_id.isascii() and not hashes.retired else hashes.subjects(user_id)
+        for user_id, subject in subjects.items()
     }
     for chunk in chunks(subject for own in all_subjects.values() for subject in own):
         for stone in read_tombstones(connection, tables.tombstones.c.subject.in_(chunk)):
@@ -88,7 +89,7 @@ def found_again(connection: sa.Connection, hashes: KeyedHashes, now: float) -> d
     if not graves:
         return {}
     found: dict[str, list[str] | None] = {}
-    for user_id in _held_users(connection):
+    for user_id in held_users(connection):
         mine = [graves[subject] for subject in hashes.subjects(user_id) if subject in graves]
         if any(tables.WHOLE_USER in stones and stones[tables.WHOLE_USER].expires_at is None for stones in mine):
             found[user_id] = None
@@ -97,7 +98,8 @@ def found_again(connection: sa.Connection, hashes: KeyedHashes, now: float) -> d
     return found
 
 
-def _held_users(connection: sa.Connection) -> Iterator[str]:
+def held_users(connection: sa.Connection) -> Iterator[str]:
+    """Everybody of whom anything is held."""
     users = (sa.select(table.c.user_id) for table in (tables.interactions, *_DERIVED))
     yield from connection.scalars(sa.union(*users))
 
