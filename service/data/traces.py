@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.errors import InvalidInput
+from service.records import KeyRefused, key_of
 
 SHORTEST = 6  # bytes as UTF-8; files of numbers hold any few bytes
 SHORTEST_NUMBER = 12  # digits; files hold times, sizes and other ids
@@ -71,7 +72,7 @@ def _forms(line: str) -> Iterator[str]:
     """The text as it is stored (NFC, without white space around it), first; and as it may lie in what was imported."""
     text = line.strip()
     seen = set()
-    for form in (unicodedata.normalize("NFC", text), text, unicodedata.normalize("NFD", text), _unquoted(text)):
+    for form in (_as_stored(text), text, unicodedata.normalize("NFD", text), _unquoted(text)):
         if form and form not in seen:
             seen.add(form)
             yield form
@@ -82,4 +83,11 @@ def _unquoted(text: str) -> str:
         value = json.loads(text) if text.startswith('"') else None
     except ValueError:
         return ""
-    return unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
+    return _as_stored(value) if isinstance(value, str) else ""
+
+
+def _as_stored(text: str) -> str:
+    try:
+        return key_of(text)
+    except KeyRefused:  # no id, but maybe a title
+        return unicodedata.normalize("NFC", text).strip()

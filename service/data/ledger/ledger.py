@@ -96,7 +96,7 @@ class Ledger:
         return self._hashes.subject(user_id)
 
     def subjects(self, user_id: str) -> tuple[str, ...]:
-        """The keyed hashes of a user: under this secret, all that were retired, and of the id as earlier versions spelled it."""
+        """The keyed hashes of a user: under this secret and all retired ones, and of the id as it was spelled earlier."""
         return self._hashes.subjects(user_id)
 
     def _require_secret(self, connection: sa.Connection) -> None:
