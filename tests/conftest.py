@@ -151,6 +151,7 @@ _GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "ini
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)  # also for what is made before the first test
 
 
 @pytest.fixture(autouse=True)

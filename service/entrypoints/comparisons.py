@@ -145,11 +145,12 @@ def as_typed(context: typer.Context, command: str) -> str:
     """The command with which anybody gets this report: without folders of this machine, and without what changes no figure."""
     words = []
     for parameter in context.command.params:
-        value = context.params[parameter.name]
-        source = context.get_parameter_source(parameter.name)
-        if parameter.name in _NO_FIGURE or source is None or source.name != "COMMANDLINE":
+        name = parameter.name or ""
+        value = context.params.get(name)
+        source = context.get_parameter_source(name)
+        if name in _NO_FIGURE or source is None or source.name != "COMMANDLINE":
             continue
-        shown = "DIR" if _is_folder(parameter.name, value) else shlex.quote(str(value))
+        shown = "DIR" if _is_folder(name, value) else shlex.quote(str(value))
         option = next((word for word in parameter.opts if word.startswith("--")), None)
         if isinstance(value, bool):
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])

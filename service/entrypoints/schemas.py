@@ -165,7 +165,8 @@ class History(BaseModel):
 class RecommendBody(BaseModel):
     """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue.
 
-    An item that `candidates` names more than once, in whatever way, is answered once.
+    Titles need not be exact here: `the matrix` is `Matrix, The (1999)`, and of several items that say the same the one is meant
+    that most people have met. An item that `candidates` names more than once, in whatever way, is answered once.
 
     `rank_by` decides the order: `model` (what people like together, content and the score; the default without `candidates`)
     or `score` (the default with them).
@@ -286,7 +287,7 @@ def _item(item: Ranked, weights: dict[str, float] | None) -> RankedItem:
 class ForgetBody(BaseModel):
     """Without `item_ids`, everything of the user is forgotten.
 
-    `item_ids` takes ids and titles, as `candidates` does; a title stands for every item that has it. What is held is erased
+    `item_ids` takes ids and exact titles; a title stands for every item that has it. What is held is erased
     and kept out for ever. What is not held is remembered for `LETHE_REMEMBER_DAYS`, and only rows older than the request are
     kept out meanwhile: they may still be under way. With `remember` it is kept out for ever, too.
     """

@@ -162,7 +162,7 @@ def test_a_ledger_may_remember_nothing_that_it_has_not_held(tmp_path: Path) -> N
 
 
 def test_a_restored_ledger_gets_back_what_still_stands(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
-    file = TombstoneFile(tmp_path / "tombstones.jsonl")
+    file = TombstoneFile(tmp_path / "tombstones.jsonl", KeyedHashes(SECRET))
     ledger.forget("bob", None, None)
     file.bury(ledger.tombstones())
     with Ledger(f"sqlite:///{tmp_path}/restored.sqlite", SECRET, clock) as restored:
@@ -178,10 +178,10 @@ def test_the_tombstone_file_tells_when_one_ends_and_what_outlasts_it(tmp_path: P
     path = tmp_path / "tombstones.jsonl"
     ends, later, never = (Tombstone("s", "", "r", 1, at, 5.0) for at in (10.0, 20.0, None))
     for stone in (later, ends, never, later):
-        TombstoneFile(path).bury([stone])
-    assert TombstoneFile(path).standing() == [never]
-    assert len(path.read_text().splitlines()) == 2
-    TombstoneFile(path).bury([Tombstone("t", "", "r", 1)])
+        TombstoneFile(path, KeyedHashes(SECRET)).bury([stone])
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [never]
+    assert len(path.read_text().splitlines()) == 3  # with the seal
+    TombstoneFile(path, KeyedHashes(SECRET)).bury([Tombstone("t", "", "r", 1)])
     # As earlier versions wrote it, and can read it.
     assert json.loads(path.read_text().splitlines()[-1]).keys() >= {"event", "subject", "grave", "request_id", "fence"}
     assert "expires_at" not in path.read_text().splitlines()[-1]

@@ -87,7 +87,8 @@ def test_an_item_is_created_for_a_row_and_goes_with_the_last_one(ledger: Ledger)
     assert ledger.items_by_id(["ann's"]) == {"ann's": Item("ann's", "ann's", created=True)}
     ledger.forget("ann", None, None)
     assert {item.item_id for item in ledger.items()} == {"i", "shared", "bob's"}
-    assert ledger.mentions("ann's") == 0
+    left = ledger.search("ann's")
+    assert (left.found, left.item_ids) == ({}, 0)
     ledger.forget("bob", ["shared"], None)
     assert {item.item_id for item in ledger.items()} == {"i", "bob's"}
     ledger.forget("bob", None, None)

@@ -125,7 +125,7 @@ def refused_requests() -> list[tuple[str, str, bytes | None, dict[str, str], int
     history = {"liked": [LIKED]}
     return [
         ("POST", "/recommend", body(user_id=PERSON)[:-1], {}, 400),
-        ("POST", "/recommend", body(user_id=f"{PERSON}\x07"), {}, 422),
+        ("POST", "/recommend", body(user_id=f"{PERSON}\0"), {}, 422),
         ("POST", "/recommend", body(user_id=PERSON * 40), {}, 422),
         ("POST", "/recommend", body(user_id=canary("stranger")), {}, 404),
         ("POST", "/recommend", body(user_id=PERSON, history=history), {}, 422),

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from service.data import importers
-from service.data.ledger import Ledger
+from service.data.ledger import KeyedHashes, Ledger
 from service.entrypoints.api import Services, create_app
 from service.entrypoints.cli import NOTHING_HELD_EXIT, app
 from service.entrypoints.limits import Limits
@@ -86,6 +86,9 @@ class NoModel:
         return Recommendation("g", len(named), False, (), {}, (), RankBy.SCORE)
 
 
+SECRET = b"a secret of the tests"
+
+
 class Asleep:
     reason = "nothing is built here"
 
@@ -98,13 +101,16 @@ class Asleep:
     def ring(self) -> None:
         return None
 
+    def require(self) -> None:
+        return None
+
 
 class House:
     """A ledger, and the HTTP door to it, in this process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite", b"a secret of the tests")
+        self.ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite", SECRET)
         self.app = self._app()
         self._people = 0
 
@@ -116,9 +122,12 @@ class House:
             Services(
                 recommender=NoModel(self.ledger),
                 ledger=self.ledger,
-                intake=Intake(self.ledger, SIGNER, TombstoneFile(self.folder / "tombstones.jsonl")),
+                intake=Intake(
+                    self.ledger, SIGNER, TombstoneFile(self.folder / "tombstones.jsonl", KeyedHashes(SECRET))
+                ),
                 generations=Asleep(),
                 bell=Asleep(),
+                writable=Asleep(),
                 telemetry=Telemetry(forget_deadline=86_400.0),
                 limits=Limits(),
                 on_start=nothing,

@@ -12,6 +12,7 @@ from service.data.ledger.statements import count
 from service.data.traces import is_delimited, is_distinctive
 
 _CLOSED = {"kind", "scope", "state"}  # their few words are ours
+_DERIVED = {"plain_title"}  # of a column that is searched, and goes with it
 _PEOPLE = {"user_id", "unit_key"}  # whole ids, and nothing else
 
 
@@ -47,7 +48,7 @@ def search_columns(connection: sa.Connection, text: str) -> ColumnSearch:
 
 def _columns(table: sa.Table, text: str) -> Iterator[sa.Column[str]]:
     for column in table.c:
-        if not isinstance(column.type, sa.Text) or column.name in _CLOSED or column.name == "item_id":
+        if not isinstance(column.type, sa.Text) or column.name in _CLOSED | _DERIVED or column.name == "item_id":
             continue
         # Numbers of shards, paths and the like are short: a short id would be found among them by chance.
         if column.name in (*_PEOPLE, "title") or is_distinctive(text):
