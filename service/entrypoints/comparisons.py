@@ -150,7 +150,7 @@ def as_typed(context: typer.Context, command: str) -> str:
         source = context.get_parameter_source(name)
         if name in _NO_FIGURE or source is None or source.name != "COMMANDLINE":
             continue
-        shown = "DIR" if _is_folder(name, value) else shlex.quote(str(value))
+        shown = "DIR" if _is_folder(parameter.type.name, name, value) else shlex.quote(str(value))
         option = next((word for word in parameter.opts if word.startswith("--")), None)
         if isinstance(value, bool):
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
@@ -159,9 +159,9 @@ def as_typed(context: typer.Context, command: str) -> str:
     return " ".join([command, *words])
 
 
-def _is_folder(name: str | None, value: object) -> bool:
+def _is_folder(kind: str, name: str, value: object) -> bool:
     # A model may also be named by its hub id, which anybody can use.
-    return isinstance(value, Path) or (name == "model" and Path(str(value)).is_dir())
+    return kind in ("path", "directory", "file") or (name == "model" and Path(str(value)).is_dir())
 
 
 def _print(found: Comparison, place: Path, json_: bool) -> None:
