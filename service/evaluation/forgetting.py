@@ -169,9 +169,11 @@ def tell(stage: Stage, test: Mapping[str, tuple[Sample, ...]], config: BuildConf
     deletion = _forget(stage, gone, adapters_before)
     measured += _examine(exam, stage, stage.store, stage.ledger, "after")
     began = time.monotonic()
-    clean = stage.clean_builder(frozenset(gone)).build(config).generation
+    built = stage.clean_builder(frozenset(gone)).build(config)
+    clean = built.generation
     clean_build_seconds = time.monotonic() - began
     stage.clean_store.publish(clean)
+    stage.clean_store.erase_except(built.shards, built.memories, [clean])  # what only a build needs, as a worker does
     measured += _examine(exam, stage, stage.clean_store, Unmasked(clean), "clean build")
     comparison = compare(stage.store, stage.clean_store)
     return Story(

@@ -124,10 +124,10 @@ def stores(tmp_path):
 def test_equal_stores_are_identical(stores):
     comparison = compare(*stores)
     assert comparison.identical
-    assert comparison.files == 6  # an adapter and its sums, two files and their manifest, and ACTIVE
+    assert comparison.files == 7  # an adapter and its sums, two files and their manifest, ACTIVE and FORMAT
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 @pytest.mark.parametrize("damage", ["one bit", "gone", "one more"])
 def test_a_doctored_store_is_not_identical(stores, number, damage):
     path = sorted(path for path in stores[1].root.rglob("*") if path.is_file())[number]
