@@ -44,7 +44,7 @@ def begin_afresh(arguments: Sequence[str], environment: Mapping[str, str], log: 
     """In a process that an operator would start."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "service.entrypoints.cli", *arguments],
+            [sys.executable, "-m", "service.entrypoints", *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=file,

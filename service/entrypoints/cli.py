@@ -311,7 +311,3 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
-
-
-if __name__ == "__main__":
-    main()

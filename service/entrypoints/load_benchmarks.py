@@ -168,7 +168,7 @@ def _build(opened: Home, people: int) -> Iterator[str]:
 
 
 def _server(port: int) -> list[str]:
-    return [sys.executable, "-m", "service.entrypoints.cli", "serve", "--host", serving.HOST, "--port", str(port)]
+    return [sys.executable, "-m", "service.entrypoints", "serve", "--host", serving.HOST, "--port", str(port)]
 
 
 def _environment(opened: Home) -> dict[str, str]:

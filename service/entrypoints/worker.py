@@ -52,7 +52,7 @@ class Supervisor:
     """Keeps one worker alive beside a server, started again with growing pauses when it ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self._command = [sys.executable, "-m", "service.entrypoints.cli", "worker", "--supervised"]
+        self._command = [sys.executable, "-m", "service.entrypoints", "worker", "--supervised"]
         self._environment = settings.environment()
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None

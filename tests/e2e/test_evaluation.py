@@ -15,7 +15,7 @@ def test_an_evaluation_reaches_the_floor_and_never_touches_the_ledger_of_the_ins
         [
             sys.executable,
             "-m",
-            "service.entrypoints.cli",
+            "service.entrypoints",
             "evaluate",
             "compare",
             shared_data / "ml-100k",

@@ -65,6 +65,11 @@ def server(installed: Installation) -> Iterator[Server]:
         yield running
 
 
+def test_a_start_and_a_first_build_warn_of_nothing(server: Server, installed: Installation) -> None:
+    assert server.recommend(history={"liked": TITLES[:1]})["items"]
+    assert "Warning" not in installed.log.read_text()
+
+
 def test_recommendations_are_ranked_and_explained(server: Server) -> None:
     named = server.recommend(user_id=BYSTANDER, candidates=TITLES[:20], top_k=20, explain=True)
     assert [item["rank"] for item in named["items"]] == list(range(1, 21))

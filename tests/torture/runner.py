@@ -383,7 +383,7 @@ class Torture:
 
     def prove_in_fresh_processes(self) -> None:
         """The same once more as an operator would: nothing here is a fork of anything."""
-        command = [sys.executable, "-m", "service.entrypoints.cli", "verify", "--rebuild"]
+        command = [sys.executable, "-m", "service.entrypoints", "verify", "--rebuild"]
         finished = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             self._find(f"mismatch: verify --rebuild failed: {finished.stderr.strip()}")
