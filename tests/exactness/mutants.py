@@ -169,7 +169,7 @@ MUTANTS = (
         "a cap shared by all memories",
         "service/build/memories.py",
         "count_people(histories)",
-        "count_people([own[-2 - len(self._store.memories.digests()) % 2 :] for own in histories])",
+        "count_people([own[-2 - len(self._memories._found) % 2 :] for own in histories])",
         "test_a_memory_does_not_depend_on_other_memories",
     ),
     Mutant(
@@ -203,8 +203,8 @@ MUTANTS = (
     Mutant(
         "what is remembered of somebody who changes",
         "service/data/ledger/importing.py",
-        "    mark_changed(connection, {row.user_id for row in differing})\n",
-        "    mark_changed(connection, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
+        "        mark_changed(self.connection, {row.user_id for row in differing})\n",
+        "        mark_changed(self.connection, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
         "test_the_path_of_somebody_whose_opinions_change",
     ),
     Mutant(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from adapters_store.store import ACTIVE, MANIFEST
+from adapters_store.store import ACTIVE, FORMAT, MANIFEST
 from service.errors import ReceiptInvalid
 from service.forgetting.receipts import ReceiptSigner, verify
 
@@ -18,12 +18,13 @@ _HOME = {
     "ledger.sqlite",
     "ledger.sqlite-wal",
     "ledger.sqlite-shm",
+    "incidents.jsonl",
     "receipts.pem",
     "store",
     "tombstones.jsonl",
     "worker.lock",
 }
-_STORE = {"adapters", "generations", "memory", "tmp", ACTIVE}
+_STORE = {"adapters", "generations", "memory", "tmp", ACTIVE, FORMAT}
 
 
 def query(home: Path, sql: str) -> list[tuple[object, ...]]:
