@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,27 @@ class Findings:
         return not self.faults and not self.leftovers
 
 
+def signature_of(folder: Path) -> Signature:
+    at = os.lstat(folder)
+    if not stat.S_ISDIR(at.st_mode):
+        raise DamagedArtifact(f"{folder.name} is no folder; build again")
+    with os.scandir(folder) as entries:
+        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+    of_entries = sorted((n, s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
+    return ((at.st_ino,), *of_entries)
+
+
 class Inspector:
     """Looks at one store again and again. Not for several threads at once."""
 
-    def __init__(self, store: Store, bytes_a_look: int = BYTES_A_LOOK) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: Store,
+        bytes_a_look: int = BYTES_A_LOOK,
+        signature: Callable[[Path], Signature] | None = None,
+    ) -> None:
+        """`signature` is what the file system says of a folder's files, by which they seem unchanged."""
+        self._store, self._signature = store, signature or signature_of
         self._bytes_a_look = bytes_a_look
         # Of folders whose files were read and found right: how they looked then, and what they were compared with.
         self._known: dict[Path, tuple[Signature, Mapping[str, str]]] = {}
@@ -107,7 +123,7 @@ class Inspector:
             self._generation = self._store.generation(generation_id)  # reads all of its files
             self._read += sum(path.stat().st_size for path in self._generation.path.iterdir())
             sums = {**self._generation.manifest["files"], MANIFEST: generation_id}
-            self._known[self._generation.path] = _signature(self._generation.path), sums
+            self._known[self._generation.path] = self._signature(self._generation.path), sums
         generation = self._generation
         return [
             ("generation", generation.path, {**generation.manifest["files"], MANIFEST: generation.id}),
@@ -122,7 +138,7 @@ class Inspector:
         kind, folder, sums = stated
         what = f"{kind} {folder.name}"
         try:
-            seen = _signature(folder)
+            seen = self._signature(folder)
             if self._known.get(folder) != (seen, sums):
                 self._known.pop(folder, None)
                 verify_files(folder, sums, (), what)
@@ -173,13 +189,3 @@ class Inspector:
             return self._store.active()
         except DamagedArtifact:
             return None
-
-
-def _signature(folder: Path) -> Signature:
-    at = os.lstat(folder)
-    if not stat.S_ISDIR(at.st_mode):
-        raise DamagedArtifact(f"{folder.name} is no folder; build again")
-    with os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    of_entries = sorted((n, s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
-    return ((at.st_ino,), *of_entries)

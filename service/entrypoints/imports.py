@@ -42,58 +42,34 @@ _DEFAULT_LIMIT = str(Limit())
 Progress = BarProgress | LineProgress
 
 
-@import_app.command("movielens")
-def import_movielens(
-    folder: FolderArgument,
-    home: HomeOption = None,
-    implicit: ImplicitOption = False,
-    create_items: CreateOption = False,
-    max_rejected: RejectOption = _DEFAULT_LIMIT,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest: liked means a rating above 3."""
-    _import(
-        lambda terms: importers.movielens(folder, terms),
-        Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
-        home,
-        allow_returning,
-    )
+def _add_folder(name: str, read: Callable[[Path, Terms], Dataset], told: str) -> None:
+    """The command for a data set that is a folder and needs nothing else to be read."""
+
+    def command(
+        folder: FolderArgument,
+        home: HomeOption = None,
+        implicit: ImplicitOption = False,
+        create_items: CreateOption = False,
+        max_rejected: RejectOption = _DEFAULT_LIMIT,
+        allow_returning: ReturningOption = False,
+    ) -> None:
+        terms = Terms(Limit.parse(max_rejected), implicit, create_items=create_items)
+        _import(lambda known: read(folder, known), terms, home, allow_returning)
+
+    import_app.command(name, help=told)(command)
 
 
-@import_app.command("bookcrossing")
-def import_bookcrossing(
-    folder: FolderArgument,
-    home: HomeOption = None,
-    implicit: ImplicitOption = False,
-    create_items: CreateOption = False,
-    max_rejected: RejectOption = _DEFAULT_LIMIT,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """Book-Crossing: liked means a rating above 5; rows without a rating are left out, unless every row is a like."""
-    _import(
-        lambda terms: importers.bookcrossing(folder, terms),
-        Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
-        home,
-        allow_returning,
-    )
-
-
-@import_app.command("goodbooks")
-def import_goodbooks(
-    folder: FolderArgument,
-    home: HomeOption = None,
-    implicit: ImplicitOption = False,
-    create_items: CreateOption = False,
-    max_rejected: RejectOption = _DEFAULT_LIMIT,
-    allow_returning: ReturningOption = False,
-) -> None:
-    """goodbooks-10k: liked means a rating above 3."""
-    _import(
-        lambda terms: importers.goodbooks(folder, terms),
-        Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
-        home,
-        allow_returning,
-    )
+_add_folder(
+    "movielens",
+    importers.movielens,
+    "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest: liked means a rating above 3.",
+)
+_add_folder(
+    "bookcrossing",
+    importers.bookcrossing,
+    "Book-Crossing: liked means a rating above 5; rows without a rating are left out, unless every row is a like.",
+)
+_add_folder("goodbooks", importers.goodbooks, "goodbooks-10k: liked means a rating above 3.")
 
 
 @import_app.command("goodreads")

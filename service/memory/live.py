@@ -51,6 +51,7 @@ class Memory:
         self._source, self._item_ids, self._total, self._changed = source, item_ids, total, changed
         self._number = {item_id: n for n, item_id in enumerate(item_ids)}
         self._read: dict[str, CountTable] = {}  # masked shards
+        self._live: tuple[frozenset[str], LiveCounts] | None = None  # of the last mask, as most requests come under one
 
     @classmethod
     def of(cls, source: Source, item_ids: Iterable[str]) -> Self:
@@ -67,13 +68,18 @@ class Memory:
 
     def without(self, masked: Collection[str] = ()) -> LiveCounts:
         """The sum over all shards but the masked ones. Raises Damaged if one that is masked cannot be loaded."""
-        here = [digest for digest in self._source.digests if digest in masked]
+        known, asked = self._live, frozenset(masked)
+        if known is not None and known[0] == asked:
+            return known[1]
+        here = [digest for digest in self._source.digests if digest in asked]
         self._read = {digest: self._table(digest) for digest in here}
-        digests = tuple(digest for digest in self._source.digests if digest not in masked)
+        digests = tuple(digest for digest in self._source.digests if digest not in asked)
         changes = [(table, -1) for table in self._read.values()]
         if self._changed is not None:
             changes.append((self._changed, 1))
-        return LiveCounts(self._total, changes, digests, self._source.least_people)
+        live = LiveCounts(self._total, changes, digests, self._source.least_people)
+        self._live = asked, live
+        return live
 
     def renewed(self, source: Source, item_ids: Iterable[str]) -> Memory:
         """The memory of another generation, from this one's sum where that comes to the same. Raises as `of` does."""

@@ -67,11 +67,7 @@ class Prepared:
     taste: Taste
     reasons: Reasons
     item_model: bool  # whether it speaks, too
-
-    @property
-    def numbers(self) -> list[int | None]:
-        """The candidates' numbers in the catalog."""
-        return [self.snapshot.item_number.get(item.item_id) for item in self.request.candidates]
+    numbers: tuple[int | None, ...]  # of the candidates in the catalog
 
 
 class Recommender:
@@ -132,16 +128,16 @@ class Recommender:
             taste,
             found,
             item_model is not None,
+            tuple(snapshot.item_number.get(item.item_id) for item in candidates),
         )
 
     def _named(self, query: Query, snapshot: Snapshot, live: LiveCounts) -> dict[ItemName, Item]:
         """Of several items that a name may mean, that which most people have met."""
         meant = self._catalogue.items_meant(query.names) if query.names else {}
-        met = live.likes + live.dislikes
 
         def known(item: Item) -> int:
             number = snapshot.item_number.get(item.item_id)
-            return -1 if number is None else int(met[number])
+            return -1 if number is None else int(live.likes[number] + live.dislikes[number])
 
         return {name: max(items, key=known) for name, items in meant.items()}
 
