@@ -52,6 +52,11 @@ class Findings:
 
 
 def signature_of(folder: Path) -> Signature:
+    """What the file system says of a folder's files, cheap to read and changed by whoever writes to one.
+
+    The folder's inode, and of each entry its name, mode, inode, size in bytes and times of change in nanoseconds;
+    symbolic links are not followed. Raises `DamagedArtifact` if the path is not a folder.
+    """
     at = os.lstat(folder)
     if not stat.S_ISDIR(at.st_mode):
         raise DamagedArtifact(f"{folder.name} is no folder; build again")
