@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev ## set up and run the tests
 KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=1
 test-kernels: $(VENV)/.installed-dev ## those tests again that compare what a model computes
 	$(KERNELS) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/llm tests/routing tests/scoring \
-		tests/build/test_training.py tests/build/test_validation.py
+		tests/building/test_training.py tests/building/test_validation.py
 
 test-thorough: $(VENV)/.installed-dev ## the promises tried at length: kills, mutants, random stories, load
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m thorough
@@ -47,6 +47,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/.installed research/pyproject.toml
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e ./research
 	touch $@

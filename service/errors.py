@@ -8,7 +8,6 @@ LetheError
 │   ├── UnknownItem           an item id that no catalogue holds
 │   ├── UnknownRequest        no forget request has this id
 │   └── IdempotencyConflict   the key was used before, for a different request
-├── MissingExtra            what was asked for needs packages that are not installed with the service itself
 ├── ModelUnsuitable         the frozen model cannot be used for scoring
 ├── StoreError              the store cannot be read or written
 │   ├── Damaged               a file does not have the digest that its name or manifest states
@@ -47,9 +46,6 @@ class UnknownRequest(InvalidInput): ...
 
 
 class IdempotencyConflict(InvalidInput): ...
-
-
-class MissingExtra(LetheError): ...
 
 
 class ModelUnsuitable(LetheError): ...

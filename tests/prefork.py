@@ -30,9 +30,9 @@ import uvicorn.protocols.http.auto
 import uvicorn.protocols.websockets.auto  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from service.build.workforce import Workforce
-from service.entrypoints import bootstrap
-from service.entrypoints.cli import main
+from service.building.workers.process_pool import Workforce
+from service.entrypoints import building
+from service.entrypoints.commands.main import main
 
 
 class ForkingWorkforce(Workforce):
@@ -115,7 +115,7 @@ def _answer_commands() -> None:
 
 
 if __name__ == "__main__":
-    bootstrap.Workforce = ForkingWorkforce
+    building.Workforce = ForkingWorkforce
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.
     get_checkpoint_conversion_mapping("llama")
     gc.freeze()  # what is here already is everybody's, and nobody's garbage

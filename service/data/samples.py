@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from service.data import prompts
 from service.records import Interaction, Item, Opinion, Sample
 
-TALLREC_HISTORY = 10
-TALLREC_WINDOWS = 10_000
-TALLREC_TRAIN = 8_000
-TALLREC_VALID = 1_000
-
 _KEY_BYTES = 16
 _PARTS_OF_A_PERCENT = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class TallrecSplit:
-    """The released split of MovieLens-100K: 8,000, 1,000 and 1,000 windows."""
-
-    train: tuple[Sample, ...]
-    valid: tuple[Sample, ...]
-    test: tuple[Sample, ...]
 
 
 def user_samples(
@@ -40,7 +24,7 @@ def user_samples(
     if limit < 1:
         return ()
     rows = sorted(interactions, key=lambda row: (row.timestamp, row.item_id))
-    return tuple(_windows(rows, items, max(1, len(rows) - limit), history_length))
+    return tuple(windows(rows, items, max(1, len(rows) - limit), history_length))
 
 
 def is_validation_user(user_id: str, percent: float, seed: int) -> bool:
@@ -69,32 +53,11 @@ def canonical_order(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample_order_key(sample, seed)))
 
 
-def tallrec_windows(interactions: Sequence[Interaction], items: Mapping[str, Item]) -> Iterator[Sample]:
-    """TALLRec's windows: users in order of first appearance, each one's rows by time, targets with a full history.
-
-    `interactions` must be in the order of `u.data`: rows of one second stay in that order (a stable sort by time).
-    """
-    by_user: dict[str, list[Interaction]] = {}
-    for row in interactions:
-        by_user.setdefault(row.user_id, []).append(row)
-    for rows in by_user.values():
-        rows.sort(key=lambda row: row.timestamp)
-        yield from _windows(rows, items, TALLREC_HISTORY, TALLREC_HISTORY)
-
-
-def tallrec_split(interactions: Sequence[Interaction], items: Mapping[str, Item]) -> TallrecSplit:
-    """TALLRec's split (Bao et al. 2023): the last 10,000 of all windows, cut 80/10/10 in their order.
-
-    Users, not times, are in order, so the cuts fall inside a user: one user may be in two parts.
-    """
-    windows = tuple(deque(tallrec_windows(interactions, items), maxlen=TALLREC_WINDOWS))
-    test_start = TALLREC_TRAIN + TALLREC_VALID
-    return TallrecSplit(windows[:TALLREC_TRAIN], windows[TALLREC_TRAIN:test_start], windows[test_start:])
-
-
-def _windows(
+def windows(
     rows: Sequence[Interaction], items: Mapping[str, Item], first_target: int, history_length: int
 ) -> Iterator[Sample]:
+    """One user's windows, from the row numbered `first_target` on: each row is a target, up to `history_length` before it are
+    its history. `rows` are one user's, oldest first."""
     opinions = [Opinion(items[row.item_id], row.liked) for row in rows]
     for i in range(first_target, len(rows)):
         history = tuple(opinions[max(0, i - history_length) : i])

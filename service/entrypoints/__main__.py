@@ -1,5 +1,5 @@
 """`python -m service.entrypoints` is `lethe`, for processes that this one starts."""
 
-from service.entrypoints.cli import main
+from service.entrypoints.commands.main import main
 
 main()

@@ -28,6 +28,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
 from service.records import ForgetRequest, Mask
 
@@ -276,21 +277,6 @@ def _exception_chain(error: BaseException | None) -> list[dict[str, Any]]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         kind = type(error)
-        chain.append({"type": f"{kind.__module__}.{kind.__qualname__}", "frames": _frames(error.__traceback__)})
+        chain.append({"type": f"{kind.__module__}.{kind.__qualname__}", "frames": frames(error.__traceback__)})
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return chain
-
-
-def describe(error: BaseException) -> str:
-    """The type of an exception and where it was raised, without its message."""
-    frames = _frames(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1] if frames else 'an unknown place'}"
-
-
-def _frames(traceback: TracebackType | None) -> list[str]:
-    frames = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        frames.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
-        traceback = traceback.tb_next
-    return frames

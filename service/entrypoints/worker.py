@@ -1,23 +1,16 @@
-"""The worker process, and its supervision as a child of `lethe serve`."""
+"""The worker process."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import subprocess
-import sys
 import threading
-from types import FrameType
 
-from service.build.progress import Progress
+from service.building.progress import Progress
 from service.config import Settings
+from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.supervisor import exit_on_sigterm
 
-log = logging.getLogger(__name__)
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker that ended is started again
-_GRACE = 10.0  # seconds that a worker has to end before it is killed
 # What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
 # than this, they would hardly go on beside a server that is never idle.
 _NICENESS = 5
@@ -34,60 +27,13 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
         threading.Thread(target=_end_with_parent, daemon=True).start()
     home = Home.open(settings)
     home.restore_check()
-    home.workforce().prepare()
+    building.workforce(home).prepare()
     bell = home.bell()
     try:
-        home.reconciler(bell, progress).run(threading.Event(), settings.retry_seconds)
+        building.reconciler(home, bell, progress).run(threading.Event(), settings.retry_seconds)
     finally:
         bell.close()
         home.ledger.close()
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as `sys.exit(0)` does: what is open gets closed, and the exit code is 0."""
-    signal.signal(signal.SIGTERM, _leave)
-
-
-class Supervisor:
-    """Keeps one worker alive beside a server, started again with growing pauses when it ends."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._command = [sys.executable, "-m", "service.entrypoints", "worker", "--supervised"]
-        self._environment = settings.environment()
-        self._stopping = threading.Event()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the worker: politely, then not."""
-        self._stopping.set()
-        child = self._child
-        if child is not None and child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        self._thread.join(_GRACE)
-
-    def _run(self) -> None:
-        pause = _FIRST_PAUSE
-        while not self._stopping.is_set():
-            # The worker ends when this pipe closes, also if this process is killed.
-            self._child = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.PIPE)
-            status = self._child.wait()
-            if self._stopping.is_set():
-                return
-            log.warning("worker_ended", extra={"status": status, "again_in_seconds": pause})
-            self._stopping.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _leave(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 def _end_with_parent() -> None:

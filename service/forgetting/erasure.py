@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_store import Store, StoredGeneration
-from service.data.ledger import Ledger
+from service.ledger import Ledger
 from service.records import ForgetRequest
 
 

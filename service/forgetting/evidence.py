@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.data.ledger import ColumnSearch, Ledger
 from service.data.traces import Sought
 from service.forgetting.search import FileSearch, files_with, forms_of
+from service.ledger import ColumnSearch, Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from adapters_store import KINDS, Fault, canonical_json
 
 log = logging.getLogger(__name__)
 
+INCIDENTS = "incidents.jsonl"  # beside the store
+
 
 class Incidents:
     """Safe for many processes at once: each line is appended by one call."""

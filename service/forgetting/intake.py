@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from service.data.ledger import Ledger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import Ledger
 from service.records import ForgetRequest, ItemName
 
 

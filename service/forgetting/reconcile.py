@@ -13,13 +13,13 @@ from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Findings, Inspector, Store, StoreFailure
-from service.build.build import FORMAT, Builder, Built
-from service.data.ledger import Ledger
+from service.building.builder import FORMAT, Builder, Built
 from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import Remains, RemainsFinder
-from service.forgetting.incidents import Incidents
+from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
+from service.ledger import Ledger
 from service.records import BuildConfig, ForgetRequest
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 Stated = Mapping[str, Mapping[str, Mapping[str, str]]]  # adapters | memories -> digest -> file name -> SHA-256
 
 _LONGEST_PAUSE = 300.0  # seconds between two attempts at a deletion that keeps failing
-INCIDENTS = "incidents.jsonl"  # beside the store
 _HEARTBEAT = 5.0  # seconds after which a worker looks at the ledger even if nobody rang
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from service.data.ledger import Ledger
 from service.forgetting.intake import Intake
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_store import sync_directory, write_once
-from service.data.ledger import KEY_ID_LENGTH, KeyedHashes, Rekeyed, known_check, rekey
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import (
+    KEY_ID_LENGTH,
+    KeyedHashes,
+    Rekeyed,
+    known_check,
+    rekey,
+)
 
 SHORTEST = 16  # bytes
 _OTHERS = 0o077  # permissions of group and others

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters_store import canonical_json, sync_directory
-from service.data.ledger import KEY_ID_LENGTH, KeyedHashes
 from service.errors import Damaged, InvalidSetting, StoreError
+from service.ledger import KEY_ID_LENGTH, KeyedHashes
 from service.records import Tombstone
 
 _BURIED, _RETURNED, _SEALED = "buried", "returned", "sealed"

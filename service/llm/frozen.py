@@ -26,8 +26,13 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from service.errors import ModelUnsuitable
 from service.llm import packed
-from service.llm.encoder import Answers, Encoder, ModelSpec, model_folder
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
+from service.llm.tokenizer import (
+    Answers,
+    Encoder,
+    ModelSpec,
+    model_folder,
+)
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

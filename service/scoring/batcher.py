@@ -20,8 +20,8 @@ from time import perf_counter
 from typing import Protocol
 
 from service.errors import Overloaded, TimedOut
-from service.scoring.pace import Pace
 from service.scoring.requests import EncodedRequest, Scored
+from service.scoring.throughput import Pace
 
 _LONGEST_RETRY = 60  # seconds
 _WAITING = (

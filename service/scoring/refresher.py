@@ -15,7 +15,7 @@ from typing import Any
 from adapters_store import Fault
 from service.errors import Damaged, LedgerUnavailable, NotReady
 from service.records import Mask
-from service.scoring.contexts import ContextCache
+from service.scoring.prefix_cache import ContextCache
 from service.scoring.snapshot import MaskSource, Snapshots
 
 log = logging.getLogger(__name__)

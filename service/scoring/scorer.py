@@ -16,8 +16,8 @@ from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
 from service.routing.weights import keep_largest, mean_errors, softmax_weights
-from service.scoring.contexts import ContextCache
 from service.scoring.encoding import RequestEncoder
+from service.scoring.prefix_cache import ContextCache
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.snapshot import MaskSource, Snapshot, Snapshots
 

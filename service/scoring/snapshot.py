@@ -21,7 +21,7 @@ from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask
-from service.routing.neighbours import Neighbours
+from service.routing.neighbors import Neighbours
 
 Floats = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.data.interactions import Interactions
-from service.data.ledger import Ledger
+from service.ledger import Ledger
 from service.records import Interaction, Item
 
 ITEM = Item("i", "Title")

@@ -8,7 +8,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.data.samples import canonical, is_validation_user, sample_order_key, tallrec_windows, user_samples
+from service.data.samples import canonical, is_validation_user, sample_order_key, user_samples
 from service.records import Interaction, Item, Opinion
 
 ITEMS = {f"i{n:02}": Item(f"i{n:02}", f"Title {n}") for n in range(30)}
@@ -104,11 +104,3 @@ def test_order_keys_are_each_samples_own() -> None:
     assert len(set(keys)) == len(samples)
     assert keys == [sample_order_key(sample, 0) for sample in samples]
     assert set(keys).isdisjoint(sample_order_key(sample, 1) for sample in samples)
-
-
-def test_tallrec_windows_need_a_full_history_and_keep_the_files_order_within_a_second() -> None:
-    same_second = [Interaction("b", f"i{n:02}", True, 5) for n in reversed(range(11))]
-    earlier = [Interaction("a", f"i{n:02}", True, 1) for n in range(10)]
-    windows = list(tallrec_windows([same_second[0], *earlier, *same_second[1:]], ITEMS))
-    assert [window.target.item_id for window in windows] == ["i00"]
-    assert [opinion.item.item_id for opinion in windows[0].history] == [f"i{n:02}" for n in range(10, 0, -1)]

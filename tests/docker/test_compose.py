@@ -131,10 +131,9 @@ def test_every_setting_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("command", [*(SERVICES[name]["command"] for name in OURS), json.loads(instructions("CMD")[0])])
 def test_every_command_exists_with_its_options(command: list[str]) -> None:
-    typer = importlib.import_module("typer.main")
-    root = typer.get_command(offered("service.entrypoints.cli").app)
-    assert command[0] in root.commands
-    parameters = root.commands[command[0]].params
+    known = offered("service.entrypoints.commands.main").SERVICE
+    assert command[0] in known
+    parameters = offered("service.entrypoints.commands.lazy").loaded(known[command[0]]).params
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in command if word.startswith("--")} <= options
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import click
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from service.entrypoints.cli import app
+from service.entrypoints.commands.lazy import CommandEntry, loaded
+from service.entrypoints.commands.main import app, commands
 from tests.forks import PATIENCE, begin_afresh
 
 from .conftest import OTHERS, TRAINING_USERS, USERS, Installation
 
 
-def _paths(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _paths(entries: Mapping[str, CommandEntry], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield path
-    for name, inner in getattr(command, "commands", {}).items():
+    for name, entry in entries.items():
+        command = loaded(entry)
+        inner = getattr(command, "entries", {})
         yield from _paths(inner, (*path, name))
+        yield from () if inner else ((*path, name, one) for one in getattr(command, "commands", {}))
 
 
-@pytest.mark.parametrize("path", list(_paths(typer.main.get_command(app))), ids=lambda path: " ".join(path) or "lethe")
+@pytest.mark.parametrize("path", list(_paths(commands())), ids=lambda path: " ".join(path) or "lethe")
 def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     answer = CliRunner().invoke(app, [*path, "--help"])
     assert answer.exit_code == 0

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from safetensors import safe_open
 
 from service.entrypoints.bootstrap import serving_app
-from service.entrypoints.options import open_home
+from service.entrypoints.commands.options import open_home
 
 from .conftest import TITLES, TRAINING_USERS, USERS, Installation, eventually
 

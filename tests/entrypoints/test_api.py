@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.entrypoints.api import Services, create_app
-from service.entrypoints.limits import Limits
-from service.entrypoints.problems import KINDS, MEDIA_TYPE, problem_from
+from service.entrypoints.http.api import Services, create_app
+from service.entrypoints.http.middleware import Limits
+from service.entrypoints.http.problems import KINDS, MEDIA_TYPE, problem_from
 from service.entrypoints.telemetry import JsonFormatter, Telemetry
 from service.records import ById, ByTitle, ForgetRequest, Item, ItemName, Mask, NamedItems, Outcome
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.entrypoints.problems import MEDIA_TYPE
+from service.entrypoints.http.problems import MEDIA_TYPE
 from tests.entrypoints.test_api import Door
 
 METHODS = {"get", "post"}

@@ -28,15 +28,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from service.data import importers
-from service.data.ledger import KeyedHashes, Ledger
-from service.entrypoints.api import Services, create_app
-from service.entrypoints.cli import NOTHING_HELD_EXIT, app
-from service.entrypoints.limits import Limits
+from service.entrypoints.commands.forget import NOTHING_HELD_EXIT
+from service.entrypoints.commands.main import app
+from service.entrypoints.http.api import Services, create_app
+from service.entrypoints.http.middleware import Limits
 from service.entrypoints.telemetry import Telemetry
 from service.errors import ImportRefused
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger
 from service.records import Item
 from service.scoring.requests import Query, RankBy, Recommendation
 

@@ -14,9 +14,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from service.entrypoints import problems
-from service.entrypoints.encodings import Gunzip
-from service.entrypoints.limits import BoundedBody, Limits, Observed
+from service.entrypoints.http import problems
+from service.entrypoints.http.encodings import Gunzip
+from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 
 JSON = {"Content-Type": "application/json"}
 LIMITS = Limits(max_body_bytes=100, request_seconds=0.2)

@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from adapters_store import StoreFailure
-from service.data.ledger import Ledger
-from service.entrypoints.readiness import Writability
+from service.entrypoints.http.readiness import Writability
 from service.errors import LedgerUnavailable, StoreError
+from service.ledger import Ledger
 from tests.disks import small_disk
 
 SECRET = b"a secret of the tests"
@@ -85,7 +85,7 @@ def test_a_full_disk_and_a_read_only_one_are_noticed(tmp_path: Path) -> None:
 _LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from service.data.ledger import Ledger
+from service.ledger import Ledger
 from service.errors import LedgerUnavailable
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = Ledger(Path(sys.argv[1]), b"a secret of the tests")

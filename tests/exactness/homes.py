@@ -15,18 +15,18 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters_store import Store
-from service.build.build import Builder, Built
-from service.build.embedding import embed_public_texts
-from service.build.readings import Readings
-from service.build.training import train_adapter
-from service.data.ledger import ImportCounts, KeyedHashes, Ledger
+from service.building.builder import Builder, Built
+from service.building.planning.embedding import embed_public_texts
+from service.building.training.training import train_adapter
+from service.building.workers.prefill_cache import Readings
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.restore import restore_check
 from service.forgetting.tombstones import TombstoneFile
-from service.llm.encoder import ModelSpec
+from service.ledger import ImportCounts, KeyedHashes, Ledger
+from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig, ForgetRequest, Interaction, Item
 
 NOUN = "movie"

@@ -56,7 +56,7 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "rows in the database's own order",
-        "service/data/ledger/catalogue.py",
+        "service/ledger/catalogue.py",
         "sa.select(tables.items).order_by(tables.items.c.item_id))))",
         "sa.select(tables.items))))",
         "test_the_order_of_rows_from_the_database",
@@ -70,21 +70,21 @@ MUTANTS = (
     ),
     Mutant(
         "split by rank among all users",
-        "service/build/corpus.py",
+        "service/building/planning/corpus.py",
         "held_out = is_validation_user(user_id, config.validation_percent, config.seed)",
         "held_out = sorted(view.interactions).index(user_id) * config.validation_percent % 100 < 30",
         "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
     ),
     Mutant(
         "sub-sampling that depends on the number of users",
-        "service/build/corpus.py",
+        "service/building/planning/corpus.py",
         "items, config.history_length, config.samples_per_user)",
         "items, config.history_length, config.samples_per_user - len(view.interactions) % 2)",
         "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
     ),
     Mutant(
         "planes fitted on users",
-        "service/build/placement.py",
+        "service/building/planning/placement.py",
         "        above = {unit.key: tree.path(embedding)",
         "        tree = partition.PublicTree.through(embeddings, config.tree_depth)\n"
         "        above = {unit.key: tree.path(embedding)",
@@ -92,7 +92,7 @@ MUTANTS = (
     ),
     Mutant(
         "a seed from the shard's position",
-        "service/build/adapters.py",
+        "service/building/training/adapters.py",
         "self._training_task(shards[digest], noun, config)",
         "self._training_task(shards[digest], noun, "
         "BuildConfig.of({**{n: getattr(config, n) for n in config.__slots__}, 'seed': list(shards).index(digest)}))",
@@ -100,28 +100,28 @@ MUTANTS = (
     ),
     Mutant(
         "readers of an item that changes",
-        "service/data/ledger/importing.py",
+        "service/ledger/importing.py",
         "    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})\n",
         "",
         "test_a_title_that_changes_and_moves_no_plane",
     ),
     Mutant(
         "a seed from a counter",
-        "service/build/training.py",
+        "service/building/training/training.py",
         "torch.manual_seed(config.seed)",
         "torch.manual_seed(torch.initial_seed() + 1)",
         "test_an_adapter_does_not_depend_on_what_was_trained_before_it",
     ),
     Mutant(
         "stopping early on shared validation data",
-        "service/build/build.py",
+        "service/building/builder.py",
         "trained = self._train_missing(work, config)",
         "trained = self._train_missing(work, config if work.users else BuildConfig())",
         "test_an_adapter_does_not_depend_on_those_who_validate",
     ),
     Mutant(
         "validation users in one batch",
-        "service/build/validation.py",
+        "service/building/training/validation.py",
         "        results.append(_validate(mixture, stacks, lessons, prefixes, task.activation))\n",
         "        everybody = tuple(lesson for own in task.users for lesson in own)\n"
         "        read = [reader.read([lesson.context for lesson in own]) for own in task.users]\n"
@@ -136,14 +136,14 @@ MUTANTS = (
     ),
     Mutant(
         "tau from the data",
-        "service/build/build.py",
+        "service/building/builder.py",
         '"config": asdict(config),',
         '"config": {**asdict(config), "tau": 1.0 + len(work.shards)},',
         "test_a_configuration_holds_whatever_the_data",
     ),
     Mutant(
         "popularity in an item's text",
-        "service/build/build.py",
+        "service/building/builder.py",
         "files = self._row_files(work, config) | self._catalogue_files(work)",
         "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
         "        seen = [row.item_id for row in rows]\n"
@@ -167,7 +167,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cap shared by all memories",
-        "service/build/memories.py",
+        "service/building/memories.py",
         "count_people(histories)",
         "count_people([own[-2 - len(self._memories._found) % 2 :] for own in histories])",
         "test_a_memory_does_not_depend_on_other_memories",
@@ -181,42 +181,42 @@ MUTANTS = (
     ),
     Mutant(
         "catalogue known by its ids",
-        "service/build/build.py",
+        "service/building/builder.py",
         "catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])",
         "catalogue = digest_of([self._made_with, [item.item_id for item in plan.items]])",
         "test_genres_that_change_under_an_id",
     ),
     Mutant(
         "validation rows known by their user",
-        "service/build/build.py",
+        "service/building/builder.py",
         "row_keys(self._secret, user.user_id, batch, user.samples)",
         "row_keys(self._secret, user.user_id, user.user_id, user.samples)",
         "test_validation_rows_of_somebody_whose_opinions_change",
     ),
     Mutant(
         "what was read of somebody before",
-        "service/build/reading.py",
+        "service/building/workers/prefill.py",
         '        digest.update(array("q", [len(context), *context]).tobytes())\n',
         '        digest.update(array("q", [len(contexts)]).tobytes())\n',
         "test_what_was_read_of_people_whose_opinions_change",
     ),
     Mutant(
         "what is remembered of somebody who changes",
-        "service/data/ledger/importing.py",
+        "service/ledger/importing.py",
         "        mark_changed(self.connection, {row.user_id for row in differing})\n",
         "        mark_changed(self.connection, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
         "test_the_path_of_somebody_whose_opinions_change",
     ),
     Mutant(
         "adapters numbered as their processes end",
-        "service/build/adapters.py",
+        "service/building/training/adapters.py",
         "for number, trained in self._workforce.run(train_adapter, lent, self._trained):",
         "for number, (_, trained) in enumerate(self._workforce.run(train_adapter, lent, self._trained)):",
         "test_which_process_ends_first",
     ),
     Mutant(
         "what another library computed",
-        "service/build/adapters.py",
+        "service/building/training/adapters.py",
         'return digest_of([{**self._recipe(config), "units": content}, MANNER, self._environment])',
         'return digest_of([{**self._recipe(config), "units": content}, MANNER])',
         "test_what_another_environment_computed_is_not_taken_for_ones_own",

@@ -20,15 +20,15 @@ import sqlalchemy as sa
 
 from adapters_store import Store
 from service.arrays import load_array
-from service.build.build import Builder
-from service.build.corpus import corpus_of
-from service.build.memories import memory_place
-from service.build.partition import anchor_pool
-from service.build.rehearsal import RehearsalLedger
-from service.data.ledger import Ledger, Reading
+from service.building.builder import Builder
+from service.building.dry_run import RehearsalLedger
+from service.building.memories import memory_place
+from service.building.planning.corpus import corpus_of
+from service.building.planning.partition import anchor_pool
 from service.data.samples import is_validation_user
-from service.llm.encoder import ModelSpec
+from service.ledger import Ledger, Reading
 from service.llm.frozen import FrozenModel
+from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig, Interaction, Item, LedgerView, Opinion
 from service.routing.weights import mean_errors, softmax_weights
 from service.scoring.recommender import Recommender

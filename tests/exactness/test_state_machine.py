@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.llm.encoder import ModelSpec
+from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig, Interaction
 
 from .homes import (

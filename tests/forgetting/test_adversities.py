@@ -20,13 +20,13 @@ import pytest
 import redis
 
 from adapters_store import DamagedArtifact, Store, StoreFailure
-from service.data.ledger import KeyedHashes, Ledger, rekey
-from service.entrypoints.problems import problem_from
+from service.entrypoints.http.problems import problem_from
 from service.errors import LedgerUnavailable, LetheError, SecretChanged, StoreError
 from service.forgetting.bell import LOCK, RedisBell
 from service.forgetting.intake import Intake
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger, rekey
 from service.records import Tombstone
 from tests.disks import Disk, small_disk
 

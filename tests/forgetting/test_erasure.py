@@ -22,10 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
 from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
-from service.build.build import FORMAT, Built
-from service.data.ledger import KeyedHashes, Ledger
-from service.data.ledger.database import _empty_wal, _rewrite_file
-from service.entrypoints.limits import Observed
+from service.building.builder import FORMAT, Built
+from service.entrypoints.http.middleware import Observed
 from service.entrypoints.telemetry import JsonFormatter
 from service.errors import StoreError
 from service.forgetting.bell import PollingBell
@@ -34,6 +32,8 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger
+from service.ledger.database import _empty_wal, _rewrite_file
 from service.records import BuildConfig, ForgetRequest, Interaction, Item, Place, Published
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -422,7 +422,7 @@ async def _sends(_message: Message) -> None: ...
 def _log_a_failure(file: Path, formatter: logging.Formatter) -> str:
     handler = logging.FileHandler(file)
     handler.setFormatter(formatter)
-    logger = logging.getLogger("service.entrypoints.limits")
+    logger = logging.getLogger("service.entrypoints.http.middleware")
     logger.addHandler(handler)
     scope = {"type": "http", "method": "GET", "path": f"/{CANARY}", "headers": [], "query_string": CANARY.encode()}
     asyncio.run(Observed(_fails_quoting_its_input, Ignores())(scope, _receives, _sends))

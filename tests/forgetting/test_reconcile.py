@@ -13,14 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters_store import Store, StoreFailure, canonical_json, digest_of
-from service.build.build import FORMAT, Built
-from service.data.ledger import KeyedHashes, Ledger
+from service.building.builder import FORMAT, Built
 from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger
 from service.records import BuildConfig, Interaction, Item, Published
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

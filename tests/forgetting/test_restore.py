@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service.data.ledger import KeyedHashes, Ledger
 from service.errors import Damaged
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger
 from service.records import ForgetRequest, Interaction, Item
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

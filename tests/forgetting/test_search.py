@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service.data.ledger import Ledger
 from service.data.traces import texts_to_look_for
 from service.forgetting.evidence import TextSearch, look_for
 from service.forgetting.search import files_with, forms_of
+from service.ledger import Ledger
 from service.records import Interaction, Item
 
 SECRET = b"a secret of the tests"

@@ -13,7 +13,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.config import load_settings
-from service.data.ledger import KeyedHashes, Ledger, rekey
 from service.entrypoints.bootstrap import Home
 from service.errors import Damaged, InvalidInput, InvalidSetting, LetheError, SecretChanged
 from service.forgetting.intake import Intake
@@ -21,6 +20,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.secret import SecretFiles, Secrets, key_id
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes, Ledger, rekey
 from service.records import Interaction, Item, Tombstone
 
 OLD, NEW, THIRD = b"the first secret of the tests", b"the second secret of the tests", b"a third secret of tests"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from service.data.ledger import KeyedHashes
 from service.errors import Damaged, StoreError
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes
 from service.records import Tombstone
 
 HASHES = KeyedHashes(b"a secret of the tests")
@@ -101,7 +101,7 @@ _WRITER = """
 import sys
 from pathlib import Path
 from service.forgetting.tombstones import TombstoneFile
-from service.data.ledger import KeyedHashes
+from service.ledger import KeyedHashes
 from service.records import Tombstone
 HASHES = KeyedHashes(b"a secret of the tests")
 path, name = Path(sys.argv[1]), sys.argv[2]

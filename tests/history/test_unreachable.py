@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 
 from service.config import load_settings
-from service.data.ledger import Ledger
 from service.entrypoints.bootstrap import Home, serving_app
+from service.ledger import Ledger
 from service.records import Interaction
 from tests.e2e.conftest import QUICK, TITLES, eventually
 

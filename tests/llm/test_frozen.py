@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from service.data import prompts
 from service.errors import ModelUnsuitable
-from service.llm.encoder import Encoder, ModelSpec, digest_of_files
 from service.llm.frozen import FrozenModel, load_for_children
+from service.llm.tokenizer import Encoder, ModelSpec, digest_of_files
 from service.records import Item, Opinion
 
 NOUN = "movie"

@@ -10,9 +10,9 @@ import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
 from service.errors import ModelUnsuitable
-from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
+from service.llm.tokenizer import ModelSpec
 from service.records import Item, Opinion
 
 NOUN = "movie"

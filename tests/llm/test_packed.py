@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from service.llm import packed
-from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Runs
+from service.llm.tokenizer import ModelSpec
 from service.records import Item, Opinion
 
 NOUN = "movie"

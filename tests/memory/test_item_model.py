@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adapters_store import Store, digest_of
-from service.build.item_model import ItemModelTask, solve_item_model
+from service.building.item_model import ItemModelTask, solve_item_model
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
 from service.memory.item_model import LEAST_LIKES, REGULARIZATION, ItemModel, gram, modeled_items, solve

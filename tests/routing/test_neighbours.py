@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.routing.neighbours import Neighbours
+from service.routing.neighbors import Neighbours
 
 
 def _unit_rows(count, width, seed):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.llm.packed import Prefix
-from service.scoring.contexts import ContextCache
+from service.scoring.prefix_cache import ContextCache
 
 ONE = 2 * 4 * 3 * 8 + 4 * 4  # bytes of `_prefix`
 

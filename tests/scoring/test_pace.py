@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.scoring.pace import Pace
+from service.scoring.throughput import Pace
 
 
 def test_nothing_takes_time_before_a_batch_was_seen() -> None:

@@ -5,7 +5,7 @@ import threading
 import torch
 
 from service.llm.packed import Prefix
-from service.scoring.contexts import ContextCache
+from service.scoring.prefix_cache import ContextCache
 from service.scoring.refresher import Refresher
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from service.errors import Damaged, NotReady
-from service.llm.encoder import ModelSpec
 from service.llm.frozen import FrozenModel
+from service.llm.tokenizer import ModelSpec
 from service.records import Item, Opinion
-from service.scoring.contexts import ContextCache
 from service.scoring.encoding import RequestEncoder
+from service.scoring.prefix_cache import ContextCache
 from service.scoring.requests import ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots

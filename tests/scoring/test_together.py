@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.evaluation.scoring import Untimed
+from research.evaluation.scoring import Untimed
 from service.records import Item, Opinion
 from service.scoring.batcher import Batcher
 from service.scoring.recommender import Recommender

@@ -123,8 +123,8 @@ class Torture:
     def _round(self, number: int) -> None:
         self._chance = random.Random(f"{self.seed}:{number}")
         card = self._card(number)
-        self._populate()
         for _ in range(_TRIES):
+            self._populate()  # every time: a dozen tries would leave nobody to train on
             if self._killed_at(card) if "." in card else self._killed_at_random(card):
                 self.journal.note("kill", where=card)
                 break

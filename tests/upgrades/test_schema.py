@@ -14,12 +14,17 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from service.data.ledger import Ledger, migrations, tables, upgrade_ledger
-from service.data.ledger.database import Database
-from service.data.ledger.migrations import VERSION_TABLE, versions
-from service.data.ledger.migrations.versions import r0001_baseline
-from service.data.ledger.schema import Schema, known_schema
 from service.errors import InvalidSetting, LedgerNewer, LedgerUnavailable
+from service.ledger import (
+    Ledger,
+    migrations,
+    tables,
+    upgrade_ledger,
+)
+from service.ledger.database import Database
+from service.ledger.migrations import VERSION_TABLE, versions
+from service.ledger.migrations.versions import r0001_baseline
+from service.ledger.schema import Schema, known_schema
 from service.records import Interaction, Item
 from tests.upgrades.conftest import connected
 

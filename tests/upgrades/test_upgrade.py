@@ -12,12 +12,12 @@ import pytest
 import sqlalchemy as sa
 
 from service.config import load_settings
-from service.data.ledger import upgrade_ledger
-from service.data.ledger.migrations import VERSION_TABLE
-from service.data.ledger.schema import known_schema
 from service.entrypoints.bootstrap import Home
-from service.entrypoints.schemas import SignedReceipt
+from service.entrypoints.http.schemas import SignedReceipt
 from service.forgetting import receipts
+from service.ledger import upgrade_ledger
+from service.ledger.migrations import VERSION_TABLE
+from service.ledger.schema import known_schema
 from service.records import Interaction
 from tests.forks import Forks
 from tests.upgrades.conftest import OldHome, connected

@@ -2,8 +2,7 @@
 of any kind, and the demo.
 
 Files may be plain or packed (`.xz`, `.gz`, `.bz2`, `.zst`). A row that cannot be taken becomes a Rejection, which tells
-where and why, never what stood there; too many of them refuse the whole import. Importers know nothing of the ledger. One
-reads no interactions: TALLRec released finished book prompts only, which are read back into samples.
+where and why, never what stood there; too many of them refuse the whole import. Importers know nothing of the ledger.
 """
 
 from service.data.importers.amazon import amazon
@@ -15,7 +14,6 @@ from service.data.importers.goodbooks import goodbooks
 from service.data.importers.goodreads import goodreads
 from service.data.importers.movie_lens import movielens
 from service.data.importers.tables import table
-from service.data.importers.tallrec_books import tallrec_books
 
 __all__ = [
     "Dataset",
@@ -30,5 +28,4 @@ __all__ = [
     "movielens",
     "recbole",
     "table",
-    "tallrec_books",
 ]

@@ -1,0 +1,330 @@
+"""What only a GPU can show: `research/benchmarks/gpu.sh`. Random weights are made on the device; nothing is downloaded.
+
+Throughput of the frozen model and of mixtures of more and more resident adapters, in turns; latency at batch 1; seconds to
+retrain a shard of 256 samples by the code that a build runs. Everything is set beside the fastest large matrix product of this
+device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.benchmarks.interleaved import (
+    Contestant,
+    Floor,
+    Timing,
+    race,
+)
+from research.benchmarks.models import (
+    SHAPES,
+    Cost,
+    only_load,
+    random_model,
+    random_stack,
+    routed_weights,
+    save_random_model,
+    times,
+    twin,
+)
+from research.benchmarks.report import Section, document, text_of
+from research.benchmarks.scoring import check_last, random_ids
+from service.building.training.training import Lesson, TrainingTask, train_adapter
+from service.building.workers.process_pool import Workforce
+from service.errors import LetheError
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.llm.packed import Prefix
+from service.llm.tokenizer import ModelSpec
+from service.records import BuildConfig
+
+TOKENIZER = Path(__file__).parents[1] / "service" / "bundled" / "base_model"
+COLUMNS = (
+    *("model", "what", "samples/s", "x no adapters", "overhead %", "TFLOP/s of floor", "share of ceiling"),
+    *("p50 ms", "p99 ms", "seconds", "of which loading", "note"),
+)
+NOTES = (
+    "Floor: the frozen model's own arithmetic (2 operations per weight of the linear layers and token, 4 per pair of tokens in "
+    "causal attention and unit of width). What adapters add does not count as useful, so the share of the ceiling falls with "
+    "them.",
+    "question: one context for all its questions, read in every run. Cached: the context was read before.",
+    "Retraining: a process of its own, which starts, loads the model from files and trains; loading is timed by itself.",
+)
+BARE = "no adapters"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run. `candidates` questions share the context of one request."""
+
+    shapes: tuple[str, ...] = ("qwen3-0.6b", "llama-7b")
+    device: str = "cuda"
+    dtype: str = "bfloat16"
+    adapters: tuple[int, ...] = (4, 64, 1_024, 4_096)
+    rows: int = 16
+    context: int = 200
+    question: int = 56
+    candidates: int = 50
+    rank: int = 8
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    rounds: int = 10
+    single_rounds: int = 50
+    shard: int = 256
+    matrix: int = 8_192
+
+
+SMOKE = Plan(
+    shapes=("tiny",),
+    device="cpu",
+    dtype="float32",
+    adapters=(2, 5),
+    rows=2,
+    context=10,
+    question=6,
+    candidates=3,
+    rank=2,
+    rounds=2,
+    single_rounds=3,
+    shard=8,
+    matrix=64,
+)
+
+
+class Room:
+    """One model on the device, with what is measured on it."""
+
+    def __init__(self, name: str, plan: Plan, ceiling: float) -> None:
+        self._name = name
+        self._plan = plan
+        self._ceiling = ceiling
+        self.frozen = random_model(SHAPES[name], TOKENIZER, plan.dtype, plan.device)
+        self._mixture = Mixture(twin(self.frozen), plan.targets)
+        self._cost = Cost.of(self.frozen, plan.targets)
+        self._prompts = random_ids(self.frozen, plan.rows, plan.context + plan.question, 0)
+        self._context = random_ids(self.frozen, 1, plan.context, 1)[0]
+        self._questions = random_ids(self.frozen, plan.candidates, plan.question, 2)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All of the table but retraining."""
+        stacks, missing = self._stacks()
+        few = stacks[min(stacks)] if stacks else None
+        found = self._batches(stacks) + self._requests(stacks)
+        if few is not None:
+            found += self._latencies(few)
+        return found + [self._line(what=f"K = {count}", note="does not fit into memory") for count in missing]
+
+    def _stacks(self) -> tuple[dict[int, AdapterStack], list[int]]:
+        """All are resident at once; those that do not fit are named."""
+        stacks: dict[int, AdapterStack] = {}
+        missing = []
+        for count in self._plan.adapters:
+            try:
+                stack = random_stack(self.frozen, self._plan.targets, self._plan.rank, count, count)
+                check_last(self._mixture, stack, self._prompts[:2])
+                self._prompt(stack)
+                stacks[count] = stack
+            except torch.OutOfMemoryError:
+                missing.append(count)
+        return stacks, missing
+
+    def _batches(self, stacks: dict[int, AdapterStack]) -> list[dict[str, Any]]:
+        plan = self._plan
+        floor = times(plan.rows, self._cost.read(plan.context + plan.question))
+        runs = {BARE: partial(self._bare, self._prompts)}
+        runs |= {f"K = {count}": partial(self._prompt, stack) for count, stack in stacks.items()}
+        timings = self._race(runs, plan.rows, floor, plan.rounds)
+        shown = f"{plan.rows} x {plan.context + plan.question} tokens, prompt"
+        return [self._throughput(f"{shown}, {timing.name}", timing, timings[0]) for timing in timings]
+
+    def _requests(self, stacks: dict[int, AdapterStack]) -> list[dict[str, Any]]:
+        plan = self._plan
+        asked = times(plan.candidates, self._cost.read(plan.question, seen=plan.context))
+        read = self._cost.read(plan.context)
+        floor = Floor(read.tokens + asked.tokens, read.flops + asked.flops)
+        runs: dict[str, Callable[[], object]] = {BARE: self._ask_bare}
+        runs |= {f"K = {count}": partial(self._ask, stack) for count, stack in stacks.items()}
+        timings = self._race(runs, plan.candidates, floor, plan.rounds)
+        shown = f"{plan.context} + {plan.candidates} x {plan.question} tokens, question"
+        return [self._throughput(f"{shown}, {timing.name}", timing, timings[0]) for timing in timings]
+
+    def _latencies(self, few: AdapterStack) -> list[dict[str, Any]]:
+        plan, one = self._plan, self._prompts[:1]
+        [read] = self.frozen.read_prefixes([self._context])
+        runs: dict[str, Callable[[], object]] = {
+            f"batch 1, prompt, {BARE}": partial(self._bare, one),
+            f"batch 1, prompt, K = {len(few.digests)}": partial(self._prompt, few, 1),
+            f"batch 1, question, K = {len(few.digests)}": partial(self._ask, few, 1),
+            f"batch 1, question, K = {len(few.digests)}, cached": partial(self._answer, few, 1, read),
+        }
+        timings = self._race(runs, 1, self._cost.read(plan.context + plan.question), plan.single_rounds)
+        return [
+            self._line(what=timing.name, **{"p50 ms": _quantile(timing, 0.5), "p99 ms": _quantile(timing, 0.99)})
+            for timing in timings
+        ]
+
+    def _race(
+        self, runs: Mapping[str, Callable[[], object]], work: float, floor: Floor, rounds: int
+    ) -> tuple[Timing, ...]:
+        contestants = [Contestant(name, run, work, floor) for name, run in runs.items()]
+        return race(contestants, rounds, warmups=2, settle=partial(_settle, self._plan.device))
+
+    def _throughput(self, what: str, timing: Timing, bare: Timing) -> dict[str, Any]:
+        ratio = median(timing.ratios(bare))
+        speed = timing.floor.flops / timing.median_seconds / 1e12
+        figures = (timing.throughput, ratio, 100 * (1 / ratio - 1), speed, speed / self._ceiling)
+        return self._line(what=what, **dict(zip(COLUMNS[2:7], figures, strict=True)))
+
+    def _line(self, **told: Any) -> dict[str, Any]:
+        return line(model=self._name, **told)
+
+    # What is timed
+
+    def _bare(self, prompts: list[list[int]]) -> Tensor:
+        return self.frozen.answer_packed(prompts, [1] * len(prompts), [])
+
+    def _prompt(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
+        prompts = self._prompts[:rows]
+        weights = routed_weights(len(prompts), len(stack.digests), 0)
+        return self._mixture.answer_packed(prompts, [1] * len(prompts), [], stack, weights, "ND")
+
+    def _ask_bare(self) -> Tensor:
+        read = self.frozen.read_prefixes([self._context])
+        return self.frozen.answer_packed(self._questions, [len(self._questions)], read)
+
+    def _ask(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
+        return self._answer(stack, rows, *self._mixture.frozen.read_prefixes([self._context]))
+
+    def _answer(self, stack: AdapterStack, rows: int | None, read: Prefix) -> Tensor:
+        questions = self._questions[:rows]
+        weights = routed_weights(1, len(stack.digests), 0)
+        return self._mixture.answer_packed(questions, [len(questions)], [read], stack, weights, "ND")
+
+
+def line(**told: Any) -> dict[str, Any]:
+    """A row of the one table: what it does not tell stays empty."""
+    return {column: told.get(column) for column in COLUMNS}
+
+
+def matrix_ceiling(plan: Plan) -> float:
+    """TFLOP/s of the fastest run of a large square matrix product, in the precision of the models."""
+    made: Any = {"device": plan.device, "dtype": getattr(torch, plan.dtype)}
+    a, b = (torch.randn(plan.matrix, plan.matrix, **made) for _ in range(2))
+    repeats, floor = 10, Floor(0.0, 10 * 2.0 * plan.matrix**3)
+
+    def multiply() -> None:
+        for _ in range(repeats):
+            torch.matmul(a, b)
+
+    runs = [Contestant("matrix product", multiply, repeats, floor)]
+    [timing] = race(runs, plan.rounds, warmups=2, settle=partial(_settle, plan.device))
+    return floor.flops / min(timing.seconds) / 1e12
+
+
+def retraining(
+    name: str, plan: Plan, spec: ModelSpec, lessons: Sequence[Lesson], workforce: Workforce
+) -> list[dict[str, Any]]:
+    """Seconds to retrain a shard under each activation."""
+    loading = _seconds(lambda: list(workforce.run(only_load, [spec])))
+    rows = []
+    for activation in ("question", "prompt"):
+        config = replace(BuildConfig(), activation=activation, lora_rank=plan.rank, lora_targets=plan.targets)
+        task = TrainingTask("0" * 64, spec, [], tuple(lessons), _people(len(lessons), config.samples_per_user), config)
+        what = f"retrain {len(lessons)} samples of {plan.context} + {plan.question} tokens, {activation}"
+        try:
+            seconds = _seconds(partial(_run_all, workforce, task))
+        except LetheError as error:
+            rows.append(line(model=name, what=what, note=str(error)))
+            continue
+        rows.append(line(model=name, what=what, seconds=seconds, **{"of which loading": loading}))
+    return rows
+
+
+def _people(lessons: int, each: int) -> tuple[tuple[int, ...], ...]:
+    """As if each had said so many things, one after another."""
+    return tuple(tuple(range(first, min(first + each, lessons))) for first in range(0, lessons, each))
+
+
+def measure(plan: Plan, workforce: Workforce) -> dict[str, Any]:
+    """All of it, as the document that is written."""
+    began = perf_counter()
+    # Or else the first task would pay for the start of the server that processes fork from.
+    list(workforce.run(only_load, [ModelSpec(str(TOKENIZER))]))
+    ceiling = matrix_ceiling(plan)
+    rows = [line(what="ceiling: matrix product", **{"TFLOP/s of floor": ceiling, "share of ceiling": 1.0})]
+    for name in plan.shapes:
+        rows += _of_one_model(name, plan, ceiling, workforce)
+    section = Section(f"one {plan.device}, {plan.dtype}", tuple(rows), NOTES)
+    settings = {**asdict(plan), "seconds of all": perf_counter() - began}
+    return document("gpu", settings, [section])
+
+
+def main(arguments: Sequence[str] | None = None, workforce: Workforce | None = None) -> int:
+    """The command; `workforce` is for who has one already."""
+    parser = argparse.ArgumentParser(prog="research/benchmarks/gpu.sh", description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does all of it run?")
+    parser.add_argument("--out", type=Path, default=Path("gpu-benchmark.json"), help="where the JSON goes")
+    given = parser.parse_args(arguments)
+    if not given.smoke and not torch.cuda.is_available():
+        print("torch sees no GPU here; --smoke runs a tiny model on the CPU", file=sys.stderr)
+        return 1
+    preload = ("service.building.training.training", "research.benchmarks.models")
+    found = measure(SMOKE if given.smoke else Plan(), workforce or Workforce(1, preload))
+    given.out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    for section in found["sections"]:
+        print(text_of(Section(**section)))
+    print(f"{found['settings']['seconds of all']:.0f} s; JSON in {given.out}")
+    return 0
+
+
+def _of_one_model(name: str, plan: Plan, ceiling: float, workforce: Workforce) -> list[dict[str, Any]]:
+    room = Room(name, plan, ceiling)
+    rows = room.rows()
+    lessons = _lessons(room.frozen, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        spec = save_random_model(room.frozen, TOKENIZER, Path(folder))
+        del room  # training is another process, which needs the memory
+        if plan.device != "cpu":
+            torch.cuda.empty_cache()
+        return rows + retraining(name, plan, spec, lessons, workforce)
+
+
+def _lessons(frozen: FrozenModel, plan: Plan) -> list[Lesson]:
+    contexts = random_ids(frozen, plan.shard, plan.context, 3)
+    questions = random_ids(frozen, plan.shard, plan.question, 4)
+    return [Lesson(c, q, n % 2 == 0) for n, (c, q) in enumerate(zip(contexts, questions, strict=True))]
+
+
+def _run_all(workforce: Workforce, task: TrainingTask) -> None:
+    list(workforce.run(train_adapter, [task]))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = perf_counter()
+    run()
+    return perf_counter() - began
+
+
+def _settle(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _quantile(timing: Timing, share: float) -> float:
+    ordered = sorted(timing.seconds)
+    return 1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""A ledger that notes how long each step of a build keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from time import perf_counter, process_time
+from typing import Any, cast
+
+from service.ledger import Ledger, Reading
+from service.records import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point of time, or a difference of two: by the clock, and by this process's use of a processor, in seconds."""
+
+    clock: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(perf_counter(), process_time())
+
+    def since(self, earlier: Moment, waited: float = 0.0) -> Moment:
+        """What has passed, without `waited` seconds of sleep."""
+        return Moment(self.clock - earlier.clock - waited, self.processor - earlier.processor)
+
+    def plus(self, other: Moment) -> Moment:
+        return Moment(self.clock + other.clock, self.processor + other.processor)
+
+
+class WatchedReading:
+    """Passes every question on, and notes how long its answer took."""
+
+    def __init__(self, reading: Reading, noting: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._reading = reading
+        self._noting = noting
+
+    def __getattr__(self, name: str) -> Any:
+        answer = getattr(self._reading, name)
+        if not callable(answer):
+            return answer
+
+        def timed(*asked: Any) -> Any:
+            with self._noting(f"read {name}"):
+                return answer(*asked)
+
+        return timed
+
+
+class WatchedLedger(Ledger):
+    """The real ledger, which notes how long each step of a build keeps it, and when the build's planning ends."""
+
+    def __init__(self, url: str, secret: bytes, before_training: Callable[[Collection[str]], None]) -> None:
+        """`before_training` is called with the digests of adapters of a build, before it is looked which are missing."""
+        super().__init__(url, secret)
+        self._before_training = before_training
+        self.seconds: dict[str, float] = {}
+        self.planned_at: Moment | None = None
+
+    def begin(self) -> None:
+        """Forget what was noted."""
+        self.seconds, self.planned_at = {}, None
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As the ledger does."""
+        with super().reading() as reading:
+            yield cast(Reading, WatchedReading(reading, self._noting))
+
+    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+        """As the ledger does."""
+        with self._noting("save_places"):
+            super().save_places(changed, places)
+
+    def record_exposures(
+        self,
+        view_fence: int,
+        adapters: Mapping[str, Iterable[str]],
+        rows: Mapping[str, str],
+        shards: Mapping[str, str] | None = None,
+        memories: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        """As the ledger does."""
+        with self._noting("record_exposures"):
+            super().record_exposures(view_fence, adapters, rows, shards, memories)
+        if adapters:
+            self._before_training(adapters.keys())
+
+    def set_shards_training(self, count: int) -> None:
+        """As the ledger does; a build calls it first when it knows what to train."""
+        self.planned_at = self.planned_at or Moment.now()
+        super().set_shards_training(count)
+
+    def drop_exposures_except(
+        self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
+    ) -> None:
+        """As the ledger does."""
+        with self._noting("drop_exposures_except"):
+            super().drop_exposures_except(adapters, rows, generation, memories)
+
+    def erase_traces(self) -> None:
+        """As the ledger does."""
+        with self._noting("erase_traces"):
+            super().erase_traces()
+
+    def found_again(self) -> dict[str, list[str] | None]:
+        """As the ledger does."""
+        with self._noting("found_again"):
+            return super().found_again()
+
+    @contextmanager
+    def _noting(self, step: str) -> Iterator[None]:
+        began = perf_counter()
+        yield
+        self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - began

@@ -1,0 +1,30 @@
+"""The commands of `lethe evaluate` and `lethe bench`."""
+
+from __future__ import annotations
+
+from service.entrypoints.commands.lazy import CommandEntry, lazy_app
+
+_HERE = "research.commands"
+
+evaluate_app = lazy_app(
+    {
+        "forgetting": CommandEntry(f"{_HERE}.forgetting:evaluate_forgetting", "What a deletion touches, and leaves."),
+        "compare": CommandEntry(
+            f"{_HERE}.compare:compare_methods", "The papers' methods and Lethe on the same samples."
+        ),
+        "ranking": CommandEntry(f"{_HERE}.rank:rank_methods", "What a user of `POST /recommend` sees, beside peers."),
+    },
+    "Measure how good the recommendations are, and the forgetting.",
+)
+bench_app = lazy_app(
+    {
+        "scoring": CommandEntry(
+            f"{_HERE}.bench:bench_scoring", "The mixture beside merged LoRA, SISA and PEFT's ways."
+        ),
+        "forgetting": CommandEntry(f"{_HERE}.bench:bench_forgetting", "One deletion after another, beside retraining."),
+        "serving": CommandEntry(f"{_HERE}.bench_load:bench_serving", "A real server under load."),
+        "scale": CommandEntry(f"{_HERE}.bench_load:bench_scale", "The control plane alone, at any size."),
+        "memory": CommandEntry(f"{_HERE}.bench_load:bench_memory", "The counts alone, at any size."),
+    },
+    "Measure speed against peers, in one run and in turns.",
+)

@@ -1,0 +1,29 @@
+"""Installations that are thrown away afterwards, for what measures."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.commands.options import open_home
+
+
+@contextmanager
+def scratch_home(given: Mapping[str, Any]) -> Iterator[Home]:
+    """An installation that is thrown away afterwards."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
+        opened = open_home(Path(scratch), {**given, "database_url": f"sqlite:///{scratch}/ledger.sqlite"})
+        try:
+            yield opened
+        finally:
+            opened.ledger.close()
+
+
+def stated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in given.items() if value is not None}

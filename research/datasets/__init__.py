@@ -1,0 +1,1 @@
+"""Released splits and prompts of the literature, which no installation imports."""

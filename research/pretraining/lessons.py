@@ -1,0 +1,280 @@
+"""Training batches: what simulated people would answer, facts about items, and running text.
+
+One lesson of people is a person's context followed by several questions. Every question sees the context and itself only (block
+attention), so one reading of the history serves many answers, as it does in a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from research.pretraining.corpus import Entry
+from research.pretraining.made_up import MadeUpNames
+from research.pretraining.observer import expected_likes, with_unknown
+from research.pretraining.simulated import (
+    BOOK_TASTES,
+    FILM_TASTES,
+    FloatArray,
+    IntArray,
+    ItemFeatures,
+    Tastes,
+    simulate_person,
+)
+from research.pretraining.vocabulary import (
+    END,
+    PAD,
+    Vocabulary,
+    token_id,
+)
+from service.data import prompts
+from service.records import Item, Opinion
+
+NOUNS = ("movie", "book")
+HISTORY = 10
+_OTHER_FORM = 0.3
+_DESCRIBED = 0.75  # share of facts that describe one item; the others compare two
+_AS_ITEM = 0.08  # share of batches of people whose catalogue is called "item"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the lessons about people are drawn. Shares are of batches, and of items where it says so."""
+
+    longest_history: int = HISTORY
+    usual_histories: tuple[int, ...] = (HISTORY,)
+    usual: float = 0.7  # have one of the usual histories, the others 1 opinion to the longest
+    spelled: float = 0.15  # titles come in pieces, as known titles do that are spelled unusually
+    together: float = 0.0  # everybody is asked about the same items
+    made_up: float = 0.0  # items that stand there under a made-up name: few in most lives, nearly all in some
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleBatch:
+    """B people with Q questions each; T is the longest sequence."""
+
+    ids: Tensor  # (B, T)
+    positions: Tensor  # (B, T); every question starts where the context ended
+    mask: Tensor  # (B, 1, T, T) bool, True where a row may look
+    ends: Tensor  # (B, Q): the last token of each question
+    expected: Tensor  # (B, Q): the ideal observer's P(like)
+    together: bool  # whether the n-th question is the same for everybody
+
+
+@dataclass(frozen=True, slots=True)
+class TextBatch:
+    """Texts of which only marked tokens are to be predicted."""
+
+    ids: Tensor  # (B, T)
+    places: Tensor  # (M,): places in the flattened ids, before the tokens to predict
+    wanted: Tensor  # (M,): those tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The items of one noun, and how people differ about them."""
+
+    entries: tuple[Entry, ...]
+    features: ItemFeatures
+    tastes: Tastes
+    observed: ItemFeatures  # with one item more, of which nothing is known
+
+    @classmethod
+    def of(cls, noun: str, entries: Sequence[Entry]) -> Catalogue:
+        own = tuple(entry for entry in entries if entry.noun == noun)
+        tastes = FILM_TASTES if noun == "movie" else BOOK_TASTES
+        features = ItemFeatures.of([entry.facts for entry in own])
+        return cls(own, features, tastes, with_unknown(features, tastes))
+
+
+class Lessons:
+    """Draws batches from one generator, so that a step's batches depend on the seed and the step alone."""
+
+    def __init__(self, entries: Sequence[Entry], texts: Sequence[str], vocabulary: Vocabulary, plan: Plan) -> None:
+        self._catalogues = {noun: Catalogue.of(noun, entries) for noun in NOUNS}
+        self._texts = texts
+        self._names = MadeUpNames(texts, [entry.name for entry in entries])
+        self._tokenizer, self._spelling = vocabulary.tokenizer, vocabulary.spelling
+        self._pad = token_id(self._tokenizer, PAD)
+        self._plan = plan
+
+    def people(self, noun: str, count: int, questions: int, rng: np.random.Generator) -> PeopleBatch:
+        """A batch of people who are asked about films, or about books, all after equally many opinions."""
+        lives = _Lives(self._catalogues[noun], self._names, self._plan.made_up, rng)
+        length, called = self._history(noun, rng), "item" if rng.random() < _AS_ITEM else noun
+        together = rng.random() < self._plan.together
+        asked = lives.asked(questions) if together else None
+        drawn = [lives.person(length, asked or lives.asked(questions), called) for _ in range(count)]
+        encode = self._spell if rng.random() < self._plan.spelled else self._encode
+        encoded = iter(encode([text for person in drawn for text in (person.context, *person.questions)]))
+        sequences = [_sequence(next(encoded), [next(encoded) for _ in p.questions], p.expected) for p in drawn]
+        return _people_batch(sequences, self._pad, together)
+
+    def _history(self, noun: str, rng: np.random.Generator) -> int:
+        longest = self._plan.longest_history if noun == "movie" else HISTORY  # books' names and authors are long
+        if rng.random() < self._plan.usual:
+            return min(longest, int(rng.choice(self._plan.usual_histories)))
+        return int(rng.integers(1, longest + 1))
+
+    def facts(self, noun: str, count: int, rng: np.random.Generator) -> TextBatch:
+        """Sentences about items; the tokens after the title are to be predicted."""
+        told = [_fact(self._catalogues[noun], rng) for _ in range(count)]
+        heads = self._encode([head for head, _ in told])
+        tails = self._encode([tail for _, tail in told])
+        return _text_batch(
+            [head + tail for head, tail in zip(heads, tails, strict=True)], [len(head) for head in heads], self._pad
+        )
+
+    def texts(self, count: int, tokens: int, rng: np.random.Generator) -> TextBatch:
+        """The beginnings of paragraphs; all tokens are to be predicted."""
+        chosen = [self._texts[n] for n in rng.integers(0, len(self._texts), count)]
+        rows = [row[:tokens] for row in self._encode([text[: 6 * tokens] + END for text in chosen])]
+        return _text_batch(rows, [1] * count, self._pad)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.backend_tokenizer.encode_batch(texts)]
+
+    def _spell(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._spelling.encode_batch(texts)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    context: str
+    questions: list[str]
+    expected: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    ids: list[int]
+    positions: list[int]
+    owners: list[int]  # 0 for the context, n for the n-th question
+    ends: list[int]
+    expected: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Items to be asked about: their numbers, what the observer knows them as, and how the questions name them."""
+
+    numbers: IntArray
+    known_as: IntArray
+    items: list[Item]
+
+
+class _Lives:
+    """Draws simulated people of one batch, and disguises some of the items that they meet."""
+
+    def __init__(self, catalogue: Catalogue, names: MadeUpNames, made_up: float, rng: np.random.Generator) -> None:
+        self._catalogue, self._names, self._made_up, self._rng = catalogue, names, made_up, rng
+
+    def asked(self, questions: int) -> _Asked:
+        """Items that somebody meets."""
+        met, _ = simulate_person(self._catalogue.features, self._catalogue.tastes, questions, self._rng)
+        return self._named(met)
+
+    def person(self, length: int, asked: _Asked, noun: str) -> _Person:
+        """Somebody with `length` opinions of items that are not asked about."""
+        features, tastes = self._catalogue.features, self._catalogue.tastes
+        met, liked = simulate_person(features, tastes, length + len(asked.numbers), self._rng)
+        others = ~np.isin(met, asked.numbers)
+        history, answers = self._named(met[others][:length]), liked[others][:length]
+        opinions = [Opinion(item, bool(yes)) for item, yes in zip(history.items, answers, strict=True)]
+        return _Person(
+            context=prompts.context_text(opinions, noun),
+            questions=[prompts.question_text(item, noun) for item in asked.items],
+            expected=expected_likes(self._catalogue.observed, tastes, history.known_as, answers, asked.known_as),
+        )
+
+    def _named(self, numbers: IntArray) -> _Asked:
+        rng, entries, unknown = self._rng, self._catalogue.entries, len(self._catalogue.entries)
+        # Few or none in most lives, nearly all in some: a power of a uniform number whose mean is the share.
+        share = rng.random() ** (1.0 / self._made_up - 1.0) if self._made_up else 0.0
+        hidden, other_form = rng.random(len(numbers)) < share, rng.random() < _OTHER_FORM
+        items = [
+            self._names.item(entries[n], rng) if unseen else _item(entries[n], other_form, rng)
+            for n, unseen in zip(numbers, hidden, strict=True)
+        ]
+        return _Asked(numbers, np.where(hidden, unknown, numbers), items)
+
+
+def _sequence(context: list[int], questions: list[list[int]], expected: FloatArray) -> _Sequence:
+    ids, owners = list(context), [0] * len(context)
+    positions, ends = list(range(len(context))), []
+    for number, question in enumerate(questions, start=1):
+        ids += question
+        positions += range(len(context), len(context) + len(question))
+        owners += [number] * len(question)
+        ends.append(len(ids) - 1)
+    return _Sequence(ids, positions, owners, ends, expected)
+
+
+def _people_batch(sequences: Sequence[_Sequence], pad: int, together: bool) -> PeopleBatch:
+    width = max(len(sequence.ids) for sequence in sequences)
+    owners = _padded([sequence.owners for sequence in sequences], width, -1)
+    seen, by = owners[:, None, :], owners[:, :, None]
+    causal = torch.ones((width, width), dtype=torch.bool).tril()
+    return PeopleBatch(
+        ids=_padded([sequence.ids for sequence in sequences], width, pad),
+        positions=_padded([sequence.positions for sequence in sequences], width, 0),
+        mask=(causal & ((seen == 0) | (seen == by)))[:, None],
+        ends=torch.tensor([sequence.ends for sequence in sequences]),
+        expected=torch.tensor(np.array([sequence.expected for sequence in sequences]), dtype=torch.float32),
+        together=together,
+    )
+
+
+def _text_batch(rows: Sequence[list[int]], given: Sequence[int], pad: int) -> TextBatch:
+    width = max(map(len, rows))
+    marked = [(r * width + place - 1, row[place]) for r, row in enumerate(rows) for place in range(given[r], len(row))]
+    places, wanted = torch.tensor(marked).T
+    return TextBatch(_padded(rows, width, pad), places, wanted)
+
+
+def _padded(rows: Sequence[list[int]], width: int, filler: int) -> Tensor:
+    return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
+
+
+def _fact(catalogue: Catalogue, rng: np.random.Generator) -> tuple[str, str]:
+    chance = np.sqrt(catalogue.features.popularity)  # lesser known items are told of more often than they are met
+    number, other = rng.choice(len(chance), 2, p=chance / chance.sum())
+    kind = rng.random()
+    if kind < _DESCRIBED:
+        return _described(catalogue.entries[number], rng)
+    return _compared(catalogue, int(number), int(other), better=kind < (1.0 + _DESCRIBED) / 2.0)
+
+
+def _item(entry: Entry, other_form: bool, rng: np.random.Generator) -> Item:
+    form = entry.forms[int(rng.integers(len(entry.forms)))] if other_form else entry.forms[0]
+    return Item("", form, entry.facts.year, entry.facts.genres, entry.facts.author)
+
+
+def _described(entry: Entry, rng: np.random.Generator) -> tuple[str, str]:
+    item = _item(entry, rng.random() < _OTHER_FORM, rng)
+    head, about, genres = prompts.item_text(item).partition(" is about: ")
+    words = list(entry.keywords)
+    rng.shuffle(words)
+    vote = f"\nPublic vote: {entry.facts.vote_average:.1f}, {_fame(entry.facts.vote_count)}"
+    tail = f"{about}{genres}{vote}" + (f"\n{', '.join(words[:3])}" if words else "")
+    return head, tail + END
+
+
+def _compared(catalogue: Catalogue, number: int, other: int, *, better: bool) -> tuple[str, str]:
+    one, two = catalogue.entries[number], catalogue.entries[other]
+    values = catalogue.features.values
+    if better:
+        question, answer = "better regarded than", values[number, 1] > values[other, 1]
+    else:
+        question, answer = "like", bool(set(one.facts.genres) & set(two.facts.genres))
+    return f'Is "{one.forms[0]}" {question} "{two.forms[0]}"?{prompts.RESPONSE_HEADER}', prompts.ANSWERS[
+        int(not answer)
+    ]
+
+
+def _fame(votes: float) -> str:
+    return "few votes" if votes < 100 else "some votes" if votes < 1000 else "many votes"

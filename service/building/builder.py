@@ -1,0 +1,381 @@
+"""The whole function: ledger -> generation. It computes only what the store lacks, and publishes nothing.
+
+Everything is named by the digest of what it was made from, so what did not change is found instead of made again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import (
+    DamagedArtifact,
+    Fault,
+    MissingArtifact,
+    Store,
+    StoredGeneration,
+    canonical_json,
+    digest_of,
+)
+from service.arrays import array_bytes
+from service.building.item_model import FORMAT as ITEM_MODEL
+from service.building.item_model import ItemModelTask, solve_item_model
+from service.building.known import KnownArtifacts, OnDamage, ignore_damage
+from service.building.memories import MemoryMaker, memory_digest
+from service.building.planning.corpus import Corpus, corpus_of
+from service.building.planning.embedding import PublicTextsTask, embed_public_texts
+from service.building.planning.incremental_plan import Memo, NotAsRemembered
+from service.building.planning.placement import Placer
+from service.building.planning.plan import (
+    Material,
+    Plan,
+    PlannedShard,
+    PlannedUser,
+    WholePlan,
+)
+from service.building.progress import Progress, Silent
+from service.building.training.adapters import AdapterMaker
+from service.building.training.training import Lesson
+from service.building.training.validation_table import (
+    KnownRows,
+    RowMaker,
+    ValidationUser,
+    row_keys,
+)
+from service.building.workers.prefill import MANNER
+from service.building.workers.prefill_cache import Readings
+from service.building.workers.process_pool import Workforce
+from service.data import prompts
+from service.ledger import Ledger
+from service.llm.frozen import POOLING
+from service.llm.tokenizer import Encoder, ModelSpec
+from service.memory.item_model import FILES as ITEM_MODEL_FILES
+from service.records import BuildConfig, Item, Published
+
+FORMAT = "lethe-generation-2"
+_ITEMS_A_TASK = 1024
+_RECORDED_AT_ONCE = 512  # shards, in one transaction
+_TRAINED_AT_ONCE = 256  # shards
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A complete generation in the store, not yet published, and what its making took."""
+
+    published: Published  # what the ledger is to note of it
+    trained: tuple[str, ...]  # digests of the adapters that had to be trained
+    shards: dict[str, str]  # adapter digest -> name of its shard
+    rows: frozenset[str]  # keys of the validation rows
+    memories: dict[str, str]  # digest -> name of its node
+
+    @property
+    def generation(self) -> str:
+        return self.published.generation
+
+    @property
+    def fence(self) -> int:
+        return self.published.fence
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a generation will consist of, and what must be computed for it."""
+
+    fence: int
+    noun: str
+    items: tuple[Item, ...]
+    catalogue: str  # digest of the items, and of what embeds them
+    shards: dict[str, PlannedShard]  # by their adapters' digests
+    users: list[ValidationUser]
+    missing: list[str]  # digests of adapters
+    memories: dict[str, PlannedShard]  # by their digests
+    uncounted: list[str]  # digests of memories
+    previous: StoredGeneration | None
+    known: KnownRows
+    material: Material
+
+
+class Builder:
+    """Makes generations from one ledger and one frozen model into one store."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        model: ModelSpec,
+        workforce: Workforce,
+        secret: bytes,
+        environment: Mapping[str, str],
+        progress: Progress | None = None,
+        readings: Readings | None = None,
+        on_damage: OnDamage = ignore_damage,
+    ) -> None:
+        """`environment` is what `workforce` computes with; it decides digests as the rows do.
+
+        `readings` keeps what is read of people's contexts for the next build; by default nothing is kept. `on_damage` is told
+        of what the store holds and should not.
+        """
+        self._ledger = ledger
+        self._store = store
+        self._encoder = Encoder.load(model)
+        self._model = replace(model, answers=self._encoder.answers)  # whoever computes gets token ids
+        self._workforce = workforce
+        self._secret = secret
+        self._progress: Progress = progress or Silent()
+        self._environment = environment
+        self._readings = readings or Readings(0)
+        self._seen_fence = 0  # up to which deletions have wiped readings
+        self._on_damage = on_damage
+        self._known_adapters = KnownArtifacts(store.adapters, secret, on_damage)
+        self._known_memories = KnownArtifacts(store.memories, secret, on_damage)
+        self._adapters = AdapterMaker(
+            self._known_adapters,
+            self._encoder,
+            self._model,
+            workforce,
+            self._progress,
+            self._environment,
+            self._readings,
+        )
+        self._memories = MemoryMaker(self._known_memories, self._progress)
+        self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
+        self._memo = Memo(ledger, self._placer)
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """What identifies the frozen model in a manifest."""
+        return {"digest": self._encoder.digest, "dtype": self._model.dtype}
+
+    @property
+    def _made_with(self) -> dict[str, Any]:
+        """What the bits of everything computed here depend on, beside its own inputs."""
+        return {"frozen": self.frozen, "pooling": POOLING, "read": MANNER, "environment": self._environment}
+
+    def build(self, config: BuildConfig) -> Built:
+        """Read of the ledger, at one moment, what is needed, and make its generation."""
+        if config.partition == "algorithm1" or not self._ledger.remembers:
+            view = self._ledger.view()
+            return self.build_corpus(corpus_of(view, config), config, view.fence)
+        try:
+            return self._make(self._work_from_memory(config), config)
+        except NotAsRemembered:
+            self._memo.distrust()
+            raise
+
+    def build_corpus(self, corpus: Corpus, config: BuildConfig, fence: int) -> Built:
+        """Make the generation of a corpus that was read at `fence`. Nothing is remembered of it.
+
+        Raises:
+            LetheError, StoreFailure: nothing half-made is left where it could be served.
+        """
+        return self._make(self._work(WholePlan(corpus, self._placer, config, fence), config), config)
+
+    def wipe_forgotten(self, plan_fence: int | None = None) -> None:
+        """Keep nothing of what was read of people of whom a deletion came since this was last done.
+
+        A build that was planned at `plan_fence` may leave readings of people who were forgotten after it.
+        """
+        now, users = self._ledger.forgotten_since(self._seen_fence, self._readings.people)
+        self._readings.forget(users)
+        self._seen_fence = now if plan_fence is None else plan_fence
+
+    def _work_from_memory(self, config: BuildConfig) -> Work:
+        plan: Plan | None
+        with self._ledger.reading() as reading:
+            plan = self._memo.plan_if_current(reading, config)
+            if plan is not None:  # as a rule: a deletion changes nobody who stays
+                return self._work(plan, config)
+        self._memo.refresh(config)
+        with self._ledger.reading() as reading:
+            plan = self._memo.plan(reading, config)
+            if plan is None:  # another process builds in another way just now
+                plan = WholePlan(corpus_of(reading.view(), config), self._placer, config, reading.fence)
+            return self._work(plan, config)
+
+    def _make(self, work: Work, config: BuildConfig) -> Built:
+        self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
+        trained = self._train_missing(work, config)
+        item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalogue])
+        files = self._row_files(work, config) | self._catalogue_files(work)
+        files |= self._item_model_files(work, config, item_model)
+        manifest = self._manifest(work, config) | {"item_model": item_model}
+        return Built(
+            published=Published(
+                self._store.add_generation(manifest, files), work.fence, config, self.frozen, self._environment
+            ),
+            trained=trained,
+            shards={digest: shard.name for digest, shard in work.shards.items()},
+            rows=frozenset(key for user in work.users for key in user.keys),
+            memories={digest: memory.name for digest, memory in work.memories.items()},
+        )
+
+    # What there should be, and what of it there is not
+
+    def _work(self, plan: Plan, config: BuildConfig) -> Work:
+        self.wipe_forgotten(plan.fence)
+        shards = {self._adapters.digest_by_content(shard.content, config): shard for shard in plan.shards}
+        memories = {memory_digest(memory.content): memory for memory in plan.memories}
+        users = [self._validation_user(user, config) for user in plan.users]
+        # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
+        self._record_exposures(plan, shards, users, memories)
+        previous = self._previous()
+        missing, uncounted = self._known_adapters.missing(shards), self._known_memories.missing(memories)
+        known = KnownRows.of(previous, self.frozen)
+        lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
+        names = [shards[digest].name for digest in missing] + [memories[digest].name for digest in uncounted]
+        material = plan.material(names, lacking)
+        catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
+        return Work(
+            fence=plan.fence,
+            noun=plan.noun,
+            items=plan.items,
+            catalogue=catalogue,
+            shards=shards,
+            users=users,
+            missing=missing,
+            memories=memories,
+            uncounted=uncounted,
+            previous=previous,
+            known=known,
+            material=material,
+        )
+
+    def _record_exposures(
+        self,
+        plan: Plan,
+        shards: Mapping[str, PlannedShard],
+        users: Sequence[ValidationUser],
+        memories: Mapping[str, PlannedShard],
+    ) -> None:
+        """Of those artifacts alone of which not everybody is known yet.
+
+        An artifact's name decides whom it has seen, so nobody else is known of it, and equal sums mean everybody. Who is
+        forgotten from now on is masked by what is known now; and who was forgotten before is not among those known.
+        """
+        with self._ledger.reading() as reading:
+            known = reading.exposed()
+        rows = {key: user.user_id for user in users for key in user.keys if ("row", key) not in known}
+        open_ = [digest for digest, shard in shards.items() if known.get(("adapter", digest)) != shard.samples]
+        for first in range(0, max(len(open_), bool(rows)), _RECORDED_AT_ONCE):
+            some = {digest: shards[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
+            people = {digest: Counter(plan.people(name)).elements() for digest, name in some.items()}
+            self._ledger.record_exposures(plan.fence, people, rows if first == 0 else {}, some)
+        open_ = [digest for digest, memory in memories.items() if known.get(("memory", digest)) != memory.samples]
+        for first in range(0, len(open_), _RECORDED_AT_ONCE):
+            some = {digest: memories[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
+            counted = {digest: plan.people(name) for digest, name in some.items()}
+            self._ledger.record_exposures(plan.fence, {}, {}, some, counted)
+
+    # Adapters
+
+    def _train_missing(self, work: Work, config: BuildConfig) -> tuple[str, ...]:
+        self._ledger.set_shards_training(len(work.missing))
+        try:
+            # Some at a time: the tokens of everybody's samples may not fit into memory.
+            for first in range(0, len(work.missing), _TRAINED_AT_ONCE):
+                some = work.missing[first : first + _TRAINED_AT_ONCE]
+                shards = {digest: work.material.shard(work.shards[digest].name) for digest in some}
+                self._adapters.train(shards, work.noun, config)
+        finally:
+            self._ledger.set_shards_training(0)
+        return tuple(work.missing)
+
+    # Validation rows and catalogue
+
+    def _validation_user(self, user: PlannedUser, config: BuildConfig) -> ValidationUser:
+        batch = digest_of([self._made_with, config.activation, user.digest])
+        return ValidationUser(user.user_id, row_keys(self._secret, user.user_id, batch, user.samples))
+
+    def _row_files(self, work: Work, config: BuildConfig) -> dict[str, bytes]:
+        def lessons_of(user_id: str) -> tuple[Lesson, ...]:
+            return self._adapters.lessons(work.material.samples(user_id), work.noun)
+
+        maker = RowMaker(self._known_adapters.read, self._model, self._workforce, self._progress, self._readings)
+        return maker.files(work.users, list(work.shards), work.known, lessons_of, config)
+
+    def _catalogue_files(self, work: Work) -> dict[str, bytes]:
+        previous = work.previous
+        if previous is not None and previous.manifest["catalogue"] == work.catalogue:
+            embeddings = previous.read("item_embeddings.npy")
+        else:
+            embeddings = array_bytes(self._embed_items(work.items))
+        return {"items.json": canonical_json([item.item_id for item in work.items]), "item_embeddings.npy": embeddings}
+
+    def _item_model_files(self, work: Work, config: BuildConfig, name: str) -> dict[str, bytes]:
+        previous = work.previous
+        if previous is not None and previous.manifest["item_model"] == name:
+            return {file: previous.read(file) for file in ITEM_MODEL_FILES}
+        memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
+        task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
+        self._progress.phase("solving the item model", 1)
+        [(_, files)] = self._workforce.run(solve_item_model, [task], self._progress.advance)
+        return files
+
+    def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
+        rows = [self._encoder.item(item) for item in items]
+        tasks = [
+            PublicTextsTask(self._model, tuple(rows[i : i + _ITEMS_A_TASK])) for i in range(0, len(rows), _ITEMS_A_TASK)
+        ]
+        self._progress.phase("embedding the catalogue", len(items))
+        parts = dict(self._workforce.run(embed_public_texts, tasks, self._progress.advance))
+        found = [parts[number] for number in range(len(tasks))]
+        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+    def _manifest(self, work: Work, config: BuildConfig) -> dict[str, Any]:
+        adapters = [
+            {
+                "digest": digest,
+                "shard": shard.name,
+                "samples": shard.samples,
+                "files": self._known_adapters.files(digest),
+            }
+            for digest, shard in work.shards.items()
+        ]
+        return {
+            "format": FORMAT,
+            "frozen": self.frozen,
+            "template": prompts.TEMPLATE_VERSION,
+            "noun": work.noun,
+            "catalogue": work.catalogue,
+            "config": asdict(config),
+            "environment": dict(self._environment),
+            "adapters": adapters,
+            "memories": [
+                {
+                    "digest": digest,
+                    "shard": memory.name,
+                    "interactions": memory.samples,
+                    "files": self._known_memories.files(digest),
+                }
+                for digest, memory in work.memories.items()
+            ],
+            "validation_rows": sum(len(user.keys) for user in work.users),
+        }
+
+    def _previous(self) -> StoredGeneration | None:
+        """The generation that the ledger calls published, as the store holds it; and what it states is known from here on."""
+        # It saves work only, so one that cannot be read is not worth refusing to build.
+        named, previous = self._ledger.generation(), None
+        adapters: Mapping[str, Mapping[str, str]] = {}
+        memories: Mapping[str, Mapping[str, str]] = {}
+        try:
+            if named is not None:
+                previous = self._store.generation(named)
+                adapters, memories = previous.artifacts()
+        except DamagedArtifact as failure:
+            self._on_damage(Fault("generation", named or "", str(failure)))
+        except MissingArtifact:
+            pass  # a rehearsal builds into an empty store
+        self._known_adapters.begin(adapters)
+        self._known_memories.begin(memories)
+        return previous if previous is not None and previous.manifest["format"] == FORMAT else None
+
+
+def _row_of(item: Item) -> list[Any]:
+    # Not `asdict`, which copies deeply: a catalogue is long, and every deletion looks at it.
+    return [item.item_id, item.title, item.year, item.genres, item.author]

@@ -1,0 +1,206 @@
+"""Where each unit goes: its path in the public tree, or the recorded partition of Algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import digest_of
+from service.building.planning import partition
+from service.building.planning.embedding import (
+    EmbeddingTask,
+    PublicTextsTask,
+    embed_groups,
+    embed_public_texts,
+)
+from service.building.progress import Progress
+from service.building.workers.process_pool import Workforce
+from service.data import prompts
+from service.data.samples import canonical, canonical_order, sample_order_key
+from service.ledger import Ledger
+from service.llm.frozen import POOLING
+from service.llm.tokenizer import Encoder, ModelSpec
+from service.records import BuildConfig, Item, Opinion, Sample
+
+Floats = NDArray[np.float32]
+_GROUPS_A_TASK = 64
+_WINDOWS_EMBEDDED = 4  # of a unit, at most
+_FORMAT = "lethe-places-2"
+_DECIDING = (
+    "partition",
+    "unit",
+    "tree_depth",
+    "samples_per_user",
+    "history_length",
+    "validation_percent",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is never split between shards: a user, or a sample. `digest` names its content and its order in training."""
+
+    key: str
+    user_id: str
+    samples: tuple[Sample, ...]
+    digest: str
+
+
+def units_of(samples: Mapping[str, tuple[Sample, ...]], noun: str, config: BuildConfig) -> list[Unit]:
+    """The units of everybody's samples (by user), users in order of their ids."""
+    return [unit for user, own in sorted(samples.items()) for unit in _units_of_user(user, own, noun, config)]
+
+
+def unit_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> Unit:
+    """All of a user's samples as one unit."""
+    return Unit(user, user, samples, _digest(samples, noun, config.seed))
+
+
+class Placer:
+    """Gives units their paths in the public tree, or their recorded shards."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        encoder: Encoder,
+        model: ModelSpec,
+        workforce: Workforce,
+        progress: Progress,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._ledger = ledger
+        self._encoder = encoder
+        self._model = model
+        self._workforce = workforce
+        self._progress = progress
+        self._environment = environment
+
+    def place(self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig) -> dict[str, str]:
+        """unit key -> shard name, for all `units`."""
+        if config.partition == "algorithm1":
+            return self._recorded(units, noun, config)
+        paths = self.paths(units, self.tree(items, noun, config), noun, config) if units else {}
+        sizes = {unit.key: len(unit.samples) for unit in units}
+        return partition.shards_of_paths(paths, sizes, config.max_shard_size)
+
+    def paths(
+        self, units: Sequence[Unit], tree: partition.PublicTree, noun: str, config: BuildConfig
+    ) -> dict[str, str]:
+        """unit key -> path in the public tree: of each unit a function of its own."""
+        below = {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
+        if not tree.planes:
+            return below
+        embeddings = self.embed(units, noun)
+        above = {unit.key: tree.path(embedding) for unit, embedding in zip(units, embeddings, strict=True)}
+        return {key: above[key] + path for key, path in below.items()}
+
+    def tree(self, items: Sequence[Item], noun: str, config: BuildConfig) -> partition.PublicTree:
+        """The semantic levels that a catalogue makes; a random partition has none."""
+        if config.partition == "random":
+            return partition.PublicTree({})
+        anchors = partition.anchor_histories(items, config.history_length, config.seed)
+        return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
+
+    def outline(self, items: Sequence[Item], noun: str, config: BuildConfig) -> str:
+        """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""
+        pool = [] if config.partition == "random" else partition.anchor_pool(items, config.seed)
+        return digest_of(
+            {
+                "format": _FORMAT,
+                "template": prompts.TEMPLATE_VERSION,
+                "noun": noun,
+                "config": {name: getattr(config, name) for name in _DECIDING},
+                "pool": [[item.item_id, prompts.target_text(item, noun)] for item in pool],
+                "embedding": [self._encoder.digest, POOLING, self._model.dtype, self._environment],
+            }
+        )
+
+    def embed(self, units: Sequence[Unit], noun: str) -> Floats:
+        """Where the units stand in the frozen model's space: (units, H), rows of unit length."""
+        groups = [tuple(self._encoder.context(s.history, noun) for s in _spread(unit.samples)) for unit in units]
+        tasks = [
+            EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
+            for i in range(0, len(groups), _GROUPS_A_TASK)
+        ]
+        self._progress.phase("placing users", len(groups))
+        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        return np.concatenate([parts[number] for number in range(len(tasks))])
+
+    def _recorded(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+        name = digest_of(
+            [self._encoder.digest, noun, config.unit, config.max_shard_size, config.seed, config.samples_per_user]
+        )
+        recorded = self._ledger.recorded_partition(name)
+        self._ledger.prune_partition(name, {unit.key for unit in units})
+        new = [unit for unit in units if unit.key not in recorded]
+        if new:
+            shards = (
+                self._first_shards(new, noun, config)
+                if len(new) == len(units)
+                else self._more_shards(units, recorded, noun, config)
+            )
+            self._ledger.record_partition(name, [(unit.key, unit.user_id, shards[unit.key]) for unit in new])
+            recorded.update(shards)
+        return {unit.key: recorded[unit.key] for unit in units}
+
+    def _first_shards(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+        sizes = [len(unit.samples) for unit in units]
+        numbers = partition.algorithm1(self.embed(units, noun), sizes, config.max_shard_size, config.seed)
+        return {unit.key: _shard_name(number) for unit, number in zip(units, numbers, strict=True)}
+
+    def _more_shards(
+        self, units: Sequence[Unit], recorded: dict[str, str], noun: str, config: BuildConfig
+    ) -> dict[str, str]:
+        # Who came after the first build joins the nearest recorded shard that has room.
+        embeddings = dict(zip((unit.key for unit in units), self.embed(units, noun), strict=True))
+        members: dict[str, list[Unit]] = {}
+        for unit in units:
+            if unit.key in recorded:
+                members.setdefault(recorded[unit.key], []).append(unit)
+        names = sorted(members)
+        centers = np.array([np.mean([embeddings[u.key] for u in members[name]], axis=0) for name in names], np.float64)
+        loads = [sum(len(u.samples) for u in members[name]) for name in names]
+        new = [unit for unit in units if unit.key not in recorded]
+        rows = np.array([embeddings[unit.key] for unit in new])
+        numbers = partition.fill(rows, [len(unit.samples) for unit in new], centers, loads, config.max_shard_size)
+        opened = max((int(name) for name in recorded.values()), default=-1) + 1
+        return {
+            unit.key: names[number] if number < len(names) else _shard_name(opened + number - len(names))
+            for unit, number in zip(new, numbers, strict=True)
+        }
+
+    def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
+        texts = tuple(self._encoder.context(anchor, noun) for anchor in anchors)
+        self._progress.phase("reading anchor prompts", len(texts))
+        [(_, rows)] = self._workforce.run(
+            embed_public_texts, [PublicTextsTask(self._model, texts)], self._progress.advance
+        )
+        return rows
+
+
+def _units_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
+    if config.unit == "user":
+        return [unit_of_user(user, samples, noun, config)]
+    return [
+        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), _digest((sample,), noun, config.seed))
+        for sample in samples
+    ]
+
+
+def _digest(samples: Sequence[Sample], noun: str, seed: int) -> str:
+    # The order of training follows from the keys, so that shards of equal units are trained in the same order.
+    ordered = [(sample_order_key(sample, seed).hex(), sample) for sample in canonical_order(samples, seed)]
+    return digest_of([[key, canonical(sample, noun)] for key, sample in ordered])
+
+
+def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:
+    # A user's windows overlap almost wholly; a few of them, evenly spaced, say where the user stands.
+    return samples[:: -(-len(samples) // _WINDOWS_EMBEDDED)]
+
+
+def _shard_name(number: int) -> str:
+    return f"{number:06d}"

@@ -1,0 +1,149 @@
+"""What a generation will consist of, before anything is computed: its shards, and the users who validate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from service.building.memories import memory_place
+from service.building.planning.corpus import Corpus
+from service.building.planning.partition import memory_nodes
+from service.building.planning.placement import (
+    Placer,
+    Unit,
+    unit_of_user,
+    units_of,
+)
+from service.building.training.adapters import content_of
+from service.data.samples import canonical_order
+from service.records import BuildConfig, Interaction, Item, Place, Sample, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """D_k, or a memory, by what names it."""
+
+    name: str
+    content: str  # digest of its units
+    samples: int  # of a memory: interactions
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedUser:
+    """A user who validates."""
+
+    user_id: str
+    digest: str  # of content and order of the samples
+    samples: int
+
+
+class Material(Protocol):
+    """Samples and interactions, all of one reading of the ledger."""
+
+    def shard(self, name: str) -> Shard: ...
+
+    def memory(self, name: str) -> Sequence[Sequence[Interaction]]:
+        """The interactions of each user in the memory of this name."""
+        ...
+
+    def samples(self, user_id: str) -> tuple[Sample, ...]:
+        """Of a user who validates, in canonical order."""
+        ...
+
+
+class Plan(Protocol):
+    """Names and sizes of everything; people and samples only of what is asked for."""
+
+    @property
+    def fence(self) -> int: ...
+
+    @property
+    def noun(self) -> str: ...
+
+    @property
+    def items(self) -> tuple[Item, ...]: ...
+
+    @property
+    def shards(self) -> Sequence[PlannedShard]: ...
+
+    @property
+    def memories(self) -> Sequence[PlannedShard]: ...
+
+    @property
+    def users(self) -> Sequence[PlannedUser]:
+        """Who validates, by user id."""
+        ...
+
+    def people(self, shard: str) -> Mapping[str, int]:
+        """User id -> samples in the shard, or interactions in the memory, of this name."""
+        ...
+
+    def material(self, shards: Collection[str], users: Collection[str]) -> Material:
+        """What to train these shards, to count these memories and to validate these users with."""
+        ...
+
+
+class WholePlan:
+    """Computed from everybody's samples."""
+
+    def __init__(self, corpus: Corpus, placer: Placer, config: BuildConfig, fence: int) -> None:
+        self.fence, self.noun, self.items = fence, corpus.noun, corpus.items
+        self._corpus, self._seed = corpus, config.seed
+        self._members: dict[str, list[Unit]] = {}
+        units = units_of(corpus.training, corpus.noun, config)
+        names = placer.place(units, corpus.items, corpus.noun, config)
+        for unit in units:
+            self._members.setdefault(names[unit.key], []).append(unit)
+        self.shards = [planned_shard(name, units) for name, units in sorted(self._members.items())]
+        self._memories = _memories(corpus.interactions, config)
+        self.memories = [planned_memory(name, places) for name, places in sorted(self._memories.items())]
+        self.users = [
+            PlannedUser(user, unit_of_user(user, samples, corpus.noun, config).digest, len(samples))
+            for user, samples in sorted(corpus.validation.items())
+        ]
+
+    def people(self, shard: str) -> Mapping[str, int]:
+        """As `Plan` says."""
+        if shard in self._memories:
+            return {place.user_id: place.samples for place in self._memories[shard]}
+        return Counter(sample.user_id for unit in self._members[shard] for sample in unit.samples)
+
+    def material(self, shards: Collection[str], users: Collection[str]) -> WholePlan:
+        """All of it is here."""
+        return self
+
+    def shard(self, name: str) -> Shard:
+        """As `Material` says."""
+        return shard_of(name, self._members[name], self._seed)
+
+    def memory(self, name: str) -> list[tuple[Interaction, ...]]:
+        """As `Material` says."""
+        return [self._corpus.interactions[place.user_id] for place in self._memories[name]]
+
+    def samples(self, user_id: str) -> tuple[Sample, ...]:
+        """As `Material` says."""
+        return canonical_order(self._corpus.validation[user_id], self._seed)
+
+
+def planned_shard(name: str, units: Sequence[Unit]) -> PlannedShard:
+    """The shard of these units."""
+    return PlannedShard(name, content_of(unit.digest for unit in units), sum(len(unit.samples) for unit in units))
+
+
+def planned_memory(name: str, places: Iterable[Place]) -> PlannedShard:
+    """The memory of these users."""
+    own = list(places)
+    return PlannedShard(name, content_of(place.digest for place in own), sum(place.samples for place in own))
+
+
+def _memories(interactions: Mapping[str, Sequence[Interaction]], config: BuildConfig) -> dict[str, list[Place]]:
+    places = sorted((memory_place(user, rows, config) for user, rows in interactions.items()), key=lambda p: p.path)
+    nodes = memory_nodes([p.path for p in places], [p.samples for p in places], config.memory_shard_size)
+    return {node.path: places[node.first : node.end] for node in nodes}
+
+
+def shard_of(name: str, units: Sequence[Unit], seed: int) -> Shard:
+    """The same with its samples."""
+    return Shard(name, canonical_order([sample for unit in units for sample in unit.samples], seed))

@@ -1,0 +1,228 @@
+"""One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
+
+All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
+from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
+activation `question` the contexts carry no gradient, so the frozen model reads each of them once, or an earlier build did, and
+all epochs reuse its keys and values. With `adapt_from_layer` the way back ends at the first layer that has adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch import Tensor
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from service.building.workers.prefill import read_together
+from service.building.workers.prefill_cache import Kept, Loan, Reader
+from service.building.workers.process_pool import Report
+from service.errors import ModelUnsuitable
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import target_modules
+from service.llm.packed import Prefix, PrefixGrid
+from service.llm.tokenizer import ModelSpec
+from service.records import BuildConfig
+
+_WARMUP_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A sample as token ids."""
+
+    context: list[int]
+    question: list[int]
+    liked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """All that decides an adapter's bytes, and what earlier builds read for it; `lessons` in canonical order."""
+
+    recipe: str  # digest; the order of batches is drawn from it
+    model: ModelSpec
+    invocation: list[int]
+    lessons: tuple[Lesson, ...]
+    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their lessons
+    config: BuildConfig
+    loan: Loan = field(default_factory=Loan)
+    context_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An adapter's files in PEFT's format (name -> content), and what was read and left for later builds."""
+
+    files: dict[str, bytes]
+    left: dict[str, Kept]
+
+
+def train_adapter(task: TrainingTask, report: Report) -> Trained:
+    """Reports one step an epoch."""
+    config = task.config
+    frozen = FrozenModel.load(task.model)
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(config.lora_targets),
+        layers_to_transform=_adapted_layers(frozen, config.adapt_from_layer),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model: Any = get_peft_model(frozen.model, lora)
+    contexts = _Contexts(frozen, model, task)
+    _fit(frozen, model, task, contexts, report)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    files = {
+        "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
+        "adapter_config.json": _peft_config(lora, task),
+    }
+    return Trained(files, contexts.left)
+
+
+def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
+    """As PEFT wants them; None means all.
+
+    Raises:
+        ModelUnsuitable: the model ends below the first one.
+    """
+    if first >= frozen.layers:
+        raise ModelUnsuitable(
+            f"adapt_from_layer {first} leaves no layer for adapters: this model's layers are 0 to {frozen.layers - 1}"
+        )
+    return list(range(first, frozen.layers)) if first else None
+
+
+def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Contexts, report: Report) -> None:
+    config = task.config
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    batches = list(torch.arange(len(task.lessons)).split(config.batch_size))
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    steps = config.epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    order = torch.Generator().manual_seed(int(task.recipe[:15], 16))
+    for _ in range(config.epochs):
+        for number in torch.randperm(len(batches), generator=order).tolist():
+            batch = batches[number].tolist()
+            lessons = [task.lessons[place] for place in batch]
+            texts = [contexts.unread(lesson) + lesson.question for lesson in lessons]
+            difference = frozen.answer_packed(texts, [1] * len(texts), contexts.read(batch))
+            _step(difference, lessons, optimizer)
+            schedule.step()
+        report(1)
+
+
+def _step(difference: Tensor, batch: Sequence[Lesson], optimizer: torch.optim.Optimizer) -> None:
+    # With y in {Yes, No} the likelihood of eq. 1 over the two answers is a logistic of the logit difference.
+    liked = torch.tensor([float(lesson.liked) for lesson in batch], device=difference.device)
+    loss = functional.binary_cross_entropy_with_logits(difference, liked)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def _rate(step: int, steps: int) -> float:
+    warmup = max(1, int(steps * _WARMUP_SHARE))
+    return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
+
+
+class _Contexts:
+    """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
+
+    Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
+    of the task; how many batches stay side by side for the next epoch is not, and decides the time alone.
+    """
+
+    def __init__(self, frozen: FrozenModel, model: Any, task: TrainingTask) -> None:
+        self._frozen = frozen
+        self._model = model
+        self._lessons = task.lessons
+        self._first = task.config.activation == "question"  # contexts are read before the questions
+        self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
+        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first lesson
+        self._room = _spare_bytes(frozen.device, task.context_memory)
+        self._reader = Reader(frozen, task.loan, embed=False)
+        if self._first:
+            self._read_people(task)
+
+    @property
+    def left(self) -> dict[str, Kept]:
+        """What was left for later builds."""
+        return self._reader.left
+
+    def unread(self, lesson: Lesson) -> list[int]:
+        """The tokens of its context that are still to be read with the question."""
+        return [] if self._first else lesson.context
+
+    def read(self, batch: Sequence[int]) -> PrefixGrid:
+        """Of these lessons, which are always asked for together."""
+        if not self._first:
+            return PrefixGrid.of([])
+        return self._batches.get(batch[0]) or self._side_by_side(batch)
+
+    def _side_by_side(self, batch: Sequence[int]) -> PrefixGrid:
+        if self._prefixes:
+            grid = PrefixGrid.of([self._prefixes[number] for number in batch])
+        else:
+            with self._model.disable_adapter():
+                grid = PrefixGrid.of(read_together(self._frozen, self._contexts(batch), embed=False).prefixes())
+        if grid.nbytes <= self._room:
+            self._room -= grid.nbytes
+            self._batches[batch[0]] = grid
+        return grid
+
+    def _read_people(self, task: TrainingTask) -> None:
+        tokens = sum(len(lesson.context) for lesson in task.lessons)
+        with self._model.disable_adapter():
+            for numbers in task.people:
+                reading = self._reader.read(self._contexts(numbers))
+                if reading.nbytes * tokens > task.context_memory * sum(reading.lengths):
+                    return
+                self._room -= reading.nbytes
+                self._prefixes.update(zip(numbers, reading.prefixes(), strict=True))
+
+    def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
+        return [self._lessons[number].context for number in numbers]
+
+
+def _spare_bytes(device: torch.device, at_least: int) -> int:
+    """What may be kept beside model, activations and gradients."""
+    if device.type != "cuda":
+        return at_least
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(at_least, free // 2)
+
+
+def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:
+    content = lora.to_dict()
+    # Where the model lies is no property of the adapter; which one it is, the generation's manifest says by digest.
+    content["base_model_name_or_path"] = None
+    content["inference_mode"] = True
+    if task.config.activation == "question":
+        content["alora_invocation_tokens"] = task.invocation
+    return (json.dumps(_plain(content), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _plain(value: Any) -> Any:
+    # PEFT holds sets and enumerations; a set's order changes from process to process.
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(entry) for entry in value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return getattr(value, "value", value)

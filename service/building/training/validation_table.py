@@ -1,0 +1,197 @@
+"""The validation rows of a generation: opaque keys, embeddings (V, H) and errors (V, K), computed only where unknown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from adapters_store import StoredGeneration, canonical_json
+from service.arrays import array_bytes, load_array
+from service.building.progress import Progress
+from service.building.training.training import Lesson
+from service.building.training.validation import UserValidation, ValidationTask, validate_users
+from service.building.workers.prefill import reading_name
+from service.building.workers.prefill_cache import Readings
+from service.building.workers.process_pool import Workforce
+from service.llm.mixture import WEIGHTS
+from service.llm.tokenizer import ModelSpec
+from service.records import BuildConfig
+
+Floats = NDArray[np.float32]
+LessonsOf = Callable[[str], tuple[Lesson, ...]]  # user id -> lessons in canonical order
+_USERS_A_TASK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationUser:
+    """One user's rows in canonical order. The keys say nothing of the user to who does not hold the secret."""
+
+    user_id: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRows:
+    """The rows of an earlier generation: errors (V, K) and embeddings (V, H), whose rows and columns have names."""
+
+    numbers: Mapping[str, int]  # key of a row -> its number
+    columns: Mapping[str, int]  # digest of an adapter -> its column
+    errors: Floats
+    embeddings: Floats
+
+    @classmethod
+    def of(cls, generation: StoredGeneration | None, frozen: Mapping[str, str]) -> Self:
+        """Of a generation of the same frozen model; of any other, none."""
+        if generation is None or generation.manifest["frozen"] != frozen:
+            return cls({}, {}, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
+        return cls(
+            {key: number for number, key in enumerate(json.loads(generation.read("rows.json")))},
+            {adapter["digest"]: number for number, adapter in enumerate(generation.manifest["adapters"])},
+            load_array(generation.read("errors.npy")),
+            load_array(generation.read("embeddings.npy")),
+        )
+
+    def lacking(self, users: Sequence[ValidationUser], digests: Sequence[str]) -> list[Lack]:
+        """Whose rows must be computed, and under which adapters. A user's rows are always computed together."""
+        new = [user for user in users if user.keys[0] not in self.numbers]
+        known = [user for user in users if user.keys[0] in self.numbers]
+        unknown = tuple(digest for digest in digests if digest not in self.columns)
+        return [Lack(new, tuple(digests))] * bool(new) + [Lack(known, unknown)] * bool(known and unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Users whose rows lack an embedding or the errors under these adapters."""
+
+    users: Sequence[ValidationUser]
+    digests: tuple[str, ...]
+
+
+def row_keys(secret: bytes, user_id: str, batch_digest: str, count: int) -> tuple[str, ...]:
+    """Keys that name rows by their content and their batch mates (all of one user), so that floats can be reused."""
+    return tuple(
+        hmac.new(secret, canonical_json(["row", user_id, batch_digest, number]), hashlib.sha256).hexdigest()[:32]
+        for number in range(count)
+    )
+
+
+class RowMaker:
+    """Completes known rows: every user of now, under every adapter of now."""
+
+    def __init__(
+        self,
+        adapter_files: Callable[[str], Mapping[str, bytes]],
+        model: ModelSpec,
+        workforce: Workforce,
+        progress: Progress,
+        readings: Readings | None = None,
+    ) -> None:
+        """`adapter_files` gives the files of an adapter by its digest, verified."""
+        self._adapter_files = adapter_files
+        self._model = model
+        self._workforce = workforce
+        self._progress = progress
+        self._readings = readings or Readings(0)
+
+    def files(
+        self,
+        users: Sequence[ValidationUser],
+        digests: Sequence[str],
+        known: KnownRows,
+        lessons_of: LessonsOf,
+        config: BuildConfig,
+    ) -> dict[str, bytes]:
+        """`rows.json` (V keys, sorted), `errors.npy` (V, K) with columns as `digests`, `embeddings.npy` (V, H)."""
+        keys = sorted(key for user in users for key in user.keys)
+        table = _Table(keys, digests)
+        table.take(known)
+        for lack in known.lacking(users, digests):
+            for user, found in self._validate(lack, lessons_of, config):
+                table.fill(user.keys, lack.digests, found)
+        return {
+            "rows.json": canonical_json(keys),
+            "errors.npy": array_bytes(table.errors),
+            "embeddings.npy": array_bytes(table.embeddings),
+        }
+
+    def _validate(
+        self, lack: Lack, lessons_of: LessonsOf, config: BuildConfig
+    ) -> Iterable[tuple[ValidationUser, UserValidation]]:
+        users = lack.users
+        size = min(_USERS_A_TASK, math.ceil(len(users) / self._workforce.processes))  # so that no process is idle
+        chunks = [users[i : i + size] for i in range(0, len(users), size)]
+        adapters = {digest: self._tensors(digest) for digest in lack.digests}
+        tasks = [self._task([lessons_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
+        self._progress.phase("validating adapters", len(users))
+        wanted = [_readings_of(task, chunk) for task, chunk in zip(tasks, chunks, strict=True)]
+        with self._readings.lend(wanted) as lending:
+            lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
+            for number, validated in self._workforce.run(validate_users, lent, self._progress.advance):
+                lending.left[number] = validated.left
+                yield from zip(chunks[number], validated.users, strict=True)
+
+    def _task(
+        self, lessons: Sequence[tuple[Lesson, ...]], adapters: dict[str, dict[str, Floats]], config: BuildConfig
+    ) -> ValidationTask:
+        scaling = config.lora_alpha / config.lora_rank
+        return ValidationTask(self._model, config.lora_targets, scaling, config.activation, tuple(lessons), adapters)
+
+    def _tensors(self, digest: str) -> dict[str, Floats]:
+        tensors: dict[str, Floats] = safetensors.numpy.load(self._adapter_files(digest)[WEIGHTS])
+        return tensors
+
+
+def _readings_of(task: ValidationTask, users: Sequence[ValidationUser]) -> dict[str, str]:
+    """The names of what will be read -> whose it is."""
+    return {
+        reading_name([lesson.context for lesson in lessons], embed=True): user.user_id
+        for lessons, user in zip(task.users, users, strict=True)
+    }
+
+
+class _Table:
+    """Errors (V, K) and embeddings (V, H) under way, whose rows and columns have names."""
+
+    def __init__(self, keys: Sequence[str], digests: Sequence[str]) -> None:
+        self._keys, self._digests = keys, digests
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        self._columns = {digest: number for number, digest in enumerate(digests)}
+        self.errors: Floats = np.zeros((len(keys), len(digests)), np.float32)
+        self.embeddings: Floats = np.zeros((len(keys), 0), np.float32)
+
+    def take(self, known: KnownRows) -> None:
+        """Whole columns and rows at once: there may be a hundred million errors."""
+        old, new = _both(known.numbers, self._keys)
+        old_columns, new_columns = _both(known.columns, self._digests)
+        if old:
+            self._widen(known.embeddings.shape[1])
+            self.embeddings[new] = known.embeddings[old]
+            self.errors[np.ix_(new, new_columns)] = known.errors[np.ix_(old, old_columns)]
+
+    def fill(self, keys: Sequence[str], digests: Sequence[str], found: UserValidation) -> None:
+        rows = [self._numbers[key] for key in keys]
+        self._widen(found.embeddings.shape[1])
+        self.embeddings[rows] = found.embeddings
+        if digests:
+            columns = [self._columns[digest] for digest in digests]
+            self.errors[np.ix_(rows, columns)] = np.stack([found.errors[name] for name in digests], axis=1)
+
+    def _widen(self, width: int) -> None:
+        # The first rows tell how wide the model is.
+        if self.embeddings.shape[1] != width:
+            self.embeddings = np.zeros((len(self._keys), width), np.float32)
+
+
+def _both(known: Mapping[str, int], names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Where the names that are known stand: there, and here."""
+    pairs = [(known[name], number) for number, name in enumerate(names) if name in known]
+    return [there for there, _ in pairs], [here for _, here in pairs]

@@ -1,0 +1,127 @@
+"""Runs tasks in fresh processes of one thread each, several at a time.
+
+A task's bits must not depend on what ran before it in a process, nor on how many threads a machine has; so every task gets
+a process of its own, and the number of processes changes the time only. Processes fork from a server that has imported the
+libraries and, at most, loaded a model and tried it as every task would.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import torch
+import torch.utils.deterministic
+
+from service.errors import LetheError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Report = Callable[[int], None]  # a task calls it with the number of steps it has just finished
+
+_NICENESS = 10  # training yields to serving
+_PRELOADED = "service.building.preloaded"  # by name: its modules import this one
+
+
+class TaskFailed(LetheError):
+    """A build process ended without a result."""
+
+
+class Workforce:
+    """At most `processes` tasks at a time. `preload` names further modules that the fork server imports once."""
+
+    def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
+        self.processes = max(1, processes)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([*preload, _PRELOADED])
+
+    def prepare(self) -> None:
+        """Begin to import what tasks need, so that the first task does not wait for it."""
+        if self._context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
+
+    def run(
+        self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield (number of the task, its result) as results come.
+
+        Raises:
+            LetheError: what a task raised.
+            TaskFailed: a process died (killed, out of memory), or raised what is not a LetheError.
+        """
+        waiting = list(enumerate(tasks))[::-1]
+        running: dict[Connection, tuple[int, Any]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.processes:
+                    number, task = waiting.pop()
+                    connection, process = self._start(function, task)
+                    running[connection] = (number, process)
+                ready = set(wait(list(running)))
+                for talking in [connection for connection in running if connection in ready]:
+                    kind, value = _receive(talking)
+                    if kind == "steps":
+                        on_steps(value)
+                        continue
+                    number, process = running.pop(talking)
+                    process.join()
+                    talking.close()
+                    if kind == "error":
+                        raise value
+                    yield number, value
+        finally:
+            for connection, (_, process) in running.items():
+                process.kill()
+                process.join()
+                connection.close()
+
+    def _start(self, function: Callable[[Task, Report], Result], task: Task) -> tuple[Connection, Any]:
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work, args=(theirs, function, task), daemon=True)
+        process.start()
+        theirs.close()
+        return ours, process
+
+
+def _receive(connection: Connection) -> tuple[str, Any]:
+    try:
+        message: tuple[str, Any] = connection.recv()
+    except EOFError:
+        return "error", TaskFailed("a build process ended without a result: it was killed or ran out of memory")
+    return message
+
+
+def _work(connection: Connection, function: Callable[[Any, Report], Any], task: Any) -> None:
+    _die_with_parent()
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may add in another order each time
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    # Nobody reads memory before writing it, so filling it first only takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    with suppress(BrokenPipeError):
+        try:
+            connection.send(("result", function(task, lambda steps: connection.send(("steps", steps)))))
+        except LetheError as error:
+            connection.send(("error", error))
+        except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
+            # The type alone: its text could quote a sample.
+            connection.send(("error", TaskFailed(f"a build process failed with {type(error).__name__}")))
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,67 @@
+"""Wires what builds and reconciles, for workers and for commands that do their work."""
+
+from __future__ import annotations
+
+from adapters_store import Store
+from service.building.builder import Builder
+from service.building.dry_run import RehearsalLedger
+from service.building.environment import environment_of
+from service.building.known import ignore_damage
+from service.building.progress import Progress, Silent
+from service.building.workers.prefill_cache import Readings
+from service.building.workers.process_pool import Workforce
+from service.config import kernel_variables
+from service.entrypoints.bootstrap import Home
+from service.forgetting.bell import Bell
+from service.forgetting.reconcile import Reconciler
+from service.ledger import Ledger
+
+# What a child would otherwise import (every one of them runs the main module again) or load anew.
+_PRELOAD = ("service.entrypoints.commands.main", "service.entrypoints.preloaded")
+
+
+def builder(home: Home, progress: Progress | None = None) -> Builder:
+    """A builder of the installation's own generations."""
+    return _builder(home, home.ledger, home.store, progress)
+
+
+def dry_run_builder(home: Home, store: Store, progress: Progress | None = None) -> Builder:
+    """A builder into another store, of which the ledger notes nothing."""
+    return _builder(home, RehearsalLedger(home.settings.ledger_at(), home.secret), store, progress)
+
+
+def reconciler(home: Home, bell: Bell, progress: Progress | None = None) -> Reconciler:
+    """What brings the published generation to what the ledger says, and completes deletions."""
+    made = _builder(home, home.ledger, home.store, progress, Readings(home.settings.readings_bytes))
+    return Reconciler(home.ledger, home.store, made, bell, home.signer, home.settings.build_config(), home.incidents)
+
+
+def environment(home: Home) -> dict[str, str]:
+    """What the bits of all that is computed here depend on, beside their inputs."""
+    return environment_of(home.settings.device, kernel_variables())
+
+
+def workforce(home: Home) -> Workforce:
+    """The processes that train, as many at a time as the settings say."""
+    settings = home.settings
+    return Workforce(
+        settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores()), _PRELOAD
+    )
+
+
+def _builder(
+    home: Home, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
+) -> Builder:
+    # A rehearsal builds into an empty store, where nothing can be damaged.
+    note = home.incidents.note if store is home.store else ignore_damage
+    return Builder(
+        ledger,
+        store,
+        home.model(),
+        workforce(home),
+        home.secret,
+        environment(home),
+        progress or Silent(),
+        readings,
+        note,
+    )

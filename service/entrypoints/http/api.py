@@ -1,0 +1,234 @@
+"""The HTTP door. Routes translate and delegate; rooms decide.
+
+Routes that ask the ledger are plain functions, so that they run on a thread and never hold up the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Annotated, Any, Protocol, TypedDict, cast
+
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+
+from service.entrypoints.http import problems, schemas
+from service.entrypoints.http.contract import publish_contract, reference_to
+from service.entrypoints.http.heads import HeadLikeGet
+from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
+from service.entrypoints.http.prefix import BehindPrefix
+from service.entrypoints.telemetry import CONTENT_TYPE, LedgerReadings, Telemetry
+from service.errors import LetheError, NotReady, TimedOut
+from service.records import ForgetRequest, ItemName
+from service.scoring.requests import Query, Recommendation
+
+
+class Recommends(Protocol):
+    def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
+
+
+class Takes(Protocol):
+    def forget(
+        self, user_id: str, item_ids: list[ItemName] | None, idempotency_key: str | None, remember: bool
+    ) -> ForgetRequest: ...
+
+
+class LedgerDoor(LedgerReadings, Protocol):
+    def request(self, request_id: str) -> ForgetRequest: ...
+
+
+class Generations(Protocol):
+    """The generation in memory. `reason` says why `ready` is false; `generation_info` raises `NotReady` meanwhile."""
+
+    @property
+    def reason(self) -> str: ...
+
+    def ready(self) -> bool: ...
+
+    def generation_info(self) -> Mapping[str, Any]: ...
+
+
+class Writable(Protocol):
+    """Whether deletions could be taken now: `require` raises LedgerUnavailable or StoreError if not."""
+
+    def require(self) -> None: ...
+
+
+class Rings(Protocol):
+    def ring(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that the routes reach. `on_start` and `on_stop` frame the life of the application."""
+
+    recommender: Recommends
+    ledger: LedgerDoor
+    intake: Takes
+    generations: Generations
+    bell: Rings
+    telemetry: Telemetry
+    limits: Limits
+    writable: Writable
+    on_start: Callable[[], Awaitable[None]]
+    on_stop: Callable[[], Awaitable[None]]
+
+
+class State(TypedDict):
+    services: Services
+
+
+async def _services(request: Request) -> Services:
+    return cast(Services, request.state.services)
+
+
+Wired = Annotated[Services, Depends(_services)]
+
+router = APIRouter()
+
+
+@router.post(
+    "/recommend",
+    response_model_exclude_unset=True,
+    responses=problems.documented(400, 404, 408, 413, 415, 422, 429, 500, 503),
+)
+async def recommend(body: schemas.RecommendBody, request: Request, services: Wired) -> schemas.RecommendAnswer:
+    """Rank candidates for a user, or for a history."""
+    work = asyncio.create_task(services.recommender.recommend(body.query()))
+    found = await _while_awaited(work, request, services.limits.request_seconds)
+    return schemas.RecommendAnswer.of(found, body.explain)
+
+
+@router.post("/forget", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 500, 503))
+def forget(
+    body: schemas.ForgetBody,
+    services: Wired,
+    request: Request,
+    response: Response,
+    after: BackgroundTasks,
+    idempotency_key: Annotated[schemas.IdempotencyKey | None, Header()] = None,
+) -> schemas.ForgetAnswer:
+    """Forget a user, or some of their interactions. Effective at once; `held` says whether anything was found."""
+    began = perf_counter()
+    accepted = services.intake.forget(body.user_id, body.names(), idempotency_key, body.remember)
+    services.telemetry.observe_mask(perf_counter() - began)
+    # After the answer: a bell that cannot ring only delays a deletion, it must not make an accepted one look refused.
+    after.add_task(services.bell.ring)
+    response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
+    return schemas.ForgetAnswer.of(accepted)
+
+
+@router.get("/forget/{request_id}", responses=problems.documented(404, 422, 500, 503))
+def forget_status(request_id: schemas.RequestId, services: Wired) -> schemas.ForgetStatus:
+    """Where a deletion stands."""
+    return schemas.ForgetStatus.of(services.ledger.request(request_id))
+
+
+@router.get(
+    "/forget/{request_id}/receipt",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The signed receipt",
+            "content": {"application/json": {"schema": reference_to(schemas.SignedReceipt)}},
+        },
+        **problems.documented(404, 409, 422, 500, 503),
+    },
+)
+def forget_receipt(request_id: schemas.RequestId, services: Wired) -> Response:
+    """The signed receipt of a completed deletion, byte for byte as it was signed."""
+    request = services.ledger.request(request_id)
+    if request.state != "completed" or request.receipt is None:
+        return problems.receipt_not_ready()
+    return Response(request.receipt, media_type="application/json")
+
+
+@router.get("/generation", responses=problems.documented(500, 503))
+def generation(services: Wired) -> schemas.GenerationAnswer:
+    """The generation that this process serves."""
+    return schemas.GenerationAnswer.model_validate(services.generations.generation_info())
+
+
+@router.get("/healthz", responses=problems.documented(503))
+def healthz(services: Wired) -> schemas.Health:
+    """Whether this process can do its duty: it really asks the ledger."""
+    services.ledger.mask()
+    return schemas.Health(status="ok")
+
+
+@router.get("/readyz", responses=problems.documented(503))
+def readyz(services: Wired) -> schemas.Health:
+    """Whether a generation is loaded, and deletions can be taken: ledger and disks are really written to."""
+    if not services.generations.ready():
+        raise NotReady(services.generations.reason)
+    services.writable.require()
+    return schemas.Health(status="ready")
+
+
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
+def metrics(services: Wired) -> Response:
+    """Prometheus metrics."""
+    return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _while_awaited(work: asyncio.Task[Recommendation], request: Request, seconds: float) -> Recommendation:
+    # Whoever gave up often asks again: under load, scoring for those who left would starve those who stayed.
+    gone = asyncio.create_task(_disconnection(request))
+    try:
+        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise TimedOut(f"No answer within {seconds:g} seconds, or nobody waits for it any more. Try again later.")
+    finally:
+        work.cancel()
+        gone.cancel()
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_app(services: Services, root_path: str = "") -> FastAPI:
+    """The application over `services`. It starts and stops them with its own life.
+
+    `root_path` is the prefix under which a proxy publishes it, whether or not the proxy takes it off the path.
+    """
+    services.telemetry.watch(services.ledger, services.generations)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        await services.on_start()
+        try:
+            yield State(services=services)
+        finally:
+            await services.on_stop()
+
+    app = FastAPIOffline(  # FastAPI whose page of documentation fetches nothing from elsewhere
+        title="Lethe",
+        summary="Recommendations that can forget.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        static_url="/docs/static",
+        generate_unique_id_function=lambda route: route.name,  # generated clients call their functions so
+        middleware=[
+            Middleware(BehindPrefix, prefix=root_path),
+            Middleware(Observed, observer=services.telemetry),
+            Middleware(BoundedBody, limits=services.limits),
+            Middleware(HeadLikeGet),
+        ],
+        exception_handlers=dict.fromkeys((LetheError, RequestValidationError, HTTPException), problems.handle),
+    )
+    app.include_router(router)
+    publish_contract(app)
+    return app

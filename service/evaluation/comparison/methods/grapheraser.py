@@ -1,8 +1,0 @@
-"""GraphEraser (Chen et al. 2022): its balanced embedding k-means, with SISA's aggregation as in the APA paper."""
-
-from __future__ import annotations
-
-from service.evaluation.comparison.aggregation import MeanOfPredictions
-from service.evaluation.comparison.partitions import BEKM
-
-METHOD = MeanOfPredictions(BEKM)

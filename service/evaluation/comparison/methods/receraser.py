@@ -1,8 +1,0 @@
-"""RecEraser (Chen et al. 2022): its user-based balanced partition, with SISA's aggregation as in the APA paper."""
-
-from __future__ import annotations
-
-from service.evaluation.comparison.aggregation import MeanOfPredictions
-from service.evaluation.comparison.partitions import USER_BASED
-
-METHOD = MeanOfPredictions(USER_BASED)

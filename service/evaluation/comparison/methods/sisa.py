@@ -1,8 +1,0 @@
-"""SISA (Bourtoule et al. 2021): random shards of samples, and the mean of the K predictions."""
-
-from __future__ import annotations
-
-from service.evaluation.comparison.aggregation import MeanOfPredictions
-from service.evaluation.comparison.partitions import RANDOM
-
-METHOD = MeanOfPredictions(RANDOM)

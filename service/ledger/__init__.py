@@ -1,0 +1,44 @@
+"""The one truth about who is in the model and which deletions are owed. SQLAlchemy Core over SQLite or PostgreSQL.
+
+Every write is one transaction, and writers queue: on SQLite by `BEGIN IMMEDIATE`, on PostgreSQL by locking the one row of
+`state`. So a deletion, its masks and its place in the order of deletions (the fence) become visible together.
+
+What remains of a forgotten user: their keyed hash (in `forget_requests` and `tombstones`), and the names of the artifacts
+that had seen them, until these artifacts are replaced.
+"""
+
+from service.ledger.connections import ledger_exists
+from service.ledger.database import upgrade_ledger
+from service.ledger.hashes import KeyedHashes
+from service.ledger.histories import LedgerCounts
+from service.ledger.importing import ImportCounts
+from service.ledger.ledger import Ledger
+from service.ledger.masks import MaskedArtifacts
+from service.ledger.placements import MEMORIZED, VALIDATES, PlaceColumns
+from service.ledger.reading import Reading
+from service.ledger.rekeying import (
+    KEY_ID_LENGTH,
+    Rekeyed,
+    known_check,
+    rekey,
+)
+from service.ledger.searching import ColumnSearch
+
+__all__ = [
+    "KEY_ID_LENGTH",
+    "MEMORIZED",
+    "VALIDATES",
+    "ColumnSearch",
+    "ImportCounts",
+    "KeyedHashes",
+    "Ledger",
+    "LedgerCounts",
+    "MaskedArtifacts",
+    "PlaceColumns",
+    "Reading",
+    "Rekeyed",
+    "known_check",
+    "ledger_exists",
+    "rekey",
+    "upgrade_ledger",
+]

@@ -1,0 +1,131 @@
+"""The items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.data.titles import plain_title, year_in
+from service.ledger import tables
+from service.ledger.statements import Row, chunks, is_storable
+from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_of
+
+
+def item_of(row: Row) -> Item:
+    return Item(row.item_id, row.title, row.year, _genres(row.genres), row.author, bool(row.created))
+
+
+@lru_cache(maxsize=4_096)
+def _genres(stored: str) -> tuple[str, ...]:
+    # A catalogue has few combinations, and every build reads all of it.
+    return tuple(json.loads(stored))
+
+
+def row_of(item: Item) -> dict[str, Any]:
+    """The reverse of `item_of`."""
+    genres = json.dumps(list(item.genres), ensure_ascii=False)
+    facts = {"title": item.title, "year": item.year, "genres": genres, "author": item.author}
+    return {"item_id": item.item_id, **facts, "created": item.created, "plain_title": plain_title(item.title)}
+
+
+def all_items(connection: sa.Connection) -> tuple[Item, ...]:
+    """By item id."""
+    return tuple(map(item_of, connection.execute(sa.select(tables.items).order_by(tables.items.c.item_id))))
+
+
+def all_ids(connection: sa.Connection) -> frozenset[str]:
+    return frozenset(connection.scalars(sa.select(tables.items.c.item_id)))
+
+
+def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
+    """Id -> item; unknown ids are absent."""
+    found: dict[str, Item] = {}
+    for chunk in chunks({item_id for item_id in ids if is_storable(item_id)}):
+        rows = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(chunk)))
+        found |= {item.item_id: item for item in map(item_of, rows)}
+    return found
+
+
+def created_of(connection: sa.Connection, user_id: str) -> list[str]:
+    """Ids of the created items that this user's rows name."""
+    c = tables.items.c
+    theirs = sa.select(c.item_id).join(tables.interactions, tables.interactions.c.item_id == c.item_id)
+    return list(connection.scalars(theirs.where(tables.interactions.c.user_id == user_id, c.created)))
+
+
+def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
+    """Delete those of these created items that no row names any more."""
+    named = tables.interactions.c.item_id
+    for chunk in chunks(created):
+        # No index leads from an item to its rows: one reading of the interactions for all of them, and none as a rule.
+        held = set(connection.scalars(sa.select(named).where(named.in_(chunk)).distinct()))
+        connection.execute(sa.delete(tables.items).where(tables.items.c.item_id.in_(set(chunk) - held)))
+
+
+def count_unnamed(connection: sa.Connection) -> int:
+    """How many created items are held though no row names them: if any, a deletion has left a title behind."""
+    c = tables.items.c
+    created = set(connection.scalars(sa.select(c.item_id).where(c.created)))
+    if not created:
+        return 0
+    return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
+
+
+def items_meant(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+    """Name -> the items that it may mean, by their ids: as `all_named`, or else all whose titles say the same (`plain_title`).
+
+    A year at a title's end must be the item's, if it has one. Unknown names are absent.
+    """
+    asked = set(names)
+    exactly = all_named(connection, asked)
+    titles = {name: title for name in asked - exactly.keys() if (title := _title_in(name)) is not None}
+    plain = {name: plain_title(title) for name, title in titles.items()}
+    alike = _items_with(connection, tables.items.c.plain_title, filter(None, plain.values()))
+    years = {name: year_in(title) for name, title in titles.items()}
+    loosely = {name: [i for i in alike.get(plain[name], ()) if _is_of(i, years[name])] for name in titles}
+    return exactly | {name: items for name, items in loosely.items() if items}
+
+
+def all_named(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+    """Name -> the items that it may mean, by their ids: that with this id, or else all with this title.
+
+    Unknown names are absent.
+    """
+    asked = set(names)
+    ids = {name: key for name in asked if (key := id_in(name)) is not None}
+    known = items_by_id(connection, ids.values())
+    by_id = {name: [known[key]] for name, key in ids.items() if key in known}
+    titles = {name: title for name in asked - by_id.keys() if (title := _title_in(name)) is not None}
+    titled = _items_with(connection, tables.items.c.title, titles.values())
+    return by_id | {name: titled[title] for name, title in titles.items() if title in titled}
+
+
+def id_in(name: ItemName) -> Key | None:
+    """The id that is named, if this may be one."""
+    try:
+        return None if isinstance(name, ByTitle) else key_of(name.item_id if isinstance(name, ById) else name)
+    except KeyRefused:
+        return None
+
+
+def _title_in(name: ItemName) -> str | None:
+    title = name.title if isinstance(name, ByTitle) else name
+    return title if isinstance(title, str) and is_storable(title) else None
+
+
+def _items_with(connection: sa.Connection, column: sa.Column[str], values: Iterable[str]) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for chunk in chunks(set(values)):
+        rows = connection.execute(sa.select(tables.items).where(column.in_(chunk)).order_by(tables.items.c.item_id))
+        for row in rows:
+            found.setdefault(row._mapping[column], []).append(item_of(row))
+    return found
+
+
+def _is_of(item: Item, year: int | None) -> bool:
+    own = item.year if item.year is not None else year_in(item.title)
+    return year is None or own is None or own == year

@@ -1,0 +1,211 @@
+"""Accepting a deletion: rows erased, masks and tombstones set, and the fence raised, all on the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import sqlalchemy as sa
+
+from service.errors import IdempotencyConflict, InvalidInput
+from service.ledger import tables
+from service.ledger.catalogue import created_of, drop_unnamed, id_in
+from service.ledger.hashes import KeyedHashes
+from service.ledger.masks import add_masks
+from service.ledger.placements import mark_changed
+from service.ledger.requests import (
+    OWED,
+    add_request,
+    find_requests,
+    one_request,
+)
+from service.ledger.sought import Sought, look_up
+from service.ledger.state import raise_revision, read_state
+from service.ledger.statements import (
+    Row,
+    chunks,
+    insert_new,
+    is_storable,
+    keyed,
+)
+from service.ledger.tombstones import bury
+from service.records import ById, ByTitle, ForgetRequest, ItemName, Key
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Who wants what forgotten. `names` is None for the whole user."""
+
+    user_id: Key
+    subject: str
+    names: frozenset[ItemName] | None
+    remember: bool  # for ever, even what is not held
+    content_hash: str
+    key_hash: str | None  # of the idempotency key, if there is one
+    accepted_at: float
+    subjects: frozenset[str]  # of the user, under every secret
+    known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
+
+    @classmethod
+    def of(
+        cls,
+        user_id: str,
+        names: Sequence[ItemName] | None,
+        key: str | None,
+        remember: bool,
+        hashes: KeyedHashes,
+        accepted_at: float,
+    ) -> Self:
+        """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
+        if names is not None and not names:
+            raise InvalidInput("item_ids is empty; leave it out to forget the whole user")
+        user = keyed(user_id)
+        stated = {_stated(name) for name in names or ()}
+        content = (_scope(names), *sorted(stated), *(["remember"] if remember else []))
+        known_as = (
+            {each.of("idempotency", key): _content(each, user, content) for each in hashes.every()}
+            if key is not None
+            else {}
+        )
+        return cls(
+            user_id=user,
+            subject=hashes.subject(user),
+            names=None if names is None else frozenset(names),
+            remember=remember,
+            content_hash=_content(hashes, user, content),
+            key_hash=None if key is None else hashes.of("idempotency", key),
+            accepted_at=accepted_at,
+            subjects=frozenset(hashes.subjects(user)),
+            known_as=known_as,
+        )
+
+    @property
+    def scope(self) -> str:
+        return _scope(self.names)
+
+
+def _content(hashes: KeyedHashes, user_id: Key, content: Sequence[str]) -> str:
+    return hashes.of("content", hashes.subject(user_id), *content)
+
+
+def _scope(names: object) -> str:
+    return "user" if names is None else "interactions"
+
+
+def _stated(name: ItemName) -> str:
+    """One text for all spellings of one name. Raises InvalidInput for what names nothing."""
+    match name:
+        case ById():
+            return json.dumps(["item_id", keyed(name.item_id, "an item_id")])
+        case ByTitle() if name.title and is_storable(name.title):
+            return json.dumps(["title", name.title])
+        case str() if name and is_storable(name):
+            return id_in(name) or name
+        case _:
+            raise InvalidInput("one of item_ids is empty, or holds characters that are not text")
+
+
+def accept(
+    connection: sa.Connection, wish: Wish, hashes: KeyedHashes, remember_seconds: float, clock: Clock
+) -> ForgetRequest:
+    """The request that answers the wish: under a known idempotency key the earlier one.
+
+    What is not held is remembered for `remember_seconds`. Raises IdempotencyConflict.
+    """
+    if wish.key_hash is None:
+        return _accept(connection, wish, hashes, remember_seconds, clock)
+    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(wish.known_as))
+    known = connection.execute(of_key).first()
+    if known is None:
+        request = _accept(connection, wish, hashes, remember_seconds, clock)
+        row = {"key_hash": wish.key_hash, "content_hash": wish.content_hash, "request_id": request.request_id}
+        insert_new(connection, tables.idempotency, [row])
+        return request
+    if known.content_hash != wish.known_as[known.key_hash]:
+        raise IdempotencyConflict("this idempotency key was used before, for a different request; take a new key")
+    return one_request(connection, known.request_id)
+
+
+def _accept(
+    connection: sa.Connection, wish: Wish, hashes: KeyedHashes, remember_seconds: float, clock: Clock
+) -> ForgetRequest:
+    mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
+    exposures = connection.execute(mine).all()
+    sought = look_up(connection, wish.user_id, wish.names, seen=bool(exposures), hashes=hashes)
+    created = created_of(connection, wish.user_id)
+    erased = _erase_interactions(connection, wish.user_id, sought)
+    drop_unnamed(connection, created)  # nobody but this person may have named them
+    _erase_derived(connection, wish, erased)
+    owed = find_requests(connection, tables.forget_requests.c.subject.in_(wish.subjects), OWED)
+    if wish.names is None and not erased and not exposures:
+        for earlier in owed:
+            if earlier.scope == wish.scope:
+                return earlier
+    # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
+    owing = bool(erased or owed or (exposures and wish.names is None))
+    request = _new_request(connection, wish, sought, erased, exposures if owing else (), owing, clock)
+    bury(connection, sought.tombstones(request, wish.remember, remember_seconds))
+    return request
+
+
+def _new_request(
+    connection: sa.Connection,
+    wish: Wish,
+    sought: Sought,
+    erased: int,
+    exposures: Sequence[Row],
+    owing: bool,
+    clock: Clock,
+) -> ForgetRequest:
+    state = read_state(connection)
+    adapters = sorted((row.key, row.shard, row.samples) for row in exposures if row.kind == "adapter")
+    # A clock that was set back must not make a receipt state that something ended before it began.
+    masked_at = max(clock(), wish.accepted_at)
+    request = ForgetRequest(
+        request_id=uuid.uuid4().hex,
+        subject=wish.subject,
+        scope=wish.scope,
+        state="accepted" if owing else "completed",
+        fence=int(state.fence) + owing,
+        affected_shards=tuple(digest for digest, _, _ in adapters),
+        shard_names=tuple(name for _, name, _ in adapters),
+        generation_before=state.generation,
+        erased_interactions=erased,
+        masked_rows=sum(row.kind == "row" for row in exposures),
+        masked_samples=sum(samples for _, _, samples in adapters),
+        accepted_at=wish.accepted_at,
+        masked_at=masked_at,
+        completed_at=None if owing else masked_at,
+        outcome=sought.outcome,
+        items=sought.items,
+    )
+    add_request(connection, request)
+    add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in exposures])
+    sys.audit("lethe.forget.masked")
+    if owing:
+        raise_revision(connection, fence=request.fence)
+    return request
+
+
+def _erase_interactions(connection: sa.Connection, user_id: Key, sought: Sought) -> int:
+    c = tables.interactions.c
+    mine = sa.delete(tables.interactions).where(c.user_id == user_id)
+    if sought.held is None:
+        return connection.execute(mine).rowcount
+    return sum(connection.execute(mine.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(sought.held))
+
+
+def _erase_derived(connection: sa.Connection, wish: Wish, erased: int) -> None:
+    if wish.names is not None:
+        # A user who stays keeps their exposures: what has seen them still has, for their next request.
+        if erased:
+            mark_changed(connection, [wish.user_id])
+        return
+    for table in (tables.placements, tables.changes, tables.memberships, tables.exposures):
+        connection.execute(sa.delete(table).where(table.c.user_id == wish.user_id))

@@ -1,0 +1,455 @@
+"""The ledger's face: every question and every change, and where each transaction begins and ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+import sqlalchemy as sa
+
+from service.errors import LetheError
+from service.ledger import (
+    catalogue,
+    deletions,
+    exposures,
+    histories,
+    masks,
+    memberships,
+    placements,
+    rekeying,
+    requests,
+    state,
+    tables,
+    tombstones,
+)
+from service.ledger.database import BUSY_SECONDS, Database
+from service.ledger.hashes import KeyedHashes
+from service.ledger.histories import LedgerCounts
+from service.ledger.importing import (
+    AT_ONCE,
+    Arrivals,
+    Given,
+    ImportCounts,
+    take,
+)
+from service.ledger.reading import Reading
+from service.ledger.searching import ColumnSearch, search_columns
+from service.records import (
+    ForgetRequest,
+    Interaction,
+    Item,
+    ItemName,
+    LedgerView,
+    Mask,
+    Opinion,
+    Place,
+    Published,
+    Tombstone,
+)
+
+REMEMBER_SECONDS = 30 * 86_400.0
+
+
+class Ledger:
+    """An open ledger; safe to share among threads.
+
+    `url` is an SQLAlchemy URL of an SQLite file or of PostgreSQL, or an SQLite file's path. `secret` keys the hashes of user
+    ids: with another secret, tombstones no longer recognize anybody, so a ledger that knows another one is refused with
+    InvalidSetting; `retired` are those from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but
+    the times that are reported, and how long a deletion that found nothing is remembered: `remember_seconds`. `busy_seconds`
+    is how long a busy SQLite file is waited for.
+    Every method raises LedgerUnavailable when the database cannot be asked.
+    """
+
+    remembers: ClassVar[bool] = True  # builds may use what earlier ones remembered, and remember what they find
+
+    def __init__(
+        self,
+        url: str | Path,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+        remember_seconds: float = REMEMBER_SECONDS,
+        retired: Sequence[bytes] = (),
+    ) -> None:
+        self._hashes = KeyedHashes(secret, retired)
+        self._database = Database(url, busy_seconds, guard=self._require_secret)
+        self._clock = clock
+        self._remember_seconds = remember_seconds
+        try:
+            rekeying.check_secret(self._database, self._hashes)
+        except LetheError:
+            self._database.close()
+            raise
+        self._last_mask: Mask | None = None
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def subject(self, user_id: str) -> str:
+        """The keyed hash under which a user is known after their deletion: hex HMAC-SHA256 of the id."""
+        return self._hashes.subject(user_id)
+
+    def subjects(self, user_id: str) -> tuple[str, ...]:
+        """The keyed hashes of a user: under this secret and all retired ones, and of the id as it was spelled earlier."""
+        return self._hashes.subjects(user_id)
+
+    def _require_secret(self, connection: sa.Connection) -> None:
+        rekeying.require_secret(connection, self._hashes)
+
+    # What is known
+
+    def import_data(
+        self,
+        items: Iterable[Item],
+        interactions: Iterable[Interaction],
+        noun: str | None,
+        allow_returning: bool = False,
+        create_items: bool = False,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> ImportCounts:
+        """Take in a catalogue and interactions, all or nothing. Of two rows of one user and item the newest counts.
+
+        Of equal times the larger rating counts, then that which is liked; so what is held does not depend on the order of
+        rows or imports, and rows that the ledger already holds change nothing. Interactions under a tombstone are skipped,
+        unless `allow_returning` says that their users came back of their own will: then these tombstones are removed.
+        With `create_items` an unknown item is made, its id as its title; it lives as long as somebody's row names it.
+        `advance` is told of interactions taken in. Raises ImportRefused for an interaction with an unknown item, or another
+        noun than the catalogue's.
+        """
+        given = Given.of(items, interactions)
+        with self._database.writing() as connection:
+            arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock())
+            return take(connection, given, noun, arrivals, advance)
+
+    def noun(self) -> str:
+        """What the catalogue's items are called in prompts; "item" until an import has said."""
+        with self._database.reading() as connection:
+            return state.noun(connection)
+
+    def items(self) -> tuple[Item, ...]:
+        """The catalogue, by item id."""
+        with self._database.reading() as connection:
+            return catalogue.all_items(connection)
+
+    def item_ids(self) -> frozenset[str]:
+        """Ids of the catalogue, created items among them."""
+        with self._database.reading() as connection:
+            return catalogue.all_ids(connection)
+
+    def unnamed_items(self) -> int:
+        """How many created items are held though no row names them any more: none, if deletions were complete."""
+        with self._database.reading() as connection:
+            return catalogue.count_unnamed(connection)
+
+    def items_by_id(self, ids: Iterable[str]) -> dict[str, Item]:
+        """The items with these ids; unknown ids are absent."""
+        with self._database.reading() as connection:
+            return catalogue.items_by_id(connection, ids)
+
+    def items_meant(self, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
+        """Name -> items, by id: text is an id, or else an exact title, or else one that says the same ("the matrix")."""
+        with self._database.reading() as connection:
+            return catalogue.items_meant(connection, names)
+
+    def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]:
+        """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""
+        with self._database.reading() as connection:
+            return histories.read_history(connection, user_id, limit)
+
+    def has_order(self, user_id: str) -> bool:
+        """Whether it is known in which order the user's interactions came: not all of them have one time."""
+        with self._database.reading() as connection:
+            return histories.read_has_order(connection, user_id)
+
+    def seen(self, user_id: str) -> frozenset[str]:
+        """Ids of the items that the user has interacted with; empty for an unknown user."""
+        with self._database.reading() as connection:
+            return histories.read_seen(connection, user_id)
+
+    def counts(self) -> LedgerCounts:
+        with self._database.reading() as connection:
+            return histories.read_counts(connection)
+
+    def view(self) -> LedgerView:
+        """One consistent reading of everything that a build wants, whatever the order in which it came in."""
+        with self.reading() as reading:
+            return reading.view()
+
+    def forgotten_since(self, fence: int, users: Collection[str]) -> tuple[int, frozenset[str]]:
+        """The fence of now, and those of these users of whom anything was forgotten after `fence`."""
+        with self._database.reading() as connection:
+            now = int(state.read_state(connection).fence)
+            late = exposures.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
+        return now, frozenset(late)
+
+    # Where each unit stands
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """The ledger as it is now, as a build wants it, for as long as the block lasts."""
+        with self._database.reading() as connection:
+            yield Reading(connection)
+
+    def begin_outline(self, outline: str) -> None:
+        """Forget what builds remember of everybody: from now on it is remembered under this outline."""
+        with self._database.writing() as connection:
+            placements.begin_outline(connection, outline)
+
+    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+        """Remember the places of the users in `changed` (as `Reading.changed` told of them), all that they have.
+
+        Users who changed again since, or are not held any more, are left out.
+        """
+        with self._database.writing() as connection:
+            placements.save_places(connection, changed, places)
+
+    def recorded_partition(self, partition_digest: str) -> dict[str, str]:
+        """Unit key -> shard name, as recorded under this digest; empty when nothing is."""
+        with self._database.reading() as connection:
+            return memberships.read_partition(connection, partition_digest)
+
+    def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Store (unit_key, user_id, shard name) under this digest; users of whom nothing is held are left out."""
+        columns = ("partition_digest", "unit_key", "user_id", "shard")
+        given = [dict(zip(columns, (partition_digest, *row), strict=True)) for row in rows]
+        with self._database.writing() as connection:
+            memberships.save_partition(connection, given)
+
+    def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
+        """Drop what is recorded under this digest of other units than these."""
+        with self._database.writing() as connection:
+            memberships.prune_partition(connection, partition_digest, units)
+
+    # Who has been seen by what
+
+    def record_exposures(
+        self,
+        view_fence: int,
+        adapters: Mapping[str, Iterable[str]],
+        rows: Mapping[str, str],
+        shards: Mapping[str, str] | None = None,
+        memories: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
+        """Note that these adapters, validation rows (key -> user id) and memories have seen these users.
+
+        `adapters` maps a digest to a user id for each sample that it was trained on, so that a user may be named often;
+        `memories` maps a digest to the number of interactions of each user that it counts.
+        `shards` (digest -> name of its shard) lets a receipt name what replaced an adapter, long after it is gone.
+
+        To be called before any of them is used. Whoever asked for deletion after the view of `view_fence` was read is
+        masked here at once: at the time of their request, nobody knew that these artifacts would see them.
+        """
+        seen = exposures.exposure_rows(adapters, rows, shards or {}, memories or {})
+        with self._database.writing() as connection:
+            exposures.record(connection, seen, view_fence, self._hashes)
+
+    def drop_exposures_except(
+        self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
+    ) -> None:
+        """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact.
+
+        `generation` consists of these adapters, rows and memories. Nothing happens if another one is published by now.
+        """
+        with self._database.writing() as connection:
+            if generation == state.read_state(connection).generation:
+                exposures.drop_except(connection, adapters, rows, memories)
+
+    def mask(self) -> Mask:
+        """What may not be used now. Cheap: one row is read while nothing has changed."""
+        with self._database.reading() as connection:
+            mask = masks.read_mask(connection, self._last_mask)
+        # Threads may leave an older one here: its revision tells, and the next reading is a full one.
+        self._last_mask = mask
+        return mask
+
+    # Deletions
+
+    def forget(
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool = False,
+    ) -> ForgetRequest:
+        """Delete a user (or only these of their interactions) and mask all that has seen them, in one transaction.
+
+        Items are named by id or title; a title stands for every item that has it. The answer is `completed` at once when
+        nothing was held, and its `outcome` says so. What was held is kept out for ever; what was not, for a time, and only
+        rows older than the request: they may still be under way. `remember` keeps that out for ever, too. A user whose
+        deletion is still owed gets that request.
+        Raises InvalidInput for what is no id and for an empty list of items, IdempotencyConflict for a key used for another
+        request.
+        """
+        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, remember, self._hashes, self._clock())
+        with self._database.writing() as connection:
+            tombstones.remove_expired(connection, wish.accepted_at)
+            request = deletions.accept(connection, wish, self._hashes, self._remember_seconds, self._clock)
+            sys.audit("lethe.forget.before_commit")
+        sys.audit("lethe.forget.after_commit")
+        return request
+
+    def request(self, request_id: str) -> ForgetRequest:
+        """Raises UnknownRequest."""
+        with self._database.reading() as connection:
+            return requests.one_request(connection, request_id)
+
+    def owed(self) -> list[ForgetRequest]:
+        """Deletions that are not completed, oldest first; failed ones are to be tried again."""
+        with self._database.reading() as connection:
+            return requests.find_requests(connection, requests.OWED)
+
+    def start(self, request_ids: Iterable[str]) -> None:
+        """Note that work on these owed requests begins; completed ones are left as they are."""
+        with self._database.writing() as connection:
+            requests.start(connection, request_ids, self._clock())
+
+    def fail(self, request_ids: Iterable[str], reason: str) -> None:
+        """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
+        with self._database.writing() as connection:
+            requests.fail(connection, request_ids, reason)
+
+    def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
+        """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
+        with self._database.writing() as connection:
+            requests.complete(connection, request_id, receipt, completed_at)
+
+    def masked_by(self, request_id: str) -> masks.MaskedArtifacts:
+        """What this request has masked; nothing once it is completed."""
+        with self._database.reading() as connection:
+            return masks.masked_by(connection, request_id)
+
+    def now(self) -> float:
+        """Seconds since the epoch, by the ledger's clock."""
+        return self._clock()
+
+    def erase_traces(self) -> None:
+        """Overwrite what deleted rows left in the database's own files.
+
+        On SQLite waits up to 5 s for long readers, then raises LedgerUnavailable.
+        """
+        self._database.erase_traces()
+
+    # What must not come back
+
+    def tombstones(self, request_id: str | None = None) -> list[Tombstone]:
+        """All tombstones, or those of one request."""
+        chosen = () if request_id is None else (tables.tombstones.c.request_id == request_id,)
+        with self._database.reading() as connection:
+            return tombstones.read_tombstones(connection, *chosen)
+
+    def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]:
+        """The tombstones that an import of these interactions would meet."""
+        met: set[Tombstone] = set()
+        with self._database.reading() as connection:
+            for rows in Given.of((), interactions).interactions.by_users(AT_ONCE):
+                subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
+                for stones in tombstones.over(connection, rows, subjects, self._hashes, self._clock()).values():
+                    met.update(stones)
+        return sorted(met, key=lambda stone: stone.grave)
+
+    def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
+        """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked.
+
+        Those whose time is over are left out.
+        """
+        now = self._clock()
+        stones = [stone for stone in known if stone.expires_at is None or now < stone.expires_at]
+        with self._database.writing() as connection:
+            state.raise_fence(connection, max((stone.fence for stone in stones), default=0))
+            return tombstones.bury_missing(connection, stones)
+
+    def found_again(self) -> dict[str, list[str] | None]:
+        """Users who are held despite a tombstone -> the items concerned, or None for everything.
+
+        Hashes every user's id once, if there is any tombstone.
+        """
+        with self._database.reading() as connection:
+            return tombstones.found_again(connection, self._hashes, self._clock())
+
+    def search(self, text: str) -> ColumnSearch:
+        """Look for a text that should be gone in every column that could hold it."""
+        with self._database.reading() as connection:
+            return search_columns(connection, text)
+
+    def file(self) -> Path | None:
+        """The database's file, if it is one of SQLite."""
+        return self._database.file()
+
+    def image(self) -> bytes:
+        """The file of an SQLite database as it would be if it had never held anything else than now. Takes its size twice."""
+        return self._database.image()
+
+    # What is served, and how things stand
+
+    def require_writable(self) -> None:
+        """Write nothing new. Raises LedgerUnavailable if the database is read-only or full, SecretChanged."""
+        self._database.require_writable()
+
+    def publish(
+        self,
+        published: Published,
+        adapters: Collection[str],
+        rows: Collection[str],
+        memories: Collection[str] = (),
+    ) -> bool:
+        """Note the generation that is served, which consists of these adapters, rows and memories.
+
+        False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
+        are not in the earlier one. Also if nobody knows any more who was seen by one of its parts, because
+        another worker finished meanwhile and dropped the exposures of what it did not know.
+        """
+        with self._database.writing() as connection:
+            known = exposures.all_known(connection, adapters, rows, memories)
+            return known and state.publish(connection, published)
+
+    def published(self) -> Published | None:
+        """What is served and how it was built, if anything is."""
+        with self._database.reading() as connection:
+            return state.published(connection)
+
+    def generation(self) -> str | None:
+        """The published generation, if any."""
+        with self._database.reading() as connection:
+            generation: str | None = state.read_state(connection).generation
+            return generation
+
+    def set_shards_training(self, count: int) -> None:
+        with self._database.writing() as connection:
+            state.set_state(connection, shards_training=count)
+
+    def shards_training(self) -> int:
+        with self._database.reading() as connection:
+            return int(state.read_state(connection).shards_training)
+
+    def requests_by_state(self) -> dict[str, int]:
+        """Every state -> how many requests are in it."""
+        with self._database.reading() as connection:
+            return requests.count_by_state(connection)
+
+    def completion_times(self) -> list[tuple[float, float]]:
+        """(accepted_at, completed_at) in seconds of the deletions that were owed for a time, oldest first."""
+        with self._database.reading() as connection:
+            return requests.completion_times(connection)
+
+    def oldest_owed_age(self) -> float:
+        """Seconds since the oldest owed deletion was accepted; 0 when none is owed."""
+        with self._database.reading() as connection:
+            since = requests.oldest_owed_since(connection)
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    def overdue(self, deadline: float) -> int:
+        """How many deletions have been owed for longer than `deadline` seconds."""
+        with self._database.reading() as connection:
+            return requests.count_owed_since(connection, self._clock() - deadline)

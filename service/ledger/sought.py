@@ -1,0 +1,103 @@
+"""What a deletion asks for, compared with what is held: found, erased by an earlier one, or never there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from service.ledger import tables
+from service.ledger.catalogue import all_named, id_in
+from service.ledger.hashes import KeyedHashes
+from service.ledger.requests import find_requests
+from service.ledger.statements import chunks
+from service.ledger.tombstones import read_tombstones
+from service.records import ForgetRequest, ItemName, Key, NamedItems, Outcome, Tombstone
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What was found. `graves` tells of each grave that is asked for whether anything lies, or from now on will lie, in it."""
+
+    held: frozenset[str] | None  # ids of the items that are named and held; None: whatever is held of the user
+    outcome: Outcome
+    items: NamedItems | None
+    graves: Mapping[str, bool]
+    standing: Mapping[str, Tombstone]  # of the user, by grave
+
+    def tombstones(self, request: ForgetRequest, remember: bool, remember_seconds: float) -> Iterator[Tombstone]:
+        """Those to be set: for ever over what was held (or with `remember`), else until rows under way have come in."""
+        for grave, filled in self.graves.items():
+            if filled:
+                yield Tombstone(request.subject, grave, request.request_id, request.fence)
+            elif remember or remember_seconds:
+                ends = None if remember else request.accepted_at + remember_seconds
+                stone = Tombstone(request.subject, grave, request.request_id, request.fence, ends, request.accepted_at)
+                if stone.adds_to(self.standing.get(grave)):
+                    yield stone
+
+
+def look_up(
+    connection: sa.Connection, user_id: Key, names: Collection[ItemName] | None, seen: bool, hashes: KeyedHashes
+) -> Sought:
+    """Compare with what is held now, before anything is erased. `seen`: some artifact has seen the user."""
+    known_as = hashes.subjects(user_id)
+    stones = read_tombstones(connection, tables.tombstones.c.subject.in_(known_as))
+    standing = {stone.grave: stone for stone in stones if stone.subject == known_as[0]}
+    earlier = find_requests(connection, tables.forget_requests.c.subject.in_(known_as))
+    filled = _filled(stones, earlier)
+    if names is None:
+        outcome = _outcome(seen or _holds(connection, user_id), bool(filled) or any(one.held for one in earlier))
+        return Sought(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
+    return _look_up_items(connection, user_id, names, standing, filled, hashes)
+
+
+def _look_up_items(
+    connection: sa.Connection,
+    user_id: Key,
+    names: Collection[ItemName],
+    standing: Mapping[str, Tombstone],
+    filled: frozenset[str],
+    hashes: KeyedHashes,
+) -> Sought:
+    subject = hashes.subject(user_id)
+    meant = {name: [item.item_id for item in items] for name, items in all_named(connection, names).items()}
+    # Of an id that no item has, rows may still be under way, or the item may have left with its last row.
+    ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
+    graves = {item_id: hashes.grave(subject, item_id) for own in ids.values() for item_id in own}
+    held = _held(connection, user_id, graves)
+    gone = {item_id for item_id in graves if not filled.isdisjoint(hashes.graves(user_id, item_id))}
+    if tables.WHOLE_USER in filled:
+        gone |= {item_id for own in meant.values() for item_id in own}
+    erased = {name for name, own in ids.items() if held.intersection(own)}
+    already = {name for name, own in ids.items() if gone.intersection(own)} - erased
+    not_held = meant.keys() - erased - already
+    unknown = len(ids) - len(erased) - len(already) - len(not_held)
+    items = NamedItems(len(ids), len(erased), len(already), len(not_held), unknown)
+    deep = {grave: item_id in held or item_id in gone for item_id, grave in graves.items()}
+    return Sought(frozenset(held), _outcome(bool(erased), bool(already)), items, deep, standing)
+
+
+def _outcome(erased: bool, already: bool) -> Outcome:
+    if erased:
+        return Outcome.ERASED
+    return Outcome.ALREADY_ERASED if already else Outcome.NOTHING_HELD
+
+
+def _filled(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -> frozenset[str]:
+    """The graves in which something lies. Earlier versions set the same tombstone where nothing had been held."""
+    empty = {request.request_id for request in earlier if request.found is Outcome.NOTHING_HELD}
+    return frozenset(stone.grave for stone in stones if stone.accepted_at is None and stone.request_id not in empty)
+
+
+def _holds(connection: sa.Connection, user_id: Key) -> bool:
+    c = tables.interactions.c
+    return connection.execute(sa.select(c.item_id).where(c.user_id == user_id).limit(1)).first() is not None
+
+
+def _held(connection: sa.Connection, user_id: Key, item_ids: Collection[str]) -> set[str]:
+    c, found = tables.interactions.c, set[str]()
+    for chunk in chunks(item_ids):
+        found.update(connection.scalars(sa.select(c.item_id).where(c.user_id == user_id, c.item_id.in_(chunk))))
+    return found

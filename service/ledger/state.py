@@ -1,0 +1,75 @@
+"""The one row of `state`: the fence, the revision, what is published, and the catalogue's noun."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.ledger import tables
+from service.ledger.schema import known_schema
+from service.ledger.statements import Row
+from service.records import BuildConfig, Published
+
+DEFAULT_NOUN = "item"
+
+
+def read_state(connection: sa.Connection) -> Row:
+    """The row. Raises LedgerNewer if a later version upgraded the ledger, and this one may not work with it any more."""
+    row = connection.execute(sa.select(tables.state)).one()
+    known_schema().check_still(row.oldest_schema)
+    return row
+
+
+def set_state(connection: sa.Connection, **values: Any) -> None:
+    """Change values that no cache depends on; for all others there is `raise_revision`."""
+    connection.execute(sa.update(tables.state).values(**values))
+
+
+def raise_revision(connection: sa.Connection, **values: Any) -> None:
+    """Change values, and say that what was read before is old."""
+    set_state(connection, revision=tables.state.c.revision + 1, **values)
+
+
+def noun(connection: sa.Connection) -> str:
+    """What the catalogue's items are called; the default until an import has said."""
+    return str(read_state(connection).noun or DEFAULT_NOUN)
+
+
+def publish(connection: sa.Connection, published: Published) -> bool:
+    """Whether this view is not older than the published one. Raises the revision only when something changes."""
+    state = read_state(connection)
+    if published.fence < state.published_fence:
+        return False
+    values = {
+        "generation": published.generation,
+        "published_fence": published.fence,
+        "published": json.dumps(
+            {
+                "config": asdict(published.config),
+                "frozen": dict(published.frozen),
+                "environment": dict(published.environment),
+            }
+        ),
+    }
+    if any(getattr(state, name) != value for name, value in values.items()):
+        raise_revision(connection, **values)
+    return True
+
+
+def published(connection: sa.Connection) -> Published | None:
+    """What is served, if anything."""
+    state = read_state(connection)
+    if state.generation is None:
+        return None
+    made = json.loads(state.published)
+    config = BuildConfig.of(made["config"])
+    return Published(state.generation, state.published_fence, config, made["frozen"], made["environment"])
+
+
+def raise_fence(connection: sa.Connection, fence: int) -> None:
+    """Let the fence be at least this: after a restore it must not fall behind what was answered before."""
+    if read_state(connection).fence < fence:
+        raise_revision(connection, fence=fence)

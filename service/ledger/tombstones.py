@@ -1,0 +1,116 @@
+"""What stays of a deletion: keyed hashes by which the ledger recognizes what must not come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+
+import sqlalchemy as sa
+
+from service.ledger import tables
+from service.ledger.hashes import KeyedHashes
+from service.ledger.statements import chunks, upsert
+from service.records import Interaction, Tombstone
+
+_DERIVED = (tables.placements, tables.changes, tables.memberships, tables.exposures)
+
+
+def bury(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
+    """Set tombstones; of two on one grave the later stays."""
+    upsert(connection, tables.tombstones, [asdict(tombstone) for tombstone in tombstones])
+
+
+def bury_missing(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> int:
+    """Set those that do not stand yet, or for a shorter time, and return how many."""
+    standing = {(stone.subject, stone.grave): stone for stone in read_tombstones(connection)}
+    missing = [stone for stone in tombstones if stone.adds_to(standing.get((stone.subject, stone.grave)))]
+    bury(connection, missing)
+    return len(missing)
+
+
+def remove_expired(connection: sa.Connection, now: float) -> None:
+    """Remove those that have stood for as long as they should."""
+    connection.execute(sa.delete(tables.tombstones).where(tables.tombstones.c.expires_at <= now))
+
+
+def remove(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
+    """Remove tombstones: their users came back."""
+    c = tables.tombstones.c
+    for stone in tombstones:
+        connection.execute(sa.delete(tables.tombstones).where(c.subject == stone.subject, c.grave == stone.grave))
+
+
+def read_tombstones(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Tombstone]:
+    """The tombstones that meet all conditions, in a fixed order."""
+    c = tables.tombstones.c
+    columns = (c[field.name] for field in fields(Tombstone))
+    rows = connection.execute(sa.select(*columns).where(*conditions).order_by(c.subject, c.grave))
+    return [Tombstone(**row) for row in rows.mappings()]
+
+
+def over(
+    connection: sa.Connection,
+    interactions: Iterable[Interaction],
+    subjects: Mapping[str, str],
+    hashes: KeyedHashes,
+    now: float,
+) -> dict[tuple[str, str], list[Tombstone]]:
+    """The (user id, item id) that lie under tombstones -> these. `subjects` maps user ids to keyed hashes."""
+    by_subject: dict[str, dict[str, Tombstone]] = {}
+    all_subjects = {
+        user_id: (subject,) if user_id.isascii() and not hashes.retired else hashes.subjects(user_id)
+        for user_id, subject in subjects.items()
+    }
+    for chunk in chunks(subject for own in all_subjects.values() for subject in own):
+        for stone in read_tombstones(connection, tables.tombstones.c.subject.in_(chunk)):
+            by_subject.setdefault(stone.subject, {})[stone.grave] = stone
+    found: dict[tuple[str, str], list[Tombstone]] = {}
+    for row in interactions:
+        mine = [by_subject[subject] for subject in all_subjects[row.user_id] if subject in by_subject]
+        # As a rule there is none, and nothing need be hashed.
+        stones = _stones_over(row.user_id, row.item_id, mine, hashes) if mine else []
+        if stones := [stone for stone in stones if stone.covers(row.timestamp, now)]:
+            found[row.user_id, row.item_id] = stones
+    return found
+
+
+def _stones_over(
+    user_id: str, item_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes
+) -> list[Tombstone]:
+    graves = (tables.WHOLE_USER, *hashes.graves(user_id, item_id))
+    return [stones[grave] for stones in of_user for grave in graves if grave in stones]
+
+
+def found_again(connection: sa.Connection, hashes: KeyedHashes, now: float) -> dict[str, list[str] | None]:
+    """Users who are held despite a tombstone -> the items concerned; None: everything."""
+    graves: dict[str, dict[str, Tombstone]] = {}
+    for stone in read_tombstones(connection):
+        graves.setdefault(stone.subject, {})[stone.grave] = stone
+    if not graves:
+        return {}
+    found: dict[str, list[str] | None] = {}
+    for user_id in held_users(connection):
+        mine = [graves[subject] for subject in hashes.subjects(user_id) if subject in graves]
+        if any(tables.WHOLE_USER in stones and stones[tables.WHOLE_USER].expires_at is None for stones in mine):
+            found[user_id] = None
+        elif mine and (items := _buried_items(connection, user_id, mine, hashes, now)):
+            found[user_id] = items
+    return found
+
+
+def held_users(connection: sa.Connection) -> Iterator[str]:
+    """Everybody of whom anything is held."""
+    users = (sa.select(table.c.user_id) for table in (tables.interactions, *_DERIVED))
+    yield from connection.scalars(sa.union(*users))
+
+
+def _buried_items(
+    connection: sa.Connection, user_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes, now: float
+) -> list[str]:
+    c = tables.interactions.c
+    held = connection.execute(sa.select(c.item_id, c.timestamp).where(c.user_id == user_id).order_by(c.item_id)).all()
+    return [
+        item_id
+        for item_id, timestamp in held
+        if any(stone.covers(timestamp, now) for stone in _stones_over(user_id, item_id, of_user, hashes))
+    ]

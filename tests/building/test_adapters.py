@@ -1,0 +1,84 @@
+"""Which adapters are missing, and what training leaves in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapters_store import Store
+from service.building.known import KnownArtifacts
+from service.building.progress import Silent
+from service.building.training.adapters import AdapterMaker
+from service.data.samples import canonical_order
+from service.llm.tokenizer import Encoder, ModelSpec
+from service.records import BuildConfig, Item, Opinion, Sample, Shard
+from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
+
+CONFIG = BuildConfig(lora_rank=2, lora_alpha=4, epochs=1, batch_size=4, activation="prompt")
+ITEMS = [Item(f"i{n}", f"Film {n}") for n in range(8)]
+SAMPLES = tuple(Sample(f"u{n}", (Opinion(ITEMS[n], True),), ITEMS[n + 1], n % 2 == 0) for n in range(7))
+
+
+class DiesAfterOne(InThisProcess):
+    def run(self, function, tasks, on_steps=lambda _: None):
+        yield from super().run(function, tasks[:1], on_steps)
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def maker_with(tiny_models: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[AdapterMaker, Store]]:
+    def made(workforce: InThisProcess, environment: str = "here") -> tuple[AdapterMaker, Store]:
+        spec, store = ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL))), Store(tmp_path / "store")
+        return AdapterMaker(
+            KnownArtifacts(store.adapters, b"a secret"),
+            Encoder.load(spec),
+            spec,
+            workforce,
+            Silent(),
+            {"machine": environment},
+        ), store
+
+    return made
+
+
+def shards(maker: AdapterMaker) -> dict[str, Shard]:
+    """Two shards by the digests of their adapters."""
+    parts = (SAMPLES[:4], SAMPLES[4:])
+    cut = [Shard(str(number), canonical_order(part, CONFIG.seed)) for number, part in enumerate(parts)]
+    return {maker.digest(shard, "movie", CONFIG): shard for shard in cut}
+
+
+def test_what_is_trained_is_missing_no_more_until_it_is_damaged(maker_with) -> None:
+    maker, store = maker_with(InThisProcess())
+    first, second = shards(maker)
+    assert maker.missing([first, second]) == [first, second]
+    maker.train(shards(maker), "movie", CONFIG)
+    assert maker.missing([first, second]) == []
+    weights = store.adapters.path(second) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert maker.missing([first, second]) == [second]
+    assert store.adapters.digests() == [first]
+
+
+def test_what_was_finished_before_a_death_is_kept(maker_with) -> None:
+    maker, _ = maker_with(DiesAfterOne())
+    with pytest.raises(KeyboardInterrupt):
+        maker.train(shards(maker), "movie", CONFIG)
+    assert maker.missing(list(shards(maker))) == list(shards(maker))[1:]
+
+
+def test_the_order_in_which_samples_come_does_not_name_an_adapter_but_the_machine_does(maker_with) -> None:
+    maker, _ = maker_with(InThisProcess())
+    elsewhere, _ = maker_with(InThisProcess(), "elsewhere")
+    shard, shuffled = (Shard("0", canonical_order(samples, 0)) for samples in (SAMPLES, SAMPLES[::-1]))
+    assert maker.digest(shard, "movie", CONFIG) == maker.digest(shuffled, "movie", CONFIG)
+    assert maker.digest(shard, "movie", CONFIG) != elsewhere.digest(shard, "movie", CONFIG)
+
+
+def test_the_layers_that_adapters_are_on_name_them(maker_with) -> None:
+    maker, _ = maker_with(InThisProcess())
+    shard = Shard("0", canonical_order(SAMPLES, 0))
+    assert maker.digest(shard, "movie", CONFIG) != maker.digest(shard, "movie", replace(CONFIG, adapt_from_layer=1))

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from service.building.training.training import Lesson, TrainingTask, train_adapter
+from service.building.workers.prefill import read_together
+from service.building.workers.prefill_cache import Readings
+from service.errors import ModelUnsuitable
+from service.llm.frozen import FrozenModel
+from service.llm.mixture import AdapterStack, Mixture
+from service.llm.tokenizer import Encoder, ModelSpec
+from service.records import BuildConfig, Item, Opinion
+
+NOUN = "movie"
+CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
+RECIPE = "5eed" * 16
+PEOPLE = ((0, 3, 4), (1,), (2, 5, 6, 7, 8, 9))
+
+activation = pytest.mark.parametrize("activation", ["question", "prompt"])
+
+
+def _task(folder, config=CONFIG, recipe=RECIPE):
+    spec = ModelSpec(str(folder))
+    encoder = Encoder.load(spec)
+    return TrainingTask(recipe, spec, encoder.invocation(NOUN), tuple(_lessons(encoder)), PEOPLE, config)
+
+
+def _files(task):
+    return train_adapter(task, _nothing).files
+
+
+def _lessons(encoder):
+    for number in range(10):
+        liked = number % 2 == 0
+        history = [Opinion(Item(str(n), f"Film {n}"), n % 2 == 0) for n in range(number % 4)]
+        question = encoder.question(Item("", f"{'Good' if liked else 'Bad'} {number}"), NOUN)
+        yield Lesson(encoder.context(history, NOUN), question, liked)
+
+
+def _for(architecture, activation):
+    targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
+    return replace(CONFIG, lora_targets=targets, activation=activation)
+
+
+def _nothing(steps):
+    pass
+
+
+def _scores(files, task):
+    """Lethe's own logit differences under one adapter, given as files."""
+    frozen = FrozenModel.load(task.model)
+    config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
+    mixture = Mixture(frozen, config.lora_targets)
+    stack = AdapterStack.of({task.recipe: tensors}, config.lora_alpha / config.lora_rank, frozen)
+    alone = torch.ones(len(task.lessons), 1)
+    if config.activation == "prompt":
+        return mixture.answer_whole([one.context + one.question for one in task.lessons], stack, alone, "ND")
+    contexts = frozen.read_prefixes([one.context for one in task.lessons])
+    questions = [one.question for one in task.lessons]
+    return mixture.answer_packed(questions, [1] * len(questions), contexts, stack, alone, "ND")
+
+
+def _scores_without(task):
+    return FrozenModel.load(task.model).answer_whole([one.context + one.question for one in task.lessons])
+
+
+@activation
+def test_peft_alone_opens_an_adapter_and_gives_the_same_score(tiny_models, tmp_path, architecture, activation):
+    task = _task(tiny_models(architecture), _for(architecture, activation))
+    _equal_to_peft(_files(task), task, tmp_path)
+
+
+def _equal_to_peft(files, task, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(task.model.name), tmp_path).eval()
+    encoder = Encoder.load(task.model)
+    theirs = []
+    for lesson in task.lessons:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([lesson.context + lesson.question])).logits[0, -1]
+        theirs.append(logits[encoder.yes] - logits[encoder.no])
+    ours = _scores(files, task)
+    torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-4, atol=1e-4)
+    assert (ours - _scores_without(task)).abs().max() > 0.05
+
+
+@activation
+def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
+    first = _files(task)
+    torch.manual_seed(999)
+    torch.randn(1000) @ torch.randn(1000)
+    assert _files(task) == first
+
+
+def test_another_digest_visits_the_batches_in_another_order(tiny_models):
+    task = _task(tiny_models("llama"))
+    assert _files(task) != _files(replace(task, recipe="0a" * 32))
+
+
+@activation
+def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
+    scores = _scores(_files(task), task)
+    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    before = _scores_without(task)
+    assert scores[liked].mean() > before[liked].mean()
+    assert scores[~liked].mean() < before[~liked].mean()
+    assert scores[liked].min() > scores[~liked].max()
+
+
+def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, epochs=0))
+    first, second = (_files(replace(task, recipe=recipe)) for recipe in (RECIPE, "0a" * 32))
+    assert first == second
+    tensors = safetensors.torch.load(first["adapter_model.safetensors"])
+    assert all(tensor.any() == ("lora_A" in name) for name, tensor in tensors.items())
+
+
+@activation
+def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(tiny_models, tmp_path, activation):
+    folder = tiny_models("llama")
+    task = _task(folder, replace(CONFIG, activation=activation))
+    files = _files(task)
+    assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
+    for content in files.values():
+        assert str(folder).encode() not in content
+        assert folder.name.encode() not in content
+    stated = json.loads(files["adapter_config.json"])
+    assert stated["base_model_name_or_path"] is None
+    assert (stated["r"], stated["lora_alpha"]) == (2, 6)
+    assert stated["target_modules"] == ["q_proj", "v_proj"]
+    assert stated.get("alora_invocation_tokens") == (task.invocation if activation == "question" else None)
+
+
+def test_where_the_model_lies_does_not_change_an_adapter(tiny_models, tmp_path):
+    task = _task(tiny_models("llama"))
+    (tmp_path / "elsewhere").symlink_to(tiny_models("llama"))
+    elsewhere = replace(task, model=ModelSpec(str(tmp_path / "elsewhere")))
+    assert _files(elsewhere) == _files(task)
+
+
+@activation
+def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
+    half = replace(task, model=replace(task.model, dtype="bfloat16"))
+    files = _files(half)
+    assert _files(half) == files
+    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    scores = _scores(files, half)
+    assert scores[liked].mean() > scores[~liked].mean() + 1.0
+
+
+def test_an_epoch_is_a_step(tiny_models):
+    steps = []
+    train_adapter(_task(tiny_models("llama")), steps.append)
+    assert steps == [1, 1, 1]
+
+
+def test_a_target_that_names_no_layer_is_refused(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, lora_targets=("query",)))
+    with pytest.raises(ModelUnsuitable, match="q_proj"):
+        _files(task)
+
+
+# Adapters on upper layers only
+
+
+@activation
+def test_adapters_from_a_layer_on_leave_those_below_as_they_are_and_score_as_peft_does(
+    tiny_models, tmp_path, architecture, activation
+):
+    task = _task(tiny_models(architecture), replace(_for(architecture, activation), adapt_from_layer=1))
+    files = _files(task)
+    tensors = safetensors.torch.load(files["adapter_model.safetensors"])
+    assert {_layer(name) for name in tensors} == {1}
+    _equal_to_peft(files, task, tmp_path)
+
+
+def _layer(name):
+    return next(int(part) for part in name.split(".") if part.isdigit())
+
+
+def test_from_the_first_layer_on_is_all_of_them(tiny_models):
+    files = _files(_task(tiny_models("llama")))
+    assert {_layer(name) for name in safetensors.torch.load(files["adapter_model.safetensors"])} == {0, 1}
+    assert json.loads(files["adapter_config.json"])["layers_to_transform"] is None
+
+
+def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny_models):
+    task = _task(tiny_models("llama"), replace(CONFIG, adapt_from_layer=2))
+    with pytest.raises(ModelUnsuitable, match=r"adapt_from_layer 2 leaves no layer .* 0 to 1"):
+        _files(task)
+
+
+# Contexts that do not fit into memory
+
+
+def _people_read(task):
+    """Of how many people the contexts were read one person after the other: each of them leaves what was read."""
+    with Readings(2**24).lend([{}]) as lending:
+        return len(train_adapter(replace(task, loan=lending.loans[0]), _nothing).left)
+
+
+# Bits do not tell person by person from batch by batch: on some processors both round the same. What is left does; that all
+# of it would be too much shows with the first person.
+
+
+def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tiny_models):
+    task = _task(tiny_models("llama"))
+    tight, roomier = (replace(task, context_memory=room) for room in (1_000, 40_000))
+    assert [_people_read(each) for each in (tight, roomier, task)] == [1, 1, len(PEOPLE)]
+    assert _files(tight) == _files(roomier)  # batches that are kept for the next epoch change no bit
+    torch.testing.assert_close(_scores(_files(tight), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
+
+
+def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_models):
+    task = _task(tiny_models("llama"))
+    contexts = [lesson.context for lesson in task.lessons]
+    barely = read_together(
+        FrozenModel.load(task.model), contexts, embed=False
+    ).nbytes  # what was read, and nothing beside
+    assert _people_read(replace(task, context_memory=barely)) == len(PEOPLE)
+    assert _people_read(replace(task, context_memory=barely - 1)) == 1
+    assert _files(replace(task, context_memory=barely)) == _files(task)
+
+
+def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_models):
+    task = _task(tiny_models("llama"))
+    together = replace(task, people=(tuple(range(10)),))
+    torch.testing.assert_close(_scores(_files(together), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
+
+
+# A process that loads no tokenizer
+
+
+@activation
+def test_a_model_that_is_told_its_answers_trains_the_same_bytes(tiny_models, activation):
+    task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
+    told = replace(task.model, answers=Encoder.load(task.model).answers)
+    assert _files(replace(task, model=told)) == _files(task)

@@ -1,0 +1,176 @@
+"""The whole ranking on tiny data: what is in it, and that it is computed once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from research.evaluation.comparison.notebook import Notebook
+from research.evaluation.ranking.contest import Contest
+from research.evaluation.ranking.knowledge import Knowledge
+from research.evaluation.ranking.lethe import BOTH, ROWS
+from research.evaluation.ranking.new_items import RANDOM, drawn, without_items
+from research.evaluation.ranking.peers.literature import PEERS
+from research.evaluation.ranking.peers.peer import grid
+from research.evaluation.ranking.protocols import LAST_TENTH, cut
+from research.evaluation.ranking.rank import Circumstances, Wanted, rank
+from research.evaluation.ranking.report import render
+from research.evaluation.ranking.results import (
+    EVERYBODY,
+    NEW_ITEMS,
+    STRANGERS,
+    Ranking,
+)
+from research.evaluation.ranking.rivals import may_enter, tuned
+from research.evaluation.ranking.strangers import LENGTHS, set_aside
+from service.building.progress import Silent
+
+NAMES = ("popularity", "itemknn", "session-knn")
+NOTHING_MORE = Wanted(draws=0, strangers=False)
+CIRCUMSTANCES = Circumstances({}, {"cores": "1"}, "lethe evaluate ranking DIR --dataset table")
+
+
+class Dying(Silent):
+    """A progress that is interrupted in a phase."""
+
+    def __init__(self, phase):
+        self._phase = phase
+
+    def phase(self, name, total):
+        if name == self._phase:
+            raise KeyboardInterrupt
+
+
+def contest_in(folder, ratings, workshop, progress=None):
+    return Contest(ratings, cut(ratings, LAST_TENTH), workshop, Notebook(folder / "cells"), progress or Silent())
+
+
+def ranked(contest, wanted=NOTHING_MORE, names=NAMES):
+    return rank(contest, [PEERS[name] for name in names], wanted, CIRCUMSTANCES)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranking")
+
+
+@pytest.fixture(scope="module")
+def whole(place, ratings, workshop):
+    return ranked(contest_in(place, ratings, workshop), Wanted(draws=2, strangers=True))
+
+
+def test_every_method_has_a_row_and_every_lead_is_over_it(whole):
+    assert [row.method for row in whole.rows] == [*NAMES, *ROWS]
+    everybody = {one.method: one for one in whole.part(EVERYBODY)}
+    assert set(everybody) == {*NAMES, *ROWS}
+    for row in whole.rows:
+        assert everybody[row.method].ndcg == row.figures["ndcg@10"]
+        lead = everybody[row.method].lead
+        if row.method == BOTH:
+            assert lead is None
+        else:
+            assert lead.mean == pytest.approx(everybody[BOTH].ndcg - everybody[row.method].ndcg)
+            assert lead.low <= lead.mean <= lead.high
+
+
+def test_what_was_found_goes_through_json_and_onto_a_page(whole):
+    again = Ranking.from_json(json.loads(json.dumps(whole.to_json(), allow_nan=False)))
+    assert again.to_json() == whole.to_json()
+    page = render(again)
+    assert page == render(again)
+    assert f"{whole.rows[0].figures['ndcg@10']:.4f}" in page
+    assert all(name in page for name in (*NAMES, *ROWS, "New items", "Strangers"))
+
+
+def test_nobody_is_named_in_what_is_left(whole, place, ratings):
+    people = {row.user_id for row in ratings.rows}
+    left = [path.read_text() for path in place.rglob("*.json")] + [json.dumps(whole.to_json())]
+    assert [user for user in people if any(f'"{user}"' in text for text in left)] == []
+
+
+def test_a_second_ranking_asks_nobody_and_says_the_same(whole, place, ratings, workshop):
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*.json")}
+    broken = replace(workshop, workforce=None)
+    again = ranked(contest_in(place, ratings, broken), Wanted(draws=2, strangers=True))
+    assert replace(again, date=whole.date) == whole
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*.json")} == before
+
+
+def test_an_interrupted_ranking_goes_on_where_it_stopped(tmp_path, ratings, workshop):
+    with pytest.raises(KeyboardInterrupt):
+        ranked(contest_in(tmp_path, ratings, workshop, Dying("lethe: asking")))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    assert len(kept) == 2 * len(NAMES)  # what was chosen for each peer, and what it answered
+    ranked(contest_in(tmp_path, ratings, workshop))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_other_settings_of_lethe_ask_lethe_again_and_no_peer(tmp_path, ratings, workshop):
+    one = ranked(contest_in(tmp_path, ratings, workshop), names=("popularity",))
+    changed = replace(workshop, config=replace(workshop.config, min_people=5))
+    other = ranked(contest_in(tmp_path, ratings, changed), names=("popularity",))
+    assert other.rows[0] == one.rows[0]
+    assert other.rows[1:] != one.rows[1:]
+
+
+def test_settings_are_chosen_where_no_test_row_is(tmp_path, ratings, workshop):
+    hidden = contest_in(tmp_path, ratings, workshop)
+    object.__setattr__(hidden.split, "test", dict.fromkeys(hidden.split.test, ("f0",)))
+    seen = contest_in(tmp_path / "other", ratings, workshop)
+    for name in ("itemknn", "session-knn"):
+        peer = replace(PEERS[name], fitting=PEERS[name].fitting[:2], asking=PEERS[name].asking[:3])
+        assert tuned(hidden, peer) == tuned(seen, peer)
+
+
+def test_where_nothing_has_an_order_nothing_fades(tmp_path, ratings, workshop):
+    timeless = replace(ratings, rows=tuple(replace(row, timestamp=0) for row in ratings.rows))
+    assert set(tuned(contest_in(tmp_path, timeless, workshop), PEERS["session-knn"])["asking"]) == {"neighbors"}
+    assert set(tuned(contest_in(tmp_path, ratings, workshop), PEERS["session-knn"])["asking"]) == {
+        "neighbors",
+        "fading",
+    }
+
+
+def test_a_peer_that_means_nothing_here_is_left_out(ratings):
+    timeless = replace(ratings, rows=tuple(replace(row, timestamp=0) for row in ratings.rows))
+    known, unordered = (Knowledge.of(cut(each, LAST_TENTH)) for each in (ratings, timeless))
+    assert may_enter(PEERS["ease-recent"], known)
+    assert not may_enter(PEERS["ease-recent"], unordered)
+    assert not may_enter(replace(PEERS["ease"], most_items=10, fitting=grid(penalty=(1,))), known)
+
+
+# New items and strangers
+
+
+def test_new_items_are_a_fifth_of_the_catalog_that_nobody_has_met(split):
+    new = drawn(split, 0)
+    without = without_items(split, new)
+    assert len(new) == len(split.items) // 5
+    assert new != drawn(split, 1)
+    assert without.items == split.items
+    assert not new & {row.item_id for row in without.train}
+    assert {item for items in without.test.values() for item in items} <= new
+    assert set(without.test) <= {row.user_id for row in without.train}
+
+
+def test_new_items_are_ranked_beside_chance(whole, ratings, split):
+    methods = {one.method: one for one in whole.part(NEW_ITEMS)}
+    assert set(methods) == {*ROWS, RANDOM}
+    asked = sum(len(without_items(split, drawn(split, draw)).test) for draw in range(2))
+    assert {one.asked for one in methods.values()} == {asked}
+
+
+def test_strangers_are_set_aside_whole_and_asked_for_the_same_at_every_length(whole, ratings):
+    aside = set_aside(ratings)
+    assert 0 < len(aside) < len({row.user_id for row in ratings.rows}) / 2
+    for stranger in aside.values():
+        assert len(stranger.first) == max(LENGTHS)
+        assert not {row.item_id for row in stranger.first} & set(stranger.liked_next)
+        assert stranger.history(0) == ()
+        assert stranger.history(3) == stranger.first[-3:]
+    found = whole.part(STRANGERS)
+    assert {one.group for one in found} == {f"{length} rows" for length in LENGTHS}
+    assert {one.method for one in found} == {BOTH, *NAMES}
+    assert {one.asked for one in found} == {len(aside)}
