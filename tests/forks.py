@@ -99,7 +99,8 @@ class Forks:
     def __init__(self) -> None:
         # A session of its own: Ctrl-C is for whoever opened this, who then lets it end.
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("prefork.py"))],
+            # -P: `research` is the distribution, not the folder of its tests beside the script
+            [sys.executable, "-P", str(Path(__file__).with_name("prefork.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -32,7 +32,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from service.building.workers.process_pool import Workforce
 from service.entrypoints import building
-from service.entrypoints.commands.main import main
+from service.entrypoints.commands.lazy import loaded
+from service.entrypoints.commands.main import SERVICE, main
 
 
 class ForkingWorkforce(Workforce):
@@ -116,6 +117,8 @@ def _answer_commands() -> None:
 
 if __name__ == "__main__":
     building.Workforce = ForkingWorkforce
+    for command in SERVICE.values():
+        loaded(command)  # and so is everything that it imports
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.
     get_checkpoint_conversion_mapping("llama")
     gc.freeze()  # what is here already is everybody's, and nobody's garbage
