@@ -12,7 +12,7 @@ from adapters_store.files import (
     sync_directory,
     write_once,
 )
-from adapters_store.inspection import KINDS, Fault, Findings, Inspector
+from adapters_store.inspection import KINDS, Findings, Inspector, StoreFault
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
@@ -20,13 +20,13 @@ __all__ = [
     "Artifacts",
     "DamagedArtifact",
     "Erased",
-    "Fault",
     "Findings",
     "Inspector",
     "MissingArtifact",
     "StatedArtifact",
     "Store",
     "StoreFailure",
+    "StoreFault",
     "StoredGeneration",
     "Workspace",
     "canonical_json",

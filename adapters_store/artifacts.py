@@ -67,7 +67,7 @@ class Workspace:
             shutil.rmtree(path, ignore_errors=True)
             os.close(held)
 
-    def settle(self, work: Path, path: Path, verify: Callable[[], object]) -> None:
+    def reconcile_once(self, work: Path, path: Path, verify: Callable[[], object]) -> None:
         """Rename `work` to `path`, unless what is there already passes `verify`."""
         while not renamed(work, path):
             try:
@@ -219,7 +219,7 @@ class Artifacts:
                 yield work
             with failures(what):
                 sums = _seal(work)
-                self._workspace.settle(work, path, lambda: self.verify(digest, sums))
+                self._workspace.reconcile_once(work, path, lambda: self.verify(digest, sums))
 
     def note(self, digest: str) -> str | None:
         """Return the line that was written beside an artifact, if one was; it is not verified here."""

@@ -28,7 +28,7 @@ Stated = tuple[str, Path, Mapping[str, str]]  # kind, folder, SHA-256 of each fi
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class StoreFault:
     """Something in the store is not what the manifest states. `kind` is one of `KINDS`; `name` a digest or an entry."""
 
     kind: str
@@ -40,7 +40,7 @@ class Fault:
 class Findings:
     """What a look found, and how much it read. `leftovers` are whole artifacts that nothing names, as a crash leaves them."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[StoreFault, ...]
     leftovers: int
     files: int  # that were compared, by reading or by what is known of them
     bytes_read: int
@@ -100,7 +100,7 @@ class Inspector:
             stated = self._stated(generation_id)
         except (DamagedArtifact, MissingArtifact) as failure:
             self._generation = None
-            faults.append(Fault("generation", generation_id, str(failure)))
+            faults.append(StoreFault("generation", generation_id, str(failure)))
             return Findings(tuple(faults), self._leftovers(None), 0, self._read, None)
         self._read_some(stated)
         faults += [fault for each in stated for fault in self._compare(each)]
@@ -109,19 +109,19 @@ class Inspector:
         manifest = None if self._generation is None else self._generation.manifest
         return Findings(tuple(faults), self._leftovers(stated), files, self._read, manifest)
 
-    def _active(self) -> Iterator[Fault]:
+    def _active(self) -> Iterator[StoreFault]:
         try:
             if self._store.active() is None:
-                yield Fault("active", ACTIVE, f"{ACTIVE} is missing; build again")
+                yield StoreFault("active", ACTIVE, f"{ACTIVE} is missing; build again")
         except DamagedArtifact as failure:
-            yield Fault("active", ACTIVE, str(failure))
+            yield StoreFault("active", ACTIVE, str(failure))
 
-    def _strays(self) -> Iterator[Fault]:
+    def _strays(self) -> Iterator[StoreFault]:
         for artifacts in self._store.kinds():
             for name in artifacts.strays():
-                yield Fault("stray", name, f"{name!r} lies among the {artifacts.kind} folders and is none")
+                yield StoreFault("stray", name, f"{name!r} lies among the {artifacts.kind} folders and is none")
         for name in self._store.generation_strays():
-            yield Fault("stray", name, f"{name!r} lies among the generations and is none")
+            yield StoreFault("stray", name, f"{name!r} lies among the generations and is none")
 
     def _stated(self, generation_id: str) -> list[Stated]:
         if self._generation is None:
@@ -139,7 +139,7 @@ class Inspector:
             ),
         ]
 
-    def _compare(self, stated: Stated) -> Iterator[Fault]:
+    def _compare(self, stated: Stated) -> Iterator[StoreFault]:
         kind, folder, sums = stated
         what = f"{kind} {folder.name}"
         try:
@@ -150,9 +150,9 @@ class Inspector:
                 self._read += sum((folder / name).stat().st_size for name in sums)
                 self._known[folder] = seen, sums
         except FileNotFoundError:
-            yield Fault(kind, folder.name, f"the store holds no {what}; build again")
+            yield StoreFault(kind, folder.name, f"the store holds no {what}; build again")
         except (DamagedArtifact, MissingArtifact) as failure:
-            yield Fault(kind, folder.name, str(failure))
+            yield StoreFault(kind, folder.name, str(failure))
         except OSError as error:
             raise StoreFailure(f"cannot look at {what}: {error.strerror or error}. Check the store's disk.") from error
 
@@ -162,12 +162,12 @@ class Inspector:
         while budget > 0:
             size = next(self._round, None)
             if size is None:
-                self._round = self._reading([each for each in stated if each[1] in self._known])
+                self._round = self._transaction([each for each in stated if each[1] in self._known])
                 return
             budget -= size
             self._read += size
 
-    def _reading(self, stated: list[Stated]) -> Iterator[int]:
+    def _transaction(self, stated: list[Stated]) -> Iterator[int]:
         for kind, folder, sums in stated:
             for name, expected in sums.items():
                 digest = hashlib.sha256()

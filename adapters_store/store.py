@@ -138,7 +138,9 @@ class Store:
             for name, data in {**files, MANIFEST: content}.items():
                 write_synced(work / name, data)
             sync_directory(work)
-            self._workspace.settle(work, self._generation_path(generation_id), lambda: self.generation(generation_id))
+            self._workspace.reconcile_once(
+                work, self._generation_path(generation_id), lambda: self.generation(generation_id)
+            )
         return generation_id
 
     def generation(self, generation_id: str) -> StoredGeneration:

@@ -42,6 +42,9 @@ _CHOOSE_KERNELS = (
     "TORCH_MKLDNN_MATMUL_MIN_SIZE",
 )
 
+# Variable of an earlier version -> the setting that took its place.
+_FORMER = {"LETHE_READINGS_BYTES": "prefill_cache_bytes"}
+
 
 class Settings(BaseSettings):
     """Read from `LETHE_*`; a variable of that prefix that names no setting is refused."""
@@ -73,7 +76,7 @@ class Settings(BaseSettings):
     context_cache_bytes: int = Field(
         256 * 2**20, ge=0, description="Memory for contexts that were read; every deletion empties it"
     )
-    readings_bytes: int = Field(
+    prefill_cache_bytes: int = Field(
         512 * 2**20,
         ge=0,
         description="Memory of a worker for contexts that builds read, twice as much during a build; a deletion wipes "
@@ -130,7 +133,7 @@ class Settings(BaseSettings):
     learning_rate: float = Field(_DEFAULTS.learning_rate, gt=0, lt=1, description="Peak rate of AdamW")
     batch_size: int = Field(_DEFAULTS.batch_size, ge=1, description="Samples per training step")
     seed: int = Field(_DEFAULTS.seed, ge=0, lt=2**31, description="Of splits, hashes and training; public")
-    top_n: int = Field(_DEFAULTS.top_n, ge=1, description="n: validation neighbours that decide the weights")
+    top_n: int = Field(_DEFAULTS.top_n, ge=1, description="n: validation neighbors that decide the weights")
     tau: float = Field(_DEFAULTS.tau, ge=0, description="Sharpness of the weights; 0: all equal")
     top_m: int = Field(_DEFAULTS.top_m, ge=1, description="m: adapters that answer a request, at most")
 
@@ -172,7 +175,8 @@ class Settings(BaseSettings):
         """The variables that make a child process read these same settings."""
         values = self.model_dump(mode="json", exclude_none=True)
         plain = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
-        return {**os.environ, **{f"LETHE_{name.upper()}": value for name, value in plain.items()}}
+        inherited = {name: value for name, value in os.environ.items() if name not in _FORMER}
+        return {**inherited, **{f"LETHE_{name.upper()}": value for name, value in plain.items()}}
 
     def scoring_threads(self) -> int:
         return self.threads or max(1, self.cores() - 1)
@@ -193,11 +197,13 @@ def load_settings(**given: object) -> Settings:
         InvalidSetting: names each wrong setting and what was expected; values are not repeated.
     """
     try:
-        known = {f"LETHE_{name}".upper() for name in Settings.model_fields}
+        former = {name: os.environ[variable] for variable, name in _FORMER.items() if variable in os.environ}
+        known = {f"LETHE_{name}".upper() for name in Settings.model_fields} | _FORMER.keys()
         unknown = sorted(name for name in os.environ if name.upper().startswith("LETHE_") and name.upper() not in known)
         if unknown:
             raise InvalidSetting(f"unknown settings in the environment: {', '.join(unknown)}; see `lethe settings`")
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        stated = {name: value for name, value in given.items() if value is not None}
+        return Settings(**(former | stated))  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(
             f"{'LETHE_' + str(fault['loc'][0]).upper() + ': ' if fault['loc'] else ''}{fault['msg']}"

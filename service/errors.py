@@ -5,7 +5,7 @@ LetheError
 │   ├── ImportRefused         a file holds too many malformed rows, or is not of the expected form
 │   ├── InvalidSetting        a setting is missing, out of range, or contradicts another
 │   ├── UnknownUser           nothing is held of this user
-│   ├── UnknownItem           an item id that no catalogue holds
+│   ├── UnknownItem           an item id that no catalog holds
 │   ├── UnknownRequest        no forget request has this id
 │   └── IdempotencyConflict   the key was used before, for a different request
 ├── ModelUnsuitable         the frozen model cannot be used for scoring

@@ -85,9 +85,9 @@ def _decoded(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing of the catalogue. Catalogue facts are public; they say nothing about any person.
+    """A thing of the catalog. Catalog facts are public; they say nothing about any person.
 
-    Only a created item does: no catalogue stated it, an import made it because somebody's row named it. It lives as long as
+    Only a created item does: no catalog stated it, an import made it because somebody's row named it. It lives as long as
     a row does.
     """
 
@@ -132,7 +132,7 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class RatedItem:
     """An item and whether its reader liked it: one entry of a history."""
 
     item: Item
@@ -147,7 +147,7 @@ class Sample:
     """
 
     user_id: str
-    history: tuple[Opinion, ...]
+    history: tuple[RatedItem, ...]
     target: Item
     liked: bool
 
@@ -201,7 +201,7 @@ class BuildConfig:
     learning_rate: float = 3e-3
     batch_size: int = 32
     seed: int = 0
-    top_n: int = 100  # n: neighbours among the validation samples
+    top_n: int = 100  # n: neighbors among the validation samples
     tau: float = 100.0
     top_m: int = 16  # m: adapters that answer a request, at most
     memory_shard_size: int = 8192  # interactions per memory, at most
@@ -222,7 +222,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ShardAssignment:
     """What a build remembers of one unit (a user or a sample), or of a user's part in a memory, so as not to read it again."""
 
     unit_key: str
@@ -237,7 +237,7 @@ class LedgerView:
     """One consistent reading of the ledger, as a build wants it. `interactions` are by user, each in order of time."""
 
     fence: int
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
     interactions: dict[str, tuple[Interaction, ...]]
 
@@ -257,11 +257,12 @@ class Published:
 class Tombstone:
     """What stays of a deletion, so that a stale import or a restored ledger cannot bring back what was forgotten.
 
-    `grave` is a keyed hash of the user and one item, or empty for everything of the user. Times are seconds since the epoch.
+    `scope_hash` is a keyed hash of the user and one item, or empty for everything of the user. Times are in seconds since the
+    epoch.
     """
 
     subject: str
-    grave: str
+    scope_hash: str
     request_id: str
     fence: int
     expires_at: float | None = None  # None: never
@@ -295,7 +296,7 @@ class NamedItems:
     named: int
     erased: int
     already_erased: int
-    not_held: int  # items of the catalogue, but nothing of this user's
+    not_held: int  # items of the catalog, but nothing of this user's
     unknown: int  # neither the id nor the title of any item
 
 

@@ -212,7 +212,7 @@ def merged_model() -> Callable[..., FrozenModel]:
                 b = [adapter[f"base_model.model.{name}.lora_B.weight"] for adapter in adapters]
                 delta = scaling * _mixed_product(w, a, b, level)
                 module.weight += delta.T if type(module).__name__ == "Conv1D" else delta
-        return FrozenModel(frozen.spec, model, frozen.encoder)
+        return FrozenModel(frozen.spec, model, frozen.tokenizer)
 
     return merged
 

@@ -30,13 +30,13 @@ import uvicorn.protocols.http.auto
 import uvicorn.protocols.websockets.auto  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.entrypoints import building
 from service.entrypoints.commands.lazy import loaded
 from service.entrypoints.commands.main import SERVICE, main
 
 
-class ForkingWorkforce(Workforce):
+class ForkingProcessPool(ProcessPool):
     """Every task in a fork of this process."""
 
     def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
@@ -116,7 +116,7 @@ def _answer_commands() -> None:
 
 
 if __name__ == "__main__":
-    building.Workforce = ForkingWorkforce
+    building.ProcessPool = ForkingProcessPool
     for command in SERVICE.values():
         loaded(command)  # and so is everything that it imports
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.

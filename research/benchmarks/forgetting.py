@@ -39,7 +39,7 @@ from service.building.builder import Built
 from service.building.planning.corpus import Corpus, corpus_of
 from service.building.progress import Progress
 from service.building.training.adapters import AdapterMaker
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.data.samples import canonical_order, is_validation_user
 from service.forgetting.reconcile import Reconciler
 from service.ledger import Ledger
@@ -59,7 +59,7 @@ class Crowd:
     """Who is in the ledger, who is not and tests, and who will be forgotten, in that order."""
 
     items: tuple[Item, ...]
-    noun: str
+    item_type: str
     imported: tuple[Interaction, ...]
     test: tuple[Sample, ...]
     forgotten: tuple[str, ...]
@@ -67,7 +67,7 @@ class Crowd:
 
 def crowd_of(
     items: Sequence[Item],
-    noun: str,
+    item_type: str,
     interactions: Sequence[Interaction],
     config: BuildConfig,
     samples: int,
@@ -98,7 +98,7 @@ def crowd_of(
     known = {*trained, *validating}
     return Crowd(
         items=tuple(items),
-        noun=noun,
+        item_type=item_type,
         imported=tuple(row for row in interactions if row.user_id in known),
         test=tuple(test),
         forgotten=tuple(trained[:forgotten]),
@@ -136,7 +136,7 @@ class Installation:
     reconciler: Reconciler
     bell: PublicationBell
     config: BuildConfig
-    keeps_readings: bool  # what builds read of people's contexts
+    keeps_prefills: bool  # what builds read of people's contexts
 
 
 class Way(Protocol):
@@ -165,7 +165,7 @@ class OurWay:
         self._floors: list[Floor] = []  # this and the next two: of each round
         self._to_completed: list[float] = []
         self._retrained: list[int] = []
-        installation.ledger.import_data(crowd.items, crowd.imported, crowd.noun)
+        installation.ledger.import_data(crowd.items, crowd.imported, crowd.item_type)
         self._built = installation.reconciler.rebuild(installation.config)
 
     def forget_next(self) -> Lap:
@@ -202,7 +202,7 @@ class OurWay:
         samples = sum(adapter["samples"] for adapter in manifest["adapters"] if adapter["digest"] in built.trained)
         self._retrained.append(samples)
         corpus = corpus_of(self._here.ledger.view(), self._here.config)
-        work = Work.of(self._frozen, corpus, self._here.config, self._here.keeps_readings)
+        work = Work.of(self._frozen, corpus, self._here.config, self._here.keeps_prefills)
         self._floors.append(work.floor(samples, len(built.rows) * len(built.trained)))
 
 
@@ -226,11 +226,11 @@ class FullRetraining:
     def forget_next(self) -> Lap:
         """Retrained and stored."""
         del self._left[next(self._people)]
-        noun, seed = self._crowd.noun, self._config.seed
+        item_type, seed = self._crowd.item_type, self._config.seed
         began = perf_counter()
         shard = Shard("all", canonical_order([sample for own in self._left.values() for sample in own], seed))
-        self._digest = self._maker.digest(shard, noun, self._config)
-        self._maker.train({self._digest: shard}, noun, self._config)
+        self._digest = self._maker.digest(shard, item_type, self._config)
+        self._maker.train({self._digest: shard}, item_type, self._config)
         return Lap(perf_counter() - began)
 
     def floor(self) -> Floor:
@@ -247,11 +247,11 @@ class FullRetraining:
         adapters = {self._digest: load_adapter(self._store.adapters.path(self._digest))}
         stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
         mixture = Mixture(frozen, config.lora_targets)
-        lessons = self._maker.lessons(test, self._crowd.noun)
+        encoded_samples = self._maker.encoded_samples(test, self._crowd.item_type)
         scores: list[float] = []
-        for i in range(0, len(lessons), _TESTED_AT_ONCE):
-            prompts = [lesson.context + lesson.question for lesson in lessons[i : i + _TESTED_AT_ONCE]]
-            scores += mixture.answer_whole(prompts, stack, torch.ones(len(prompts), 1), "ND").tolist()
+        for i in range(0, len(encoded_samples), _TESTED_AT_ONCE):
+            prompts = [encoded.context + encoded.question for encoded in encoded_samples[i : i + _TESTED_AT_ONCE]]
+            scores += mixture.yes_no_logits_whole(prompts, stack, torch.ones(len(prompts), 1), "ND").tolist()
         return auc(scores, [sample.liked for sample in test])
 
     def _samples(self) -> int:
@@ -271,16 +271,18 @@ class Work:
 
     @classmethod
     def of(cls, frozen: FrozenModel, corpus: Corpus, config: BuildConfig, kept: bool) -> Work:
-        lessons = [
-            _lesson(frozen, sample, corpus.noun) for own in corpus.training.values() for sample in own[:_SEEN_OF_EACH]
+        encoded_samples = [
+            _lesson(frozen, sample, corpus.item_type)
+            for own in corpus.training.values()
+            for sample in own[:_SEEN_OF_EACH]
         ]
         return cls(
             cost=Cost.of(frozen, config.lora_targets),
             config=config,
             adapted=1 - config.adapt_from_layer / frozen.layers,
             kept=kept,
-            context=round(fmean(len(lesson.context) for lesson in lessons)),
-            question=round(fmean(len(lesson.question) for lesson in lessons)),
+            context=round(fmean(len(encoded.context) for encoded in encoded_samples)),
+            question=round(fmean(len(encoded.question) for encoded in encoded_samples)),
         )
 
     def floor(self, samples: int, errors: int) -> Floor:
@@ -288,12 +290,12 @@ class Work:
         cost, context, question, rank = self.cost, self.context, self.question, self.config.lora_rank
         if self.config.activation == "question":
             read = _NOTHING if self.kept else cost.read(context)
-            lesson = total([read, self._lesson(question, seen=context)])
+            encoded = total([read, self._lesson(question, seen=context)])
             error = total([read, cost.read(question, seen=context, rank=rank)])
         else:
-            lesson = self._lesson(context + question, seen=0)
+            encoded = self._lesson(context + question, seen=0)
             error = cost.read(context + question, rank=rank)
-        return total([times(samples, lesson), times(errors, error)])
+        return total([times(samples, encoded), times(errors, error)])
 
     def _lesson(self, tokens: int, seen: int) -> Floor:
         """All epochs of `tokens` tokens that meet the adapters. Below these nothing changes, so once is enough."""
@@ -305,9 +307,11 @@ class Work:
 _SEEN_OF_EACH = 2  # samples of each person whose tokens are counted; their windows overlap almost wholly
 
 
-def _lesson(frozen: FrozenModel, sample: Sample, noun: str) -> Lesson:
-    encoder = frozen.encoder
-    return Lesson(encoder.context(sample.history, noun), encoder.question(sample.target, noun), sample.liked)
+def _lesson(frozen: FrozenModel, sample: Sample, item_type: str) -> EncodedSample:
+    tokenizer = frozen.tokenizer
+    return EncodedSample(
+        tokenizer.context(sample.history, item_type), tokenizer.question(sample.target, item_type), sample.liked
+    )
 
 
 def measure(

@@ -41,8 +41,8 @@ from research.benchmarks.models import (
 )
 from research.benchmarks.report import Section, document, text_of
 from research.benchmarks.scoring import check_last, random_ids
-from service.building.training.training import Lesson, TrainingTask, train_adapter
-from service.building.workers.process_pool import Workforce
+from service.building.training.training import EncodedSample, TrainingTask, train_adapter
+from service.building.workers.process_pool import ProcessPool
 from service.errors import LetheError
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
@@ -50,7 +50,7 @@ from service.llm.packed import Prefix
 from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig
 
-TOKENIZER = Path(__file__).parents[1] / "service" / "bundled" / "base_model"
+TOKENIZER = Path(__file__).parents[2] / "service" / "bundled" / "base_model"
 COLUMNS = (
     *("model", "what", "samples/s", "x no adapters", "overhead %", "TFLOP/s of floor", "share of ceiling"),
     *("p50 ms", "p99 ms", "seconds", "of which loading", "note"),
@@ -192,16 +192,16 @@ class Room:
     # What is timed
 
     def _bare(self, prompts: list[list[int]]) -> Tensor:
-        return self.frozen.answer_packed(prompts, [1] * len(prompts), [])
+        return self.frozen.yes_no_logits_packed(prompts, [1] * len(prompts), [])
 
     def _prompt(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
         prompts = self._prompts[:rows]
         weights = routed_weights(len(prompts), len(stack.digests), 0)
-        return self._mixture.answer_packed(prompts, [1] * len(prompts), [], stack, weights, "ND")
+        return self._mixture.yes_no_logits_packed(prompts, [1] * len(prompts), [], stack, weights, "ND")
 
     def _ask_bare(self) -> Tensor:
         read = self.frozen.read_prefixes([self._context])
-        return self.frozen.answer_packed(self._questions, [len(self._questions)], read)
+        return self.frozen.yes_no_logits_packed(self._questions, [len(self._questions)], read)
 
     def _ask(self, stack: AdapterStack, rows: int | None = None) -> Tensor:
         return self._answer(stack, rows, *self._mixture.frozen.read_prefixes([self._context]))
@@ -209,7 +209,7 @@ class Room:
     def _answer(self, stack: AdapterStack, rows: int | None, read: Prefix) -> Tensor:
         questions = self._questions[:rows]
         weights = routed_weights(1, len(stack.digests), 0)
-        return self._mixture.answer_packed(questions, [len(questions)], [read], stack, weights, "ND")
+        return self._mixture.yes_no_logits_packed(questions, [len(questions)], [read], stack, weights, "ND")
 
 
 def line(**told: Any) -> dict[str, Any]:
@@ -233,17 +233,19 @@ def matrix_ceiling(plan: Plan) -> float:
 
 
 def retraining(
-    name: str, plan: Plan, spec: ModelSpec, lessons: Sequence[Lesson], workforce: Workforce
+    name: str, plan: Plan, spec: ModelSpec, encoded_samples: Sequence[EncodedSample], process_pool: ProcessPool
 ) -> list[dict[str, Any]]:
     """Seconds to retrain a shard under each activation."""
-    loading = _seconds(lambda: list(workforce.run(only_load, [spec])))
+    loading = _seconds(lambda: list(process_pool.run(only_load, [spec])))
     rows = []
     for activation in ("question", "prompt"):
         config = replace(BuildConfig(), activation=activation, lora_rank=plan.rank, lora_targets=plan.targets)
-        task = TrainingTask("0" * 64, spec, [], tuple(lessons), _people(len(lessons), config.samples_per_user), config)
-        what = f"retrain {len(lessons)} samples of {plan.context} + {plan.question} tokens, {activation}"
+        task = TrainingTask(
+            "0" * 64, spec, [], tuple(encoded_samples), _people(len(encoded_samples), config.samples_per_user), config
+        )
+        what = f"retrain {len(encoded_samples)} samples of {plan.context} + {plan.question} tokens, {activation}"
         try:
-            seconds = _seconds(partial(_run_all, workforce, task))
+            seconds = _seconds(partial(_run_all, process_pool, task))
         except LetheError as error:
             rows.append(line(model=name, what=what, note=str(error)))
             continue
@@ -251,27 +253,27 @@ def retraining(
     return rows
 
 
-def _people(lessons: int, each: int) -> tuple[tuple[int, ...], ...]:
+def _people(encoded_samples: int, each: int) -> tuple[tuple[int, ...], ...]:
     """As if each had said so many things, one after another."""
-    return tuple(tuple(range(first, min(first + each, lessons))) for first in range(0, lessons, each))
+    return tuple(tuple(range(first, min(first + each, encoded_samples))) for first in range(0, encoded_samples, each))
 
 
-def measure(plan: Plan, workforce: Workforce) -> dict[str, Any]:
+def measure(plan: Plan, process_pool: ProcessPool) -> dict[str, Any]:
     """All of it, as the document that is written."""
     began = perf_counter()
     # Or else the first task would pay for the start of the server that processes fork from.
-    list(workforce.run(only_load, [ModelSpec(str(TOKENIZER))]))
+    list(process_pool.run(only_load, [ModelSpec(str(TOKENIZER))]))
     ceiling = matrix_ceiling(plan)
     rows = [line(what="ceiling: matrix product", **{"TFLOP/s of floor": ceiling, "share of ceiling": 1.0})]
     for name in plan.shapes:
-        rows += _of_one_model(name, plan, ceiling, workforce)
+        rows += _of_one_model(name, plan, ceiling, process_pool)
     section = Section(f"one {plan.device}, {plan.dtype}", tuple(rows), NOTES)
     settings = {**asdict(plan), "seconds of all": perf_counter() - began}
     return document("gpu", settings, [section])
 
 
-def main(arguments: Sequence[str] | None = None, workforce: Workforce | None = None) -> int:
-    """The command; `workforce` is for who has one already."""
+def main(arguments: Sequence[str] | None = None, process_pool: ProcessPool | None = None) -> int:
+    """The command; `process_pool` is for who has one already."""
     parser = argparse.ArgumentParser(prog="research/benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does all of it run?")
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark.json"), help="where the JSON goes")
@@ -280,7 +282,7 @@ def main(arguments: Sequence[str] | None = None, workforce: Workforce | None = N
         print("torch sees no GPU here; --smoke runs a tiny model on the CPU", file=sys.stderr)
         return 1
     preload = ("service.building.training.training", "research.benchmarks.models")
-    found = measure(SMOKE if given.smoke else Plan(), workforce or Workforce(1, preload))
+    found = measure(SMOKE if given.smoke else Plan(), process_pool or ProcessPool(1, preload))
     given.out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     for section in found["sections"]:
         print(text_of(Section(**section)))
@@ -288,26 +290,26 @@ def main(arguments: Sequence[str] | None = None, workforce: Workforce | None = N
     return 0
 
 
-def _of_one_model(name: str, plan: Plan, ceiling: float, workforce: Workforce) -> list[dict[str, Any]]:
+def _of_one_model(name: str, plan: Plan, ceiling: float, process_pool: ProcessPool) -> list[dict[str, Any]]:
     room = Room(name, plan, ceiling)
     rows = room.rows()
-    lessons = _lessons(room.frozen, plan)
+    encoded_samples = _encoded_samples(room.frozen, plan)
     with tempfile.TemporaryDirectory() as folder:
         spec = save_random_model(room.frozen, TOKENIZER, Path(folder))
         del room  # training is another process, which needs the memory
         if plan.device != "cpu":
             torch.cuda.empty_cache()
-        return rows + retraining(name, plan, spec, lessons, workforce)
+        return rows + retraining(name, plan, spec, encoded_samples, process_pool)
 
 
-def _lessons(frozen: FrozenModel, plan: Plan) -> list[Lesson]:
+def _encoded_samples(frozen: FrozenModel, plan: Plan) -> list[EncodedSample]:
     contexts = random_ids(frozen, plan.shard, plan.context, 3)
     questions = random_ids(frozen, plan.shard, plan.question, 4)
-    return [Lesson(c, q, n % 2 == 0) for n, (c, q) in enumerate(zip(contexts, questions, strict=True))]
+    return [EncodedSample(c, q, n % 2 == 0) for n, (c, q) in enumerate(zip(contexts, questions, strict=True))]
 
 
-def _run_all(workforce: Workforce, task: TrainingTask) -> None:
-    list(workforce.run(train_adapter, [task]))
+def _run_all(process_pool: ProcessPool, task: TrainingTask) -> None:
+    list(process_pool.run(train_adapter, [task]))
 
 
 def _seconds(run: Callable[[], object]) -> float:

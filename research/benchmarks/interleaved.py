@@ -87,17 +87,17 @@ def race(
     names = [contestant.name for contestant in contestants]
     if rounds < 1 or not names or len(set(names)) != len(names):
         raise ValueError(f"{rounds} rounds of {names}")
-    watched = progress or Silent()
-    watched.phase("running in turns", (warmups + rounds) * len(names))
+    instrumented_ledger = progress or Silent()
+    instrumented_ledger.phase("running in turns", (warmups + rounds) * len(names))
     for contestant in contestants:
         for _ in range(warmups):
             contestant.run()
-            watched.advance(1)
+            instrumented_ledger.advance(1)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for contestant in contestants:
             seconds[contestant.name].append(_timed(contestant.run, settle, clock))
-            watched.advance(1)
+            instrumented_ledger.advance(1)
     return tuple(Timing(each.name, each.work, each.floor, tuple(seconds[each.name])) for each in contestants)
 
 

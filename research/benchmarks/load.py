@@ -64,7 +64,7 @@ class Processor:
         self._busy = self._passed = 0.0
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def instrumented_ledger(self) -> Iterator[None]:
         busy, began = process_time(), perf_counter()
         yield
         self._busy += process_time() - busy

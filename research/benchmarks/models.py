@@ -21,12 +21,12 @@ from transformers.pytorch_utils import Conv1D
 from research.benchmarks.interleaved import Floor
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, target_modules
-from service.llm.tokenizer import Encoder, ModelSpec
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
 from service.records import BuildConfig
 from service.routing.weights import keep_largest
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NEIGHBOUR_ERROR_SPREAD = 0.02  # how far adapters' errors near a sample differ (standard deviation)
+_NEIGHBOR_ERROR_SPREAD = 0.02  # how far adapters' errors near a sample differ (standard deviation)
 _TAU = 100.0
 ADAPTERS_ANSWERING = BuildConfig().top_m
 
@@ -54,10 +54,10 @@ SHAPES = {
 }
 
 
-def random_model(shape: Shape, tokenizer: Path, dtype: str, device: str, seed: int = 0) -> FrozenModel:
-    """A model of `shape` with random weights on `device`; it reads with the tokenizer of the folder `tokenizer`."""
-    encoder = Encoder.load(ModelSpec(str(tokenizer)))
-    return FrozenModel(ModelSpec("random", None, dtype, device), _random_weights(shape, dtype, device, seed), encoder)
+def random_model(shape: Shape, reads_with: Path, dtype: str, device: str, seed: int = 0) -> FrozenModel:
+    """A model of `shape` with random weights on `device`; it reads with the tokenizer of the folder `reads_with`."""
+    tokenizer = PromptTokenizer.load(ModelSpec(str(reads_with)))
+    return FrozenModel(ModelSpec("random", None, dtype, device), _random_weights(shape, dtype, device, seed), tokenizer)
 
 
 def save_random_model(frozen: FrozenModel, tokenizer: Path, folder: Path) -> ModelSpec:
@@ -104,7 +104,7 @@ def twin(frozen: FrozenModel, *, sharing: bool = True) -> FrozenModel:
     `sharing`: it shares the weights' memory, so nothing may write to them.
     """
     shared = {id(tensor): tensor for tensor in frozen.model.parameters()} if sharing else {}
-    return FrozenModel(frozen.spec, copy.deepcopy(frozen.model, shared), frozen.encoder)
+    return FrozenModel(frozen.spec, copy.deepcopy(frozen.model, shared), frozen.tokenizer)
 
 
 def random_stack(frozen: FrozenModel, targets: Sequence[str], rank: int, count: int, seed: int) -> AdapterStack:
@@ -132,10 +132,10 @@ def one_of(stack: AdapterStack, k: int) -> AdapterStack:
 def routed_weights(rows: int, count: int, seed: int) -> Tensor:
     """Weights (rows, K) as routing gives them, different in every row: softmax(−tau · error), eq. 8, of which m are kept.
 
-    The errors are drawn with a spread of `_NEIGHBOUR_ERROR_SPREAD`, so that some adapters count much more than others.
+    The errors are drawn with a spread of `_NEIGHBOR_ERROR_SPREAD`, so that some adapters count much more than others.
     """
     random = torch.Generator().manual_seed(seed)
-    weights = torch.softmax(-_TAU * _NEIGHBOUR_ERROR_SPREAD * torch.randn(rows, count, generator=random), dim=1)
+    weights = torch.softmax(-_TAU * _NEIGHBOR_ERROR_SPREAD * torch.randn(rows, count, generator=random), dim=1)
     return torch.from_numpy(keep_largest(weights.numpy(), ADAPTERS_ANSWERING))
 
 

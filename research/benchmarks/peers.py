@@ -81,7 +81,7 @@ class PeftPeer:
 def merged(frozen: FrozenModel, stack: AdapterStack, k: int, targets: Sequence[str]) -> FrozenModel:
     """A model of its own into whose weights adapter `k` was added for good."""
     whole = attached(twin(frozen, sharing=False), one_of(stack, k), targets).merge_and_unload()
-    return FrozenModel(frozen.spec, whole, frozen.encoder)
+    return FrozenModel(frozen.spec, whole, frozen.tokenizer)
 
 
 def attached(frozen: FrozenModel, stack: AdapterStack, targets: Sequence[str]) -> PeftModel:
@@ -110,7 +110,7 @@ def differences(model: Any, frozen: FrozenModel, ids: Tensor, **options: Any) ->
     """logit(Yes) − logit(No) after the last token of each row, (B,) float32, with the output layer at that token only."""
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=1, **options).logits[:, -1].float()
-    found: Tensor = logits[:, frozen.encoder.yes] - logits[:, frozen.encoder.no]
+    found: Tensor = logits[:, frozen.tokenizer.yes] - logits[:, frozen.tokenizer.no]
     return found
 
 

@@ -1,7 +1,7 @@
 """Requests of a stated size: so many tokens of context, so many a question, so many candidates. Their words mean nothing.
 
 No context is drawn twice, so that no cache can answer from what it has read before; candidates are drawn from a small
-catalogue, as they are anywhere.
+catalog, as they are anywhere.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.errors import ModelUnsuitable
-from service.llm.tokenizer import Encoder
-from service.records import Item, Opinion
+from service.llm.tokenizer import PromptTokenizer
+from service.records import Item, RatedItem
 from service.scoring.requests import ScoreRequest
 
 _LETTERS = "bcdfghjklmnpqrstvwxz"  # without vowels: no word of these is a word, and each takes about two tokens
@@ -22,7 +22,7 @@ _WORDS_KEPT_BACK = (
     2  # a word that opens a new title brings quotes and a comma, so the last tokens come letter by letter
 )
 _WORDS_A_TITLE = 6
-_CATALOGUE = 4  # times as many titles as a request has candidates
+_CATALOG = 4  # times as many titles as a request has candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ REQUEST_SHAPES = (RequestShape(120, 180, 10), RequestShape(200, 56, 50))
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: the history's titles, and the candidates'. No catalogue knows any of them."""
+    """One request: the history's titles, and the candidates'. No catalog knows any of them."""
 
     liked: tuple[str, ...]
     disliked: tuple[str, ...]
@@ -65,30 +65,30 @@ class Ask:
 class Asker:
     """Draws requests of one shape for one tokenizer; the same ones for the same seed."""
 
-    def __init__(self, shape: RequestShape, encoder: Encoder, noun: str, seed: int) -> None:
+    def __init__(self, shape: RequestShape, tokenizer: PromptTokenizer, item_type: str, seed: int) -> None:
         """Raises ModelUnsuitable where the model has no room for such prompts, or its own words take more tokens already."""
         self.shape = shape
-        self._encoder = encoder
-        self._noun = noun
+        self._tokenizer = tokenizer
+        self._noun = item_type
         self._draw = random.Random(f"{seed} {shape.name}")
-        room = encoder.positions * 3 // 4 - shape.context, encoder.positions // 4 - shape.question
+        room = tokenizer.positions * 3 // 4 - shape.context, tokenizer.positions // 4 - shape.question
         if min(room) <= _TOKENS_A_WORD:
-            raise ModelUnsuitable(f"the model reads {encoder.positions} tokens at most: too few for {shape.name}")
-        self._titles = [self._title() for _ in range(_CATALOGUE * shape.items)]
+            raise ModelUnsuitable(f"the model reads {tokenizer.positions} tokens at most: too few for {shape.name}")
+        self._titles = [self._title() for _ in range(_CATALOG * shape.items)]
 
     def draw(self, count: int) -> list[Ask]:
         return [self._ask() for _ in range(count)]
 
     def _ask(self) -> Ask:
         def tokens(words: list[str]) -> int:
-            return len(self._encoder.context(opinions(*_halves(words)), self._noun))
+            return len(self._tokenizer.context(opinions(*_halves(words)), self._noun))
 
         liked, disliked = _halves(self._fitted(tokens, self.shape.context))
         return Ask(liked, disliked, tuple(self._draw.sample(self._titles, self.shape.items)))
 
     def _title(self) -> str:
         def tokens(words: list[str]) -> int:
-            return len(self._encoder.question(Item("", " ".join(words)), self._noun))
+            return len(self._tokenizer.question(Item("", " ".join(words)), self._noun))
 
         return " ".join(self._fitted(tokens, self.shape.question))
 
@@ -109,11 +109,11 @@ class Asker:
         return "".join(self._draw.choices(_LETTERS, k=2))
 
 
-def opinions(liked: Sequence[str], disliked: Sequence[str]) -> tuple[Opinion, ...]:
+def opinions(liked: Sequence[str], disliked: Sequence[str]) -> tuple[RatedItem, ...]:
     """A history as the server reads it: what was liked, then what was not."""
     return (
-        *(Opinion(Item("", title), True) for title in liked),
-        *(Opinion(Item("", title), False) for title in disliked),
+        *(RatedItem(Item("", title), True) for title in liked),
+        *(RatedItem(Item("", title), False) for title in disliked),
     )
 
 

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from adapters_store import Store
-from research.benchmarks.made_up import (
+from research.benchmarks.fakes import (
     Plan,
     StandIn,
     check_size,
@@ -28,8 +28,8 @@ from research.benchmarks.made_up import (
     items,
     user_id,
 )
+from research.benchmarks.instrumented_ledger import Moment, WatchedLedger
 from research.benchmarks.report import Section
-from research.benchmarks.watched import Moment, WatchedLedger
 from service.building.builder import Builder
 from service.building.progress import Progress, Silent
 from service.data.samples import is_validation_user
@@ -85,14 +85,14 @@ class Installation:
         """`model` gives the tokenizer."""
         folder = site.folder
         self._plan, self._progress, self._config = plan, progress, config
-        self._workforce = StandIn(plan)
+        self._process_pool = StandIn(plan)
         self._store = Store(folder / "store")
         self.ledger = WatchedLedger(site.ledger_url, _SECRET, self._put_adapters)
         self._putting = Moment(0.0, 0.0)
         self._first = False
         signer = ReceiptSigner.open(folder / "receipts.pem")
         self._intake = Intake(self.ledger, signer, TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(_SECRET)))
-        builder = Builder(self.ledger, self._store, model, self._workforce, _SECRET, _ENVIRONMENT, progress)
+        builder = Builder(self.ledger, self._store, model, self._process_pool, _SECRET, _ENVIRONMENT, progress)
         bell = open_bell(None, folder / "worker.lock")
         self._reconciler = Reconciler(self.ledger, self._store, builder, bell, signer, config)
 
@@ -111,15 +111,15 @@ class Installation:
         request = self._intake.forget(person, None, None)
         masked = Moment.now().since(began)
         self.ledger.begin()
-        trained, began = self._workforce.trained, Moment.now()
-        self._reconciler.settle()
+        trained, began = self._process_pool.trained, Moment.now()
+        self._reconciler.reconcile_once()
         ended = Moment.now()
         if self.ledger.request(request.request_id).state != "completed":
             raise LetheError("a deletion of the simulation was not completed by one pass of the worker")
         return Deletion(
             masked=masked,
             planned=(self.ledger.planned_at or ended).since(began),
-            completed=ended.since(began, self._workforce.trained - trained),
+            completed=ended.since(began, self._process_pool.trained - trained),
             shards=len(request.affected_shards),
             steps=dict(self.ledger.seconds),
             peak=peak_gib(),
@@ -132,7 +132,7 @@ class Installation:
         self._progress.phase("making up adapters", len(digests))
         for digest in digests:
             with self._store.adapters.new(digest) as folder:
-                for name, content in self._workforce.adapter(digest).items():
+                for name, content in self._process_pool.adapter(digest).items():
                     (folder / name).write_bytes(content)
             self._progress.advance(1)
         self._putting = self._putting.plus(Moment.now().since(began))
@@ -182,13 +182,13 @@ class Simulation:
 
     def _import(self) -> Moment:
         draw, taken = random.Random(self._plan.seed), Moment(0.0, 0.0)
-        catalogue = items()
+        catalog = items()
         self._progress.phase("importing", self._plan.users)
         for first in range(0, self._plan.users, _IMPORTED_AT_ONCE):
             numbers = range(first, min(first + _IMPORTED_AT_ONCE, self._plan.users))
             rows = [row for number in numbers for row in interactions_of(number, self._plan.interactions, draw)]
             began = Moment.now()
-            self._installation.ledger.import_data(catalogue if first == 0 else [], rows, "movie")
+            self._installation.ledger.import_data(catalog if first == 0 else [], rows, "movie")
             taken = taken.plus(Moment.now().since(began))
             self._progress.advance(len(numbers))
         return taken

@@ -166,8 +166,8 @@ class _Blends:
         self._same("PEFT adapter_names", peft.passes_by_name(ids), alone, effect)
         w = weights[:_CHECKED_ROWS]
         for way, level in (("linear", "D"), ("cat", "ND"), ("svd", "ND")):
-            ours = self._mixture.answer_whole(prompts, few, w, level)
-            other = self._mixture.answer_whole(prompts, few, w.roll(1, dims=1), level)
+            ours = self._mixture.yes_no_logits_whole(prompts, few, w, level)
+            other = self._mixture.yes_no_logits_whole(prompts, few, w.roll(1, dims=1), level)
             self._same(_blend(way), peft.blended(ids, w, way), ours, (ours - other).abs().mean())
         for stack in self._stacks.values():  # of which no peer holds the large ones
             check_last(self._mixture, stack, prompts)
@@ -177,7 +177,7 @@ class _Blends:
 
     def _mixed(self, count: int) -> Tensor:
         stack, weights = self._stacks[count], self._weights[count]
-        return self._mixture.answer_packed(self._prompts, [1] * len(self._prompts), [], stack, weights, "ND")
+        return self._mixture.yes_no_logits_packed(self._prompts, [1] * len(self._prompts), [], stack, weights, "ND")
 
     def _same(self, name: str, theirs: Tensor, ours: Tensor, effect: Tensor) -> None:
         agree(name, theirs, ours, effect, self._frozen.model.dtype)
@@ -229,7 +229,7 @@ class _Request:
         # Without adapters the two ways of reading are one.
         prompts, questions = self._prompts[:_CHECKED_ROWS], self._questions[:_CHECKED_ROWS]
         apart, whole = (
-            self._frozen.answer_packed(questions, [len(questions)], [self._read]),
+            self._frozen.yes_no_logits_packed(questions, [len(questions)], [self._read]),
             _whole(self._frozen, prompts),
         )
         agree("a context read once", apart, whole, (whole[0] - whole[-1]).abs(), self._frozen.model.dtype)
@@ -252,7 +252,7 @@ class _Request:
         return torch.cat([self._pass(each, read) for each in passes])
 
     def _pass(self, texts: Ids, read: Sequence[Prefix]) -> Tensor:
-        return self._mixture.answer_packed(texts, [len(texts)], read, self._stack, self._weights, "ND")
+        return self._mixture.yes_no_logits_packed(texts, [len(texts)], read, self._stack, self._weights, "ND")
 
 
 def random_ids(frozen: FrozenModel, rows: int, tokens: int, seed: int) -> Ids:
@@ -271,7 +271,7 @@ def check_last(mixture: Mixture, stack: AdapterStack, prompts: Ids) -> None:
     """
     only = torch.zeros(len(prompts), len(stack.digests))
     only[:, -1] = 1.0
-    found = mixture.answer_whole(prompts, stack, only, "ND")
+    found = mixture.yes_no_logits_whole(prompts, stack, only, "ND")
     first, last = (_alone(mixture, prompts, stack, k) for k in (0, len(stack.digests) - 1))
     agree(_lethe(len(stack.digests)), found, last, (first - last).abs().mean(), mixture.frozen.model.dtype)
 
@@ -290,11 +290,11 @@ def agree(name: str, theirs: Tensor, ours: Tensor, effect: Tensor, dtype: torch.
 
 
 def _alone(mixture: Mixture, prompts: Ids, stack: AdapterStack, k: int) -> Tensor:
-    return mixture.answer_whole(prompts, one_of(stack, k), torch.ones(len(prompts), 1), "ND")
+    return mixture.yes_no_logits_whole(prompts, one_of(stack, k), torch.ones(len(prompts), 1), "ND")
 
 
 def _whole(frozen: FrozenModel, prompts: Ids) -> Tensor:
-    return frozen.answer_packed(prompts, [1] * len(prompts), [])
+    return frozen.yes_no_logits_packed(prompts, [1] * len(prompts), [])
 
 
 def _blend_goals(timings: Sequence[Timing], load: Load) -> list[Goal]:

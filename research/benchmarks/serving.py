@@ -150,7 +150,7 @@ class Trial:
             async with Client(HOST, self._port) as client:
                 return await closed_loop(client, _RECOMMEND, [ask.body() for ask in asks], self._clients)
 
-        with self._asking.watched():
+        with self._asking.instrumented_ledger():
             found = asyncio.run(ask_all())
         if found.keys() != {OK}:
             raise ServingFailed(f"at saturation the server answered {dict(found)}; only {OK} was expected")
@@ -185,14 +185,14 @@ class Trial:
         return [ask.body() for ask in self._asker.draw(len(times))], times
 
     async def _load(self, schedule: tuple[list[bytes], list[float]]) -> list[Answer]:
-        with self._sending.watched():
+        with self._sending.instrumented_ledger():
             async with Client(HOST, self._port) as client:
                 return await open_loop(client, _RECOMMEND, *schedule)
 
     async def _load_beside(
         self, schedule: tuple[list[bytes], list[float]], people: Iterator[str]
     ) -> tuple[list[Answer], list[tuple[float, float]]]:
-        with self._sending.watched():
+        with self._sending.instrumented_ledger():
             async with Client(HOST, self._port) as client:
                 load = asyncio.create_task(open_loop(client, _RECOMMEND, *schedule))
                 spans = []

@@ -151,7 +151,9 @@ def _numbers(name: str, text: str, least: int) -> tuple[int, ...]:
 
 def _crowd(dataset: importers.Dataset, config: BuildConfig, samples: int, rounds: int, tested: int) -> forgetting.Crowd:
     try:
-        return forgetting.crowd_of(dataset.items, dataset.noun, dataset.interactions, config, samples, rounds, tested)
+        return forgetting.crowd_of(
+            dataset.items, dataset.item_type, dataset.interactions, config, samples, rounds, tested
+        )
     except ValueError as error:
         raise InvalidSetting(str(error)) from error
 
@@ -165,7 +167,7 @@ def _installation(home: Home) -> forgetting.Installation:
         reconciler,
         bell,
         home.settings.build_config(),
-        keeps_readings=home.settings.readings_bytes > 0,
+        keeps_prefills=home.settings.prefill_cache_bytes > 0,
     )
 
 
@@ -173,6 +175,8 @@ def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> for
     # Beside the worker's own files: nothing erases there what it does not know.
     store = Store(home.settings.home / "retraining")
     known = KnownArtifacts(store.adapters, home.secret)
-    spec, config = replace(home.model(), answers=frozen.encoder.answers), home.settings.build_config()
-    maker = AdapterMaker(known, frozen.encoder, spec, building.workforce(home), Silent(), building.environment(home))
+    spec, config = replace(home.model(), answers=frozen.tokenizer.answers), home.settings.build_config()
+    maker = AdapterMaker(
+        known, frozen.tokenizer, spec, building.process_pool(home), Silent(), building.environment(home)
+    )
     return forgetting.FullRetraining(maker, store, crowd, corpus_of(home.ledger.view(), config), config, frozen)

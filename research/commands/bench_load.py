@@ -13,8 +13,8 @@ import torch
 import typer
 
 from research.benchmarks import memory, scale, serving
+from research.benchmarks.fakes import Plan
 from research.benchmarks.interleaved import Floor
-from research.benchmarks.made_up import Plan
 from research.benchmarks.models import (
     SHAPES,
     Cost,
@@ -83,7 +83,7 @@ def bench_serving(
         with serving.running(_server(port), _environment(opened), port, opened.settings.home / "server.log"):
             offline = _Offline(opened)
             for size in wanted:
-                asker = Asker(size, offline.frozen.encoder, opened.ledger.noun(), opened.settings.seed)
+                asker = Asker(size, offline.frozen.tokenizer, opened.ledger.item_type(), opened.settings.seed)
                 trial = serving.Trial(
                     port, offline.scorer, asker, offline.floor(asker), opened.settings.max_batch_tokens, plan
                 )
@@ -170,8 +170,8 @@ def _build(opened: Home, people: int) -> Iterator[str]:
     known = sorted({row.user_id for row in demo.interactions})[:people]
     kept = set(known)
     rows = [row for row in demo.interactions if row.user_id in kept]
-    met = {row.item_id for row in rows}  # nobody asks for the others, and a larger catalogue takes longer to read
-    opened.ledger.import_data([item for item in demo.items if item.item_id in met], rows, demo.noun)
+    met = {row.item_id for row in rows}  # nobody asks for the others, and a larger catalog takes longer to read
+    opened.ledger.import_data([item for item in demo.items if item.item_id in met], rows, demo.item_type)
     # Never the bell of the installation, whatever LETHE_REDIS_URL says: its worker has nothing to do here.
     bell = open_bell(None, opened.settings.home / "worker.lock")
     with progress_for_stderr() as progress:

@@ -53,7 +53,7 @@ def compare_methods(
     public_facts: Annotated[
         Path | None, typer.Option(help="Folder of public votes, which `logistic` reads; default: it does without")
     ] = None,
-    noun: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
+    item_type: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
     liked_above: Annotated[
         float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
     ] = None,
@@ -74,10 +74,10 @@ def compare_methods(
     """
     defaults = {"max_shard_size": MAX_SHARD_SIZE}
     with goes_on_later(), scratch_home(defaults | stated(given)) as opened, progress_for_stderr() as progress:
-        split = _split(dataset, folder, noun, liked_above)
+        split = _split(dataset, folder, item_type, liked_above)
         place = made_folder(out or Path(f"lethe-comparison-{split.dataset}{'-validation' if on_validation else ''}"))
         found = compare(
-            split.rehearsed() if on_validation else split,
+            split.validation_run() if on_validation else split,
             _laboratory(opened, read_public_facts(public_facts, split.items)),
             [name.strip() for name in methods.split(",")],
             range(opened.settings.seed, opened.settings.seed + seeds),
@@ -101,9 +101,9 @@ def goes_on_later() -> Iterator[None]:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _split(dataset: Dataset, folder: Path, noun: str, liked_above: float | None) -> splits.Split:
+def _split(dataset: Dataset, folder: Path, item_type: str, liked_above: float | None) -> splits.Split:
     if dataset is Dataset.TABLE:
-        return splits.table(folder, noun, liked_above)
+        return splits.table(folder, item_type, liked_above)
     return splits.movielens_100k(folder) if dataset is Dataset.MOVIELENS_100K else splits.bookcrossing(folder)
 
 
@@ -120,7 +120,7 @@ def _laboratory(opened: Home, facts: PublicItemFacts) -> Laboratory:
     frozen = FrozenModel.load(opened.model())
     return Laboratory(
         frozen=frozen,
-        workforce=building.workforce(opened),
+        process_pool=building.process_pool(opened),
         config=opened.settings.build_config(),
         environment=building.environment(opened),
         facts=facts,

@@ -17,7 +17,7 @@ from research.evaluation import forgetting
 from research.evaluation.placement import PlacementRow, placement_table
 from service.building.builder import Builder
 from service.building.planning.corpus import corpus_of
-from service.building.planning.placement import Placer
+from service.building.planning.placement import ShardAssigner
 from service.building.progress import Progress
 from service.config import load_settings
 from service.data import importers
@@ -30,7 +30,7 @@ from service.entrypoints.commands.options import (
     with_settings,
 )
 from service.forgetting.bell import open_bell
-from service.llm.tokenizer import Encoder
+from service.llm.tokenizer import PromptTokenizer
 from service.records import Interaction
 
 FolderArgument = Annotated[Path, typer.Argument(help="MovieLens 100K")]
@@ -80,11 +80,11 @@ def _placement(
     dataset: importers.Dataset, given: Mapping[str, Any], tried: int, progress: Progress
 ) -> list[PlacementRow]:
     with scratch_home(stated(given)) as opened:
-        opened.ledger.import_data(dataset.items, dataset.interactions, dataset.noun)
+        opened.ledger.import_data(dataset.items, dataset.interactions, dataset.item_type)
         config = opened.settings.build_config()
         units = (given["unit"],) if given["unit"] else ("user", "sample")
         corpus = corpus_of(opened.ledger.view(), config)
-        return placement_table(corpus, _placer(opened, progress), config, units, tried, progress)
+        return placement_table(corpus, _assigner(opened, progress), config, units, tried, progress)
 
 
 def _story(
@@ -93,13 +93,15 @@ def _story(
     with scratch_home(stated(given)) as opened, scratch_home(stated(given) | _same_secret(opened)) as clean:
         config = opened.settings.build_config()
         imported, kept = forgetting.set_aside(dataset.interactions, config.seed)
-        opened.ledger.import_data(dataset.items, imported, dataset.noun)
+        opened.ledger.import_data(dataset.items, imported, dataset.item_type)
 
         def clean_builder(gone: frozenset[str]) -> Builder:
             if config.partition == "algorithm1":
                 # The claim is relative to the recorded partition, which only this ledger holds.
                 return building.dry_run_builder(opened, clean.store, progress)
-            clean.ledger.import_data(dataset.items, [row for row in imported if row.user_id not in gone], dataset.noun)
+            clean.ledger.import_data(
+                dataset.items, [row for row in imported if row.user_id not in gone], dataset.item_type
+            )
             return building.builder(clean, progress)
 
         # Never the bell of the installation, whatever LETHE_REDIS_URL says: its worker has nothing to do here.
@@ -118,10 +120,15 @@ def _story(
         return told
 
 
-def _placer(opened: Home, progress: Progress) -> Placer:
+def _assigner(opened: Home, progress: Progress) -> ShardAssigner:
     model = opened.model()
-    return Placer(
-        opened.ledger, Encoder.load(model), model, building.workforce(opened), progress, building.environment(opened)
+    return ShardAssigner(
+        opened.ledger,
+        PromptTokenizer.load(model),
+        model,
+        building.process_pool(opened),
+        progress,
+        building.environment(opened),
     )
 
 

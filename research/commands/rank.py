@@ -89,7 +89,7 @@ def rank_methods(
     on_validation: Annotated[
         bool, typer.Option("--on-validation", help="Cut the training rows again and rank there, to choose settings by")
     ] = False,
-    noun: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
+    item_type: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
     liked_above: Annotated[
         float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
     ] = None,
@@ -104,7 +104,7 @@ def rank_methods(
     variant = {"history": history, "likes only": likes_only, "people": people, "on validation": on_validation}
     with goes_on_later(), scratch_home(stated(given)) as opened, progress_for_stderr() as progress:
         torch.set_num_threads(opened.settings.scoring_threads())
-        ratings, split = _split(read(dataset, folder, noun, liked_above), protocol, variant)
+        ratings, split = _split(read(dataset, folder, item_type, liked_above), protocol, variant)
         place = made_folder(out or Path(f"lethe-ranking-{split.dataset}-{protocol}"))
         contest = Contest(ratings, split, _workshop(opened), Notebook(place / "cells"), progress)
         circumstances = Circumstances(
@@ -142,7 +142,7 @@ def _split(ratings: Ratings, protocol: str, variant: Mapping[str, Any]) -> tuple
 
 def _workshop(opened: Home) -> Workshop:
     frozen = FrozenModel.load(opened.model())
-    return Workshop(frozen, building.workforce(opened), opened.settings.build_config(), building.environment(opened))
+    return Workshop(frozen, building.process_pool(opened), opened.settings.build_config(), building.environment(opened))
 
 
 def _print(found: Ranking, place: Path, json_: bool) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from service.data.importers.dataset import Limit
 from service.data.importers.fields import as_author, as_title
 from service.data.importers.files import find_file, open_text
-from service.data.importers.rejections import MalformedRow, Place, Rejections, Row, collect
+from service.data.importers.rejections import MalformedRow, Rejections, Row, RowLocation, collect
 from service.errors import ImportRefused
-from service.records import Item, Opinion, Sample
+from service.records import Item, RatedItem, Sample
 
 _ANSWERS = {"Yes.": True, "No.": False}
 _INPUT = re.compile(
@@ -45,7 +45,7 @@ def tallrec_books(folder: Path, part: str) -> tuple[Sample, ...]:
     return samples
 
 
-def _prompts(path: Path) -> Iterator[tuple[Place, Row]]:
+def _prompts(path: Path) -> Iterator[tuple[RowLocation, Row]]:
     with open_text(path) as file:
         try:
             released = json.load(file)
@@ -53,17 +53,17 @@ def _prompts(path: Path) -> Iterator[tuple[Place, Row]]:
             raise ImportRefused(f"{path.name} is not JSON") from error
     if not isinstance(released, list):
         raise ImportRefused(f"{path.name} is not a JSON list of prompts")
-    # A place counts prompts from 1: lines of JSON say nothing.
-    return ((Place(path.name, number), prompt) for number, prompt in enumerate(released, start=1))
+    # A location counts prompts from 1: lines of JSON say nothing.
+    return ((RowLocation(path.name, number), prompt) for number, prompt in enumerate(released, start=1))
 
 
-def _sample(part: str, place: Place, prompt: Any) -> Sample:
+def _sample(part: str, location: RowLocation, prompt: Any) -> Sample:
     read, answer = _INPUT.fullmatch(_text(prompt, "input")), _text(prompt, "output")
     if read is None or answer not in _ANSWERS:
         raise MalformedRow("is not worded as TALLRec's book prompts are")
-    history = [Opinion(item, True) for item in _mentioned(read["liked"])]
-    history += [Opinion(item, False) for item in _mentioned(read["disliked"])]
-    return Sample(f"book-{part}-{place.line - 1:05}", tuple(history), _book(read["target"]), _ANSWERS[answer])
+    history = [RatedItem(item, True) for item in _mentioned(read["liked"])]
+    history += [RatedItem(item, False) for item in _mentioned(read["disliked"])]
+    return Sample(f"book-{part}-{location.line - 1:05}", tuple(history), _book(read["target"]), _ANSWERS[answer])
 
 
 def _text(prompt: Any, field: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.building.planning import partition
 from service.building.planning.corpus import Corpus
-from service.building.planning.placement import Placer, Unit, units_of
+from service.building.planning.placement import ShardAssigner, Unit, units_of
 from service.building.progress import Progress
 from service.records import BuildConfig
 
@@ -72,15 +72,15 @@ class Placed:
 
 
 def placement_table(
-    corpus: Corpus, placer: Placer, config: BuildConfig, units: Sequence[str], people: int, progress: Progress
+    corpus: Corpus, assigner: ShardAssigner, config: BuildConfig, units: Sequence[str], people: int, progress: Progress
 ) -> list[PlacementRow]:
     """Every kind of unit × partition × number of shards. Each unit is embedded once."""
-    tree = placer.tree(corpus.items, corpus.noun, config)
+    tree = assigner.tree(corpus.items, corpus.item_type, config)
     drawn = random.Random(config.seed).sample(sorted(corpus.training), min(people, len(corpus.training)))
     rows = []
     for unit in units:
-        found = units_of(corpus.training, corpus.noun, replace(config, unit=unit))
-        placed = Placed.of(found, placer.embed(found, corpus.noun), tree, config.seed)
+        found = units_of(corpus.training, corpus.item_type, replace(config, unit=unit))
+        placed = Placed.of(found, assigner.embed(found, corpus.item_type), tree, config.seed)
         progress.phase(f"partitions by {unit}", 3 * len(SHARD_COUNTS))
         for row in _rows(unit, placed, drawn, config.seed):
             rows.append(row)

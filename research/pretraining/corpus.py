@@ -1,4 +1,4 @@
-"""What the corpus is made of: entries of two catalogues, and how its packed tables are read."""
+"""What the corpus is made of: entries of two catalogs, and how its packed tables are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from research.pretraining.simulated import PublicFacts
 class Entry:
     """One item as people's data sets write it."""
 
-    noun: str  # movie | book
+    item_type: str  # movie | book
     facts: PublicFacts
     forms: tuple[str, ...]  # spellings of the title, the usual one first
     keywords: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Makes `service/bundled/demo_people.csv`: simulated people over the bundled catalogue, for the demo. No real person's data.
+"""Makes `service/bundled/demo_people.csv`: simulated people over the bundled catalog, for the demo. No real person's data.
 
 python -m research.pretraining.demo_people service/bundled/demo_people.csv
 """

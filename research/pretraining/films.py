@@ -39,14 +39,14 @@ def films(corpus: Path, least_votes: int) -> list[Entry]:
     return sorted(found.values(), key=lambda entry: entry.facts.title)
 
 
-def catalogue_title(name: str, year: int) -> str:
-    """The spelling of film catalogues: "Heat (1995)", with a leading article moved behind: "Matrix, The (1999)"."""
+def catalog_title(name: str, year: int) -> str:
+    """The spelling of film catalogs: "Heat (1995)", with a leading article moved behind: "Matrix, The (1999)"."""
     first, _, rest = name.partition(" ")
     return f"{rest}, {first} ({year})" if first in _ARTICLES and rest else f"{name} ({year})"
 
 
 def plain_title(title: str) -> str:
-    """The spoken form of a catalogue title: "Matrix, The (1999)" -> "The Matrix (1999)"."""
+    """The spoken form of a catalog title: "Matrix, The (1999)" -> "The Matrix (1999)"."""
     name, year = name_and_year(title)
     head, comma, article = name.rpartition(", ")
     if comma and article in _ARTICLES:
@@ -80,7 +80,7 @@ def _film_facts(path: Path) -> Iterator[PublicFacts]:
         if row["year"] and row["title"] and row["vote_count"]:
             year = int(float(row["year"]))
             yield PublicFacts(
-                title=catalogue_title(" ".join(row["title"].split()), year),
+                title=catalog_title(" ".join(row["title"].split()), year),
                 year=year,
                 genres=tuple(ast.literal_eval(row["genres"])),
                 vote_average=float(row["vote_average"]),
@@ -93,7 +93,7 @@ def _keywords(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         year = row["release_date"][:4]
         if year:
             words = [entry["name"] for entry in json.loads(row["keywords"])]
-            yield _identity(catalogue_title(row["title"].strip(), int(year))), tuple(words[:_KEYWORDS_KEPT])
+            yield _identity(catalog_title(row["title"].strip(), int(year))), tuple(words[:_KEYWORDS_KEPT])
 
 
 def _identity(title: str) -> str:

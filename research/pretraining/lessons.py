@@ -32,13 +32,13 @@ from research.pretraining.vocabulary import (
     token_id,
 )
 from service.data import prompts
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 NOUNS = ("movie", "book")
 HISTORY = 10
 _OTHER_FORM = 0.3
 _DESCRIBED = 0.75  # share of facts that describe one item; the others compare two
-_AS_ITEM = 0.08  # share of batches of people whose catalogue is called "item"
+_AS_ITEM = 0.08  # share of batches of people whose catalog is called "item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class TextBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalog:
     """The items of one noun, and how people differ about them."""
 
     entries: tuple[Entry, ...]
@@ -84,9 +84,9 @@ class Catalogue:
     observed: ItemFeatures  # with one item more, of which nothing is known
 
     @classmethod
-    def of(cls, noun: str, entries: Sequence[Entry]) -> Catalogue:
-        own = tuple(entry for entry in entries if entry.noun == noun)
-        tastes = FILM_TASTES if noun == "movie" else BOOK_TASTES
+    def of(cls, item_type: str, entries: Sequence[Entry]) -> Catalog:
+        own = tuple(entry for entry in entries if entry.item_type == item_type)
+        tastes = FILM_TASTES if item_type == "movie" else BOOK_TASTES
         features = ItemFeatures.of([entry.facts for entry in own])
         return cls(own, features, tastes, with_unknown(features, tastes))
 
@@ -95,17 +95,17 @@ class Lessons:
     """Draws batches from one generator, so that a step's batches depend on the seed and the step alone."""
 
     def __init__(self, entries: Sequence[Entry], texts: Sequence[str], vocabulary: Vocabulary, plan: Plan) -> None:
-        self._catalogues = {noun: Catalogue.of(noun, entries) for noun in NOUNS}
+        self._catalogs = {item_type: Catalog.of(item_type, entries) for item_type in NOUNS}
         self._texts = texts
         self._names = MadeUpNames(texts, [entry.name for entry in entries])
         self._tokenizer, self._spelling = vocabulary.tokenizer, vocabulary.spelling
         self._pad = token_id(self._tokenizer, PAD)
         self._plan = plan
 
-    def people(self, noun: str, count: int, questions: int, rng: np.random.Generator) -> PeopleBatch:
+    def people(self, item_type: str, count: int, questions: int, rng: np.random.Generator) -> PeopleBatch:
         """A batch of people who are asked about films, or about books, all after equally many opinions."""
-        lives = _Lives(self._catalogues[noun], self._names, self._plan.made_up, rng)
-        length, called = self._history(noun, rng), "item" if rng.random() < _AS_ITEM else noun
+        lives = _Lives(self._catalogs[item_type], self._names, self._plan.made_up, rng)
+        length, called = self._history(item_type, rng), "item" if rng.random() < _AS_ITEM else item_type
         together = rng.random() < self._plan.together
         asked = lives.asked(questions) if together else None
         drawn = [lives.person(length, asked or lives.asked(questions), called) for _ in range(count)]
@@ -114,15 +114,15 @@ class Lessons:
         sequences = [_sequence(next(encoded), [next(encoded) for _ in p.questions], p.expected) for p in drawn]
         return _people_batch(sequences, self._pad, together)
 
-    def _history(self, noun: str, rng: np.random.Generator) -> int:
-        longest = self._plan.longest_history if noun == "movie" else HISTORY  # books' names and authors are long
+    def _history(self, item_type: str, rng: np.random.Generator) -> int:
+        longest = self._plan.longest_history if item_type == "movie" else HISTORY  # books' names and authors are long
         if rng.random() < self._plan.usual:
             return min(longest, int(rng.choice(self._plan.usual_histories)))
         return int(rng.integers(1, longest + 1))
 
-    def facts(self, noun: str, count: int, rng: np.random.Generator) -> TextBatch:
+    def facts(self, item_type: str, count: int, rng: np.random.Generator) -> TextBatch:
         """Sentences about items; the tokens after the title are to be predicted."""
-        told = [_fact(self._catalogues[noun], rng) for _ in range(count)]
+        told = [_fact(self._catalogs[item_type], rng) for _ in range(count)]
         heads = self._encode([head for head, _ in told])
         tails = self._encode([tail for _, tail in told])
         return _text_batch(
@@ -170,29 +170,29 @@ class _Asked:
 class _Lives:
     """Draws simulated people of one batch, and disguises some of the items that they meet."""
 
-    def __init__(self, catalogue: Catalogue, names: MadeUpNames, made_up: float, rng: np.random.Generator) -> None:
-        self._catalogue, self._names, self._made_up, self._rng = catalogue, names, made_up, rng
+    def __init__(self, catalog: Catalog, names: MadeUpNames, made_up: float, rng: np.random.Generator) -> None:
+        self._catalog, self._names, self._made_up, self._rng = catalog, names, made_up, rng
 
     def asked(self, questions: int) -> _Asked:
         """Items that somebody meets."""
-        met, _ = simulate_person(self._catalogue.features, self._catalogue.tastes, questions, self._rng)
+        met, _ = simulate_person(self._catalog.features, self._catalog.tastes, questions, self._rng)
         return self._named(met)
 
-    def person(self, length: int, asked: _Asked, noun: str) -> _Person:
+    def person(self, length: int, asked: _Asked, item_type: str) -> _Person:
         """Somebody with `length` opinions of items that are not asked about."""
-        features, tastes = self._catalogue.features, self._catalogue.tastes
+        features, tastes = self._catalog.features, self._catalog.tastes
         met, liked = simulate_person(features, tastes, length + len(asked.numbers), self._rng)
         others = ~np.isin(met, asked.numbers)
         history, answers = self._named(met[others][:length]), liked[others][:length]
-        opinions = [Opinion(item, bool(yes)) for item, yes in zip(history.items, answers, strict=True)]
+        opinions = [RatedItem(item, bool(yes)) for item, yes in zip(history.items, answers, strict=True)]
         return _Person(
-            context=prompts.context_text(opinions, noun),
-            questions=[prompts.question_text(item, noun) for item in asked.items],
-            expected=expected_likes(self._catalogue.observed, tastes, history.known_as, answers, asked.known_as),
+            context=prompts.context_text(opinions, item_type),
+            questions=[prompts.question_text(item, item_type) for item in asked.items],
+            expected=expected_likes(self._catalog.observed, tastes, history.known_as, answers, asked.known_as),
         )
 
     def _named(self, numbers: IntArray) -> _Asked:
-        rng, entries, unknown = self._rng, self._catalogue.entries, len(self._catalogue.entries)
+        rng, entries, unknown = self._rng, self._catalog.entries, len(self._catalog.entries)
         # Few or none in most lives, nearly all in some: a power of a uniform number whose mean is the share.
         share = rng.random() ** (1.0 / self._made_up - 1.0) if self._made_up else 0.0
         hidden, other_form = rng.random(len(numbers)) < share, rng.random() < _OTHER_FORM
@@ -240,13 +240,13 @@ def _padded(rows: Sequence[list[int]], width: int, filler: int) -> Tensor:
     return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
 
-def _fact(catalogue: Catalogue, rng: np.random.Generator) -> tuple[str, str]:
-    chance = np.sqrt(catalogue.features.popularity)  # lesser known items are told of more often than they are met
+def _fact(catalog: Catalog, rng: np.random.Generator) -> tuple[str, str]:
+    chance = np.sqrt(catalog.features.popularity)  # lesser known items are told of more often than they are met
     number, other = rng.choice(len(chance), 2, p=chance / chance.sum())
     kind = rng.random()
     if kind < _DESCRIBED:
-        return _described(catalogue.entries[number], rng)
-    return _compared(catalogue, int(number), int(other), better=kind < (1.0 + _DESCRIBED) / 2.0)
+        return _described(catalog.entries[number], rng)
+    return _compared(catalog, int(number), int(other), better=kind < (1.0 + _DESCRIBED) / 2.0)
 
 
 def _item(entry: Entry, other_form: bool, rng: np.random.Generator) -> Item:
@@ -264,9 +264,9 @@ def _described(entry: Entry, rng: np.random.Generator) -> tuple[str, str]:
     return head, tail + END
 
 
-def _compared(catalogue: Catalogue, number: int, other: int, *, better: bool) -> tuple[str, str]:
-    one, two = catalogue.entries[number], catalogue.entries[other]
-    values = catalogue.features.values
+def _compared(catalog: Catalog, number: int, other: int, *, better: bool) -> tuple[str, str]:
+    one, two = catalog.entries[number], catalog.entries[other]
+    values = catalog.features.values
     if better:
         question, answer = "better regarded than", values[number, 1] > values[other, 1]
     else:

@@ -161,11 +161,11 @@ def pretrain(
 def _check_held_out(entries: Sequence[Entry], recipe: Recipe) -> None:
     # Before an hour of training, not after it.
     needed = HISTORY + recipe.questions // 2
-    for noun in NOUNS:
-        found = sum(entry.noun == noun for n, entry in enumerate(entries) if n % recipe.held_out_every == 0)
+    for item_type in NOUNS:
+        found = sum(entry.item_type == item_type for n, entry in enumerate(entries) if n % recipe.held_out_every == 0)
         if found < needed:
             raise InvalidInput(
-                f"too small a corpus: it holds {found} {noun}s to examine the model on, which needs {needed} of them, "
+                f"too small a corpus: it holds {found} {item_type}s to examine the model on, which needs {needed} of them, "
                 f"one in {recipe.held_out_every} of all"
             )
 
@@ -234,9 +234,9 @@ class Course:
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.peak_learning_rate * learning_rate_share(self._done, recipe) * group["share"]
         books = self._done % recipe.books_every == recipe.books_every - 1
-        noun, part = ("book", 2) if books else ("movie", 1)
-        people = self._lessons.people(noun, recipe.people_per_step // part, recipe.questions // part, rng)
-        facts = self._lessons.facts(noun, recipe.facts_per_step, rng)
+        item_type, part = ("book", 2) if books else ("movie", 1)
+        people = self._lessons.people(item_type, recipe.people_per_step // part, recipe.questions // part, rng)
+        facts = self._lessons.facts(item_type, recipe.facts_per_step, rng)
         texts = self._lessons.texts(recipe.texts_per_step, recipe.text_tokens, rng)
         with self._precision():
             losses = Losses(*self._people_losses(people), self._text_loss(facts), self._text_loss(texts))

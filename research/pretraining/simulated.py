@@ -1,4 +1,4 @@
-"""Simulated people over a public catalogue: for the demo and for pretraining the bundled model. No real person's data.
+"""Simulated people over a public catalog: for the demo and for pretraining the bundled model. No real person's data.
 
 A person has a general generosity, tastes in genres, an opinion of what the public thinks, of fame and of old things, and of
 single authors: all drawn from normal distributions. They live until some year, meet well-known and recent items more often,
@@ -26,7 +26,7 @@ _TASTED = ("generosity", "quality", "fame", "decade")  # what the features befor
 
 @dataclass(frozen=True, slots=True)
 class PublicFacts:
-    """What the public knows of one item. `vote_average` is on any one scale, the same for the whole catalogue."""
+    """What the public knows of one item. `vote_average` is on any one scale, the same for the whole catalog."""
 
     title: str
     year: int
@@ -72,7 +72,7 @@ BOOK_TASTES = Tastes(
 
 @dataclass(frozen=True, slots=True)
 class ItemFeatures:
-    """The catalogue as arrays over N items and F = 4 + G features (`_TASTED`, then one per genre).
+    """The catalog as arrays over N items and F = 4 + G features (`_TASTED`, then one per genre).
 
     `values` (N, F): 1, public vote and ln(votes) (both standardized), decades since 1990, genres as a vector of unit length.
     """

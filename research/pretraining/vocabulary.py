@@ -102,9 +102,9 @@ def _wording() -> list[str]:
     pieces += ["User Preference: ", "\nUser Unpreference: ", "\nUser Unpreference: \n", '"?' + prompts.RESPONSE_HEADER]
     pieces += ['User Preference: "', '"\nUser Unpreference: "', '\nUser Unpreference: "', prompts.RESPONSE_HEADER]
     pieces += [f", {article}" for article in ("The", "A", "An")] + ["The ", "A ", "An ", '"The ', '"A ']
-    for noun in _NOUNS:
-        head = prompts.context_text((), noun)
-        pieces += [head[: head.index("User Preference")], prompts.invocation_text(noun)]
+    for item_type in _NOUNS:
+        head = prompts.context_text((), item_type)
+        pieces += [head[: head.index("User Preference")], prompts.invocation_text(item_type)]
     return [*pieces, " is about: ", "Public vote: "]
 
 
@@ -113,8 +113,8 @@ def _years() -> list[str]:
 
 
 def _names(entries: Sequence[Entry], book_names: int) -> list[str]:
-    films = [entry.name for entry in entries if entry.noun == "movie"]
-    known = sorted((e for e in entries if e.noun == "book"), key=lambda e: (-e.facts.vote_count, e.name))
+    films = [entry.name for entry in entries if entry.item_type == "movie"]
+    known = sorted((e for e in entries if e.item_type == "book"), key=lambda e: (-e.facts.vote_count, e.name))
     books = list(dict.fromkeys(entry.name for entry in known))[:book_names]
     return [*(name for name in (*films, *books) if len(name) >= _LEAST_NAME), *_authors(entries)]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from adapters_store import (
     DamagedArtifact,
-    Fault,
     MissingArtifact,
     Store,
     StoredGeneration,
+    StoreFault,
     canonical_json,
     digest_of,
 )
@@ -29,8 +29,8 @@ from service.building.known import KnownArtifacts, OnDamage, ignore_damage
 from service.building.memories import MemoryMaker, memory_digest
 from service.building.planning.corpus import Corpus, corpus_of
 from service.building.planning.embedding import PublicTextsTask, embed_public_texts
-from service.building.planning.incremental_plan import Memo, NotAsRemembered
-from service.building.planning.placement import Placer
+from service.building.planning.incremental_plan import IncrementalPlanner, NotAsRemembered
+from service.building.planning.placement import ShardAssigner
 from service.building.planning.plan import (
     Material,
     Plan,
@@ -40,7 +40,7 @@ from service.building.planning.plan import (
 )
 from service.building.progress import Progress, Silent
 from service.building.training.adapters import AdapterMaker
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.training.validation_table import (
     KnownRows,
     RowMaker,
@@ -48,12 +48,12 @@ from service.building.training.validation_table import (
     row_keys,
 )
 from service.building.workers.prefill import MANNER
-from service.building.workers.prefill_cache import Readings
-from service.building.workers.process_pool import Workforce
+from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.ledger import Ledger
 from service.llm.frozen import POOLING
-from service.llm.tokenizer import Encoder, ModelSpec
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
 from service.records import BuildConfig, Item, Published
 
@@ -87,9 +87,9 @@ class Work:
     """What a generation will consist of, and what must be computed for it."""
 
     fence: int
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
-    catalogue: str  # digest of the items, and of what embeds them
+    catalog: str  # digest of the items, and of what embeds them
     shards: dict[str, PlannedShard]  # by their adapters' digests
     users: list[ValidationUser]
     missing: list[str]  # digests of adapters
@@ -108,48 +108,50 @@ class Builder:
         ledger: Ledger,
         store: Store,
         model: ModelSpec,
-        workforce: Workforce,
+        process_pool: ProcessPool,
         secret: bytes,
         environment: Mapping[str, str],
         progress: Progress | None = None,
-        readings: Readings | None = None,
+        prefill_cache: PrefillCache | None = None,
         on_damage: OnDamage = ignore_damage,
     ) -> None:
-        """`environment` is what `workforce` computes with; it decides digests as the rows do.
+        """`environment` is what `process_pool` computes with; it decides digests as the rows do.
 
-        `readings` keeps what is read of people's contexts for the next build; by default nothing is kept. `on_damage` is told
-        of what the store holds and should not.
+        `prefill_cache` keeps what is read of people's contexts for the next build; by default nothing is kept. `on_damage` is
+        told of what the store holds and should not.
         """
         self._ledger = ledger
         self._store = store
-        self._encoder = Encoder.load(model)
-        self._model = replace(model, answers=self._encoder.answers)  # whoever computes gets token ids
-        self._workforce = workforce
+        self._tokenizer = PromptTokenizer.load(model)
+        self._model = replace(model, answers=self._tokenizer.answers)  # whoever computes gets token ids
+        self._process_pool = process_pool
         self._secret = secret
         self._progress: Progress = progress or Silent()
         self._environment = environment
-        self._readings = readings or Readings(0)
+        self._prefill_cache = prefill_cache or PrefillCache(0)
         self._seen_fence = 0  # up to which deletions have wiped readings
         self._on_damage = on_damage
         self._known_adapters = KnownArtifacts(store.adapters, secret, on_damage)
         self._known_memories = KnownArtifacts(store.memories, secret, on_damage)
         self._adapters = AdapterMaker(
             self._known_adapters,
-            self._encoder,
+            self._tokenizer,
             self._model,
-            workforce,
+            process_pool,
             self._progress,
             self._environment,
-            self._readings,
+            self._prefill_cache,
         )
         self._memories = MemoryMaker(self._known_memories, self._progress)
-        self._placer = Placer(ledger, self._encoder, self._model, workforce, self._progress, self._environment)
-        self._memo = Memo(ledger, self._placer)
+        self._assigner = ShardAssigner(
+            ledger, self._tokenizer, self._model, process_pool, self._progress, self._environment
+        )
+        self._planner = IncrementalPlanner(ledger, self._assigner)
 
     @property
     def frozen(self) -> dict[str, str]:
         """What identifies the frozen model in a manifest."""
-        return {"digest": self._encoder.digest, "dtype": self._model.dtype}
+        return {"digest": self._tokenizer.digest, "dtype": self._model.dtype}
 
     @property
     def _made_with(self) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class Builder:
         try:
             return self._make(self._work_from_memory(config), config)
         except NotAsRemembered:
-            self._memo.distrust()
+            self._planner.distrust()
             raise
 
     def build_corpus(self, corpus: Corpus, config: BuildConfig, fence: int) -> Built:
@@ -173,35 +175,35 @@ class Builder:
         Raises:
             LetheError, StoreFailure: nothing half-made is left where it could be served.
         """
-        return self._make(self._work(WholePlan(corpus, self._placer, config, fence), config), config)
+        return self._make(self._work(WholePlan(corpus, self._assigner, config, fence), config), config)
 
     def wipe_forgotten(self, plan_fence: int | None = None) -> None:
         """Keep nothing of what was read of people of whom a deletion came since this was last done.
 
         A build that was planned at `plan_fence` may leave readings of people who were forgotten after it.
         """
-        now, users = self._ledger.forgotten_since(self._seen_fence, self._readings.people)
-        self._readings.forget(users)
+        now, users = self._ledger.forgotten_since(self._seen_fence, self._prefill_cache.people)
+        self._prefill_cache.forget(users)
         self._seen_fence = now if plan_fence is None else plan_fence
 
     def _work_from_memory(self, config: BuildConfig) -> Work:
         plan: Plan | None
-        with self._ledger.reading() as reading:
-            plan = self._memo.plan_if_current(reading, config)
+        with self._ledger.read_transaction() as transaction:
+            plan = self._planner.plan_if_current(transaction, config)
             if plan is not None:  # as a rule: a deletion changes nobody who stays
                 return self._work(plan, config)
-        self._memo.refresh(config)
-        with self._ledger.reading() as reading:
-            plan = self._memo.plan(reading, config)
+        self._planner.refresh(config)
+        with self._ledger.read_transaction() as transaction:
+            plan = self._planner.plan(transaction, config)
             if plan is None:  # another process builds in another way just now
-                plan = WholePlan(corpus_of(reading.view(), config), self._placer, config, reading.fence)
+                plan = WholePlan(corpus_of(transaction.view(), config), self._assigner, config, transaction.fence)
             return self._work(plan, config)
 
     def _make(self, work: Work, config: BuildConfig) -> Built:
         self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
         trained = self._train_missing(work, config)
-        item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalogue])
-        files = self._row_files(work, config) | self._catalogue_files(work)
+        item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
+        files = self._row_files(work, config) | self._catalog_files(work)
         files |= self._item_model_files(work, config, item_model)
         manifest = self._manifest(work, config) | {"item_model": item_model}
         return Built(
@@ -222,19 +224,19 @@ class Builder:
         memories = {memory_digest(memory.content): memory for memory in plan.memories}
         users = [self._validation_user(user, config) for user in plan.users]
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
-        self._record_exposures(plan, shards, users, memories)
+        self._record_lineage(plan, shards, users, memories)
         previous = self._previous()
         missing, uncounted = self._known_adapters.missing(shards), self._known_memories.missing(memories)
         known = KnownRows.of(previous, self.frozen)
         lacking = {user.user_id for lack in known.lacking(users, list(shards)) for user in lack.users}
         names = [shards[digest].name for digest in missing] + [memories[digest].name for digest in uncounted]
         material = plan.material(names, lacking)
-        catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
+        catalog = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
         return Work(
             fence=plan.fence,
-            noun=plan.noun,
+            item_type=plan.item_type,
             items=plan.items,
-            catalogue=catalogue,
+            catalog=catalog,
             shards=shards,
             users=users,
             missing=missing,
@@ -245,7 +247,7 @@ class Builder:
             material=material,
         )
 
-    def _record_exposures(
+    def _record_lineage(
         self,
         plan: Plan,
         shards: Mapping[str, PlannedShard],
@@ -257,19 +259,19 @@ class Builder:
         An artifact's name decides whom it has seen, so nobody else is known of it, and equal sums mean everybody. Who is
         forgotten from now on is masked by what is known now; and who was forgotten before is not among those known.
         """
-        with self._ledger.reading() as reading:
-            known = reading.exposed()
+        with self._ledger.read_transaction() as transaction:
+            known = transaction.exposed()
         rows = {key: user.user_id for user in users for key in user.keys if ("row", key) not in known}
         open_ = [digest for digest, shard in shards.items() if known.get(("adapter", digest)) != shard.samples]
         for first in range(0, max(len(open_), bool(rows)), _RECORDED_AT_ONCE):
             some = {digest: shards[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
             people = {digest: Counter(plan.people(name)).elements() for digest, name in some.items()}
-            self._ledger.record_exposures(plan.fence, people, rows if first == 0 else {}, some)
+            self._ledger.record_lineage(plan.fence, people, rows if first == 0 else {}, some)
         open_ = [digest for digest, memory in memories.items() if known.get(("memory", digest)) != memory.samples]
         for first in range(0, len(open_), _RECORDED_AT_ONCE):
             some = {digest: memories[digest].name for digest in open_[first : first + _RECORDED_AT_ONCE]}
             counted = {digest: plan.people(name) for digest, name in some.items()}
-            self._ledger.record_exposures(plan.fence, {}, {}, some, counted)
+            self._ledger.record_lineage(plan.fence, {}, {}, some, counted)
 
     # Adapters
 
@@ -280,27 +282,29 @@ class Builder:
             for first in range(0, len(work.missing), _TRAINED_AT_ONCE):
                 some = work.missing[first : first + _TRAINED_AT_ONCE]
                 shards = {digest: work.material.shard(work.shards[digest].name) for digest in some}
-                self._adapters.train(shards, work.noun, config)
+                self._adapters.train(shards, work.item_type, config)
         finally:
             self._ledger.set_shards_training(0)
         return tuple(work.missing)
 
-    # Validation rows and catalogue
+    # Validation rows and catalog
 
     def _validation_user(self, user: PlannedUser, config: BuildConfig) -> ValidationUser:
         batch = digest_of([self._made_with, config.activation, user.digest])
         return ValidationUser(user.user_id, row_keys(self._secret, user.user_id, batch, user.samples))
 
     def _row_files(self, work: Work, config: BuildConfig) -> dict[str, bytes]:
-        def lessons_of(user_id: str) -> tuple[Lesson, ...]:
-            return self._adapters.lessons(work.material.samples(user_id), work.noun)
+        def encoded_samples_of(user_id: str) -> tuple[EncodedSample, ...]:
+            return self._adapters.encoded_samples(work.material.samples(user_id), work.item_type)
 
-        maker = RowMaker(self._known_adapters.read, self._model, self._workforce, self._progress, self._readings)
-        return maker.files(work.users, list(work.shards), work.known, lessons_of, config)
+        maker = RowMaker(
+            self._known_adapters.read, self._model, self._process_pool, self._progress, self._prefill_cache
+        )
+        return maker.files(work.users, list(work.shards), work.known, encoded_samples_of, config)
 
-    def _catalogue_files(self, work: Work) -> dict[str, bytes]:
+    def _catalog_files(self, work: Work) -> dict[str, bytes]:
         previous = work.previous
-        if previous is not None and previous.manifest["catalogue"] == work.catalogue:
+        if previous is not None and previous.manifest["catalogue"] == work.catalog:
             embeddings = previous.read("item_embeddings.npy")
         else:
             embeddings = array_bytes(self._embed_items(work.items))
@@ -313,16 +317,16 @@ class Builder:
         memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
         task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
         self._progress.phase("solving the item model", 1)
-        [(_, files)] = self._workforce.run(solve_item_model, [task], self._progress.advance)
+        [(_, files)] = self._process_pool.run(solve_item_model, [task], self._progress.advance)
         return files
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
-        rows = [self._encoder.item(item) for item in items]
+        rows = [self._tokenizer.item(item) for item in items]
         tasks = [
             PublicTextsTask(self._model, tuple(rows[i : i + _ITEMS_A_TASK])) for i in range(0, len(rows), _ITEMS_A_TASK)
         ]
-        self._progress.phase("embedding the catalogue", len(items))
-        parts = dict(self._workforce.run(embed_public_texts, tasks, self._progress.advance))
+        self._progress.phase("embedding the catalog", len(items))
+        parts = dict(self._process_pool.run(embed_public_texts, tasks, self._progress.advance))
         found = [parts[number] for number in range(len(tasks))]
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
@@ -340,8 +344,8 @@ class Builder:
             "format": FORMAT,
             "frozen": self.frozen,
             "template": prompts.TEMPLATE_VERSION,
-            "noun": work.noun,
-            "catalogue": work.catalogue,
+            "noun": work.item_type,
+            "catalogue": work.catalog,
             "config": asdict(config),
             "environment": dict(self._environment),
             "adapters": adapters,
@@ -368,7 +372,7 @@ class Builder:
                 previous = self._store.generation(named)
                 adapters, memories = previous.artifacts()
         except DamagedArtifact as failure:
-            self._on_damage(Fault("generation", named or "", str(failure)))
+            self._on_damage(StoreFault("generation", named or "", str(failure)))
         except MissingArtifact:
             pass  # a rehearsal builds into an empty store
         self._known_adapters.begin(adapters)
@@ -377,5 +381,5 @@ class Builder:
 
 
 def _row_of(item: Item) -> list[Any]:
-    # Not `asdict`, which copies deeply: a catalogue is long, and every deletion looks at it.
+    # Not `asdict`, which copies deeply: a catalog is long, and every deletion looks at it.
     return [item.item_id, item.title, item.year, item.genres, item.author]

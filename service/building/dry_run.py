@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from service.ledger import Ledger
-from service.records import Place
+from service.records import ShardAssignment
 
 
-class RehearsalLedger(Ledger):
+class DryRunLedger(Ledger):
     """Reads as the ledger does and notes nothing of a build: no deletion may name an adapter that was never served."""
 
     remembers = False  # nor does it trust what an earlier build remembered
 
-    def begin_outline(self, outline: str) -> None:
+    def begin_fingerprint(self, fingerprint: str) -> None:
         """Note nothing."""
 
-    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+    def save_assignments(self, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]) -> None:
         """Note nothing."""
 
     def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
@@ -25,7 +25,7 @@ class RehearsalLedger(Ledger):
     def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
         """Note nothing."""
 
-    def record_exposures(
+    def record_lineage(
         self,
         view_fence: int,
         adapters: Mapping[str, Iterable[str]],

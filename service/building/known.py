@@ -12,13 +12,13 @@ import hmac
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from adapters_store import Artifacts, DamagedArtifact, Fault, MissingArtifact, StatedArtifact, canonical_json
+from adapters_store import Artifacts, DamagedArtifact, MissingArtifact, StatedArtifact, StoreFault, canonical_json
 
-OnDamage = Callable[[Fault], None]
+OnDamage = Callable[[StoreFault], None]
 Files = Mapping[str, str]  # name -> SHA-256
 
 
-def ignore_damage(_fault: Fault) -> None:
+def ignore_damage(_fault: StoreFault) -> None:
     """What is made where nobody watches is made again without a word."""
 
 
@@ -65,7 +65,7 @@ class KnownArtifacts:
                 self._found[digest] = files
                 return True
         except (DamagedArtifact, MissingArtifact) as failure:
-            self._on_damage(Fault(self._artifacts.kind, digest, str(failure)))
+            self._on_damage(StoreFault(self._artifacts.kind, digest, str(failure)))
         # It can be made again to the same bytes, so a damaged one is not worth refusing to build.
         self._artifacts.remove(digest)
         return False

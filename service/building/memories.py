@@ -17,15 +17,15 @@ from service.data.samples import is_validation_user
 from service.ledger import MEMORIZED
 from service.memory.artifact import memory_files
 from service.memory.counting import FORMAT, contribution_digest, count_people, counted
-from service.records import BuildConfig, Interaction, Place
+from service.records import BuildConfig, Interaction, ShardAssignment
 
 
-def memory_place(user_id: str, interactions: Sequence[Interaction], config: BuildConfig) -> Place:
+def memory_assignment(user_id: str, interactions: Sequence[Interaction], config: BuildConfig) -> ShardAssignment:
     """Where a user's part in a memory stands, how many interactions it counts, and what names it."""
     trains, validates = MEMORIZED
     kind = validates if is_validation_user(user_id, config.validation_percent, config.seed) else trains
     path = kind + hash_path(user_id, config.seed)
-    return Place(user_id, user_id, path, len(counted(interactions)), contribution_digest(interactions))
+    return ShardAssignment(user_id, user_id, path, len(counted(interactions)), contribution_digest(interactions))
 
 
 def memory_digest(content: str) -> str:

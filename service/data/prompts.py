@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from service.records import Item, Opinion, Prompt, Sample
+from service.records import Item, Prompt, RatedItem, Sample
 
 TEMPLATE_VERSION = "tallrec-1"
 ANSWERS = ("Yes", "No")
@@ -20,11 +20,11 @@ _INSTRUCTION = (
 )
 
 
-def instruction(noun: str) -> str:
-    return _INSTRUCTION.format(noun=noun)
+def instruction(item_type: str) -> str:
+    return _INSTRUCTION.format(noun=item_type)
 
 
-def history_text(history: Iterable[Opinion]) -> str:
+def history_text(history: Iterable[RatedItem]) -> str:
     """The two preference lines, with the line feed that ends the second."""
     opinions = list(history)
     liked = ", ".join(_mention(o.item) for o in opinions if o.liked)
@@ -32,23 +32,23 @@ def history_text(history: Iterable[Opinion]) -> str:
     return f"User Preference: {liked}\nUser Unpreference: {disliked}\n"
 
 
-def invocation_text(noun: str) -> str:
+def invocation_text(item_type: str) -> str:
     """The words that every question opens with."""
-    return f"Whether the user will like the target {noun}"
+    return f"Whether the user will like the target {item_type}"
 
 
-def target_text(target: Item, noun: str) -> str:
+def target_text(target: Item, item_type: str) -> str:
     """The question as TALLRec words it; an author's name goes inside the quotes."""
     named = _mention(target) if target.author else _one_line(target.title)
-    return f'{invocation_text(noun)} "{named}"?'
+    return f'{invocation_text(item_type)} "{named}"?'
 
 
-def context_text(history: Iterable[Opinion], noun: str) -> str:
-    return f"### Instruction:\n{instruction(noun)}\n\n### Input:\n{history_text(history)}"
+def context_text(history: Iterable[RatedItem], item_type: str) -> str:
+    return f"### Instruction:\n{instruction(item_type)}\n\n### Input:\n{history_text(history)}"
 
 
-def question_text(target: Item, noun: str) -> str:
-    return target_text(target, noun) + RESPONSE_HEADER
+def question_text(target: Item, item_type: str) -> str:
+    return target_text(target, item_type) + RESPONSE_HEADER
 
 
 def item_text(item: Item) -> str:
@@ -57,8 +57,8 @@ def item_text(item: Item) -> str:
     return f"{_mention(item)} is about: {facts}"
 
 
-def prompt(sample: Sample, noun: str) -> Prompt:
-    return Prompt(context_text(sample.history, noun), question_text(sample.target, noun))
+def prompt(sample: Sample, item_type: str) -> Prompt:
+    return Prompt(context_text(sample.history, item_type), question_text(sample.target, item_type))
 
 
 def _mention(item: Item) -> str:

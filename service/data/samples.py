@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from service.data import prompts
-from service.records import Interaction, Item, Opinion, Sample
+from service.records import Interaction, Item, RatedItem, Sample
 
 _KEY_BYTES = 16
 _PARTS_OF_A_PERCENT = 1_000_000
@@ -37,9 +37,9 @@ def is_validation_user(user_id: str, percent: float, seed: int) -> bool:
     return stands_at < round(percent * _PARTS_OF_A_PERCENT)
 
 
-def canonical(sample: Sample, noun: str) -> dict[str, Any]:
+def canonical(sample: Sample, item_type: str) -> dict[str, Any]:
     """What training sees of a sample, for digests: its prompt and label. It holds no user id."""
-    read = prompts.prompt(sample, noun)
+    read = prompts.prompt(sample, item_type)
     return {"context": read.context, "question": read.question, "liked": sample.liked}
 
 
@@ -58,7 +58,7 @@ def windows(
 ) -> Iterator[Sample]:
     """One user's windows, from the row numbered `first_target` on: each row is a target, up to `history_length` before it are
     its history. `rows` are one user's, oldest first."""
-    opinions = [Opinion(items[row.item_id], row.liked) for row in rows]
+    opinions = [RatedItem(items[row.item_id], row.liked) for row in rows]
     for i in range(first_target, len(rows)):
         history = tuple(opinions[max(0, i - history_length) : i])
         yield Sample(rows[i].user_id, history, opinions[i].item, opinions[i].liked)

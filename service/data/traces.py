@@ -16,7 +16,7 @@ _GLUE = frozenset("-_.@+")  # with a letter or digit beyond, part of a longer na
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class SoughtText:
     """One line of a list of texts: what it may look like where it was kept. `line` counts from 1."""
 
     line: int
@@ -27,14 +27,14 @@ class Sought:
         return all(map(is_distinctive, self.forms))
 
 
-def texts_to_look_for(content: str) -> list[Sought]:
+def texts_to_look_for(content: str) -> list[SoughtText]:
     """The texts of a list, one a line. What lies around a text (white space, a JSON string's quotes) belongs to no id.
 
     Raises:
         InvalidInput: there is none. A search for nothing would find nothing, whatever is left.
     """
     lines = content.removeprefix("\ufeff").split("\n")  # not `splitlines`: an id may hold other separators
-    sought = [Sought(number, tuple(_forms(line))) for number, line in enumerate(lines, 1) if line.strip()]
+    sought = [SoughtText(number, tuple(_forms(line))) for number, line in enumerate(lines, 1) if line.strip()]
     if not sought:
         raise InvalidInput(
             "the list holds no text to look for, only blanks; give one text a line (a person's id, a title)"

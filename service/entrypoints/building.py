@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from adapters_store import Store
 from service.building.builder import Builder
-from service.building.dry_run import RehearsalLedger
+from service.building.dry_run import DryRunLedger
 from service.building.environment import environment_of
 from service.building.known import ignore_damage
 from service.building.progress import Progress, Silent
-from service.building.workers.prefill_cache import Readings
-from service.building.workers.process_pool import Workforce
+from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.process_pool import ProcessPool
 from service.config import kernel_variables
 from service.entrypoints.bootstrap import Home
 from service.forgetting.bell import Bell
@@ -27,12 +27,12 @@ def builder(home: Home, progress: Progress | None = None) -> Builder:
 
 def dry_run_builder(home: Home, store: Store, progress: Progress | None = None) -> Builder:
     """A builder into another store, of which the ledger notes nothing."""
-    return _builder(home, RehearsalLedger(home.settings.ledger_at(), home.secret), store, progress)
+    return _builder(home, DryRunLedger(home.settings.ledger_at(), home.secret), store, progress)
 
 
 def reconciler(home: Home, bell: Bell, progress: Progress | None = None) -> Reconciler:
     """What brings the published generation to what the ledger says, and completes deletions."""
-    made = _builder(home, home.ledger, home.store, progress, Readings(home.settings.readings_bytes))
+    made = _builder(home, home.ledger, home.store, progress, PrefillCache(home.settings.prefill_cache_bytes))
     return Reconciler(home.ledger, home.store, made, bell, home.signer, home.settings.build_config(), home.incidents)
 
 
@@ -41,16 +41,16 @@ def environment(home: Home) -> dict[str, str]:
     return environment_of(home.settings.device, kernel_variables())
 
 
-def workforce(home: Home) -> Workforce:
+def process_pool(home: Home) -> ProcessPool:
     """The processes that train, as many at a time as the settings say."""
     settings = home.settings
-    return Workforce(
+    return ProcessPool(
         settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores()), _PRELOAD
     )
 
 
 def _builder(
-    home: Home, ledger: Ledger, store: Store, progress: Progress | None, readings: Readings | None = None
+    home: Home, ledger: Ledger, store: Store, progress: Progress | None, prefill_cache: PrefillCache | None = None
 ) -> Builder:
     # A rehearsal builds into an empty store, where nothing can be damaged.
     note = home.incidents.note if store is home.store else ignore_damage
@@ -58,10 +58,10 @@ def _builder(
         ledger,
         store,
         home.model(),
-        workforce(home),
+        process_pool(home),
         home.secret,
         environment(home),
         progress or Silent(),
-        readings,
+        prefill_cache,
         note,
     )

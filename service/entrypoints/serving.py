@@ -14,7 +14,7 @@ from service.entrypoints.http.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
 from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
@@ -27,7 +27,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     torch.set_num_threads(settings.scoring_threads())
     telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
-    contexts = ContextCache(settings.context_cache_bytes)
+    contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
     refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)

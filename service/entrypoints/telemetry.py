@@ -43,18 +43,18 @@ _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
 
 
-class LedgerReadings(Protocol):
+class LedgerStats(Protocol):
     """What the metrics ask of the ledger at each scrape. Each may raise `LedgerUnavailable`."""
 
     def requests_by_state(self) -> Mapping[str, int]: ...
 
     def completion_times(self) -> Sequence[tuple[float, float]]: ...
 
-    def oldest_owed_age(self) -> float: ...
+    def oldest_pending_age(self) -> float: ...
 
     def overdue(self, deadline: float) -> int: ...
 
-    def owed(self) -> Sequence[ForgetRequest]: ...
+    def pending(self) -> Sequence[ForgetRequest]: ...
 
     def now(self) -> float: ...
 
@@ -63,7 +63,7 @@ class LedgerReadings(Protocol):
     def mask(self) -> Mask: ...
 
 
-class GenerationReadings(Protocol):
+class GenerationStats(Protocol):
     """The generation that this process serves. Raises `NotReady` (a `StoreError`) while there is none."""
 
     def generation_info(self) -> Mapping[str, Any]: ...
@@ -90,12 +90,12 @@ class Telemetry:
         )
         self._queue_tokens = Gauge("lethe_queue_tokens", "Tokens that wait to be scored.", registry=registry)
         self._forward = self._timer("lethe_forward_seconds", "Time of one forward pass.")
-        self._neighbours = self._timer("lethe_neighbour_seconds", "Time of one search for neighbours.")
+        self._neighbors = self._timer("lethe_neighbor_seconds", "Time of one search for neighbors.")
         self._mask = self._timer("lethe_forget_mask_seconds", "Time until a deletion is masked and recorded.")
 
-    def watch(self, ledger: LedgerReadings, generations: GenerationReadings) -> None:
+    def watch(self, ledger: LedgerStats, generations: GenerationStats) -> None:
         """Read `ledger` and `generations` at every scrape from now on. To be called once."""
-        self._registry.register(_Readings(ledger, generations, self._forget_deadline))
+        self._registry.register(_StatsCollector(ledger, generations, self._forget_deadline))
 
     def watch_store(self, damages: Callable[[], Mapping[str, int]]) -> None:
         """Read at every scrape from now on how much was found damaged, by kind. To be called once."""
@@ -119,9 +119,9 @@ class Telemetry:
         """Count one forward pass."""
         self._forward.observe(seconds)
 
-    def observe_neighbours(self, seconds: float) -> None:
-        """Count one search for neighbours."""
-        self._neighbours.observe(seconds)
+    def observe_neighbors(self, seconds: float) -> None:
+        """Count one search for neighbors."""
+        self._neighbors.observe(seconds)
 
     def observe_mask(self, seconds: float) -> None:
         """Count one accepted deletion, timed from the call until the ledger has masked it."""
@@ -141,9 +141,9 @@ class Attendance:
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, float]] = {}  # request id -> attempts, and when the last began
 
-    def unattended(self, owed: Sequence[ForgetRequest], now: float) -> float:
+    def unattended(self, pending: Sequence[ForgetRequest], now: float) -> float:
         """Seconds since the last attempt, or the acceptance, of that which has waited longest; 0 if none is owed."""
-        self._last = {request.request_id: self._attempts_of(request, now) for request in owed}
+        self._last = {request.request_id: self._attempts_of(request, now) for request in pending}
         return max((max(0.0, now - at) for _, at in self._last.values()), default=0.0)
 
     def _attempts_of(self, request: ForgetRequest, now: float) -> tuple[int, float]:
@@ -156,8 +156,8 @@ class Attendance:
         return request.attempts, now if first is None else first
 
 
-class _Readings(Collector):
-    def __init__(self, ledger: LedgerReadings, generations: GenerationReadings, forget_deadline: float) -> None:
+class _StatsCollector(Collector):
+    def __init__(self, ledger: LedgerStats, generations: GenerationStats, forget_deadline: float) -> None:
         self._ledger = ledger
         self._generations = generations
         self._forget_deadline = forget_deadline
@@ -178,11 +178,11 @@ class _Readings(Collector):
         yield _labelled("lethe_forget_requests", "Deletions by their state.", "state", states)
         took = [completed_at - accepted_at for accepted_at, completed_at in self._ledger.completion_times()]
         yield _histogram("lethe_forget_complete_seconds", "Time from acceptance to receipt.", took)
-        age = self._ledger.oldest_owed_age()
+        age = self._ledger.oldest_pending_age()
         yield GaugeMetricFamily("lethe_forget_oldest_owed_seconds", "Age of the oldest deletion still owed.", age)
         overdue = self._ledger.overdue(self._forget_deadline)
         yield GaugeMetricFamily("lethe_forget_overdue", "Deletions owed for longer than the deadline.", overdue)
-        unattended = self._attendance.unattended(self._ledger.owed(), self._ledger.now())
+        unattended = self._attendance.unattended(self._ledger.pending(), self._ledger.now())
         told = "Time since the last attempt at the owed deletion that has waited longest for one."
         yield GaugeMetricFamily("lethe_forget_unattended_seconds", told, unattended)
         yield GaugeMetricFamily("lethe_fence", "Deletions that the ledger has counted.", self._ledger.mask().fence)
@@ -210,9 +210,9 @@ class _Damages(Collector):
         yield family
 
 
-def _available(readings: Callable[[], Iterator[Metric]]) -> list[Metric]:
+def _available(prefill_cache: Callable[[], Iterator[Metric]]) -> list[Metric]:
     try:
-        return list(readings())
+        return list(prefill_cache())
     except (LedgerUnavailable, StoreError):
         # A metric that cannot be read is absent, and alerts can say so; the others must still come.
         return []

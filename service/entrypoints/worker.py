@@ -27,7 +27,7 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
         threading.Thread(target=_end_with_parent, daemon=True).start()
     home = Home.open(settings)
     home.restore_check()
-    building.workforce(home).prepare()
+    building.process_pool(home).prepare()
     bell = home.bell()
     try:
         building.reconciler(home, bell, progress).run(threading.Event(), settings.retry_seconds)

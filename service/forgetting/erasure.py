@@ -27,7 +27,7 @@ class ByteSearch:
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class ErasureAudit:
     """What was found of a deletion: all zero when everything is gone; and how much was searched."""
 
     person_in_ledger: int
@@ -57,7 +57,7 @@ class Remains:
         )
 
 
-class RemainsFinder:
+class ErasureAuditor:
     """Searches ledger and store as they are now."""
 
     def __init__(self, ledger: Ledger, store: Store) -> None:
@@ -66,9 +66,11 @@ class RemainsFinder:
         self._published = _published(ledger, store)
         # Every user's id must be hashed for this, so it is done once.
         self._people = ledger.counts().users
-        self._found_again = frozenset(subject for user in ledger.found_again() for subject in ledger.subjects(user))
+        self._found_again = frozenset(
+            subject for user in ledger.resurrected_users() for subject in ledger.subjects(user)
+        )
 
-    def search(self, requests: Sequence[ForgetRequest]) -> Remains:
+    def search(self, requests: Sequence[ForgetRequest]) -> ErasureAudit:
         """Look for everything of these deletions at once. Their masked rows are known until they are completed."""
         adapters = {digest for request in requests for digest in self._saw(request)}
         adapters -= _digests(self._published, "adapters")
@@ -79,7 +81,7 @@ class RemainsFinder:
         in_use = _rows(self._published)
         rows = {row for request in requests for row in self._masked_rows(request, in_use)}
         bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | memories | rows)])
-        return Remains(
+        return ErasureAudit(
             unnamed_items=self._unnamed_items(),
             person_in_ledger=len(self._found_again.intersection(request.subject for request in requests)),
             old_adapters=len(adapters.intersection(self._store.adapters.digests())),

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters_store import KINDS, Fault, canonical_json
+from adapters_store import KINDS, StoreFault, canonical_json
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Incidents:
         self._path = path
         self._open: set[tuple[str, str]] = set()  # told, and not repaired yet
 
-    def note(self, fault: Fault) -> None:
+    def note(self, fault: StoreFault) -> None:
         """Tell and count a fault, once until `repaired`."""
         if (fault.kind, fault.name) in self._open:
             return
@@ -44,7 +44,7 @@ class Incidents:
             # To repair matters more than to count.
             log.warning("incident_not_counted", extra={"reason": type(error).__name__})
 
-    def note_all(self, faults: Iterable[Fault]) -> None:
+    def note_all(self, faults: Iterable[StoreFault]) -> None:
         for fault in faults:
             self.note(fault)
 

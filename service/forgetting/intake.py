@@ -30,7 +30,7 @@ class Intake:
         """
         request = self._ledger.forget(user_id, item_ids, idempotency_key, remember)
         sys.audit("lethe.forget.before_tombstone_file")
-        self._tombstones.bury(self._ledger.tombstones(request.request_id))
+        self._tombstones.add_tombstones(self._ledger.tombstones(request.request_id))
         if request.state == "completed" and request.receipt is None:
             receipt = self._empty_receipt(request)
             self._ledger.complete(request.request_id, receipt, request.masked_at)
@@ -44,6 +44,6 @@ class Intake:
                 adapters={},
                 memories=(),
                 completed_at=request.masked_at,
-                remains=None,
+                audit=None,
             )
         )

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from adapters_store import canonical_json, write_once
 from service.errors import InvalidSetting, ReceiptInvalid
-from service.forgetting.erasure import Remains
+from service.forgetting.erasure import ErasureAudit
 from service.forgetting.receipt_keys import RetiredKeys, key_id, new_private_key, pem_of, public_keys_in
 from service.records import BuildConfig, ForgetRequest, Published
 
@@ -135,14 +135,14 @@ def receipt_content(
     adapters: Mapping[str, str | None],
     memories: Collection[str],
     completed_at: float,
-    remains: Remains | None,
+    audit: ErasureAudit | None,
     files: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a receipt states about a completed deletion, as JSON values.
 
     `published` is what was served when it was completed. `adapters` maps each affected adapter's digest to that of the one
     that replaced it, or to None if its shard is gone; `memories` are the digests of those that were masked. `completed_at`
-    is in seconds since the epoch; times are stated as ISO 8601 in UTC. `remains` is None where nothing was held, so nothing
+    is in seconds since the epoch; times are stated as ISO 8601 in UTC. `audit` is None where nothing was held, so nothing
     had to be searched for. `files` states the SHA-256 of each file of the adapters and memories that stand in their places.
     """
     return {
@@ -174,7 +174,7 @@ def receipt_content(
         "frozen_model": published and dict(published.frozen),
         "configuration": published and _configuration(published.config),
         "environment": published and dict(published.environment),
-        "erasure": remains and asdict(remains) | {"found": remains.found},
+        "erasure": audit and asdict(audit) | {"found": audit.found},
     }
 
 

@@ -16,7 +16,7 @@ from adapters_store import Findings, Inspector, Store, StoreFailure
 from service.building.builder import FORMAT, Builder, Built
 from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
-from service.forgetting.erasure import Remains, RemainsFinder
+from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.ledger import Ledger
@@ -63,13 +63,13 @@ class Reconciler:
             str, str
         ] = {}  # memory -> its node: of what was published when a pass began, and what it made
 
-    def settle(self) -> bool:
+    def reconcile_once(self) -> bool:
         """One pass if anything is owed or out of line; says whether there was.
 
         Raises:
             LetheError, StoreFailure: the pass failed. Requests are `failed` with the reason, and still owed.
         """
-        if not self._ledger.owed() and self._in_line():
+        if not self._ledger.pending() and self._in_line():
             return False
         self.rebuild(self.config())
         return True
@@ -77,16 +77,16 @@ class Reconciler:
     def rebuild(self, config: BuildConfig) -> Built:
         """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
         self._look_at_published()
-        ids = [request.request_id for request in self._ledger.owed()]
+        ids = [request.request_id for request in self._ledger.pending()]
         self._ledger.start(ids)
-        owed = [self._ledger.request(request_id) for request_id in ids]
+        pending = [self._ledger.request(request_id) for request_id in ids]
         try:
             built = self._builder.build(config)
             self._nodes |= built.memories
             self._publish(built)
             self._erase(built)
             # One that came while the ledger was being read may not be in what was built; the next pass has it.
-            if settled := [request for request in owed if request.fence <= built.fence]:
+            if settled := [request for request in pending if request.fence <= built.fence]:
                 self._complete(settled, built)
         except Exception as error:
             # Whatever it was, the requests say that they failed; a bug must not look like patience.
@@ -119,7 +119,7 @@ class Reconciler:
 
     def _settle_alone(self) -> None:
         with self._bell.courtesy_lock() as held:
-            while held and self.settle():
+            while held and self.reconcile_once():
                 log.info("reconciled")
 
     def _in_line(self) -> bool:
@@ -167,17 +167,17 @@ class Reconciler:
     def _erase(self, built: Built) -> None:
         self._store.erase_except(built.shards, built.memories, [built.generation])
         sys.audit("lethe.reconcile.erased")
-        self._ledger.drop_exposures_except(built.shards, built.rows, built.generation, built.memories)
+        self._ledger.drop_lineage_except(built.shards, built.rows, built.generation, built.memories)
         self._ledger.erase_traces()
 
     def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:
-        remains = RemainsFinder(self._ledger, self._store).search(requests)
-        if remains.found:
-            raise StoreError(f"what a deletion should have erased is still there ({_named(remains)})")
+        audit = ErasureAuditor(self._ledger, self._store).search(requests)
+        if audit.found:
+            raise StoreError(f"what a deletion should have erased is still there ({_named(audit)})")
         stated = self._stated_files(built.generation)
         for request in requests:
             completed_at = max(self._ledger.now(), request.masked_at, request.retraining_at or 0.0)
-            receipt = self._receipt(request, built, stated, remains, completed_at)
+            receipt = self._receipt(request, built, stated, audit, completed_at)
             sys.audit("lethe.reconcile.before_receipt")
             self._ledger.complete(request.request_id, receipt, completed_at)
             sys.audit("lethe.reconcile.completed")
@@ -197,7 +197,7 @@ class Reconciler:
         }
 
     def _receipt(
-        self, request: ForgetRequest, built: Built, stated: Stated, remains: Remains, completed_at: float
+        self, request: ForgetRequest, built: Built, stated: Stated, audit: ErasureAudit, completed_at: float
     ) -> str:
         affected = zip(request.affected_shards, request.shard_names, strict=True)
         adapters = {digest: _successor(digest, shard, built.shards) for digest, shard in affected}
@@ -209,7 +209,7 @@ class Reconciler:
                 adapters=adapters,
                 memories=memories,
                 completed_at=completed_at,
-                remains=remains,
+                audit=audit,
                 files=self._files(built, stated, {digest for digest in adapters.values() if digest}, memories),
             )
         )
@@ -243,10 +243,10 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, LetheError | StoreFailure) else type(error).__name__
 
 
-def _named(remains: Remains) -> str:
+def _named(audit: ErasureAudit) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')}: {number}"
-        for name, number in asdict(remains).items()
+        for name, number in asdict(audit).items()
         if number and not name.endswith("_searched")
     )
 

@@ -28,9 +28,9 @@ def restore_check(ledger: Ledger, tombstones: TombstoneFile, intake: Intake) -> 
     """
     with tombstones.locked():  # or somebody who comes back meanwhile would be taken for somebody who must not
         restored = ledger.restore_tombstones(tombstones.standing())
-        found = ledger.found_again()
+        found = ledger.resurrected_users()
         requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
-        tombstones.bury(ledger.tombstones())
+        tombstones.add_tombstones(ledger.tombstones())
     if restored or requests:
         log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
     return Restored(restored, requests)

@@ -119,7 +119,7 @@ class SecretFiles:
         file = TombstoneFile(tombstones, to.hashes())
         with file.locked():
             rekeyed = rekey(ledger, to.present, to.retired)
-            file.bury(new for _, new in rekeyed.moved)
+            file.add_tombstones(new for _, new in rekeyed.moved)
             file.remove(old for old, _ in rekeyed.moved)
         return to, rekeyed
 

@@ -29,6 +29,7 @@ from service.ledger import KEY_ID_LENGTH, KeyedHashes
 from service.records import Tombstone
 
 _BURIED, _RETURNED, _SEALED = "buried", "returned", "sealed"
+_SCOPE_HASH = "grave"  # the first version's word, under which the file keeps it
 
 
 class TombstoneFile:
@@ -61,20 +62,22 @@ class TombstoneFile:
     def by_key(self) -> Mapping[str, int]:
         """Key id -> how many standing tombstones were written under this secret; one without a MAC counts for the present."""
         with self.locked():
-            return Counter(self._written_under[grave] for grave in self._standing)
+            return Counter(self._written_under[scope_hash] for scope_hash in self._standing)
 
-    def bury(self, tombstones: Iterable[Tombstone]) -> None:
+    def add_tombstones(self, tombstones: Iterable[Tombstone]) -> None:
         """Append those that do not stand yet, or for a shorter time; of none, seal a file that is not sealed."""
         with self.locked() as descriptor:
             self._seal(descriptor)
-            new = [stone for stone in tombstones if stone.adds_to(self._standing.get((stone.subject, stone.grave)))]
+            new = [
+                stone for stone in tombstones if stone.adds_to(self._standing.get((stone.subject, stone.scope_hash)))
+            ]
             self._append(descriptor, _BURIED, new)
 
     def remove(self, tombstones: Iterable[Tombstone]) -> None:
         """Append that the users of these came back."""
         with self.locked() as descriptor:
             self._seal(descriptor)
-            self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.grave) in self._standing])
+            self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.scope_hash) in self._standing])
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -164,14 +167,14 @@ class TombstoneFile:
 
     def _take_tombstone(self, event: str, stated: dict[str, Any], key: str, number: int) -> None:
         try:
-            tombstone = Tombstone(**stated)
-        except TypeError:
+            tombstone = Tombstone(scope_hash=stated.pop(_SCOPE_HASH), **stated)
+        except (KeyError, TypeError):
             raise _unsound(number) from None
-        grave = (tombstone.subject, tombstone.grave)
+        over = (tombstone.subject, tombstone.scope_hash)
         if event == _BURIED:
-            self._standing[grave], self._written_under[grave] = tombstone, key or _key_id(self._hashes)
+            self._standing[over], self._written_under[over] = tombstone, key or _key_id(self._hashes)
         else:
-            self._standing.pop(grave, None)
+            self._standing.pop(over, None)
 
     def _seal(self, descriptor: int) -> None:
         if not self._sealed:
@@ -210,7 +213,8 @@ def _equal(given: object, expected: str) -> bool:
 
 def _stated(tombstone: Tombstone) -> dict[str, Any]:
     # What stands for ever is written as it always was, so that earlier versions can read it.
-    return {name: value for name, value in asdict(tombstone).items() if value is not None}
+    stated = {name: value for name, value in asdict(tombstone).items() if value is not None}
+    return {**stated, _SCOPE_HASH: stated.pop("scope_hash")}
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
 from service.ledger.ledger import Ledger
 from service.ledger.masks import MaskedArtifacts
-from service.ledger.placements import MEMORIZED, VALIDATES, PlaceColumns
-from service.ledger.reading import Reading
+from service.ledger.placements import MEMORIZED, VALIDATES, AssignmentColumns
+from service.ledger.read_transaction import ReadTransaction
 from service.ledger.rekeying import (
     KEY_ID_LENGTH,
     Rekeyed,
@@ -28,14 +28,14 @@ __all__ = [
     "KEY_ID_LENGTH",
     "MEMORIZED",
     "VALIDATES",
+    "AssignmentColumns",
     "ColumnSearch",
     "ImportCounts",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "MaskedArtifacts",
-    "PlaceColumns",
-    "Reading",
+    "ReadTransaction",
     "Rekeyed",
     "known_check",
     "ledger_exists",

@@ -32,7 +32,7 @@ _HOLDING_USERS = (
     tables.placements,
     tables.changes,
     tables.memberships,
-    tables.exposures,
+    tables.lineage,
     tables.masks,
 )
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
@@ -86,14 +86,14 @@ class Database:
         self._engine.dispose()
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def read_transaction(self) -> Iterator[sa.Connection]:
         """A transaction that sees one state of the database throughout."""
         options = {BEGIN: "BEGIN"} if self._sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._connection(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def write_transaction(self) -> Iterator[sa.Connection]:
         """A transaction that no other writer runs beside. An exception in the block undoes it."""
         options = {BEGIN: "BEGIN IMMEDIATE"} if self._sqlite else {"isolation_level": "READ COMMITTED"}
         with self._connection(**options) as connection, connection.begin():
@@ -199,7 +199,7 @@ class Database:
         if self._sqlite:
             # Two processes that open a new file at once: SQLite refuses one of them without its busy timeout.
             self._insist(_use_wal)
-        with self.reading() as connection:
+        with self.read_transaction() as connection:
             if (version := schema.current(connection)) is not None:
                 return version, version
         try:

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
 from service.ledger import tables
-from service.ledger.catalogue import created_of, drop_unnamed, id_in
+from service.ledger.catalog import created_of, drop_unnamed, id_in
+from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
 from service.ledger.masks import add_masks
 from service.ledger.placements import mark_changed
@@ -23,7 +24,6 @@ from service.ledger.requests import (
     find_requests,
     one_request,
 )
-from service.ledger.sought import Sought, look_up
 from service.ledger.state import raise_revision, read_state
 from service.ledger.statements import (
     Row,
@@ -32,14 +32,14 @@ from service.ledger.statements import (
     is_storable,
     keyed,
 )
-from service.ledger.tombstones import bury
+from service.ledger.tombstones import add_tombstones
 from service.records import ById, ByTitle, ForgetRequest, ItemName, Key
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ForgetCommand:
     """Who wants what forgotten. `names` is None for the whole user."""
 
     user_id: Key
@@ -112,100 +112,100 @@ def _stated(name: ItemName) -> str:
 
 
 def accept(
-    connection: sa.Connection, wish: Wish, hashes: KeyedHashes, remember_seconds: float, clock: Clock
+    connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
 ) -> ForgetRequest:
     """The request that answers the wish: under a known idempotency key the earlier one.
 
     What is not held is remembered for `remember_seconds`. Raises IdempotencyConflict.
     """
-    if wish.key_hash is None:
-        return _accept(connection, wish, hashes, remember_seconds, clock)
-    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(wish.known_as))
+    if command.key_hash is None:
+        return _accept(connection, command, hashes, remember_seconds, clock)
+    of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(command.known_as))
     known = connection.execute(of_key).first()
     if known is None:
-        request = _accept(connection, wish, hashes, remember_seconds, clock)
-        row = {"key_hash": wish.key_hash, "content_hash": wish.content_hash, "request_id": request.request_id}
+        request = _accept(connection, command, hashes, remember_seconds, clock)
+        row = {"key_hash": command.key_hash, "content_hash": command.content_hash, "request_id": request.request_id}
         insert_new(connection, tables.idempotency, [row])
         return request
-    if known.content_hash != wish.known_as[known.key_hash]:
+    if known.content_hash != command.known_as[known.key_hash]:
         raise IdempotencyConflict("this idempotency key was used before, for a different request; take a new key")
     return one_request(connection, known.request_id)
 
 
 def _accept(
-    connection: sa.Connection, wish: Wish, hashes: KeyedHashes, remember_seconds: float, clock: Clock
+    connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
 ) -> ForgetRequest:
-    mine = sa.select(tables.exposures).where(tables.exposures.c.user_id == wish.user_id)
-    exposures = connection.execute(mine).all()
-    sought = look_up(connection, wish.user_id, wish.names, seen=bool(exposures), hashes=hashes)
-    created = created_of(connection, wish.user_id)
-    erased = _erase_interactions(connection, wish.user_id, sought)
+    mine = sa.select(tables.lineage).where(tables.lineage.c.user_id == command.user_id)
+    lineage = connection.execute(mine).all()
+    findings = look_up(connection, command.user_id, command.names, seen=bool(lineage), hashes=hashes)
+    created = created_of(connection, command.user_id)
+    erased = _erase_interactions(connection, command.user_id, findings)
     drop_unnamed(connection, created)  # nobody but this person may have named them
-    _erase_derived(connection, wish, erased)
-    owed = find_requests(connection, tables.forget_requests.c.subject.in_(wish.subjects), OWED)
-    if wish.names is None and not erased and not exposures:
-        for earlier in owed:
-            if earlier.scope == wish.scope:
+    _erase_derived(connection, command, erased)
+    pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), OWED)
+    if command.names is None and not erased and not lineage:
+        for earlier in pending:
+            if earlier.scope == command.scope:
                 return earlier
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
-    owing = bool(erased or owed or (exposures and wish.names is None))
-    request = _new_request(connection, wish, sought, erased, exposures if owing else (), owing, clock)
-    bury(connection, sought.tombstones(request, wish.remember, remember_seconds))
+    owing = bool(erased or pending or (lineage and command.names is None))
+    request = _new_request(connection, command, findings, erased, lineage if owing else (), owing, clock)
+    add_tombstones(connection, findings.tombstones(request, command.remember, remember_seconds))
     return request
 
 
 def _new_request(
     connection: sa.Connection,
-    wish: Wish,
-    sought: Sought,
+    command: ForgetCommand,
+    findings: ForgetFindings,
     erased: int,
-    exposures: Sequence[Row],
+    lineage: Sequence[Row],
     owing: bool,
     clock: Clock,
 ) -> ForgetRequest:
     state = read_state(connection)
-    adapters = sorted((row.key, row.shard, row.samples) for row in exposures if row.kind == "adapter")
+    adapters = sorted((row.key, row.shard, row.samples) for row in lineage if row.kind == "adapter")
     # A clock that was set back must not make a receipt state that something ended before it began.
-    masked_at = max(clock(), wish.accepted_at)
+    masked_at = max(clock(), command.accepted_at)
     request = ForgetRequest(
         request_id=uuid.uuid4().hex,
-        subject=wish.subject,
-        scope=wish.scope,
+        subject=command.subject,
+        scope=command.scope,
         state="accepted" if owing else "completed",
         fence=int(state.fence) + owing,
         affected_shards=tuple(digest for digest, _, _ in adapters),
         shard_names=tuple(name for _, name, _ in adapters),
         generation_before=state.generation,
         erased_interactions=erased,
-        masked_rows=sum(row.kind == "row" for row in exposures),
+        masked_rows=sum(row.kind == "row" for row in lineage),
         masked_samples=sum(samples for _, _, samples in adapters),
-        accepted_at=wish.accepted_at,
+        accepted_at=command.accepted_at,
         masked_at=masked_at,
         completed_at=None if owing else masked_at,
-        outcome=sought.outcome,
-        items=sought.items,
+        outcome=findings.outcome,
+        items=findings.items,
     )
     add_request(connection, request)
-    add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in exposures])
+    add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in lineage])
     sys.audit("lethe.forget.masked")
     if owing:
         raise_revision(connection, fence=request.fence)
     return request
 
 
-def _erase_interactions(connection: sa.Connection, user_id: Key, sought: Sought) -> int:
+def _erase_interactions(connection: sa.Connection, user_id: Key, findings: ForgetFindings) -> int:
     c = tables.interactions.c
     mine = sa.delete(tables.interactions).where(c.user_id == user_id)
-    if sought.held is None:
+    if findings.held is None:
         return connection.execute(mine).rowcount
-    return sum(connection.execute(mine.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(sought.held))
+    return sum(connection.execute(mine.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(findings.held))
 
 
-def _erase_derived(connection: sa.Connection, wish: Wish, erased: int) -> None:
-    if wish.names is not None:
+def _erase_derived(connection: sa.Connection, command: ForgetCommand, erased: int) -> None:
+    if command.names is not None:
         # A user who stays keeps their exposures: what has seen them still has, for their next request.
         if erased:
-            mark_changed(connection, [wish.user_id])
+            mark_changed(connection, [command.user_id])
         return
-    for table in (tables.placements, tables.changes, tables.memberships, tables.exposures):
-        connection.execute(sa.delete(table).where(table.c.user_id == wish.user_id))
+    for table in (tables.placements, tables.changes, tables.memberships, tables.lineage):
+        connection.execute(sa.delete(table).where(table.c.user_id == command.user_id))

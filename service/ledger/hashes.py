@@ -42,7 +42,7 @@ class KeyedHashes:
         """The hash of a user. Raises InvalidInput for what is no id."""
         return self.of("subject", keyed(user_id))
 
-    def grave(self, subject: str, item_id: str) -> str:
+    def scope_hash(self, subject: str, item_id: str) -> str:
         """The hash of one interaction of a user: who knows the user cannot read from it which item it was."""
         return self.of("grave", subject, item_id)
 
@@ -53,10 +53,10 @@ class KeyedHashes:
         """
         return tuple(subject for hashes in self.every() for subject in hashes._own_subjects(user_id))
 
-    def graves(self, user_id: str, item_id: str) -> tuple[str, ...]:
+    def scope_hashes(self, user_id: str, item_id: str) -> tuple[str, ...]:
         """The hash of one interaction of a user, then others by which it may be known."""
         return tuple(
-            hashes.grave(subject, text)
+            hashes.scope_hash(subject, text)
             for hashes in self.every()
             for subject in hashes._own_subjects(user_id)
             for text in _spellings(item_id)

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from service.errors import UnknownUser
 from service.ledger import tables
-from service.ledger.catalogue import all_items, item_of, items_by_id
-from service.ledger.state import noun, read_state
+from service.ledger.catalog import all_items, item_of, items_by_id
+from service.ledger.state import item_type, read_state
 from service.ledger.statements import chunks, count, keyed
-from service.records import Interaction, LedgerView, Opinion
+from service.records import Interaction, LedgerView, RatedItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class LedgerCounts:
     users: int
 
 
-def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[Opinion, ...]:
+def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[RatedItem, ...]:
     """The user's last opinions, oldest first. Raises UnknownUser when there are none."""
     c = tables.interactions.c
     query = sa.select(*tables.items.c, c.liked).join_from(tables.interactions, tables.items)
@@ -34,7 +34,7 @@ def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[O
     rows = connection.execute(newest_first.limit(limit)).all()
     if not rows:
         raise UnknownUser("nothing is held of this user")
-    return tuple(Opinion(item_of(row), row.liked) for row in reversed(rows))
+    return tuple(RatedItem(item_of(row), row.liked) for row in reversed(rows))
 
 
 def read_has_order(connection: sa.Connection, user_id: str) -> bool:
@@ -59,7 +59,7 @@ def read_counts(connection: sa.Connection) -> LedgerCounts:
 
 def read_view(connection: sa.Connection) -> LedgerView:
     """Everything that a build wants, in an order that does not depend on how it came in."""
-    return LedgerView(read_state(connection).fence, noun(connection), all_items(connection), _by_user(connection))
+    return LedgerView(read_state(connection).fence, item_type(connection), all_items(connection), _by_user(connection))
 
 
 def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerView:
@@ -68,7 +68,7 @@ def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerVie
     for chunk in chunks(sorted(users)):
         by_user |= _by_user(connection, tables.interactions.c.user_id.in_(chunk))
     met = items_by_id(connection, {row.item_id for own in by_user.values() for row in own})
-    return LedgerView(read_state(connection).fence, noun(connection), tuple(met.values()), by_user)
+    return LedgerView(read_state(connection).fence, item_type(connection), tuple(met.values()), by_user)
 
 
 def _by_user(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> dict[str, tuple[Interaction, ...]]:

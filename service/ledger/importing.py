@@ -1,4 +1,4 @@
-"""Taking in a catalogue and interactions, past the tombstones of those who asked to be forgotten.
+"""Taking in a catalog and interactions, past the tombstones of those who asked to be forgotten.
 
 Of two rows of one user and item the newest counts, whichever came first: within an import, and between an import and what is
 held. So the ledger is the same whatever the order of lines and files.
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from service.data.interactions import Interactions, Newest
 from service.errors import ImportRefused
 from service.ledger import tables, tombstones
-from service.ledger.catalogue import items_by_id, row_of
+from service.ledger.catalog import items_by_id, row_of
 from service.ledger.hashes import KeyedHashes
 from service.ledger.placements import mark_changed, mark_readers_changed
 from service.ledger.state import raise_revision, read_state, set_state
@@ -46,7 +46,7 @@ class ImportCounts:
     tombstoned: int  # interactions skipped, because their user had asked to be forgotten
     folded: int = 0  # given rows that a newer given one of the same user and item has outlived
     outdated: int = 0  # interactions left as they are held, because what is held is newer than what was given
-    created_items: int = 0  # of the new ones: those that rows named and no catalogue stated
+    created_items: int = 0  # of the new ones: those that rows named and no catalog stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +147,12 @@ class Arrivals:
 def take(
     connection: sa.Connection,
     given: Given,
-    noun: str | None,
+    item_type: str | None,
     arrivals: Arrivals,
     advance: Callable[[int], None] = lambda _: None,
 ) -> ImportCounts:
     """Take in what is new or newer. The revision is raised only when something is. `advance` is told of rows taken in."""
-    named = _take_noun(connection, noun)
+    named = _take_item_type(connection, item_type)
     tombstones.remove_expired(connection, arrivals.now)
     new_items, changed_items = _take_items(connection, given.items)
     for rows in given.interactions.by_users(AT_ONCE):
@@ -180,13 +180,15 @@ def take(
     )
 
 
-def _take_noun(connection: sa.Connection, noun: str | None) -> bool:
-    known = read_state(connection).noun
-    if noun is None or noun == known:
+def _take_item_type(connection: sa.Connection, item_type: str | None) -> bool:
+    known = read_state(connection).item_type
+    if item_type is None or item_type == known:
         return False
     if known is not None and count(connection, tables.items):
-        raise ImportRefused(f"this ledger's catalogue is of the noun {known!r}, not {noun!r}; use a ledger of its own")
-    set_state(connection, noun=noun)
+        raise ImportRefused(
+            f"this ledger's catalog is of the noun {known!r}, not {item_type!r}; use a ledger of its own"
+        )
+    set_state(connection, item_type=item_type)
     return True
 
 

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from service.errors import LetheError
 from service.ledger import (
-    catalogue,
+    catalog,
     deletions,
-    exposures,
     histories,
+    lineage,
     masks,
     memberships,
     placements,
@@ -37,7 +37,7 @@ from service.ledger.importing import (
     ImportCounts,
     take,
 )
-from service.ledger.reading import Reading
+from service.ledger.read_transaction import ReadTransaction
 from service.ledger.searching import ColumnSearch, search_columns
 from service.records import (
     ForgetRequest,
@@ -46,9 +46,9 @@ from service.records import (
     ItemName,
     LedgerView,
     Mask,
-    Opinion,
-    Place,
     Published,
+    RatedItem,
+    ShardAssignment,
     Tombstone,
 )
 
@@ -114,127 +114,127 @@ class Ledger:
         self,
         items: Iterable[Item],
         interactions: Iterable[Interaction],
-        noun: str | None,
+        item_type: str | None,
         allow_returning: bool = False,
         create_items: bool = False,
         advance: Callable[[int], None] = lambda _: None,
     ) -> ImportCounts:
-        """Take in a catalogue and interactions, all or nothing. Of two rows of one user and item the newest counts.
+        """Take in a catalog and interactions, all or nothing. Of two rows of one user and item the newest counts.
 
         Of equal times the larger rating counts, then that which is liked; so what is held does not depend on the order of
         rows or imports, and rows that the ledger already holds change nothing. Interactions under a tombstone are skipped,
         unless `allow_returning` says that their users came back of their own will: then these tombstones are removed.
         With `create_items` an unknown item is made, its id as its title; it lives as long as somebody's row names it.
         `advance` is told of interactions taken in. Raises ImportRefused for an interaction with an unknown item, or another
-        noun than the catalogue's.
+        noun than the catalog's.
         """
         given = Given.of(items, interactions)
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock())
-            return take(connection, given, noun, arrivals, advance)
+            return take(connection, given, item_type, arrivals, advance)
 
-    def noun(self) -> str:
-        """What the catalogue's items are called in prompts; "item" until an import has said."""
-        with self._database.reading() as connection:
-            return state.noun(connection)
+    def item_type(self) -> str:
+        """What the catalog's items are called in prompts; "item" until an import has said."""
+        with self._database.read_transaction() as connection:
+            return state.item_type(connection)
 
     def items(self) -> tuple[Item, ...]:
-        """The catalogue, by item id."""
-        with self._database.reading() as connection:
-            return catalogue.all_items(connection)
+        """The catalog, by item id."""
+        with self._database.read_transaction() as connection:
+            return catalog.all_items(connection)
 
     def item_ids(self) -> frozenset[str]:
-        """Ids of the catalogue, created items among them."""
-        with self._database.reading() as connection:
-            return catalogue.all_ids(connection)
+        """Ids of the catalog, created items among them."""
+        with self._database.read_transaction() as connection:
+            return catalog.all_ids(connection)
 
     def unnamed_items(self) -> int:
         """How many created items are held though no row names them any more: none, if deletions were complete."""
-        with self._database.reading() as connection:
-            return catalogue.count_unnamed(connection)
+        with self._database.read_transaction() as connection:
+            return catalog.count_unnamed(connection)
 
     def items_by_id(self, ids: Iterable[str]) -> dict[str, Item]:
         """The items with these ids; unknown ids are absent."""
-        with self._database.reading() as connection:
-            return catalogue.items_by_id(connection, ids)
+        with self._database.read_transaction() as connection:
+            return catalog.items_by_id(connection, ids)
 
     def items_meant(self, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:
         """Name -> items, by id: text is an id, or else an exact title, or else one that says the same ("the matrix")."""
-        with self._database.reading() as connection:
-            return catalogue.items_meant(connection, names)
+        with self._database.read_transaction() as connection:
+            return catalog.items_meant(connection, names)
 
-    def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]:
+    def history(self, user_id: str, limit: int) -> tuple[RatedItem, ...]:
         """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return histories.read_history(connection, user_id, limit)
 
     def has_order(self, user_id: str) -> bool:
         """Whether it is known in which order the user's interactions came: not all of them have one time."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return histories.read_has_order(connection, user_id)
 
     def seen(self, user_id: str) -> frozenset[str]:
         """Ids of the items that the user has interacted with; empty for an unknown user."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return histories.read_seen(connection, user_id)
 
     def counts(self) -> LedgerCounts:
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return histories.read_counts(connection)
 
     def view(self) -> LedgerView:
         """One consistent reading of everything that a build wants, whatever the order in which it came in."""
-        with self.reading() as reading:
-            return reading.view()
+        with self.read_transaction() as transaction:
+            return transaction.view()
 
     def forgotten_since(self, fence: int, users: Collection[str]) -> tuple[int, frozenset[str]]:
         """The fence of now, and those of these users of whom anything was forgotten after `fence`."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             now = int(state.read_state(connection).fence)
-            late = exposures.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
+            late = lineage.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
         return now, frozenset(late)
 
     # Where each unit stands
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def read_transaction(self) -> Iterator[ReadTransaction]:
         """The ledger as it is now, as a build wants it, for as long as the block lasts."""
-        with self._database.reading() as connection:
-            yield Reading(connection)
+        with self._database.read_transaction() as connection:
+            yield ReadTransaction(connection)
 
-    def begin_outline(self, outline: str) -> None:
+    def begin_fingerprint(self, fingerprint: str) -> None:
         """Forget what builds remember of everybody: from now on it is remembered under this outline."""
-        with self._database.writing() as connection:
-            placements.begin_outline(connection, outline)
+        with self._database.write_transaction() as connection:
+            placements.begin_fingerprint(connection, fingerprint)
 
-    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
-        """Remember the places of the users in `changed` (as `Reading.changed` told of them), all that they have.
+    def save_assignments(self, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]) -> None:
+        """Remember the places of the users in `changed` (as `ReadTransaction.changed` told of them), all that they have.
 
         Users who changed again since, or are not held any more, are left out.
         """
-        with self._database.writing() as connection:
-            placements.save_places(connection, changed, places)
+        with self._database.write_transaction() as connection:
+            placements.save_assignments(connection, changed, assignments)
 
     def recorded_partition(self, partition_digest: str) -> dict[str, str]:
         """Unit key -> shard name, as recorded under this digest; empty when nothing is."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return memberships.read_partition(connection, partition_digest)
 
     def record_partition(self, partition_digest: str, rows: Iterable[tuple[str, str, str]]) -> None:
         """Store (unit_key, user_id, shard name) under this digest; users of whom nothing is held are left out."""
         columns = ("partition_digest", "unit_key", "user_id", "shard")
         given = [dict(zip(columns, (partition_digest, *row), strict=True)) for row in rows]
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             memberships.save_partition(connection, given)
 
     def prune_partition(self, partition_digest: str, units: Collection[str]) -> None:
         """Drop what is recorded under this digest of other units than these."""
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             memberships.prune_partition(connection, partition_digest, units)
 
     # Who has been seen by what
 
-    def record_exposures(
+    def record_lineage(
         self,
         view_fence: int,
         adapters: Mapping[str, Iterable[str]],
@@ -251,24 +251,24 @@ class Ledger:
         To be called before any of them is used. Whoever asked for deletion after the view of `view_fence` was read is
         masked here at once: at the time of their request, nobody knew that these artifacts would see them.
         """
-        seen = exposures.exposure_rows(adapters, rows, shards or {}, memories or {})
-        with self._database.writing() as connection:
-            exposures.record(connection, seen, view_fence, self._hashes)
+        seen = lineage.lineage_rows(adapters, rows, shards or {}, memories or {})
+        with self._database.write_transaction() as connection:
+            lineage.record(connection, seen, view_fence, self._hashes)
 
-    def drop_exposures_except(
+    def drop_lineage_except(
         self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
     ) -> None:
         """Forget who was seen by artifacts that exist no more; also masks that outlived their request and artifact.
 
         `generation` consists of these adapters, rows and memories. Nothing happens if another one is published by now.
         """
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             if generation == state.read_state(connection).generation:
-                exposures.drop_except(connection, adapters, rows, memories)
+                lineage.drop_except(connection, adapters, rows, memories)
 
     def mask(self) -> Mask:
         """What may not be used now. Cheap: one row is read while nothing has changed."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             mask = masks.read_mask(connection, self._last_mask)
         # Threads may leave an older one here: its revision tells, and the next reading is a full one.
         self._last_mask = mask
@@ -292,42 +292,42 @@ class Ledger:
         Raises InvalidInput for what is no id and for an empty list of items, IdempotencyConflict for a key used for another
         request.
         """
-        wish = deletions.Wish.of(user_id, item_ids, idempotency_key, remember, self._hashes, self._clock())
-        with self._database.writing() as connection:
-            tombstones.remove_expired(connection, wish.accepted_at)
-            request = deletions.accept(connection, wish, self._hashes, self._remember_seconds, self._clock)
+        command = deletions.ForgetCommand.of(user_id, item_ids, idempotency_key, remember, self._hashes, self._clock())
+        with self._database.write_transaction() as connection:
+            tombstones.remove_expired(connection, command.accepted_at)
+            request = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
         return request
 
     def request(self, request_id: str) -> ForgetRequest:
         """Raises UnknownRequest."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return requests.one_request(connection, request_id)
 
-    def owed(self) -> list[ForgetRequest]:
+    def pending(self) -> list[ForgetRequest]:
         """Deletions that are not completed, oldest first; failed ones are to be tried again."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return requests.find_requests(connection, requests.OWED)
 
     def start(self, request_ids: Iterable[str]) -> None:
         """Note that work on these owed requests begins; completed ones are left as they are."""
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             requests.start(connection, request_ids, self._clock())
 
     def fail(self, request_ids: Iterable[str], reason: str) -> None:
         """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             requests.fail(connection, request_ids, reason)
 
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
         """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             requests.complete(connection, request_id, receipt, completed_at)
 
     def masked_by(self, request_id: str) -> masks.MaskedArtifacts:
         """What this request has masked; nothing once it is completed."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return masks.masked_by(connection, request_id)
 
     def now(self) -> float:
@@ -346,18 +346,18 @@ class Ledger:
     def tombstones(self, request_id: str | None = None) -> list[Tombstone]:
         """All tombstones, or those of one request."""
         chosen = () if request_id is None else (tables.tombstones.c.request_id == request_id,)
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return tombstones.read_tombstones(connection, *chosen)
 
     def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]:
         """The tombstones that an import of these interactions would meet."""
         met: set[Tombstone] = set()
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             for rows in Given.of((), interactions).interactions.by_users(AT_ONCE):
                 subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
                 for stones in tombstones.over(connection, rows, subjects, self._hashes, self._clock()).values():
                     met.update(stones)
-        return sorted(met, key=lambda stone: stone.grave)
+        return sorted(met, key=lambda stone: stone.scope_hash)
 
     def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
         """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked.
@@ -366,21 +366,21 @@ class Ledger:
         """
         now = self._clock()
         stones = [stone for stone in known if stone.expires_at is None or now < stone.expires_at]
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             state.raise_fence(connection, max((stone.fence for stone in stones), default=0))
-            return tombstones.bury_missing(connection, stones)
+            return tombstones.add_missing_tombstones(connection, stones)
 
-    def found_again(self) -> dict[str, list[str] | None]:
+    def resurrected_users(self) -> dict[str, list[str] | None]:
         """Users who are held despite a tombstone -> the items concerned, or None for everything.
 
         Hashes every user's id once, if there is any tombstone.
         """
-        with self._database.reading() as connection:
-            return tombstones.found_again(connection, self._hashes, self._clock())
+        with self._database.read_transaction() as connection:
+            return tombstones.resurrected_users(connection, self._hashes, self._clock())
 
     def search(self, text: str) -> ColumnSearch:
         """Look for a text that should be gone in every column that could hold it."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return search_columns(connection, text)
 
     def file(self) -> Path | None:
@@ -410,46 +410,46 @@ class Ledger:
         are not in the earlier one. Also if nobody knows any more who was seen by one of its parts, because
         another worker finished meanwhile and dropped the exposures of what it did not know.
         """
-        with self._database.writing() as connection:
-            known = exposures.all_known(connection, adapters, rows, memories)
+        with self._database.write_transaction() as connection:
+            known = lineage.all_known(connection, adapters, rows, memories)
             return known and state.publish(connection, published)
 
     def published(self) -> Published | None:
         """What is served and how it was built, if anything is."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return state.published(connection)
 
     def generation(self) -> str | None:
         """The published generation, if any."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             generation: str | None = state.read_state(connection).generation
             return generation
 
     def set_shards_training(self, count: int) -> None:
-        with self._database.writing() as connection:
+        with self._database.write_transaction() as connection:
             state.set_state(connection, shards_training=count)
 
     def shards_training(self) -> int:
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return int(state.read_state(connection).shards_training)
 
     def requests_by_state(self) -> dict[str, int]:
         """Every state -> how many requests are in it."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return requests.count_by_state(connection)
 
     def completion_times(self) -> list[tuple[float, float]]:
         """(accepted_at, completed_at) in seconds of the deletions that were owed for a time, oldest first."""
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             return requests.completion_times(connection)
 
-    def oldest_owed_age(self) -> float:
+    def oldest_pending_age(self) -> float:
         """Seconds since the oldest owed deletion was accepted; 0 when none is owed."""
-        with self._database.reading() as connection:
-            since = requests.oldest_owed_since(connection)
+        with self._database.read_transaction() as connection:
+            since = requests.oldest_pending_since(connection)
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def overdue(self, deadline: float) -> int:
         """How many deletions have been owed for longer than `deadline` seconds."""
-        with self._database.reading() as connection:
-            return requests.count_owed_since(connection, self._clock() - deadline)
+        with self._database.read_transaction() as connection:
+            return requests.count_pending_since(connection, self._clock() - deadline)

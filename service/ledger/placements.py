@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from service.ledger import tables
 from service.ledger.state import raise_revision, read_state
 from service.ledger.statements import chunks, insert_new
-from service.records import Place
+from service.records import ShardAssignment
 
 VALIDATES = ""  # the path of whose samples validate
 MEMORIZED = ("m", "v")  # begin the paths of users in memories: of those who train, and of those who validate
@@ -33,7 +33,7 @@ _changes = tables.changes.c
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceColumns:
+class AssignmentColumns:
     """Units in order of their paths. Columns: a million objects of their own would not be light."""
 
     paths: list[str]
@@ -69,14 +69,14 @@ def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> Non
     mark_changed(connection, readers)
 
 
-def begin_outline(connection: sa.Connection, outline: str) -> None:
+def begin_fingerprint(connection: sa.Connection, fingerprint: str) -> None:
     """Forget what is remembered of everybody: from now on it is remembered under this outline."""
     connection.execute(sa.delete(tables.placements))
     connection.execute(sa.delete(tables.changes))
     revision = sa.literal(_next_revision(connection)).label("revision")
     everybody = sa.select(tables.interactions.c.user_id, revision).distinct()
     connection.execute(sa.insert(tables.changes).from_select(["user_id", "revision"], everybody))
-    raise_revision(connection, outline=outline)
+    raise_revision(connection, fingerprint=fingerprint)
 
 
 def read_changed(connection: sa.Connection, after: str | None, limit: int | None) -> dict[str, int]:
@@ -86,7 +86,9 @@ def read_changed(connection: sa.Connection, after: str | None, limit: int | None
     return {row.user_id: row.revision for row in rows}
 
 
-def save_places(connection: sa.Connection, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+def save_assignments(
+    connection: sa.Connection, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]
+) -> None:
     """Remember these places of these users, but for those who changed again or left since `changed` was read."""
     same: set[str] = set()
     for chunk in chunks(changed):
@@ -95,21 +97,23 @@ def save_places(connection: sa.Connection, changed: Mapping[str, int], places: S
                 same.add(row.user_id)
     for chunk in chunks(same):
         connection.execute(sa.delete(tables.changes).where(_changes.user_id.in_(chunk)))
-    insert_new(connection, tables.placements, [_row_of(place) for place in places if place.user_id in same])
+    insert_new(
+        connection, tables.placements, [_row_of(assignment) for assignment in assignments if assignment.user_id in same]
+    )
 
 
-def read_columns(connection: sa.Connection) -> PlaceColumns:
+def read_columns(connection: sa.Connection) -> AssignmentColumns:
     """Of all units that train."""
     return _read_between(connection, _TRAINING_BOUNDS)
 
 
-def read_memory_columns(connection: sa.Connection) -> PlaceColumns:
+def read_memory_columns(connection: sa.Connection) -> AssignmentColumns:
     """Of everybody's parts in memories."""
     return _read_between(connection, _MEMORY_BOUNDS)
 
 
-def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> PlaceColumns:
-    found = PlaceColumns([], [], [])
+def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> AssignmentColumns:
+    found = AssignmentColumns([], [], [])
     for first, end in pairwise(bounds):
         paths, samples, digests = connection.execute(_joined_columns(first, end)).one()
         if paths is not None:
@@ -131,29 +135,29 @@ def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
     return sa.select(paths, samples, digests)
 
 
-def read_under(connection: sa.Connection, node: str) -> list[Place]:
+def read_under(connection: sa.Connection, node: str) -> list[ShardAssignment]:
     """The units at and below a node of the tree."""
-    return _places(connection, _p.path > VALIDATES, _p.path >= node, _p.path < node + _AFTER)
+    return _assignments(connection, _p.path > VALIDATES, _p.path >= node, _p.path < node + _AFTER)
 
 
-def read_validating(connection: sa.Connection) -> list[Place]:
+def read_validating(connection: sa.Connection) -> list[ShardAssignment]:
     """The users whose samples validate."""
-    return _places(connection, _p.path == VALIDATES)
+    return _assignments(connection, _p.path == VALIDATES)
 
 
-def _places(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[Place]:
+def _assignments(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[ShardAssignment]:
     query = sa.select(_p.unit_key, _p.user_id, _p.path, _p.samples, _p.digest).where(*which)
-    return [Place(*row) for row in connection.execute(query.order_by(_p.path, _p.unit_key))]
+    return [ShardAssignment(*row) for row in connection.execute(query.order_by(_p.path, _p.unit_key))]
 
 
-def _row_of(place: Place) -> dict[str, Any]:
+def _row_of(assignment: ShardAssignment) -> dict[str, Any]:
     # By hand: `asdict` copies every value, and there may be millions.
     return {
-        "path": place.path,
-        "unit_key": place.unit_key,
-        "user_id": place.user_id,
-        "samples": place.samples,
-        "digest": place.digest,
+        "path": assignment.path,
+        "unit_key": assignment.unit_key,
+        "user_id": assignment.user_id,
+        "samples": assignment.samples,
+        "digest": assignment.digest,
     }
 
 

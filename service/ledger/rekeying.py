@@ -19,7 +19,7 @@ from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.hashes import KeyedHashes
 from service.ledger.state import read_state, set_state
 from service.ledger.tombstones import (
-    bury,
+    add_tombstones,
     held_users,
     read_tombstones,
     remove,
@@ -39,10 +39,10 @@ class Rekeyed:
 
 def check_secret(database: Database, hashes: KeyedHashes) -> None:
     """Note the secret in a ledger that knows none yet. Raises InvalidSetting if it knows another."""
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         known = read_state(connection).secret_check
     if known is None:
-        with database.writing() as connection:
+        with database.write_transaction() as connection:
             known = read_state(connection).secret_check
             if known is None:
                 set_state(connection, secret_check=hashes.check())
@@ -75,7 +75,7 @@ def known_check(at: str | Path) -> str | None:
     """The check value that a ledger holds. Raises as `Database`."""
     database = Database(at, BUSY_SECONDS)
     try:
-        with database.reading() as connection:
+        with database.read_transaction() as connection:
             check: str | None = read_state(connection).secret_check
             return check
     finally:
@@ -91,7 +91,7 @@ def rekey(at: str | Path, secret: bytes, retired: Sequence[bytes]) -> Rekeyed:
     hashes = KeyedHashes(secret, retired)
     database = Database(at, BUSY_SECONDS)
     try:
-        with database.writing() as connection:
+        with database.write_transaction() as connection:
             known = read_state(connection).secret_check
             if known not in (None, *(keyed.check() for keyed in hashes.every())):
                 raise InvalidSetting(
@@ -119,13 +119,19 @@ def _move(connection: sa.Connection, hashes: KeyedHashes) -> tuple[tuple[Tombsto
         for keyed in hashes.retired:
             old = keyed.subject(user_id)
             if old in by_subject:
-                graves = {keyed.grave(old, item): item for item in items}
-                moved += [_moved(stone, user_id, graves, hashes) for stone in by_subject[old] if stone.grave in graves]
+                scope_hashes = {keyed.scope_hash(old, item): item for item in items}
+                moved += [
+                    _moved(stone, user_id, scope_hashes, hashes)
+                    for stone in by_subject[old]
+                    if stone.scope_hash in scope_hashes
+                ]
     remove(connection, [old for old, _ in moved])
-    bury(connection, [new for _, new in moved])
+    add_tombstones(connection, [new for _, new in moved])
     return tuple(moved)
 
 
-def _moved(stone: Tombstone, user_id: str, graves: dict[str, str], hashes: KeyedHashes) -> tuple[Tombstone, Tombstone]:
+def _moved(
+    stone: Tombstone, user_id: str, scope_hashes: dict[str, str], hashes: KeyedHashes
+) -> tuple[Tombstone, Tombstone]:
     subject = hashes.subject(user_id)
-    return stone, replace(stone, subject=subject, grave=hashes.grave(subject, graves[stone.grave]))
+    return stone, replace(stone, subject=subject, scope_hash=hashes.scope_hash(subject, scope_hashes[stone.scope_hash]))

@@ -58,11 +58,13 @@ def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> 
     beginning = sa.case((_requests.c.masked_at > now, _requests.c.masked_at), else_=now)
     first_time = sa.func.coalesce(_requests.c.retraining_at, beginning)
     attempts = _requests.c.attempts + 1
-    _change_owed(connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None)
+    _change_pending(
+        connection, request_ids, state="retraining", retraining_at=first_time, attempts=attempts, error=None
+    )
 
 
 def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Mapping[str, Any]]) -> None:
-    """Add to a request the exposures (rows of `exposures`) that were recorded after it was accepted."""
+    """Add to a request the exposures (rows of `lineage`) that were recorded after it was accepted."""
     adapters = [row for row in new if row["kind"] == "adapter"]
     values = {
         "affected_shards": json.dumps([*request.affected_shards, *(row["key"] for row in adapters)]),
@@ -75,10 +77,10 @@ def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Ma
 
 def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> None:
     """The requests stay owed."""
-    _change_owed(connection, request_ids, state="failed", error=reason)
+    _change_pending(connection, request_ids, state="failed", error=reason)
 
 
-def _change_owed(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> None:
+def _change_pending(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> None:
     for ids in chunks(request_ids):
         connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), OWED).values(**values))
 
@@ -113,13 +115,13 @@ def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
     return [(row.accepted_at, row.completed_at) for row in connection.execute(query)]
 
 
-def count_owed_since(connection: sa.Connection, moment: float) -> int:
+def count_pending_since(connection: sa.Connection, moment: float) -> int:
     """How many owed deletions were accepted before `moment`."""
     query = sa.select(sa.func.count()).select_from(_requests).where(OWED, _requests.c.accepted_at < moment)
     return int(connection.scalar(query) or 0)
 
 
-def oldest_owed_since(connection: sa.Connection) -> float | None:
+def oldest_pending_since(connection: sa.Connection) -> float | None:
     """When the oldest owed deletion was accepted."""
     since: float | None = connection.scalar(sa.select(sa.func.min(_requests.c.accepted_at)).where(OWED))
     return since

@@ -22,7 +22,7 @@ class ColumnSearch:
 
     values: int  # that were compared
     found: dict[str, int]  # table.column -> rows that hold it
-    item_ids: int  # rows that hold it as the id of an item that the catalogue has: no trace of a person
+    item_ids: int  # rows that hold it as the id of an item that the catalog has: no trace of a person
     longer: int  # values that hold it inside a longer text
 
 

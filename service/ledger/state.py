@@ -1,4 +1,4 @@
-"""The one row of `state`: the fence, the revision, what is published, and the catalogue's noun."""
+"""The one row of `state`: the fence, the revision, what is published, and the catalog's noun."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def raise_revision(connection: sa.Connection, **values: Any) -> None:
     set_state(connection, revision=tables.state.c.revision + 1, **values)
 
 
-def noun(connection: sa.Connection) -> str:
-    """What the catalogue's items are called; the default until an import has said."""
-    return str(read_state(connection).noun or DEFAULT_NOUN)
+def item_type(connection: sa.Connection) -> str:
+    """What the catalog's items are called; the default until an import has said."""
+    return str(read_state(connection).item_type or DEFAULT_NOUN)
 
 
 def publish(connection: sa.Connection, published: Published) -> bool:

@@ -18,12 +18,13 @@ def _table(name: str, *columns: sa.Column[Any], indexed: tuple[str, ...] = ()) -
     return sa.Table(name, metadata, *columns, *indexes, sqlite_with_rowid=False)
 
 
-def _key(name: str) -> sa.Column[str]:
-    return sa.Column(name, _Text, primary_key=True)
+def _key(name: str, key: str | None = None) -> sa.Column[str]:
+    return sa.Column(name, _Text, key=key or name, primary_key=True)
 
 
-def _text(name: str, nullable: bool = False) -> sa.Column[str]:
-    return sa.Column(name, _Text, nullable=nullable)
+def _text(name: str, nullable: bool = False, key: str | None = None) -> sa.Column[str]:
+    """`key`: how the code calls a column whose name in the database is older than the word for it."""
+    return sa.Column(name, _Text, key=key or name, nullable=nullable)
 
 
 def _whole(name: str) -> sa.Column[int]:
@@ -59,8 +60,8 @@ state = _table(
     _whole("published_fence"),
     _text("published", nullable=True),
     _whole("shards_training"),
-    _text("noun", nullable=True),
-    _text("outline", nullable=True),
+    _text("noun", nullable=True, key="item_type"),
+    _text("outline", nullable=True, key="fingerprint"),
     _text("secret_check", nullable=True),
     _text("oldest_schema", nullable=True),  # the oldest version of this schema whose processes may write; null: any
 )
@@ -77,7 +78,7 @@ changes = _table("changes", _key("user_id"), _whole("revision"))  # whose rows n
 memberships = _table(
     "memberships", _key("partition_digest"), _key("unit_key"), _text("user_id"), _text("shard"), indexed=("user_id",)
 )
-exposures = _table(
+lineage = _table(
     "exposures",
     _key("kind"),
     _key("key"),
@@ -115,7 +116,7 @@ masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed=(
 tombstones = _table(
     "tombstones",
     _key("subject"),
-    _key("grave"),
+    _key("grave", key="scope_hash"),
     _text("request_id"),
     _whole("fence"),
     sa.Column("expires_at", sa.Double),  # seconds since the epoch; null: it stands for ever

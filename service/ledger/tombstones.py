@@ -12,19 +12,19 @@ from service.ledger.hashes import KeyedHashes
 from service.ledger.statements import chunks, upsert
 from service.records import Interaction, Tombstone
 
-_DERIVED = (tables.placements, tables.changes, tables.memberships, tables.exposures)
+_DERIVED = (tables.placements, tables.changes, tables.memberships, tables.lineage)
 
 
-def bury(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
+def add_tombstones(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
     """Set tombstones; of two on one grave the later stays."""
     upsert(connection, tables.tombstones, [asdict(tombstone) for tombstone in tombstones])
 
 
-def bury_missing(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> int:
+def add_missing_tombstones(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> int:
     """Set those that do not stand yet, or for a shorter time, and return how many."""
-    standing = {(stone.subject, stone.grave): stone for stone in read_tombstones(connection)}
-    missing = [stone for stone in tombstones if stone.adds_to(standing.get((stone.subject, stone.grave)))]
-    bury(connection, missing)
+    standing = {(stone.subject, stone.scope_hash): stone for stone in read_tombstones(connection)}
+    missing = [stone for stone in tombstones if stone.adds_to(standing.get((stone.subject, stone.scope_hash)))]
+    add_tombstones(connection, missing)
     return len(missing)
 
 
@@ -37,14 +37,16 @@ def remove(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
     """Remove tombstones: their users came back."""
     c = tables.tombstones.c
     for stone in tombstones:
-        connection.execute(sa.delete(tables.tombstones).where(c.subject == stone.subject, c.grave == stone.grave))
+        connection.execute(
+            sa.delete(tables.tombstones).where(c.subject == stone.subject, c.scope_hash == stone.scope_hash)
+        )
 
 
 def read_tombstones(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[Tombstone]:
     """The tombstones that meet all conditions, in a fixed order."""
     c = tables.tombstones.c
     columns = (c[field.name] for field in fields(Tombstone))
-    rows = connection.execute(sa.select(*columns).where(*conditions).order_by(c.subject, c.grave))
+    rows = connection.execute(sa.select(*columns).where(*conditions).order_by(c.subject, c.scope_hash))
     return [Tombstone(**row) for row in rows.mappings()]
 
 
@@ -63,7 +65,7 @@ def over(
     }
     for chunk in chunks(subject for own in all_subjects.values() for subject in own):
         for stone in read_tombstones(connection, tables.tombstones.c.subject.in_(chunk)):
-            by_subject.setdefault(stone.subject, {})[stone.grave] = stone
+            by_subject.setdefault(stone.subject, {})[stone.scope_hash] = stone
     found: dict[tuple[str, str], list[Tombstone]] = {}
     for row in interactions:
         mine = [by_subject[subject] for subject in all_subjects[row.user_id] if subject in by_subject]
@@ -77,23 +79,23 @@ def over(
 def _stones_over(
     user_id: str, item_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes
 ) -> list[Tombstone]:
-    graves = (tables.WHOLE_USER, *hashes.graves(user_id, item_id))
-    return [stones[grave] for stones in of_user for grave in graves if grave in stones]
+    scope_hashes = (tables.WHOLE_USER, *hashes.scope_hashes(user_id, item_id))
+    return [stones[scope_hash] for stones in of_user for scope_hash in scope_hashes if scope_hash in stones]
 
 
-def found_again(connection: sa.Connection, hashes: KeyedHashes, now: float) -> dict[str, list[str] | None]:
+def resurrected_users(connection: sa.Connection, hashes: KeyedHashes, now: float) -> dict[str, list[str] | None]:
     """Users who are held despite a tombstone -> the items concerned; None: everything."""
-    graves: dict[str, dict[str, Tombstone]] = {}
+    scope_hashes: dict[str, dict[str, Tombstone]] = {}
     for stone in read_tombstones(connection):
-        graves.setdefault(stone.subject, {})[stone.grave] = stone
-    if not graves:
+        scope_hashes.setdefault(stone.subject, {})[stone.scope_hash] = stone
+    if not scope_hashes:
         return {}
     found: dict[str, list[str] | None] = {}
     for user_id in held_users(connection):
-        mine = [graves[subject] for subject in hashes.subjects(user_id) if subject in graves]
+        mine = [scope_hashes[subject] for subject in hashes.subjects(user_id) if subject in scope_hashes]
         if any(tables.WHOLE_USER in stones and stones[tables.WHOLE_USER].expires_at is None for stones in mine):
             found[user_id] = None
-        elif mine and (items := _buried_items(connection, user_id, mine, hashes, now)):
+        elif mine and (items := _tombstoned_items(connection, user_id, mine, hashes, now)):
             found[user_id] = items
     return found
 
@@ -104,7 +106,7 @@ def held_users(connection: sa.Connection) -> Iterator[str]:
     yield from connection.scalars(sa.union(*users))
 
 
-def _buried_items(
+def _tombstoned_items(
     connection: sa.Connection, user_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes, now: float
 ) -> list[str]:
     c = tables.interactions.c

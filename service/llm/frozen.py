@@ -3,9 +3,10 @@
 It knows token ids and tensors. It does not know adapters: whatever is attached to its linear layers during a call takes
 part. Shapes: B rows, T context tokens (right-padded), Q question tokens (right-padded), H hidden size.
 
-There are two ways to read. One packed row (`read_prefixes`, `answer_packed`) is what Lethe works with: no padding, and a
-context's keys stand once for all of its questions. Padded rows (`read_contexts`, `answer`, `answer_whole`) are plain: they
-read whole prompts, stand in where a model cannot be packed, and say what is right. Both give the same numbers, up to rounding.
+There are two ways to read. One packed row (`read_prefixes`, `yes_no_logits_packed`) is what Lethe works with: no padding, and
+a context's keys stand once for all of its questions. Padded rows (`read_contexts`, `yes_no_logits`, `yes_no_logits_whole`) are
+plain: they read whole prompts, stand in where a model cannot be packed, and say what is right. Both give the same numbers, up
+to rounding.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from service.llm import packed
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
 from service.llm.tokenizer import (
     Answers,
-    Encoder,
     ModelSpec,
+    PromptTokenizer,
     model_folder,
 )
 
@@ -63,7 +64,7 @@ def load_for_children(spec: ModelSpec) -> None:
         ModelUnsuitable: as `FrozenModel.load`.
     """
     # With the answers told: a tokenizer may have threads, which do not survive a fork.
-    frozen = FrozenModel.load(replace(spec, answers=Encoder.load(spec).answers))
+    frozen = FrozenModel.load(replace(spec, answers=PromptTokenizer.load(spec).answers))
     _ = frozen.packs  # found out here, or every child would find it out
     _INHERITED[spec] = frozen
 
@@ -83,23 +84,23 @@ def _weights(spec: ModelSpec) -> Any:
 class FrozenModel:
     """A causal language model whose weights never change, with its encoder."""
 
-    def __init__(self, spec: ModelSpec, model: PreTrainedModel, encoder: Encoder | None) -> None:
-        """Without `encoder` the specification must tell the answers."""
+    def __init__(self, spec: ModelSpec, model: PreTrainedModel, tokenizer: PromptTokenizer | None) -> None:
+        """Without `tokenizer` the specification must tell the answers."""
         self.spec = spec
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self.model = model.eval().requires_grad_(False)
         packed.install(model)
         self.device = torch.device(spec.device)
-        self._answers = self.encoder.answers if spec.answers is None else spec.answers
+        self._answers = self.tokenizer.answers if spec.answers is None else spec.answers
         self._yes_minus_no = _head_difference(model, self._answers.yes, self._answers.no)
         self._check_head(self._answers)
 
     @property
-    def encoder(self) -> Encoder:
+    def tokenizer(self) -> PromptTokenizer:
         """Read from the model's files when it is first asked for, unless it was given."""
-        if self._encoder is None:
-            self._encoder = Encoder.load(self.spec)
-        return self._encoder
+        if self._tokenizer is None:
+            self._tokenizer = PromptTokenizer.load(self.spec)
+        return self._tokenizer
 
     @classmethod
     def load(cls, spec: ModelSpec) -> FrozenModel:
@@ -113,8 +114,8 @@ class FrozenModel:
         if inherited is not None and spec.answers in (None, inherited.spec.answers):
             return inherited
         # Before the weights: what is missing beside them can be told more clearly.
-        encoder = Encoder.load(spec) if spec.answers is None else None
-        return cls(spec, _weights(spec).to(spec.device), encoder)
+        tokenizer = PromptTokenizer.load(spec) if spec.answers is None else None
+        return cls(spec, _weights(spec).to(spec.device), tokenizer)
 
     @property
     def layers(self) -> int:
@@ -131,7 +132,7 @@ class FrozenModel:
             hidden = self._hidden(ids, mask, _positions_of(mask), cache)
         return Contexts(_keys_values_of(cache), mask, _of_last_token(hidden, mask))
 
-    def answer(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+    def yes_no_logits(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
         """logit(Yes) − logit(No) after each question, (B,) float32, given its context's keys and values.
 
         Only the question's tokens run through the layers, so only they meet what is attached to them.
@@ -142,7 +143,7 @@ class FrozenModel:
         hidden = self._hidden(ids, seen, positions, DynamicCache(contexts.keys_values))
         return self._difference(hidden, mask)
 
-    def answer_whole(self, prompts_ids: Sequence[Sequence[int]]) -> Tensor:
+    def yes_no_logits_whole(self, prompts_ids: Sequence[Sequence[int]]) -> Tensor:
         """logit(Yes) − logit(No) after each whole prompt, (B,) float32; every token meets what is attached."""
         ids, mask = self._padded(prompts_ids)
         return self._difference(self._hidden(ids, mask, _positions_of(mask), None), mask)
@@ -161,7 +162,7 @@ class FrozenModel:
         probe = self._answers.probe
         head, tails = probe[:-2], [probe[-2:], probe[-1:]]
         with torch.no_grad():
-            padded = self.answer(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
+            padded = self.yes_no_logits(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
             try:
                 ours = self._answer_packed(tails, [2], PrefixGrid.of(self._read_packed([head], embed=False)))
             except (RuntimeError, TypeError, IndexError, AttributeError):
@@ -178,7 +179,7 @@ class FrozenModel:
         read = self.read_contexts(contexts)
         return [_prefix(read, row, len(context)) for row, context in enumerate(contexts)]
 
-    def answer_packed(
+    def yes_no_logits_packed(
         self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: Sequence[Prefix] | PrefixGrid
     ) -> Tensor:
         """logit(Yes) − logit(No) after each text, (B,) float32.
@@ -190,9 +191,9 @@ class FrozenModel:
         if self.packs:
             return self._answer_packed(texts, runs, grid)
         if not grid.tokens:
-            return self.answer_whole(texts)
+            return self.yes_no_logits_whole(texts)
         owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self.device)
-        return self.answer(texts, _padded_contexts(grid).rows(owner))
+        return self.yes_no_logits(texts, _padded_contexts(grid).rows(owner))
 
     def _read_packed(self, contexts: Sequence[Sequence[int]], embed: bool) -> list[Prefix]:
         texts = Runs([len(context) for context in contexts], self.device)
@@ -253,7 +254,7 @@ class FrozenModel:
         ids, mask = self._padded([answers.probe])
         with torch.no_grad():
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[0, -1].float()
-            ours = float(self.answer_whole([answers.probe])[0])
+            ours = float(self.yes_no_logits_whole([answers.probe])[0])
         theirs = float(logits[answers.yes] - logits[answers.no])
         # A soft cap barely shows where logits are small, as they may be after the probe.
         capped = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)

@@ -120,14 +120,14 @@ class Mixture:
         for name, module in target_modules(frozen, targets):
             self._attach(name, module)
 
-    def answer_whole(
+    def yes_no_logits_whole(
         self, prompts: Sequence[Sequence[int]], stack: AdapterStack, weights: Tensor, level: str
     ) -> Tensor:
         """Activation `prompt`: logit differences (B,) after whole prompts; every token meets the adapters."""
         with self._blending(stack, weights, level), torch.no_grad():
-            return self.frozen.answer_whole(prompts)
+            return self.frozen.yes_no_logits_whole(prompts)
 
-    def answer_packed(
+    def yes_no_logits_packed(
         self,
         texts: Sequence[Sequence[int]],
         runs: Sequence[int],
@@ -145,7 +145,7 @@ class Mixture:
         else:
             tokens = token_runs(texts, runs, self.frozen.device)
         with self._blending(stack, weights, level, tokens), torch.no_grad():
-            return self.frozen.answer_packed(texts, runs, prefixes)
+            return self.frozen.yes_no_logits_packed(texts, runs, prefixes)
 
     @contextmanager
     def _blending(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs | None = None) -> Iterator[None]:

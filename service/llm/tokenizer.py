@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from service.data import prompts
 from service.errors import ModelUnsuitable
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja")
 _PROBE = prompts.question_text(Item("", "Probe (2000)"), "item")
@@ -44,7 +44,7 @@ class ModelSpec:
     answers: Answers | None = None
 
 
-class Encoder:
+class PromptTokenizer:
     """The tokenizer of one frozen model, with the limits and the answers that its prompts need."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: int, digest: str) -> None:
@@ -55,7 +55,7 @@ class Encoder:
         self.answers = Answers(self.yes, self.no, tuple(self._encode(_PROBE, special=True)))
 
     @classmethod
-    def load(cls, spec: ModelSpec) -> Encoder:
+    def load(cls, spec: ModelSpec) -> PromptTokenizer:
         """Read tokenizer and configuration, and digest the model's files.
 
         Raises:
@@ -71,53 +71,54 @@ class Encoder:
             raise ModelUnsuitable(f"model {spec.name!r} has no usable tokenizer or configuration: {error}") from error
         return cls(tokenizer, _positions(config), digest_of_files(folder))
 
-    def context(self, history: Sequence[Opinion], noun: str) -> list[int]:
+    def context(self, history: Sequence[RatedItem], item_type: str) -> list[int]:
         """Token ids of the context. The oldest opinions are left out where all of them would not fit the positions."""
         room = self.positions * 3 // 4
         for first in range(len(history)):
-            ids = self._encode(prompts.context_text(history[first:], noun), special=True)
+            ids = self._encode(prompts.context_text(history[first:], item_type), special=True)
             if len(ids) <= room:
                 return ids
-        return self._encode(prompts.context_text((), noun), special=True)[:room]
+        return self._encode(prompts.context_text((), item_type), special=True)[:room]
 
-    def question(self, target: Item, noun: str) -> list[int]:
+    def question(self, target: Item, item_type: str) -> list[int]:
         """Token ids of the question. An overlong title is cut in its middle: invocation and answer stub stay."""
-        ids = self._encode(prompts.question_text(target, noun), special=False)
+        ids = self._encode(prompts.question_text(target, item_type), special=False)
         room = self.positions // 4
         if len(ids) <= room:
             return ids
         tail = len(self._encode('"?' + prompts.RESPONSE_HEADER, special=False))
         return ids[: room - tail] + ids[-tail:]
 
-    def contexts(self, histories: Sequence[Sequence[Opinion]], noun: str) -> list[list[int]]:
+    def contexts(self, histories: Sequence[Sequence[RatedItem]], item_type: str) -> list[list[int]]:
         """`context` of each, in half the time."""
-        found = self._encode_all([prompts.context_text(history, noun) for history in histories], special=True)
+        found = self._encode_all([prompts.context_text(history, item_type) for history in histories], special=True)
         room = self.positions * 3 // 4
         return [
-            ids if len(ids) <= room else self.context(history, noun)
+            ids if len(ids) <= room else self.context(history, item_type)
             for history, ids in zip(histories, found, strict=True)
         ]
 
-    def questions(self, targets: Sequence[Item], noun: str) -> list[list[int]]:
+    def questions(self, targets: Sequence[Item], item_type: str) -> list[list[int]]:
         """`question` of each, in half the time."""
-        found = self._encode_all([prompts.question_text(target, noun) for target in targets], special=False)
+        found = self._encode_all([prompts.question_text(target, item_type) for target in targets], special=False)
         room = self.positions // 4
         return [
-            ids if len(ids) <= room else self.question(target, noun) for target, ids in zip(targets, found, strict=True)
+            ids if len(ids) <= room else self.question(target, item_type)
+            for target, ids in zip(targets, found, strict=True)
         ]
 
     def item(self, item: Item) -> list[int]:
         """Token ids of an item's public facts."""
         return self._encode(prompts.item_text(item), special=True)[: self.positions]
 
-    def invocation(self, noun: str) -> list[int]:
+    def invocation(self, item_type: str) -> list[int]:
         """Token ids that every question opens with: the invocation sequence of an activated LoRA.
 
         Raises:
             ModelUnsuitable: the tokenizer melts the opening words into what follows them.
         """
-        ids = self._encode(prompts.invocation_text(noun), special=False)
-        if self.question(Item("", "Probe"), noun)[: len(ids)] != ids:
+        ids = self._encode(prompts.invocation_text(item_type), special=False)
+        if self.question(Item("", "Probe"), item_type)[: len(ids)] != ids:
             raise ModelUnsuitable("the tokenizer does not keep the question's opening words apart from the title")
         return ids
 

@@ -12,7 +12,7 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 
-class Neighbours:
+class Neighbors:
     """An exact index over V rows of unit length, (V, H)."""
 
     def __init__(self, embeddings: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Pure: the neighbours' errors and the mask -> the weights of the adapters, eqs. 7 and 8 of Hu et al. 2024.
+"""Pure: the neighbors' errors and the mask -> the weights of the adapters, eqs. 7 and 8 of Hu et al. 2024.
 
 Of many adapters only the m of largest weight answer (`keep_largest`). If they leave out a share ε of the weight, then
 Σ |w' − w| = 2 ε, so no layer's blended output moves by more than 2 ε times the largest output of one adapter there (level ND).
@@ -14,11 +14,11 @@ Doubles = NDArray[np.float64]
 _SMALLEST = np.finfo(np.float64).tiny
 
 
-def mean_errors(errors: Floats, neighbours: NDArray[np.int64]) -> Doubles:
-    """Eq. 7: each adapter's mean error over a request's neighbours, (B, K), from errors (V, K) and rows (B, n)."""
-    if neighbours.shape[1] == 0:
-        return np.zeros((len(neighbours), errors.shape[1]))
-    mean: Doubles = errors[neighbours].mean(axis=1, dtype=np.float64)
+def mean_errors(errors: Floats, neighbors: NDArray[np.int64]) -> Doubles:
+    """Eq. 7: each adapter's mean error over a request's neighbors, (B, K), from errors (V, K) and rows (B, n)."""
+    if neighbors.shape[1] == 0:
+        return np.zeros((len(neighbors), errors.shape[1]))
+    mean: Doubles = errors[neighbors].mean(axis=1, dtype=np.float64)
     return mean
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from service.llm.packed import Prefix
 
 
-class ContextCache:
+class PrefixCache:
     """At most `max_bytes` of prefixes of one frozen model; what was used longest ago goes first. Safe among threads."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -15,7 +15,7 @@ from service.errors import UnknownItem
 from service.llm.frozen import FrozenModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, liked_next, liked_together
-from service.records import ById, ByTitle, Item, ItemName, Mask, Opinion
+from service.records import ById, ByTitle, Item, ItemName, Mask, RatedItem
 from service.scoring.encoding import RequestEncoder
 from service.scoring.ranking import Reasons, because, reasons, values
 from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
@@ -30,10 +30,10 @@ _BECAUSE = 3  # items of the history that an explanation names
 _PREPARING = 4
 
 
-class Catalogue(Protocol):
+class Catalog(Protocol):
     """The ledger, as far as a query needs it."""
 
-    def history(self, user_id: str, limit: int) -> tuple[Opinion, ...]: ...
+    def history(self, user_id: str, limit: int) -> tuple[RatedItem, ...]: ...
 
     def has_order(self, user_id: str) -> bool: ...
 
@@ -74,12 +74,12 @@ class Recommender:
     """Answers queries with the published generation."""
 
     def __init__(
-        self, catalogue: Catalogue, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, timeout: float
+        self, catalog: Catalog, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, timeout: float
     ) -> None:
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._snapshots = snapshots
         self._frozen = frozen
-        self._encoder = RequestEncoder(frozen.encoder)
+        self._tokenizer = RequestEncoder(frozen.tokenizer)
         self._queue = queue
         self._timeout = timeout
         self._preparing = anyio.CapacityLimiter(_PREPARING)
@@ -102,7 +102,7 @@ class Recommender:
     def prepare(self, query: Query) -> Prepared:
         """What a query wants to have scored: in items, and in token ids. It asks the ledger, so it blocks."""
         # The mask before the history: a deletion in between must be seen.
-        mask, snapshot = self._snapshots.served(self._catalogue)
+        mask, snapshot = self._snapshots.served(self._catalog)
         live = snapshot.live(mask)
         named = self._named(query, snapshot, live)
         history = self._history(query, named)
@@ -117,7 +117,7 @@ class Recommender:
         # Whoever states a history has chosen it; of a person's own the newest part is what adapters were trained on.
         read = history if query.user_id is None else history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
-        encoded = self._encoder.encode(request, snapshot.noun)
+        encoded = self._tokenizer.encode(request, snapshot.item_type)
         return Prepared(
             request,
             encoded,
@@ -133,7 +133,7 @@ class Recommender:
 
     def _named(self, query: Query, snapshot: Snapshot, live: LiveCounts) -> dict[ItemName, Item]:
         """Of several items that a name may mean, that which most people have met."""
-        meant = self._catalogue.items_meant(query.names) if query.names else {}
+        meant = self._catalog.items_meant(query.names) if query.names else {}
 
         def known(item: Item) -> int:
             number = snapshot.item_number.get(item.item_id)
@@ -141,47 +141,47 @@ class Recommender:
 
         return {name: max(items, key=known) for name, items in meant.items()}
 
-    def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[Opinion, ...]:
+    def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[RatedItem, ...]:
         if query.user_id is not None:
-            return self._catalogue.history(query.user_id, REMEMBERED)
+            return self._catalog.history(query.user_id, REMEMBERED)
         items = _items([name for name, _ in query.opinions], named)
-        return tuple(Opinion(item, liked) for item, (_, liked) in zip(items, query.opinions, strict=True))
+        return tuple(RatedItem(item, liked) for item, (_, liked) in zip(items, query.opinions, strict=True))
 
-    def _taste(self, query: Query, history: Sequence[Opinion], snapshot: Snapshot) -> Taste:
+    def _taste(self, query: Query, history: Sequence[RatedItem], snapshot: Snapshot) -> Taste:
         known = {
             snapshot.item_number[o.item.item_id]: o.liked for o in history if o.item.item_id in snapshot.item_number
         }
-        ordered = query.user_id is None or self._catalogue.has_order(query.user_id)
+        ordered = query.user_id is None or self._catalog.has_order(query.user_id)
         return Taste(tuple(known), tuple(known.values()), ordered)
 
-    def _seen(self, query: Query, history: Sequence[Opinion]) -> frozenset[str]:
+    def _seen(self, query: Query, history: Sequence[RatedItem]) -> frozenset[str]:
         if query.user_id is not None:
-            return self._catalogue.seen(query.user_id)
+            return self._catalog.seen(query.user_id)
         return frozenset(opinion.item.item_id for opinion in history)
 
     def _retrieve(
-        self, history: Sequence[Opinion], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
+        self, history: Sequence[RatedItem], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
     ) -> list[Item]:
-        """Unseen items of the catalogue of which most speaks for them; where no counts do, the nearest in content.
+        """Unseen items of the catalog of which most speaks for them; where no counts do, the nearest in content.
 
-        A history of titles that no catalogue knows says too little for that: it gets what is liked by many, if anything is.
+        A history of titles that no catalog knows says too little for that: it gets what is liked by many, if anything is.
         """
         if not snapshot.item_ids:
-            raise UnknownItem("the catalogue is empty, so candidates cannot be retrieved; name them in `candidates`")
+            raise UnknownItem("the catalog is empty, so candidates cannot be retrieved; name them in `candidates`")
         known = any(opinion.item.item_id in snapshot.item_number for opinion in history)
         counted = found.personal or not history or (found.popular.any() and not known)
         value = found.value if counted else self._nearness(history, snapshot)
         numbers = np.argsort(-value, kind="stable")[: count + len(seen)]
         ids = [snapshot.item_ids[number] for number in numbers]
         unseen = [item_id for item_id in ids if item_id not in seen][:count]
-        items = self._catalogue.items_by_id(unseen)
+        items = self._catalog.items_by_id(unseen)
         return [items[item_id] for item_id in unseen if item_id in items]
 
-    def _nearness(self, history: Sequence[Opinion], snapshot: Snapshot) -> NDArray[np.float64]:
+    def _nearness(self, history: Sequence[RatedItem], snapshot: Snapshot) -> NDArray[np.float64]:
         """(N,): how near each item is to the mean of what was liked (or of all that was seen)."""
         anchors = [opinion.item for opinion in history if opinion.liked] or [opinion.item for opinion in history]
         known = [snapshot.item_number[item.item_id] for item in anchors if item.item_id in snapshot.item_number]
-        foreign = [self._frozen.encoder.item(item) for item in anchors if item.item_id not in snapshot.item_number]
+        foreign = [self._frozen.tokenizer.item(item) for item in anchors if item.item_id not in snapshot.item_number]
         rows = [snapshot.item_embeddings[known]] if known else []
         rows += [self._frozen.embed(foreign).cpu().numpy()] if foreign else []
         return np.asarray(snapshot.item_embeddings @ np.concatenate(rows).mean(axis=0), np.float64)
@@ -201,14 +201,14 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
         degraded=scored.degraded,
         items=items,
         weights=scored.weights,
-        neighbours=scored.neighbours,
+        neighbors=scored.neighbors,
         ranked_by=query.ranked_by,
         memories=prepared.live.digests,
         item_model=prepared.item_model,
     )
 
 
-def _known(history: Sequence[Opinion], snapshot: Snapshot) -> dict[int, Item]:
+def _known(history: Sequence[RatedItem], snapshot: Snapshot) -> dict[int, Item]:
     numbers = snapshot.item_number
     return {numbers[o.item.item_id]: o.item for o in history if o.item.item_id in numbers}
 
@@ -238,14 +238,14 @@ def _logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _items(names: Sequence[ItemName], named: Mapping[ItemName, Item]) -> list[Item]:
-    """A title that no catalogue knows is an item without an id: the model reads text. Raises UnknownItem for an id."""
+    """A title that no catalog knows is an item without an id: the model reads text. Raises UnknownItem for an id."""
     return [named.get(name) or _foreign(name) for name in names]
 
 
 def _foreign(name: ItemName) -> Item:
     if isinstance(name, ById):
         raise UnknownItem(
-            "an item_id names no item of the catalogue; name the item by its title to have that read instead"
+            "an item_id names no item of the catalog; name the item by its title to have that read instead"
         )
     return Item("", name.title if isinstance(name, ByTitle) else name)
 

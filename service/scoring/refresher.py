@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from adapters_store import Fault
+from adapters_store import StoreFault
 from service.errors import Damaged, LedgerUnavailable, NotReady
 from service.records import Mask
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 from service.scoring.snapshot import MaskSource, Snapshots
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 
 
-def _ignore(_fault: Fault) -> None:
+def _ignore(_fault: StoreFault) -> None:
     return None
 
 
@@ -34,9 +34,9 @@ class Refresher:
         self,
         masks: MaskSource,
         snapshots: Snapshots,
-        contexts: ContextCache,
+        contexts: PrefixCache,
         wait: Callable[[float], bool],
-        on_damage: Callable[[Fault], None] = _ignore,
+        on_damage: Callable[[StoreFault], None] = _ignore,
     ) -> None:
         self._masks = masks
         self._snapshots = snapshots
@@ -109,4 +109,4 @@ class Refresher:
         with suppress(LedgerUnavailable):
             # A generation that was replaced while it was being read is gone, not damaged.
             if self._masks.mask().generation == mask.generation:
-                self._on_damage(Fault("load", str(mask.generation), str(error)))
+                self._on_damage(StoreFault("load", str(mask.generation), str(error)))

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.records import Item, ItemName, Opinion
+from service.records import Item, ItemName, RatedItem
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """One history and the items to score for it."""
 
-    history: tuple[Opinion, ...]
+    history: tuple[RatedItem, ...]
     candidates: tuple[Item, ...]
     fence: int | None = None  # of the ledger before the history was read; None: its context is not to be remembered
 
@@ -38,7 +38,7 @@ class Scored:
 
     scores: tuple[float, ...]  # P(Yes) / (P(Yes) + P(No)), one per candidate, in the request's order
     weights: dict[str, float]  # adapter digest -> w_k; routing reads the context, so all candidates share them
-    neighbours: tuple[str, ...]  # keys of the validation rows that decided the weights, nearest first
+    neighbors: tuple[str, ...]  # keys of the validation rows that decided the weights, nearest first
     generation: str
     fence: int
     degraded: bool  # no adapter may be used, so the frozen model answered alone
@@ -62,7 +62,7 @@ class Query:
 
     user_id: str | None
     opinions: tuple[tuple[ItemName, bool], ...]
-    candidates: tuple[ItemName, ...] | None  # None: retrieve them from the catalogue
+    candidates: tuple[ItemName, ...] | None  # None: retrieve them from the catalog
     top_k: int
     rank_by: RankBy | None = None
     explain: bool = False
@@ -80,7 +80,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One item of an answer. `rank` counts from 1; `item_id` is None for a title that no catalogue knows.
+    """One item of an answer. `rank` counts from 1; `item_id` is None for a title that no catalog knows.
 
     Only where an explanation was asked for: the parts of the value by which the model ranked it, and the items of the
     history that speak most for it.
@@ -103,7 +103,7 @@ class Recommendation:
     degraded: bool
     items: tuple[Ranked, ...]
     weights: dict[str, float]
-    neighbours: tuple[str, ...]
+    neighbors: tuple[str, ...]
     ranked_by: RankBy
     memories: tuple[str, ...] = ()  # whose counts were summed
     item_model: bool = False  # whether it answered

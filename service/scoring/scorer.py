@@ -17,7 +17,7 @@ from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
 from service.routing.weights import keep_largest, mean_errors, softmax_weights
 from service.scoring.encoding import RequestEncoder
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.snapshot import MaskSource, Snapshot, Snapshots
 
@@ -30,7 +30,7 @@ class Stopwatch(Protocol):
 
     def observe_forward(self, seconds: float) -> None: ...
 
-    def observe_neighbours(self, seconds: float) -> None: ...
+    def observe_neighbors(self, seconds: float) -> None: ...
 
 
 class Scorer:
@@ -45,21 +45,21 @@ class Scorer:
         snapshots: Snapshots,
         frozen: FrozenModel,
         stopwatch: Stopwatch,
-        kept: ContextCache | None = None,
+        kept: PrefixCache | None = None,
         forward_tokens: int = FORWARD_TOKENS,
     ) -> None:
         self._masks = masks
         self._snapshots = snapshots
         self._frozen = frozen
         self._stopwatch = stopwatch
-        self._kept = kept or ContextCache(0)
+        self._kept = kept or PrefixCache(0)
         self._forward_tokens = forward_tokens
-        self._encoder = RequestEncoder(frozen.encoder)
+        self._tokenizer = RequestEncoder(frozen.tokenizer)
 
     def encoded(self, requests: Sequence[ScoreRequest]) -> list[EncodedRequest]:
         """The requests in token ids, for whoever asks without a recommender. Raises as `score` does."""
         _, snapshot = self._snapshots.served(self._masks)
-        return [self._encoder.encode(request, snapshot.noun) for request in requests]
+        return [self._tokenizer.encode(request, snapshot.item_type) for request in requests]
 
     def score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
         """One answer a request; texts of all requests share the forward passes.
@@ -77,7 +77,7 @@ class Scorer:
             _texts(requests, whole=snapshot.config.activation == "prompt"), prefixes, weights, snapshot
         )
         self._stopwatch.observe_forward(perf_counter() - routed)
-        self._stopwatch.observe_neighbours(routed - began)
+        self._stopwatch.observe_neighbors(routed - began)
         answers = zip(_split(scores, requests), near, weights, strict=True)
         return [_scored(own, rows, w, snapshot, mask) for own, rows, w in answers]
 
@@ -98,7 +98,7 @@ class Scorer:
     def _route(self, prefixes: Sequence[Prefix], snapshot: Snapshot, mask: Mask) -> tuple[Indices, Floats]:
         config = snapshot.config
         stands = torch.stack([prefix.embedding for prefix in prefixes]).cpu().numpy()
-        near = snapshot.neighbours.nearest(stands, config.top_n, snapshot.hidden_rows(mask.rows))
+        near = snapshot.neighbors.nearest(stands, config.top_n, snapshot.hidden_rows(mask.rows))
         weights = softmax_weights(mean_errors(snapshot.errors, near), config.tau, snapshot.allowed(mask.adapters))
         return near, keep_largest(weights, config.top_m)
 
@@ -110,7 +110,7 @@ class Scorer:
         for chunk in chunks_of_tokens([len(text.ids) for text in texts], self._forward_tokens):
             runs = [(number, list(run)) for number, run in groupby((texts[place] for place in chunk), key=_owner)]
             owners = [number for number, _ in runs]
-            difference = snapshot.mixture.answer_packed(
+            difference = snapshot.mixture.yes_no_logits_packed(
                 [text.ids for _, run in runs for text in run],
                 [len(run) for _, run in runs],
                 [] if config.activation == "prompt" else [prefixes[owner] for owner in owners],
@@ -151,7 +151,7 @@ def _scored(scores: tuple[float, ...], near: Indices, weights: Floats, snapshot:
     return Scored(
         scores=scores,
         weights=dict(zip(snapshot.stack.digests, weights.tolist(), strict=True)),
-        neighbours=tuple(snapshot.row_keys[row] for row in near.tolist()),
+        neighbors=tuple(snapshot.row_keys[row] for row in near.tolist()),
         generation=snapshot.generation,
         fence=mask.fence,
         degraded=not snapshot.allowed(mask.adapters).any(),

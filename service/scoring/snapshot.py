@@ -21,7 +21,7 @@ from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask
-from service.routing.neighbors import Neighbours
+from service.routing.neighbors import Neighbors
 
 Floats = NDArray[np.float32]
 
@@ -37,22 +37,22 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A generation as the scorer wants it: K adapters, V validation rows, N catalogue items."""
+    """A generation as the scorer wants it: K adapters, V validation rows, N catalog items."""
 
     generation: str
     manifest: dict[str, Any]
     config: BuildConfig
-    noun: str
+    item_type: str
     mixture: Mixture
     stack: AdapterStack
     errors: Floats  # (V, K)
-    neighbours: Neighbours  # over the V validation rows
+    neighbors: Neighbors  # over the V validation rows
     row_keys: tuple[str, ...]  # row -> opaque key
     row_number: dict[str, int]
     item_ids: tuple[str, ...]
     item_number: dict[str, int]
     item_embeddings: Floats  # (N, H)
-    catalogue: Neighbours  # over the N items
+    catalog: Neighbors  # over the N items
     memory: Memory  # over the N items
     item_model: ItemModel | None
     near: NDArray[np.int64]  # (N, k): items nearest in content, of those that few have liked; else -1
@@ -97,25 +97,25 @@ def load_snapshot(
         raise Damaged(str(failure)) from failure
     row_keys = tuple(json.loads(files["rows.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
-    catalogue = Neighbours(item_embeddings)
+    catalog = Neighbors(item_embeddings)
     return Snapshot(
         generation=generation,
         manifest=stored.manifest,
         config=config,
-        noun=stored.manifest["noun"],
+        item_type=stored.manifest["noun"],
         mixture=mixtures.of(config.lora_targets),
         stack=stack,
         errors=load_array(files["errors.npy"]),
-        neighbours=Neighbours(load_array(files["embeddings.npy"])),
+        neighbors=Neighbors(load_array(files["embeddings.npy"])),
         row_keys=row_keys,
         row_number={key: number for number, key in enumerate(row_keys)},
         item_ids=item_ids,
         item_number={item_id: number for number, item_id in enumerate(item_ids)},
         item_embeddings=item_embeddings,
-        catalogue=catalogue,
+        catalog=catalog,
         memory=memory,
         item_model=ItemModel.of(files),
-        near=_near_in_content(catalogue, item_embeddings, memory.without().likes),
+        near=_near_in_content(catalog, item_embeddings, memory.without().likes),
     )
 
 
@@ -129,12 +129,12 @@ def _memories(store: Store, stated: Mapping[str, Mapping[str, str]], least_peopl
     return Source(tuple(stated), load, least_people)
 
 
-def _near_in_content(catalogue: Neighbours, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:
+def _near_in_content(catalog: Neighbors, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:
     """Only of items that few have liked, as nobody else's are looked at: at 10^5 items all of them would take a minute."""
     near = np.full((len(likes), min(_NEAR, max(0, len(likes) - 1))), -1, np.int64)
     thin = np.flatnonzero(likes < THIN_LIKES)
     if len(thin) and near.shape[1]:
-        found = catalogue.nearest(embeddings[thin], near.shape[1] + 1)
+        found = catalog.nearest(embeddings[thin], near.shape[1] + 1)
         near[thin] = [
             [other for other in row if other != own][: near.shape[1]] for own, row in zip(thin, found, strict=True)
         ]
@@ -205,7 +205,7 @@ class Snapshots:
 
 
 def _check_model(manifest: dict[str, Any], frozen: FrozenModel) -> None:
-    if manifest["frozen"] != {"digest": frozen.encoder.digest, "dtype": frozen.spec.dtype}:
+    if manifest["frozen"] != {"digest": frozen.tokenizer.digest, "dtype": frozen.spec.dtype}:
         raise NotReady(
             "the published generation was built on another frozen model than the one that is configured; "
             "set LETHE_MODEL (and LETHE_DTYPE) back, or run `lethe build` with the new one"

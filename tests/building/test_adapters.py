@@ -13,13 +13,13 @@ from service.building.known import KnownArtifacts
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
 from service.data.samples import canonical_order
-from service.llm.tokenizer import Encoder, ModelSpec
-from service.records import BuildConfig, Item, Opinion, Sample, Shard
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.records import BuildConfig, Item, RatedItem, Sample, Shard
 from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
 
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=4, epochs=1, batch_size=4, activation="prompt")
 ITEMS = [Item(f"i{n}", f"Film {n}") for n in range(8)]
-SAMPLES = tuple(Sample(f"u{n}", (Opinion(ITEMS[n], True),), ITEMS[n + 1], n % 2 == 0) for n in range(7))
+SAMPLES = tuple(Sample(f"u{n}", (RatedItem(ITEMS[n], True),), ITEMS[n + 1], n % 2 == 0) for n in range(7))
 
 
 class DiesAfterOne(InThisProcess):
@@ -30,13 +30,13 @@ class DiesAfterOne(InThisProcess):
 
 @pytest.fixture
 def maker_with(tiny_models: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[AdapterMaker, Store]]:
-    def made(workforce: InThisProcess, environment: str = "here") -> tuple[AdapterMaker, Store]:
+    def made(process_pool: InThisProcess, environment: str = "here") -> tuple[AdapterMaker, Store]:
         spec, store = ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL))), Store(tmp_path / "store")
         return AdapterMaker(
             KnownArtifacts(store.adapters, b"a secret"),
-            Encoder.load(spec),
+            PromptTokenizer.load(spec),
             spec,
-            workforce,
+            process_pool,
             Silent(),
             {"machine": environment},
         ), store

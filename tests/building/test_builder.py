@@ -10,8 +10,8 @@ from adapters_store import Store
 from service.building.builder import Builder
 from service.building.planning.corpus import corpus_of
 from service.building.progress import Silent
-from service.building.workers.prefill_cache import Readings
-from service.building.workers.process_pool import Workforce
+from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.process_pool import ProcessPool
 from service.data.samples import is_validation_user
 from service.ledger import Ledger
 from service.llm.tokenizer import ModelSpec
@@ -58,10 +58,18 @@ class Home:
         folder.mkdir(exist_ok=True)
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db", SECRET)
         self.store = Store(folder / "store")
-        workforce = Workforce(processes, ("service.building.training.training", "service.building.training.validation"))
-        self.readings = Readings(2**23)
+        process_pool = ProcessPool(
+            processes, ("service.building.training.training", "service.building.training.validation")
+        )
+        self.prefill_cache = PrefillCache(2**23)
         self.builder = Builder(
-            self.ledger, self.store, ModelSpec(str(model)), workforce, SECRET, ENVIRONMENT, readings=self.readings
+            self.ledger,
+            self.store,
+            ModelSpec(str(model)),
+            process_pool,
+            SECRET,
+            ENVIRONMENT,
+            prefill_cache=self.prefill_cache,
         )
         if interactions is not None:
             self.ledger.import_data(items, interactions, NOUN)
@@ -188,14 +196,14 @@ def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
 def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home, clean_home):
     home.ledger.forget(TRAINING_USER, None, None)
     home.build()
-    read = home.readings.people
+    read = home.prefill_cache.people
     assert TRAINING_USER not in read
     mate = min(user for user in read if not is_validation_user(user, 20, 0))
     home.ledger.forget(mate, None, None)
     built = home.build()
     assert len(built.trained) == 1
-    assert mate not in home.readings.people
-    assert home.readings.people >= read - {mate}
+    assert mate not in home.prefill_cache.people
+    assert home.prefill_cache.people >= read - {mate}
     gone = {TRAINING_USER, mate}
     clean = clean_home([row for row in INTERACTIONS if row.user_id not in gone])
     clean.build()
@@ -213,17 +221,17 @@ def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(ho
         home.ledger,
         home.store,
         ModelSpec(str(model)),
-        Workforce(2),
+        ProcessPool(2),
         SECRET,
         ENVIRONMENT,
         progress=Deletion(),
-        readings=home.readings,
+        prefill_cache=home.prefill_cache,
     )
     builder.build(replace(CONFIG, seed=1))  # everything is trained
-    assert OTHER_TRAINING_USER in home.readings.people
+    assert OTHER_TRAINING_USER in home.prefill_cache.people
     builder.wipe_forgotten()
-    assert OTHER_TRAINING_USER not in home.readings.people
-    assert home.readings.people
+    assert OTHER_TRAINING_USER not in home.prefill_cache.people
+    assert home.prefill_cache.people
 
 
 def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.building.dry_run import RehearsalLedger
+from service.building.dry_run import DryRunLedger
 from service.ledger import Ledger
-from service.records import Interaction, Item, Place
+from service.records import Interaction, Item, ShardAssignment
 
 SECRET = b"a secret of the tests"
 
@@ -17,24 +17,28 @@ SECRET = b"a secret of the tests"
 def ledger(tmp_path: Path) -> Ledger:
     opened = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
     opened.import_data([Item("i1", "Heat")], [Interaction("ann", "i1", True, 5)], "movie")
-    opened.record_exposures(0, {"served": ["ann"]}, {}, {"served": "0"})
+    opened.record_lineage(0, {"served": ["ann"]}, {}, {"served": "0"})
     return opened
 
 
 def test_a_deletion_does_not_name_what_a_rehearsal_has_made(ledger: Ledger, tmp_path: Path) -> None:
-    rehearsal = RehearsalLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
+    rehearsal = DryRunLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
     before = ledger.mask()
-    rehearsal.record_exposures(0, {"rehearsed": ["ann"]}, {"row": "ann"}, {"rehearsed": "0"})
-    with rehearsal.reading() as reading:
-        changed = reading.changed(None, None)
-    rehearsal.begin_outline("another")
-    rehearsal.save_places(changed, [Place("ann", "ann", "01", 1, "digest")])
+    rehearsal.record_lineage(0, {"rehearsed": ["ann"]}, {"row": "ann"}, {"rehearsed": "0"})
+    with rehearsal.read_transaction() as transaction:
+        changed = transaction.changed(None, None)
+    rehearsal.begin_fingerprint("another")
+    rehearsal.save_assignments(changed, [ShardAssignment("ann", "ann", "01", 1, "digest")])
     rehearsal.record_partition("digest", [("ann", "ann", "000000")])
     rehearsal.set_shards_training(3)
     assert rehearsal.view() == ledger.view()
     assert (ledger.recorded_partition("digest"), ledger.shards_training()) == ({}, 0)
-    with ledger.reading() as reading:
-        assert (reading.outline, reading.places_under(""), reading.changed(None, None)) == (None, [], changed)
+    with ledger.read_transaction() as transaction:
+        assert (transaction.fingerprint, transaction.assignments_under(""), transaction.changed(None, None)) == (
+            None,
+            [],
+            changed,
+        )
     assert ledger.mask() == before
     request = ledger.forget("ann", None, None)
     assert (request.affected_shards, request.shard_names, request.masked_rows) == (("served",), ("0",), 0)

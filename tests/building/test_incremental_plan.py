@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 
 from service.building.planning.corpus import corpus_of
-from service.building.planning.incremental_plan import Memo, NotAsRemembered
-from service.building.planning.placement import Placer
+from service.building.planning.incremental_plan import IncrementalPlanner, NotAsRemembered
+from service.building.planning.placement import ShardAssigner
 from service.building.planning.plan import Plan, WholePlan
 from service.building.progress import Silent
 from service.data.samples import is_validation_user
-from service.ledger import Ledger, Reading
-from service.llm.tokenizer import Encoder, ModelSpec
+from service.ledger import Ledger, ReadTransaction
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
 from service.records import BuildConfig, Interaction, LedgerView
 from tests.exactness.homes import (
     NOUN,
@@ -82,8 +82,8 @@ class World:
 
     def __init__(self, folder: Path, model: ModelSpec, chance: random.Random) -> None:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db", SECRET)
-        self.placer = Placer(self.ledger, Encoder.load(model), model, PUBLIC_TEXTS, Silent(), {})  # type: ignore[arg-type]
-        self.memo = Memo(self.ledger, self.placer)
+        self.assigner = ShardAssigner(self.ledger, PromptTokenizer.load(model), model, PUBLIC_TEXTS, Silent(), {})  # type: ignore[arg-type]
+        self.planner = IncrementalPlanner(self.ledger, self.assigner)
         self.chance, self.titles = chance, 0
         self.ledger.import_data(ITEMS, chance.sample(ROWS, 60), NOUN)
 
@@ -124,7 +124,7 @@ def everything(plan: Plan) -> dict[str, Any]:
     material = plan.material(names, users)
     return {
         "fence": plan.fence,
-        "items": (plan.noun, plan.items),
+        "items": (plan.item_type, plan.items),
         "shards": list(plan.shards),
         "users": list(plan.users),
         "people": {name: dict(plan.people(name)) for name in names},
@@ -140,19 +140,19 @@ def test_a_plan_from_memory_is_the_plan_of_everybodys_interactions(
 ) -> None:
     config, chance = VARIANTS[name], random.Random(seed)
     world = World(tmp_path, model, chance)
-    world.memo.refresh(config)
+    world.planner.refresh(config)
     from_memory = 0
     for _ in range(14):
         for _ in range(chance.randint(1, 3)):
             world.something_happens()
         if chance.random() < 0.5:  # else it happened after those who had changed before were read
-            world.memo.refresh(config)
-        with world.ledger.reading() as reading:
-            plan = world.memo.plan(reading, config)
-            if plan is None:  # the catalogue has moved the planes since
+            world.planner.refresh(config)
+        with world.ledger.read_transaction() as transaction:
+            plan = world.planner.plan(transaction, config)
+            if plan is None:  # the catalog has moved the planes since
                 continue
             from_memory += 1
-            slow = WholePlan(corpus_of(reading.view(), config), world.placer, config, reading.fence)
+            slow = WholePlan(corpus_of(transaction.view(), config), world.assigner, config, transaction.fence)
             assert everything(plan) == everything(slow)
     assert from_memory > 4
     world.ledger.close()
@@ -174,15 +174,15 @@ def test_who_was_remembered_otherwise_is_not_taken_on_trust(home_with: Callable[
 
 
 class CountingReading:
-    def __init__(self, reading: Reading, asked: list[Collection[str] | None]) -> None:
-        self._reading, self._asked = reading, asked
+    def __init__(self, transaction: ReadTransaction, asked: list[Collection[str] | None]) -> None:
+        self._transaction, self._asked = transaction, asked
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._reading, name)
+        return getattr(self._transaction, name)
 
     def view(self, users: Collection[str] | None = None) -> LedgerView:
         self._asked.append(users)
-        return self._reading.view(users)
+        return self._transaction.view(users)
 
 
 class CountingLedger(Ledger):
@@ -193,9 +193,9 @@ class CountingLedger(Ledger):
         self.asked: list[Collection[str] | None] = []
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
-        with super().reading() as reading:
-            yield cast(Reading, CountingReading(reading, self.asked))
+    def read_transaction(self) -> Iterator[ReadTransaction]:
+        with super().read_transaction() as transaction:
+            yield cast(ReadTransaction, CountingReading(transaction, self.asked))
 
     def read(self) -> set[str]:
         """Whose interactions were read since this was last asked."""
@@ -244,11 +244,11 @@ class ForgettingLedger(Ledger):
 
     person: str | None = None
 
-    def record_exposures(self, *given: Any) -> None:
+    def record_lineage(self, *given: Any) -> None:
         if self.person is not None:
             self.forget(self.person, None, None)
             type(self).person = None
-        super().record_exposures(*given)
+        super().record_lineage(*given)
 
 
 def test_who_is_forgotten_while_a_build_plans_is_masked_in_what_it_makes(home_with: Callable[..., Home]) -> None:
@@ -277,9 +277,9 @@ def test_what_is_known_already_is_not_offered_again(home_with: Callable[..., Hom
     offered: list[set[str]] = []
 
     class NotingLedger(Ledger):
-        def record_exposures(self, *given: Any) -> None:
+        def record_lineage(self, *given: Any) -> None:
             offered.append(set(given[1]) | set(given[2]))
-            super().record_exposures(*given)
+            super().record_lineage(*given)
 
     home = home_with(NotingLedger)
     first = home.build()

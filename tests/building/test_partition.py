@@ -155,13 +155,13 @@ def test_anchors_that_cannot_be_told_apart_are_not_split():
 # Anchors
 
 
-def test_anchors_do_not_depend_on_the_order_of_the_catalogue():
+def test_anchors_do_not_depend_on_the_order_of_the_catalog():
     items = _items(700)
     shuffled = random.Random(0).sample(items, len(items))
     assert anchor_histories(items, 5, 0) == anchor_histories(shuffled, 5, 0)
 
 
-def test_anchors_are_made_of_the_catalogue_and_differ():
+def test_anchors_are_made_of_the_catalog_and_differ():
     items = _items(50)
     anchors = anchor_histories(items, 5, 0)
     assert len(anchors) == ANCHORS
@@ -172,7 +172,7 @@ def test_anchors_are_made_of_the_catalogue_and_differ():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_small_catalogue_has_short_anchors(count):
+def test_a_small_catalog_has_short_anchors(count):
     anchors = anchor_histories(_items(count), 5, 0)
     assert {len(anchor) for anchor in anchors} == ({count} if count else set())
 

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.building.training.training import Lesson, TrainingTask, train_adapter
-from service.building.workers.prefill import Reading, read_together, reading_name
+from service.building.training.training import EncodedSample, TrainingTask, train_adapter
+from service.building.workers.prefill import Prefill, prefill_name, read_together
 from service.building.workers.prefill_cache import (
     Kept,
     Loan,
+    PrefillCache,
     Reader,
-    Readings,
 )
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.building.workers.shared_memory import Block, SharedMemory, whole_pages
 from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS
 from service.llm.tokenizer import ModelSpec
-from service.records import BuildConfig, Item, Opinion
+from service.records import BuildConfig, Item, RatedItem
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=2, learning_rate=0.05, batch_size=4)
@@ -46,11 +46,11 @@ def llama(tiny_models: Callable[[str], Path]) -> FrozenModel:
 
 
 def contexts_of(frozen: FrozenModel, person: int, count: int) -> list[list[int]]:
-    opinions = [Opinion(Item("", f"Film {person} {n}"), n % 2 == 0) for n in range(count)]
-    return [frozen.encoder.context(opinions[:n], NOUN) for n in range(count)]
+    opinions = [RatedItem(Item("", f"Film {person} {n}"), n % 2 == 0) for n in range(count)]
+    return [frozen.tokenizer.context(opinions[:n], NOUN) for n in range(count)]
 
 
-def same(one: Reading, other: Reading) -> bool:
+def same(one: Prefill, other: Prefill) -> bool:
     pairs = zip(one.tensors, other.tensors, strict=True)
     return one.lengths == other.lengths and all(torch.equal(a, b) for a, b in pairs)
 
@@ -85,12 +85,12 @@ def test_somebody_with_more_than_a_pass_takes_is_read_in_parts(llama: FrozenMode
 
 def test_a_reading_is_named_by_all_that_is_read_in_its_order() -> None:
     named = [
-        reading_name([[1, 2], [3]], embed=True),
-        reading_name([[1, 2], [3]], embed=False),
-        reading_name([[3], [1, 2]], embed=True),
-        reading_name([[1], [2, 3]], embed=True),
-        reading_name([[1, 2, 3]], embed=True),
-        reading_name([[1, 2]], embed=True),
+        prefill_name([[1, 2], [3]], embed=True),
+        prefill_name([[1, 2], [3]], embed=False),
+        prefill_name([[3], [1, 2]], embed=True),
+        prefill_name([[1], [2, 3]], embed=True),
+        prefill_name([[1, 2, 3]], embed=True),
+        prefill_name([[1, 2]], embed=True),
     ]
     assert len(set(named)) == len(named)
 
@@ -116,10 +116,10 @@ def test_tensors_are_read_as_they_were_written_and_zeros_once_they_are_wiped() -
 
 
 def reads(
-    readings: Readings, frozen: FrozenModel, people: Mapping[str, list[list[int]]], embed: bool = True
+    prefill_cache: PrefillCache, frozen: FrozenModel, people: Mapping[str, list[list[int]]], embed: bool = True
 ) -> dict[str, Kept]:
     """A task that reads these people's contexts: what it left."""
-    with readings.lend([{reading_name(own, embed): who for who, own in people.items()}]) as lending:
+    with prefill_cache.lend([{prefill_name(own, embed): who for who, own in people.items()}]) as lending:
         reader = Reader(frozen, lending.loans[0], embed)
         for contexts in people.values():
             assert same(reader.read(contexts), read_together(frozen, contexts, embed))
@@ -128,68 +128,68 @@ def reads(
 
 
 def test_what_was_read_once_is_found_again_to_the_last_bit(frozen: FrozenModel) -> None:
-    readings, people = Readings(ROOM), {who: contexts_of(frozen, n, 4) for n, who in enumerate(("ann", "bob"))}
-    assert len(reads(readings, frozen, people)) == 2
-    assert readings.people == {"ann", "bob"}
-    assert reads(readings, frozen, people) == {}
-    assert len(reads(readings, frozen, people, embed=False)) == 2
-    assert len(reads(readings, frozen, {"ann": people["ann"][:3]})) == 1
+    prefill_cache, people = PrefillCache(ROOM), {who: contexts_of(frozen, n, 4) for n, who in enumerate(("ann", "bob"))}
+    assert len(reads(prefill_cache, frozen, people)) == 2
+    assert prefill_cache.people == {"ann", "bob"}
+    assert reads(prefill_cache, frozen, people) == {}
+    assert len(reads(prefill_cache, frozen, people, embed=False)) == 2
+    assert len(reads(prefill_cache, frozen, {"ann": people["ann"][:3]})) == 1
 
 
 def test_people_who_said_the_same_are_kept_once(llama: FrozenModel) -> None:
-    readings, contexts = Readings(ROOM), contexts_of(llama, 1, 4)
-    name = reading_name(contexts, True)
-    with readings.lend([{name: "ann"}, {name: "bob"}]) as lending:
+    prefill_cache, contexts = PrefillCache(ROOM), contexts_of(llama, 1, 4)
+    name = prefill_name(contexts, True)
+    with prefill_cache.lend([{name: "ann"}, {name: "bob"}]) as lending:
         for number, loan in enumerate(lending.loans):
             reader = Reader(llama, loan, embed=True)
             reader.read(contexts)
             lending.left[number] = reader.left
-    assert readings.people == {"ann"}
-    assert reads(readings, llama, {"bob": contexts}) == {}
+    assert prefill_cache.people == {"ann"}
+    assert reads(prefill_cache, llama, {"bob": contexts}) == {}
 
 
 def test_whoever_is_forgotten_leaves_zeros_and_nobody_else_does(llama: FrozenModel) -> None:
-    readings, people = Readings(ROOM), {who: contexts_of(llama, n, 4) for n, who in enumerate(("ann", "bob"))}
-    with readings.lend([{reading_name(own, True): who for who, own in people.items()}]) as lending:
+    prefill_cache, people = PrefillCache(ROOM), {who: contexts_of(llama, n, 4) for n, who in enumerate(("ann", "bob"))}
+    with prefill_cache.lend([{prefill_name(own, True): who for who, own in people.items()}]) as lending:
         memory, reader = lending.loans[0].memory, Reader(llama, lending.loans[0], embed=True)
         for contexts in people.values():
             reader.read(contexts)
         lending.left[0] = reader.left
-    readings.forget({"ann", "somebody else"})
-    assert readings.people == {"bob"}
-    kept = {who: reader.left[reading_name(own, True)].block for who, own in people.items()}
+    prefill_cache.forget({"ann", "somebody else"})
+    assert prefill_cache.people == {"bob"}
+    kept = {who: reader.left[prefill_name(own, True)].block for who, own in people.items()}
     assert memory is not None
     assert not any(tensor.any() for tensor in memory.read(kept["ann"]))
     assert all(tensor.any() for tensor in memory.read(kept["bob"]))
-    assert readings.nbytes == kept["bob"].size
-    assert len(reads(readings, llama, people)) == 1
+    assert prefill_cache.nbytes == kept["bob"].size
+    assert len(reads(prefill_cache, llama, people)) == 1
 
 
 def test_there_is_no_more_than_the_room_and_what_was_used_longest_ago_goes_first(llama: FrozenModel) -> None:
     people = {f"{n}": contexts_of(llama, n, 3) for n in range(4)}
-    size = next(iter(reads(Readings(ROOM), llama, {"0": people["0"]}).values())).block.size
-    readings = Readings(3 * size)
+    size = next(iter(reads(PrefillCache(ROOM), llama, {"0": people["0"]}).values())).block.size
+    prefill_cache = PrefillCache(3 * size)
     for who in ("0", "1", "2", "0", "3"):
-        reads(readings, llama, {who: people[who]})
-    assert readings.people == {"0", "2", "3"}
-    assert readings.nbytes == 3 * size
-    assert len(reads(readings, llama, people)) < 4
+        reads(prefill_cache, llama, {who: people[who]})
+    assert prefill_cache.people == {"0", "2", "3"}
+    assert prefill_cache.nbytes == 3 * size
+    assert len(reads(prefill_cache, llama, people)) < 4
 
 
 def test_without_room_nothing_is_kept_and_everything_is_read(llama: FrozenModel) -> None:
-    readings, people = Readings(0), {"ann": contexts_of(llama, 1, 3)}
+    prefill_cache, people = PrefillCache(0), {"ann": contexts_of(llama, 1, 3)}
     for _ in range(2):
-        assert reads(readings, llama, people) == {}
-    assert readings.people == frozenset()
+        assert reads(prefill_cache, llama, people) == {}
+    assert prefill_cache.people == frozenset()
 
 
 def test_a_task_that_fails_leaves_nothing(llama: FrozenModel) -> None:
-    readings, contexts = Readings(ROOM), contexts_of(llama, 1, 3)
+    prefill_cache, contexts = PrefillCache(ROOM), contexts_of(llama, 1, 3)
     read: list[_Watched] = []
     with pytest.raises(ValueError, match="killed"):
-        _read_and_die(readings, llama, contexts, read)
+        _read_and_die(prefill_cache, llama, contexts, read)
     [reader] = read
-    assert readings.people == frozenset()
+    assert prefill_cache.people == frozenset()
     [left] = reader.left.values()
     assert reader.memory is not None
     assert not any(tensor.any() for tensor in reader.memory.read(left.block))
@@ -203,8 +203,10 @@ class _Watched(Reader):
         self.memory = loan.memory
 
 
-def _read_and_die(readings: Readings, frozen: FrozenModel, contexts: list[list[int]], read: list[_Watched]) -> None:
-    with readings.lend([{reading_name(contexts, True): "ann"}]) as lending:
+def _read_and_die(
+    prefill_cache: PrefillCache, frozen: FrozenModel, contexts: list[list[int]], read: list[_Watched]
+) -> None:
+    with prefill_cache.lend([{prefill_name(contexts, True): "ann"}]) as lending:
         read.append(_Watched(frozen, lending.loans[0]))
         read[0].read(contexts)
         raise ValueError("killed")
@@ -218,28 +220,28 @@ def _task(frozen: FrozenModel, people: Sequence[int]) -> TrainingTask:
     chance, own = random.Random(3), {person: contexts_of(frozen, person, 5) for person in people}
     pairs = [(person, context) for person, contexts in own.items() for context in contexts]
     chance.shuffle(pairs)
-    question = frozen.encoder.question(Item("", "Film"), NOUN)
-    lessons = tuple(Lesson(context, question, len(context) % 2 == 0) for _, context in pairs)
+    question = frozen.tokenizer.question(Item("", "Film"), NOUN)
+    encoded_samples = tuple(EncodedSample(context, question, len(context) % 2 == 0) for _, context in pairs)
     numbers = tuple(tuple(n for n, (whose, _) in enumerate(pairs) if whose == person) for person in people)
-    return TrainingTask("5eed" * 16, frozen.spec, [], lessons, numbers, CONFIG)
+    return TrainingTask("5eed" * 16, frozen.spec, [], encoded_samples, numbers, CONFIG)
 
 
 def _wanted(task: TrainingTask) -> dict[str, str]:
     return {
-        reading_name([task.lessons[n].context for n in numbers], embed=False): str(person)
+        prefill_name([task.encoded_samples[n].context for n in numbers], embed=False): str(person)
         for person, numbers in enumerate(task.people)
     }
 
 
 def test_a_process_trains_the_same_bytes_from_what_others_left(llama: FrozenModel) -> None:
-    readings, workforce = Readings(ROOM), Workforce(2)
+    prefill_cache, process_pool = PrefillCache(ROOM), ProcessPool(2)
     tasks = [_task(llama, people) for people in ((0, 1, 2), (3, 4))]
     alone = [train_adapter(task, nothing).files for task in tasks]
     for already in (0, 5):
-        with readings.lend([_wanted(task) for task in tasks]) as lending:
+        with prefill_cache.lend([_wanted(task) for task in tasks]) as lending:
             assert sum(len(loan.kept) for loan in lending.loans) == already
             lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
-            for number, trained in workforce.run(train_adapter, lent):
+            for number, trained in process_pool.run(train_adapter, lent):
                 assert trained.files == alone[number]
                 lending.left[number] = trained.left
-    assert readings.people == {"0", "1", "2"}  # as `_wanted` calls those of either task
+    assert prefill_cache.people == {"0", "1", "2"}  # as `_wanted` calls those of either task

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.building.planning.embedding import EmbeddingTask, embed_groups
-from service.building.workers.process_pool import TaskFailed, Workforce
+from service.building.workers.process_pool import ProcessPool, TaskFailed
 from service.errors import ModelUnsuitable
 from service.llm.tokenizer import ModelSpec
 
@@ -30,7 +30,7 @@ def _nothing(steps):
 
 def test_every_task_has_its_result_under_its_number_and_every_step_is_told(spec):
     steps = []
-    found = dict(Workforce(2, PRELOAD).run(embed_groups, _tasks(spec, 5), steps.append))
+    found = dict(ProcessPool(2, PRELOAD).run(embed_groups, _tasks(spec, 5), steps.append))
     assert sorted(found) == [0, 1, 2, 3, 4]
     assert sum(steps) == 10
     for number, task in enumerate(_tasks(spec, 5)):
@@ -38,19 +38,19 @@ def test_every_task_has_its_result_under_its_number_and_every_step_is_told(spec)
 
 
 def test_without_tasks_no_process_is_started():
-    assert list(Workforce(2, PRELOAD).run(embed_groups, [])) == []
+    assert list(ProcessPool(2, PRELOAD).run(embed_groups, [])) == []
 
 
 def test_an_error_of_ours_reaches_the_caller_as_it_is(tmp_path):
     task = EmbeddingTask(ModelSpec(str(tmp_path / "missing")), (([5],),))
     with pytest.raises(ModelUnsuitable, match="neither a folder nor a reachable"):
-        list(Workforce(1, PRELOAD).run(embed_groups, [task]))
+        list(ProcessPool(1, PRELOAD).run(embed_groups, [task]))
 
 
 @pytest.mark.parametrize(("token", "kind"), [(10**9, "IndexError"), (None, "TypeError")])
 def test_another_error_is_told_by_its_type_alone(spec, token, kind):
     with pytest.raises(TaskFailed, match=rf"^a build process failed with {kind}$"):
-        list(Workforce(1, PRELOAD).run(embed_groups, [EmbeddingTask(spec, (([token],),))]))
+        list(ProcessPool(1, PRELOAD).run(embed_groups, [EmbeddingTask(spec, (([token],),))]))
 
 
 def test_a_process_that_is_killed_is_a_failed_task(spec):
@@ -60,12 +60,12 @@ def test_a_process_that_is_killed_is_a_failed_task(spec):
 
     long = EmbeddingTask(spec, (([5, 6, 7],),) * 2000)
     with pytest.raises(TaskFailed, match="killed or ran out of memory"):
-        list(Workforce(1, PRELOAD).run(embed_groups, [long], kill))
+        list(ProcessPool(1, PRELOAD).run(embed_groups, [long], kill))
     assert multiprocessing.active_children() == []
 
 
 def test_whoever_stops_listening_leaves_no_process_behind(spec):
-    results = Workforce(2, PRELOAD).run(embed_groups, _tasks(spec, 4))
+    results = ProcessPool(2, PRELOAD).run(embed_groups, _tasks(spec, 4))
     next(results)
     results.close()
     assert multiprocessing.active_children() == []

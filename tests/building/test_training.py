@@ -10,14 +10,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from service.building.training.training import Lesson, TrainingTask, train_adapter
+from service.building.training.training import EncodedSample, TrainingTask, train_adapter
 from service.building.workers.prefill import read_together
-from service.building.workers.prefill_cache import Readings
+from service.building.workers.prefill_cache import PrefillCache
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.llm.tokenizer import Encoder, ModelSpec
-from service.records import BuildConfig, Item, Opinion
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.records import BuildConfig, Item, RatedItem
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
@@ -29,20 +29,20 @@ activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 
 def _task(folder, config=CONFIG, recipe=RECIPE):
     spec = ModelSpec(str(folder))
-    encoder = Encoder.load(spec)
-    return TrainingTask(recipe, spec, encoder.invocation(NOUN), tuple(_lessons(encoder)), PEOPLE, config)
+    tokenizer = PromptTokenizer.load(spec)
+    return TrainingTask(recipe, spec, tokenizer.invocation(NOUN), tuple(_encoded_samples(tokenizer)), PEOPLE, config)
 
 
 def _files(task):
     return train_adapter(task, _nothing).files
 
 
-def _lessons(encoder):
+def _encoded_samples(tokenizer):
     for number in range(10):
         liked = number % 2 == 0
-        history = [Opinion(Item(str(n), f"Film {n}"), n % 2 == 0) for n in range(number % 4)]
-        question = encoder.question(Item("", f"{'Good' if liked else 'Bad'} {number}"), NOUN)
-        yield Lesson(encoder.context(history, NOUN), question, liked)
+        history = [RatedItem(Item(str(n), f"Film {n}"), n % 2 == 0) for n in range(number % 4)]
+        question = tokenizer.question(Item("", f"{'Good' if liked else 'Bad'} {number}"), NOUN)
+        yield EncodedSample(tokenizer.context(history, NOUN), question, liked)
 
 
 def _for(architecture, activation):
@@ -60,16 +60,20 @@ def _scores(files, task):
     config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
     mixture = Mixture(frozen, config.lora_targets)
     stack = AdapterStack.of({task.recipe: tensors}, config.lora_alpha / config.lora_rank, frozen)
-    alone = torch.ones(len(task.lessons), 1)
+    alone = torch.ones(len(task.encoded_samples), 1)
     if config.activation == "prompt":
-        return mixture.answer_whole([one.context + one.question for one in task.lessons], stack, alone, "ND")
-    contexts = frozen.read_prefixes([one.context for one in task.lessons])
-    questions = [one.question for one in task.lessons]
-    return mixture.answer_packed(questions, [1] * len(questions), contexts, stack, alone, "ND")
+        return mixture.yes_no_logits_whole(
+            [one.context + one.question for one in task.encoded_samples], stack, alone, "ND"
+        )
+    contexts = frozen.read_prefixes([one.context for one in task.encoded_samples])
+    questions = [one.question for one in task.encoded_samples]
+    return mixture.yes_no_logits_packed(questions, [1] * len(questions), contexts, stack, alone, "ND")
 
 
 def _scores_without(task):
-    return FrozenModel.load(task.model).answer_whole([one.context + one.question for one in task.lessons])
+    return FrozenModel.load(task.model).yes_no_logits_whole(
+        [one.context + one.question for one in task.encoded_samples]
+    )
 
 
 @activation
@@ -84,12 +88,12 @@ def _equal_to_peft(files, task, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(task.model.name), tmp_path).eval()
-    encoder = Encoder.load(task.model)
+    tokenizer = PromptTokenizer.load(task.model)
     theirs = []
-    for lesson in task.lessons:
+    for encoded in task.encoded_samples:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([lesson.context + lesson.question])).logits[0, -1]
-        theirs.append(logits[encoder.yes] - logits[encoder.no])
+            logits = model(input_ids=torch.tensor([encoded.context + encoded.question])).logits[0, -1]
+        theirs.append(logits[tokenizer.yes] - logits[tokenizer.no])
     ours = _scores(files, task)
     torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-4, atol=1e-4)
     assert (ours - _scores_without(task)).abs().max() > 0.05
@@ -113,7 +117,7 @@ def test_another_digest_visits_the_batches_in_another_order(tiny_models):
 def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
     scores = _scores(_files(task), task)
-    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    liked = torch.tensor([encoded.liked for encoded in task.encoded_samples])
     before = _scores_without(task)
     assert scores[liked].mean() > before[liked].mean()
     assert scores[~liked].mean() < before[~liked].mean()
@@ -157,7 +161,7 @@ def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(tin
     half = replace(task, model=replace(task.model, dtype="bfloat16"))
     files = _files(half)
     assert _files(half) == files
-    liked = torch.tensor([lesson.liked for lesson in task.lessons])
+    liked = torch.tensor([encoded.liked for encoded in task.encoded_samples])
     scores = _scores(files, half)
     assert scores[liked].mean() > scores[~liked].mean() + 1.0
 
@@ -209,7 +213,7 @@ def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny
 
 def _people_read(task):
     """Of how many people the contexts were read one person after the other: each of them leaves what was read."""
-    with Readings(2**24).lend([{}]) as lending:
+    with PrefillCache(2**24).lend([{}]) as lending:
         return len(train_adapter(replace(task, loan=lending.loans[0]), _nothing).left)
 
 
@@ -227,7 +231,7 @@ def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tin
 
 def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_models):
     task = _task(tiny_models("llama"))
-    contexts = [lesson.context for lesson in task.lessons]
+    contexts = [encoded.context for encoded in task.encoded_samples]
     barely = read_together(
         FrozenModel.load(task.model), contexts, embed=False
     ).nbytes  # what was read, and nothing beside
@@ -248,5 +252,5 @@ def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_model
 @activation
 def test_a_model_that_is_told_its_answers_trains_the_same_bytes(tiny_models, activation):
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
-    told = replace(task.model, answers=Encoder.load(task.model).answers)
+    told = replace(task.model, answers=PromptTokenizer.load(task.model).answers)
     assert _files(replace(task, model=told)) == _files(task)

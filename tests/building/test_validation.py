@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from service.building.planning.embedding import EmbeddingTask, embed_groups
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.training.validation import ValidationTask, error, validate_users
 from service.building.training.validation_table import row_keys
 from service.llm.frozen import FrozenModel
 from service.llm.tokenizer import ModelSpec
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 NOUN = "movie"
 TARGETS = ("q_proj", "v_proj")
@@ -33,15 +33,15 @@ def task(frozen, random_adapter):
         name: {key: tensor.numpy() for key, tensor in random_adapter(frozen.model, TARGETS, 2, ord(name)).items()}
         for name in "xy"
     }
-    users = tuple(tuple(_lessons(frozen.encoder, user, count)) for user, count in enumerate((3, 1, 4)))
+    users = tuple(tuple(_encoded_samples(frozen.tokenizer, user, count)) for user, count in enumerate((3, 1, 4)))
     return lambda activation: ValidationTask(frozen.spec, TARGETS, SCALING, activation, users, adapters)
 
 
-def _lessons(encoder, user, count):
+def _encoded_samples(tokenizer, user, count):
     for number in range(count):
-        history = [Opinion(Item("", f"Film {user} {n}"), n % 2 == 0) for n in range(number + 1)]
-        question = encoder.question(Item("", f"Target {user} {number}"), NOUN)
-        yield Lesson(encoder.context(history, NOUN), question, number % 2 == 0)
+        history = [RatedItem(Item("", f"Film {user} {n}"), n % 2 == 0) for n in range(number + 1)]
+        question = tokenizer.question(Item("", f"Target {user} {number}"), NOUN)
+        yield EncodedSample(tokenizer.context(history, NOUN), question, number % 2 == 0)
 
 
 def _nothing(steps):
@@ -58,18 +58,18 @@ def test_an_error_is_the_probability_of_the_other_answer(frozen, task, merged_mo
     for name, arrays in given.adapters.items():
         adapter = {key: torch.from_numpy(array) for key, array in arrays.items()}
         merged = merged_model(frozen, [adapter], SCALING, [1.0], "ND")
-        for user, lessons in enumerate(given.users):
-            plain = [_slow_error(frozen, merged, lesson, activation) for lesson in lessons]
+        for user, encoded_samples in enumerate(given.users):
+            plain = [_slow_error(frozen, merged, encoded, activation) for encoded in encoded_samples]
             np.testing.assert_allclose(found[user].errors[name], plain, rtol=1e-4)
 
 
-def _slow_error(frozen, merged, lesson, activation):
+def _slow_error(frozen, merged, encoded, activation):
     if activation == "prompt":
-        difference = merged.answer_whole([lesson.context + lesson.question])
+        difference = merged.yes_no_logits_whole([encoded.context + encoded.question])
     else:
-        difference = merged.answer([lesson.question], frozen.read_contexts([lesson.context]))
+        difference = merged.yes_no_logits([encoded.question], frozen.read_contexts([encoded.context]))
     probability_of_yes = float(torch.sigmoid(difference)[0])
-    return 1.0 - probability_of_yes if lesson.liked else probability_of_yes
+    return 1.0 - probability_of_yes if encoded.liked else probability_of_yes
 
 
 def test_a_certain_right_answer_has_no_error_and_a_certain_wrong_one_is_all_error():
@@ -82,8 +82,8 @@ def test_a_users_rows_do_not_depend_on_other_users_nor_on_other_adapters_to_the_
     given = task(activation)
     together = validate_users(given, _nothing).users
     only_y = {"y": given.adapters["y"]}
-    for number, lessons in enumerate(given.users):
-        alone = ValidationTask(given.model, TARGETS, SCALING, activation, (lessons,), only_y)
+    for number, encoded_samples in enumerate(given.users):
+        alone = ValidationTask(given.model, TARGETS, SCALING, activation, (encoded_samples,), only_y)
         [found] = validate_users(alone, _nothing).users
         assert found.errors["y"].tobytes() == together[number].errors["y"].tobytes()
         assert found.embeddings.tobytes() == together[number].embeddings.tobytes()
@@ -91,8 +91,10 @@ def test_a_users_rows_do_not_depend_on_other_users_nor_on_other_adapters_to_the_
 
 @activation
 def test_many_rows_of_one_user_keep_their_order(frozen, task, activation):
-    given, lessons = task(activation), tuple(_lessons(frozen.encoder, 0, 4)) * 9
-    [found, *parts] = validate_users(replace(given, users=(lessons, lessons[:32], lessons[32:])), _nothing).users
+    given, encoded_samples = task(activation), tuple(_encoded_samples(frozen.tokenizer, 0, 4)) * 9
+    [found, *parts] = validate_users(
+        replace(given, users=(encoded_samples, encoded_samples[:32], encoded_samples[32:])), _nothing
+    ).users
     for name in given.adapters:
         of_parts = np.concatenate([part.errors[name] for part in parts])
         np.testing.assert_allclose(found.errors[name], of_parts, rtol=1e-4)
@@ -103,8 +105,8 @@ def test_many_rows_of_one_user_keep_their_order(frozen, task, activation):
 
 def test_a_row_stands_where_its_context_stands(frozen, task):
     given = task("question")
-    for found, lessons in zip(validate_users(given, _nothing).users, given.users, strict=True):
-        alone = torch.cat([frozen.embed([lesson.context]) for lesson in lessons])
+    for found, encoded_samples in zip(validate_users(given, _nothing).users, given.users, strict=True):
+        alone = torch.cat([frozen.embed([encoded.context]) for encoded in encoded_samples])
         np.testing.assert_allclose(found.embeddings, alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -134,7 +136,7 @@ def test_row_keys_are_distinct_and_say_nothing_without_the_secret():
 
 def test_a_units_embedding_does_not_depend_on_other_units_to_the_last_bit(frozen):
     groups = tuple(
-        tuple(lesson.context for lesson in _lessons(frozen.encoder, user, count))
+        tuple(encoded.context for encoded in _encoded_samples(frozen.tokenizer, user, count))
         for user, count in enumerate((2, 5, 1))
     )
     together = embed_groups(EmbeddingTask(frozen.spec, groups), _nothing)
@@ -144,7 +146,7 @@ def test_a_units_embedding_does_not_depend_on_other_units_to_the_last_bit(frozen
 
 
 def test_a_units_embedding_is_the_mean_over_its_samples_of_unit_length(frozen):
-    group = tuple(lesson.context for lesson in _lessons(frozen.encoder, 0, 20))
+    group = tuple(encoded.context for encoded in _encoded_samples(frozen.tokenizer, 0, 20))
     [found] = embed_groups(EmbeddingTask(frozen.spec, (group,)), _nothing)
     mean = torch.cat([frozen.embed([context]) for context in group]).mean(dim=0)
     np.testing.assert_allclose(found, torch.nn.functional.normalize(mean, dim=0).numpy(), rtol=1e-4, atol=1e-5)

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from adapters_store import Store, StoredGeneration
 from service.building.progress import Silent
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, Validated, ValidationTask
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.llm.tokenizer import ModelSpec
@@ -27,12 +27,12 @@ DIGESTS = [f"{number:064x}" for number in range(9)]
 USERS = {f"user-{number}": tuple(f"{hash_:08x}-{number}" for hash_ in range(1 + number % 3)) for number in range(8)}
 
 
-def error(lesson: Lesson, digest: str) -> float:
-    return lesson.context[0] + int(digest, 16) / 16
+def error(encoded: EncodedSample, digest: str) -> float:
+    return encoded.context[0] + int(digest, 16) / 16
 
 
-def lessons_of(user: str) -> tuple[Lesson, ...]:
-    return tuple(Lesson([10 * list(USERS).index(user) + n], [], True) for n in range(len(USERS[user])))
+def encoded_samples_of(user: str) -> tuple[EncodedSample, ...]:
+    return tuple(EncodedSample([10 * list(USERS).index(user) + n], [], True) for n in range(len(USERS[user])))
 
 
 class MadeUp:
@@ -48,12 +48,14 @@ class MadeUp:
     ) -> Iterator[tuple[int, Validated]]:
         for number, task in reversed(list(enumerate(tasks))):
             self.pairs += sum(map(len, task.users)) * len(task.adapters)
-            found = [self._found(lessons, list(task.adapters)) for lessons in task.users]
+            found = [self._found(encoded_samples, list(task.adapters)) for encoded_samples in task.users]
             yield number, Validated(found, {})
 
-    def _found(self, lessons: tuple[Lesson, ...], digests: list[str]) -> UserValidation:
-        embeddings = np.array([[lesson.context[0]] * WIDTH for lesson in lessons], np.float32)
-        errors = {digest: np.array([error(lesson, digest) for lesson in lessons], np.float32) for digest in digests}
+    def _found(self, encoded_samples: tuple[EncodedSample, ...], digests: list[str]) -> UserValidation:
+        embeddings = np.array([[encoded.context[0]] * WIDTH for encoded in encoded_samples], np.float32)
+        errors = {
+            digest: np.array([error(encoded, digest) for encoded in encoded_samples], np.float32) for digest in digests
+        }
         return UserValidation(embeddings, errors)
 
 
@@ -70,10 +72,10 @@ def made(store: Store, users: Sequence[str], digests: Sequence[str], known: Know
     def files_of(digest: str) -> dict[str, bytes]:
         return store.adapters.stated(digest, store.adapters.sums(digest)).read()
 
-    workforce = MadeUp()
-    maker = RowMaker(files_of, ModelSpec("none"), workforce, Silent())  # type: ignore[arg-type]
+    process_pool = MadeUp()
+    maker = RowMaker(files_of, ModelSpec("none"), process_pool, Silent())  # type: ignore[arg-type]
     asked = [ValidationUser(user, USERS[user]) for user in users]
-    return maker.files(asked, digests, known, lessons_of, BuildConfig()), workforce.pairs
+    return maker.files(asked, digests, known, encoded_samples_of, BuildConfig()), process_pool.pairs
 
 
 def stored(store: Store, files: dict[str, bytes], digests: Sequence[str]) -> StoredGeneration:
@@ -89,7 +91,7 @@ def test_rows_are_those_of_a_generation_that_knew_none_before(store: Store, seed
     known = KnownRows.of(stored(store, made(store, then, before, KnownRows.of(None, FROZEN))[0], before), FROZEN)
     files, pairs = made(store, users, digests, known)
     assert files == made(store, users, digests, KnownRows.of(None, FROZEN))[0]
-    rows = {key: lesson for user in users for key, lesson in zip(USERS[user], lessons_of(user), strict=True)}
+    rows = {key: encoded for user in users for key, encoded in zip(USERS[user], encoded_samples_of(user), strict=True)}
     keys = json.loads(files["rows.json"])
     assert keys == sorted(rows)
     errors, embeddings = (np.load(io.BytesIO(files[name])) for name in ("errors.npy", "embeddings.npy"))

@@ -48,8 +48,10 @@ def hundred_k(folder: Path, ratings: str, packed: str = "") -> Path:
 
 
 def import_table(folder: Path, interactions: str, name: str = "rows.csv", **options: Any) -> importers.Dataset:
-    liked_above, noun = options.pop("liked_above", None), options.pop("noun", "movie")
-    return importers.table(None, write(folder, name, interactions), liked_above, noun, options.pop("terms", LENIENT))
+    liked_above, item_type = options.pop("liked_above", None), options.pop("noun", "movie")
+    return importers.table(
+        None, write(folder, name, interactions), liked_above, item_type, options.pop("terms", LENIENT)
+    )
 
 
 # Formats
@@ -60,7 +62,7 @@ def test_movielens_100k(tmp_path: Path, packed: str) -> None:
     read = importers.movielens(hundred_k(tmp_path, "7\t1\t4\t881250949\n7\t2\t3\t881250950\n", packed))
     assert read.items == [Item("1", "Heat (1995)", 1995, ("Action", "Thriller")), Item("2", "Café (1996) ", 1996)]
     assert read.interactions == [Interaction("7", "1", True, 881250949), Interaction("7", "2", False, 881250950)]
-    assert (read.noun, read.rejected, read.rejected_rows) == ("movie", [], 0)
+    assert (read.item_type, read.rejected, read.rejected_rows) == ("movie", [], 0)
 
 
 def test_movielens_1m(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_bookcrossing_as_published(tmp_path: Path) -> None:
     read = importers.bookcrossing(tmp_path, LENIENT)
     assert read.items == [Item("01", 'Un "été"; bref', None, (), "A. B.")]
     assert read.interactions == [Interaction("5", "01", True, 2), Interaction("6", "01", False, 4)]
-    assert (read.noun, read.rejected_rows) == ("book", 1)
+    assert (read.item_type, read.rejected_rows) == ("book", 1)
     assert "no catalog row" in read.rejected[0].reason
 
 
@@ -115,7 +117,7 @@ def test_goodbooks_has_no_times(tmp_path: Path, ratings: str, books: str) -> Non
     read = importers.goodbooks(tmp_path, LENIENT)
     assert read.items == [Item("1", "Été (#1)", 2008, (), "A. B."), Item("2", "Dune", None, (), "E. F.")]
     assert read.interactions == [Interaction("7", "1", True, 0), Interaction("7", "2", False, 0)]
-    assert (read.noun, read.rejected_rows) == ("book", 1)
+    assert (read.item_type, read.rejected_rows) == ("book", 1)
     assert "no catalog row" in read.rejected[0].reason
 
 
@@ -132,7 +134,7 @@ def test_a_table_of_csv(tmp_path: Path) -> None:
         Interaction("ann", "b", False, moment),
         Interaction("bob", "a", True, 1_500_000_000),
     ]
-    assert read.noun == "film"
+    assert read.item_type == "film"
 
 
 def test_a_table_of_jsonl(tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_no_file_whatever_makes_the_importer_crash(tmp_path: Path, content: byte
 def test_the_demo_is_always_the_same_and_of_simulated_people() -> None:
     one, two = importers.demo(), importers.demo()
     assert one == two
-    assert (len(one.items), one.noun, one.rejected) == (2_000, "movie", [])
+    assert (len(one.items), one.item_type, one.rejected) == (2_000, "movie", [])
     assert one.items[0].item_id == "m0001"
     lives: dict[str, list[Interaction]] = {}
     for row in one.interactions:

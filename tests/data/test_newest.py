@@ -92,11 +92,11 @@ def test_an_item_is_created_for_a_row_and_goes_with_the_last_one(ledger: Ledger)
     ledger.forget("bob", ["shared"], None)
     assert {item.item_id for item in ledger.items()} == {"i", "bob's"}
     ledger.forget("bob", None, None)
-    assert ledger.items() == (ITEM,)  # what a catalogue states stays, whoever met it
+    assert ledger.items() == (ITEM,)  # what a catalog states stays, whoever met it
     assert ledger.unnamed_items() == 0
 
 
-def test_what_a_catalogue_states_later_is_created_no_more(ledger: Ledger) -> None:
+def test_what_a_catalog_states_later_is_created_no_more(ledger: Ledger) -> None:
     ledger.import_data([], [Interaction("ann", "new", True, 5)], "item", create_items=True)
     stated = Item("new", "A Title (2001)", 2001)
     ledger.import_data([stated], [], "item")

@@ -6,18 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.data import prompts
-from service.records import Item, Opinion, Sample
+from service.records import Item, RatedItem, Sample
 
 HEAT, BABE = Item("1", "Heat (1995)"), Item("2", "Babe (1995)")
 DUNE = Item("3", "Dune", author="Frank Herbert")
 
 opinions = st.lists(
-    st.builds(Opinion, st.builds(Item, st.just("x"), st.text(min_size=1), author=st.none() | st.text()), st.booleans())
+    st.builds(
+        RatedItem, st.builds(Item, st.just("x"), st.text(min_size=1), author=st.none() | st.text()), st.booleans()
+    )
 )
 
 
 def test_a_prompt_reads_as_released() -> None:
-    read = prompts.prompt(Sample("ann", (Opinion(HEAT, True), Opinion(BABE, False)), HEAT, True), "movie")
+    read = prompts.prompt(Sample("ann", (RatedItem(HEAT, True), RatedItem(BABE, False)), HEAT, True), "movie")
     assert read.context == (
         "### Instruction:\nGiven the user's preference and unpreference, identify whether the user will like the target "
         'movie by answering "Yes." or "No.".\n\n### Input:\nUser Preference: "Heat (1995)"\n'
@@ -27,7 +29,7 @@ def test_a_prompt_reads_as_released() -> None:
 
 
 def test_books_name_their_author() -> None:
-    assert prompts.history_text([Opinion(DUNE, True)]) == (
+    assert prompts.history_text([RatedItem(DUNE, True)]) == (
         'User Preference: "Dune" written by Frank Herbert\nUser Unpreference: \n'
     )
     assert '"Dune" written by Frank Herbert' in prompts.target_text(DUNE, "book")
@@ -38,7 +40,7 @@ def test_an_empty_history_is_a_prompt_too() -> None:
 
 
 @given(opinions, st.text(min_size=1))
-def test_a_title_cannot_write_lines_of_its_own(history: list[Opinion], title: str) -> None:
+def test_a_title_cannot_write_lines_of_its_own(history: list[RatedItem], title: str) -> None:
     context = prompts.context_text(history, "movie")
     question = prompts.question_text(Item("x", title), "movie")
     assert len(context.splitlines()) == len(prompts.context_text([], "movie").splitlines())
@@ -46,13 +48,13 @@ def test_a_title_cannot_write_lines_of_its_own(history: list[Opinion], title: st
 
 
 @given(opinions, opinions)
-def test_every_question_opens_with_the_same_words(one: list[Opinion], other: list[Opinion]) -> None:
+def test_every_question_opens_with_the_same_words(one: list[RatedItem], other: list[RatedItem]) -> None:
     for opinion in one + other:
         assert prompts.question_text(opinion.item, "movie").startswith(prompts.invocation_text("movie"))
 
 
 @given(opinions)
-def test_the_context_does_not_know_the_target(history: list[Opinion]) -> None:
+def test_the_context_does_not_know_the_target(history: list[RatedItem]) -> None:
     read = [prompts.prompt(Sample("ann", tuple(history), target, True), "movie") for target in (HEAT, BABE)]
     assert read[0].context == read[1].context
     assert read[0].question != read[1].question

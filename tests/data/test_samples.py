@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.data.samples import canonical, is_validation_user, sample_order_key, user_samples
-from service.records import Interaction, Item, Opinion
+from service.records import Interaction, Item, RatedItem
 
 ITEMS = {f"i{n:02}": Item(f"i{n:02}", f"Title {n}") for n in range(30)}
 
@@ -26,8 +26,8 @@ def life(count: int, user: str = "ann") -> list[Interaction]:
 def test_every_position_but_the_first_is_a_target_after_what_came_before() -> None:
     samples = user_samples(life(4), ITEMS, history_length=2, limit=9)
     assert [sample.target.item_id for sample in samples] == ["i01", "i02", "i03"]
-    assert samples[0].history == (Opinion(ITEMS["i00"], True),)
-    assert samples[2].history == (Opinion(ITEMS["i01"], False), Opinion(ITEMS["i02"], False))
+    assert samples[0].history == (RatedItem(ITEMS["i00"], True),)
+    assert samples[2].history == (RatedItem(ITEMS["i01"], False), RatedItem(ITEMS["i02"], False))
     assert [sample.liked for sample in samples] == [False, False, True]
 
 

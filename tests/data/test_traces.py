@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.data.traces import Sought, is_delimited, is_distinctive, texts_to_look_for
+from service.data.traces import SoughtText, is_delimited, is_distinctive, texts_to_look_for
 from service.errors import InvalidInput
 
 
@@ -61,7 +61,7 @@ def test_a_list_without_a_text_is_refused(content: str) -> None:
 )
 def test_short_texts_and_short_numbers_are_no_evidence(text: str, is_evidence: bool) -> None:
     assert is_distinctive(text) == is_evidence
-    assert Sought(1, (text,)).is_distinctive == is_evidence
+    assert SoughtText(1, (text,)).is_distinctive == is_evidence
 
 
 @pytest.mark.parametrize(

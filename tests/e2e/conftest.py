@@ -214,7 +214,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def write_tables(folder: Path, users: Sequence[str]) -> tuple[Path, Path]:
-    """The catalogue, and what these users said. One user's rows do not depend on who else is there."""
+    """The catalog, and what these users said. One user's rows do not depend on who else is there."""
     items, interactions = folder / "items.csv", folder / "interactions.csv"
     with items.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -170,7 +170,7 @@ def test_before_the_deletion_the_scan_finds_the_person_where_they_are_known_and_
 def test_a_build_that_stumbles_over_somebodys_row_says_so_without_quoting_it(
     server: Server, installed: Installation
 ) -> None:
-    """The row names an item that no catalogue holds, so that what Python says of it would be that name."""
+    """The row names an item that no catalog holds, so that what Python says of it would be that name."""
     with closing(sqlite3.connect(installed.home / "ledger.sqlite")) as connection:
         rated = connection.execute("SELECT item_id FROM interactions WHERE user_id = ?", [PERSON]).fetchall()
         change = "UPDATE interactions SET item_id = ? WHERE user_id = ? AND item_id = ?"

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors import safe_open
 
-from service.entrypoints.bootstrap import serving_app
 from service.entrypoints.commands.options import open_home
+from service.entrypoints.serving import serving_app
 
 from .conftest import TITLES, TRAINING_USERS, USERS, Installation, eventually
 

@@ -65,7 +65,7 @@ class FakeRecommender:
         return self.answer
 
 
-class Wish(NamedTuple):
+class ForgetCommand(NamedTuple):
     user_id: str
     items: Sequence[ItemName] | None
     remember: bool
@@ -75,8 +75,8 @@ class FakeLedger:
     def __init__(self, refusal: Exception | None = None) -> None:
         self.refusal = refusal
         self.requests = {request.request_id: request for request in (ACCEPTED, COMPLETED)}
-        self.keys: dict[str, Wish] = {}
-        self.wishes: list[Wish] = []
+        self.keys: dict[str, ForgetCommand] = {}
+        self.wishes: list[ForgetCommand] = []
 
     def _ask(self) -> None:
         if self.refusal:
@@ -86,7 +86,7 @@ class FakeLedger:
         self, user_id: str, item_ids: Sequence[ItemName] | None, idempotency_key: str | None, remember: bool = False
     ) -> ForgetRequest:
         self._ask()
-        wish = Wish(user_id, item_ids, remember)
+        wish = ForgetCommand(user_id, item_ids, remember)
         self.wishes.append(wish)
         if idempotency_key and self.keys.setdefault(idempotency_key, wish) != wish:
             raise errors.IdempotencyConflict("the key was used for another request")
@@ -105,13 +105,13 @@ class FakeLedger:
     def completion_times(self) -> list[tuple[float, float]]:
         return [(0.0, 30.5), (100.0, 102.0)]
 
-    def oldest_owed_age(self) -> float:
+    def oldest_pending_age(self) -> float:
         return 7.5
 
     def overdue(self, deadline: float) -> int:
         return 2 if deadline == 86_400.0 else 0
 
-    def owed(self) -> list[ForgetRequest]:
+    def pending(self) -> list[ForgetRequest]:
         return [ACCEPTED]
 
     def now(self) -> float:
@@ -508,7 +508,7 @@ def test_ids_are_read_as_an_import_reads_them_and_items_may_be_named_by_title() 
     named = [" Jose\u0301", {"item_id": "\ttab\tid\n"}, {"title": " Heat "}]
     body = {"user_id": "\u0085Jose\u0301\n", "item_ids": named, "remember": True}
     assert door.post("/forget", body).status_code == 202
-    assert door.ledger.wishes == [Wish("Jos\u00e9", [" Jose\u0301", ById("tab\tid"), ByTitle(" Heat ")], True)]
+    assert door.ledger.wishes == [ForgetCommand("Jos\u00e9", [" Jose\u0301", ById("tab\tid"), ByTitle(" Heat ")], True)]
     assert door.post("/recommend", {"user_id": " 5\t", "candidates": named}).status_code == 200
     assert door.recommender.queries[-1].user_id == "5"
     assert door.recommender.queries[-1].candidates == (" Jose\u0301", ById("tab\tid"), ByTitle(" Heat "))

@@ -148,7 +148,7 @@ class House:
         if found.rejected:
             return False
         # Hypothesis may give one text twice.
-        self.ledger.import_data(found.items, found.interactions, found.noun, allow_returning=True)
+        self.ledger.import_data(found.items, found.interactions, found.item_type, allow_returning=True)
         return True
 
     def somebody_new(self) -> str:

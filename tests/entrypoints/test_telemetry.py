@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store import Fault
+from adapters_store import StoreFault
 from service.entrypoints.telemetry import Attendance, JsonFormatter, Telemetry, configure_logging
 from service.forgetting.incidents import Incidents
 from service.records import ForgetRequest
@@ -39,7 +39,7 @@ def test_observations_come_out_under_their_published_names() -> None:
     telemetry.observe_request("/recommend", "POST", 200, 0.02)
     telemetry.observe_batch(12, 3)
     telemetry.observe_forward(0.1)
-    telemetry.observe_neighbours(0.001)
+    telemetry.observe_neighbors(0.001)
     telemetry.observe_mask(0.01)
     lines = telemetry.render().decode().splitlines()
     for line in (
@@ -48,7 +48,7 @@ def test_observations_come_out_under_their_published_names() -> None:
         "lethe_batch_tokens_sum 12.0",
         "lethe_queue_tokens 3.0",
         "lethe_forward_seconds_count 1.0",
-        "lethe_neighbour_seconds_count 1.0",
+        "lethe_neighbor_seconds_count 1.0",
         "lethe_forget_mask_seconds_count 1.0",
     ):
         assert line in lines
@@ -62,10 +62,10 @@ def test_what_was_found_damaged_is_counted_by_kind_whichever_process_found_it(tm
     telemetry.watch_store(server.counts)
     assert 'lethe_store_damaged_total{kind="adapter"} 0.0' in telemetry.render().decode().splitlines()
     for _ in range(3):
-        worker.note(Fault("adapter", "a" * 64, "adapter: weights differ"))  # one, until it is repaired
-    worker.note(Fault("memory", "a" * 64, "memory: counts differ"))
+        worker.note(StoreFault("adapter", "a" * 64, "adapter: weights differ"))  # one, until it is repaired
+    worker.note(StoreFault("memory", "a" * 64, "memory: counts differ"))
     worker.repaired()
-    worker.note(Fault("adapter", "a" * 64, "adapter: weights differ"))
+    worker.note(StoreFault("adapter", "a" * 64, "adapter: weights differ"))
     lines = telemetry.render().decode().splitlines()
     assert 'lethe_store_damaged_total{kind="adapter"} 2.0' in lines
     assert 'lethe_store_damaged_total{kind="memory"} 1.0' in lines

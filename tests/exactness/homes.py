@@ -18,7 +18,7 @@ from adapters_store import Store
 from service.building.builder import Builder, Built
 from service.building.planning.embedding import embed_public_texts
 from service.building.training.training import train_adapter
-from service.building.workers.prefill_cache import Readings
+from service.building.workers.prefill_cache import PrefillCache
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
@@ -100,7 +100,7 @@ class Remembering(InThisProcess):
 
 
 class RememberingPublicTexts(Remembering):
-    """Embeds catalogue and anchor prompts once; whatever is somebody's is computed anew each time."""
+    """Embeds catalog and anchor prompts once; whatever is somebody's is computed anew each time."""
 
     def remembers(self, function: Callable[[Any, Any], Any]) -> bool:
         return function is embed_public_texts
@@ -114,18 +114,18 @@ class Home:
         folder: Path,
         model: ModelSpec,
         config: BuildConfig,
-        workforce: InThisProcess | None = None,
+        process_pool: InThisProcess | None = None,
         ledger: type[Ledger] = Ledger,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.model, self.config = folder, model, config
         self.ledger = ledger(f"sqlite:///{folder}/ledger.db", SECRET)
         self.store = Store(folder / "store")
-        workforce = workforce or InThisProcess()
+        process_pool = process_pool or InThisProcess()
         # Clean builds, which are the measure, read everything anew.
-        readings = Readings(0 if workforce.remembers(train_adapter) else READINGS_BYTES)
-        runs: Any = workforce
-        builder = Builder(self.ledger, self.store, model, runs, SECRET, ENVIRONMENT, readings=readings)
+        prefill_cache = PrefillCache(0 if process_pool.remembers(train_adapter) else READINGS_BYTES)
+        runs: Any = process_pool
+        builder = Builder(self.ledger, self.store, model, runs, SECRET, ENVIRONMENT, prefill_cache=prefill_cache)
         bell = PollingBell(folder / "lock")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         self.intake = Intake(self.ledger, SIGNER, self.tombstones)
@@ -142,10 +142,10 @@ class Home:
         """Build, publish and erase, whether or not a deletion is owed."""
         return self.reconciler.rebuild(self.config)
 
-    def settle(self) -> bool:
+    def reconcile_once(self) -> bool:
         """Until nothing is owed; whether anything was."""
         worked = False
-        while self.reconciler.settle():
+        while self.reconciler.reconcile_once():
             worked = True
         return worked
 

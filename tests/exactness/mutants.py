@@ -56,7 +56,7 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "rows in the database's own order",
-        "service/ledger/catalogue.py",
+        "service/ledger/catalog.py",
         "sa.select(tables.items).order_by(tables.items.c.item_id))))",
         "sa.select(tables.items))))",
         "test_the_order_of_rows_from_the_database",
@@ -93,8 +93,8 @@ MUTANTS = (
     Mutant(
         "a seed from the shard's position",
         "service/building/training/adapters.py",
-        "self._training_task(shards[digest], noun, config)",
-        "self._training_task(shards[digest], noun, "
+        "self._training_task(shards[digest], item_type, config)",
+        "self._training_task(shards[digest], item_type, "
         "BuildConfig.of({**{n: getattr(config, n) for n in config.__slots__}, 'seed': list(shards).index(digest)}))",
         "test_an_adapter_does_not_depend_on_other_shards",
     ),
@@ -122,13 +122,13 @@ MUTANTS = (
     Mutant(
         "validation users in one batch",
         "service/building/training/validation.py",
-        "        results.append(_validate(mixture, stacks, lessons, prefixes, task.activation))\n",
-        "        everybody = tuple(lesson for own in task.users for lesson in own)\n"
-        "        read = [reader.read([lesson.context for lesson in own]) for own in task.users]\n"
-        "        prefixes = [prefix for reading in read for prefix in reading.prefixes()]\n"
+        "        results.append(_validate(mixture, stacks, encoded_samples, prefixes, task.activation))\n",
+        "        everybody = tuple(encoded for own in task.users for encoded in own)\n"
+        "        read = [reader.read([encoded.context for encoded in own]) for own in task.users]\n"
+        "        prefixes = [prefix for prefill in read for prefix in prefill.prefixes()]\n"
         "        whole = _validate(mixture, stacks, everybody, prefixes, task.activation)\n"
         "        first = sum(map(len, task.users[: len(results)]))\n"
-        "        mine = slice(first, first + len(lessons))\n"
+        "        mine = slice(first, first + len(encoded_samples))\n"
         # Beside one another rows may round differently, but need not; so what the batch shares is in them for all to see.
         "        errors = {digest: column[mine] / column.max() for digest, column in whole.errors.items()}\n"
         "        results.append(UserValidation(whole.embeddings[mine], errors))\n",
@@ -144,12 +144,12 @@ MUTANTS = (
     Mutant(
         "popularity in an item's text",
         "service/building/builder.py",
-        "files = self._row_files(work, config) | self._catalogue_files(work)",
+        "files = self._row_files(work, config) | self._catalog_files(work)",
         "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
         "        seen = [row.item_id for row in rows]\n"
         "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in work.items]\n"
-        "        files = self._row_files(work, config) | self._catalogue_files(replace(work, items=items))",
-        "test_the_catalogue_does_not_know_what_anybody_liked",
+        "        files = self._row_files(work, config) | self._catalog_files(replace(work, items=items))",
+        "test_the_catalog_does_not_know_what_anybody_liked",
     ),
     Mutant(
         "counts that a mask leaves",
@@ -180,10 +180,10 @@ MUTANTS = (
         "test_an_order_of_time_that_changes",
     ),
     Mutant(
-        "catalogue known by its ids",
+        "catalog known by its ids",
         "service/building/builder.py",
-        "catalogue = digest_of([self._made_with, [_row_of(item) for item in plan.items]])",
-        "catalogue = digest_of([self._made_with, [item.item_id for item in plan.items]])",
+        "catalog = digest_of([self._made_with, [_row_of(item) for item in plan.items]])",
+        "catalog = digest_of([self._made_with, [item.item_id for item in plan.items]])",
         "test_genres_that_change_under_an_id",
     ),
     Mutant(
@@ -210,8 +210,8 @@ MUTANTS = (
     Mutant(
         "adapters numbered as their processes end",
         "service/building/training/adapters.py",
-        "for number, trained in self._workforce.run(train_adapter, lent, self._trained):",
-        "for number, (_, trained) in enumerate(self._workforce.run(train_adapter, lent, self._trained)):",
+        "for number, trained in self._process_pool.run(train_adapter, lent, self._trained):",
+        "for number, (_, trained) in enumerate(self._process_pool.run(train_adapter, lent, self._trained)):",
         "test_which_process_ends_first",
     ),
     Mutant(

@@ -138,7 +138,7 @@ def is_altered(way: Callable[[Path], object], name: str) -> bool:
 
 
 def check(home: Home, frozen: FrozenModel, way: Callable[[Path], object], names: list[str]) -> None:
-    assert not home.settle()
+    assert not home.reconcile_once()
     files, sound = home.files(), served(home, frozen)
     assert sound is not None
     for name in names:
@@ -146,7 +146,7 @@ def check(home: Home, frozen: FrozenModel, way: Callable[[Path], object], names:
         way(home.store.root / name)
         answers = served(home, frozen)
         assert answers == (sound if name == "ACTIVE" else None), name  # the ledger names what is served, not ACTIVE
-        assert home.settle(), name
+        assert home.reconcile_once(), name
         assert home.files() == files, name
         told = incidents(home) - before
         assert told in (0, 1) if name == "ACTIVE" else told == 1, name  # a changed digit may name another generation
@@ -181,10 +181,10 @@ def test_no_receipt_claims_an_altered_file(
     for number, user in enumerate(USERS[:4]):
         clean.forget(user)
         request = home.forget(user)
-        clean.settle()
+        clean.reconcile_once()
         for name in files_of(home.store)[number::4]:
             way(home.store.root / name)
-        home.settle()
+        home.reconcile_once()
         receipt = verify(home.ledger.request(request.request_id).receipt or "", SIGNER.public_key_pem())
         assert receipt["generation"]["after"] == clean.ledger.generation()
         assert home.files() == clean.files()
@@ -208,7 +208,7 @@ def test_what_a_build_left_when_it_was_cut_off_is_not_used_if_it_was_altered(
     clean = Home(copied(origin, scratch / f"left-{way.__name__}"), smallest_model, CONFIG, WORKFORCE)
     for each in (home, clean):
         each.forget(USERS[0])
-    clean.settle()
+    clean.reconcile_once()
 
     class CutOff(Exception): ...
 
@@ -217,7 +217,7 @@ def test_what_a_build_left_when_it_was_cut_off_is_not_used_if_it_was_altered(
 
     publish, home.store.publish = home.store.publish, cut  # type: ignore[method-assign]
     with pytest.raises(CutOff):
-        home.settle()
+        home.reconcile_once()
     home.store.publish = publish  # type: ignore[method-assign]
     notes = sorted(home.store.root.glob("*/*.note"))
     assert notes
@@ -226,7 +226,7 @@ def test_what_a_build_left_when_it_was_cut_off_is_not_used_if_it_was_altered(
             if path.exists():
                 way(path)
     again = Home(home.folder, smallest_model, CONFIG, WORKFORCE)
-    again.settle()
+    again.reconcile_once()
     assert again.files() == clean.files()
     again.close()
     clean.close()
@@ -240,7 +240,7 @@ def test_a_linked_folder_is_no_artifact(home: Home, frozen: FrozenModel, scratch
     shutil.move(own, moved)
     own.symlink_to(moved)
     assert served(home, frozen) is None
-    assert home.settle()
+    assert home.reconcile_once()
     assert home.files() == files
     assert served(home, frozen) == sound
     assert not own.is_symlink()
@@ -253,7 +253,7 @@ def test_a_garbage_active_changes_nothing_that_is_served_and_is_written_again(
     sound = served(home, frozen)
     (home.store.root / "ACTIVE").write_bytes(content)
     assert served(home, frozen) == sound
-    assert home.settle()
+    assert home.reconcile_once()
     assert home.store.active() == home.ledger.generation()
 
 
@@ -266,7 +266,7 @@ def test_a_whole_generation_of_somebody_elses_making_is_not_served(home: Home, f
     forged = home.store.add_generation(manifest, content)
     home.store.publish(forged)
     assert served(home, frozen) == sound
-    assert home.settle()
+    assert home.reconcile_once()
     assert home.files() == files
     with pytest.raises(StoreFailure):
         home.store.generation(forged)

@@ -21,15 +21,15 @@ import sqlalchemy as sa
 from adapters_store import Store
 from service.arrays import load_array
 from service.building.builder import Builder
-from service.building.dry_run import RehearsalLedger
-from service.building.memories import memory_place
+from service.building.dry_run import DryRunLedger
+from service.building.memories import memory_assignment
 from service.building.planning.corpus import corpus_of
 from service.building.planning.partition import anchor_pool
 from service.data.samples import is_validation_user
-from service.ledger import Ledger, Reading
+from service.ledger import Ledger, ReadTransaction
 from service.llm.frozen import FrozenModel
 from service.llm.tokenizer import ModelSpec
-from service.records import BuildConfig, Interaction, Item, LedgerView, Opinion
+from service.records import BuildConfig, Interaction, Item, LedgerView, RatedItem
 from service.routing.weights import mean_errors, softmax_weights
 from service.scoring.recommender import Recommender
 from service.scoring.requests import EncodedRequest, Query, Scored, ScoreRequest
@@ -132,7 +132,7 @@ def validation_rows(home: Home) -> dict[str, tuple[bytes, bytes]]:
     }
 
 
-def catalogue_files(home: Home) -> dict[str, bytes]:
+def catalog_files(home: Home) -> dict[str, bytes]:
     stored = home.store.generation(home.ledger.generation() or "")
     return {name: stored.read(name) for name in ("items.json", "item_embeddings.npy")}
 
@@ -167,23 +167,23 @@ def test_the_order_of_rows_from_the_database(everybody: Home, home_of: HomeOf) -
 class ShuffledReading:
     """Lists users and their interactions in another order."""
 
-    def __init__(self, reading: Reading) -> None:
-        self._reading = reading
+    def __init__(self, transaction: ReadTransaction) -> None:
+        self._transaction = transaction
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._reading, name)
+        return getattr(self._transaction, name)
 
     def view(self, users: Collection[str] | None = None) -> LedgerView:
-        view = self._reading.view(users)
+        view = self._transaction.view(users)
         order = shuffled(view.interactions, 5)
         return replace(view, interactions={user: tuple(shuffled(view.interactions[user], 6)) for user in order})
 
 
 class ShuffledLedger(Ledger):
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
-        with super().reading() as reading:
-            yield cast(Reading, ShuffledReading(reading))
+    def read_transaction(self) -> Iterator[ReadTransaction]:
+        with super().read_transaction() as transaction:
+            yield cast(ReadTransaction, ShuffledReading(transaction))
 
 
 class ForgetfulShuffledLedger(ShuffledLedger):
@@ -196,7 +196,7 @@ def test_the_order_in_which_a_view_lists_people(everybody: Home, home_of: HomeOf
 
 
 def test_which_process_ends_first(everybody: Home, home_of: HomeOf) -> None:
-    assert home_of(ROWS, workforce=LastFirst()).files() == everybody.files()
+    assert home_of(ROWS, process_pool=LastFirst()).files() == everybody.files()
 
 
 # Who else there is
@@ -256,8 +256,8 @@ def test_a_configuration_holds_whatever_the_data(everybody: Home, home_of: HomeO
 # What others liked
 
 
-def test_the_catalogue_does_not_know_what_anybody_liked(everybody: Home, home_of: HomeOf) -> None:
-    assert catalogue_files(home_of([])) == catalogue_files(everybody)
+def test_the_catalog_does_not_know_what_anybody_liked(everybody: Home, home_of: HomeOf) -> None:
+    assert catalog_files(home_of([])) == catalog_files(everybody)
 
 
 class Closed:
@@ -297,7 +297,7 @@ def test_retrieval_counts_nobody_who_is_gone(everybody: Home, home_of: HomeOf, s
     others = home_of([row for row in ROWS if row.user_id not in gone])
     assert [counts for _, counts in masked[1:]] == [retrieved(others, frozen, query)[1] for query in QUERIES[1:]]
     assert masked[1:] != before[1:]
-    everybody.settle()
+    everybody.reconcile_once()
     clean = home_of(without(USERS[1]))
     assert [retrieved(everybody, frozen, query) for query in QUERIES] == [
         retrieved(clean, frozen, query) for query in QUERIES
@@ -323,7 +323,7 @@ def memories_of(home: Home) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for user in USERS:
         rows = only(user)
-        name = memory_place(user, rows, CONFIG).path
+        name = memory_assignment(user, rows, CONFIG).path
         for memory in home.manifest()["memories"]:
             if name.startswith(memory["shard"]):
                 found.setdefault(memory["digest"], []).append(user)
@@ -333,7 +333,7 @@ def memories_of(home: Home) -> dict[str, list[str]]:
 class NoStopwatch:
     def observe_forward(self, seconds: float) -> None: ...
 
-    def observe_neighbours(self, seconds: float) -> None: ...
+    def observe_neighbors(self, seconds: float) -> None: ...
 
 
 def test_weights_follow_from_the_published_errors_and_the_configured_tau(
@@ -341,12 +341,12 @@ def test_weights_follow_from_the_published_errors_and_the_configured_tau(
 ) -> None:
     frozen = FrozenModel.load(smallest_model)
     snapshots = Snapshots(everybody.store, frozen)
-    history = (Opinion(ITEMS[0], True), Opinion(ITEMS[5], False))
+    history = (RatedItem(ITEMS[0], True), RatedItem(ITEMS[5], False))
     scorer = Scorer(everybody.ledger, snapshots, frozen, NoStopwatch())
     [scored] = scorer.score(scorer.encoded([ScoreRequest(history, (ITEMS[1],))]))
     snapshot = snapshots.of(everybody.ledger.generation())
-    stands = frozen.read_contexts([frozen.encoder.context(history, NOUN)]).embeddings.numpy()
-    error_k = mean_errors(snapshot.errors, snapshot.neighbours.nearest(stands, CONFIG.top_n))
+    stands = frozen.read_contexts([frozen.tokenizer.context(history, NOUN)]).embeddings.numpy()
+    error_k = mean_errors(snapshot.errors, snapshot.neighbors.nearest(stands, CONFIG.top_n))
     [expected] = softmax_weights(error_k, CONFIG.tau, np.ones(error_k.shape[1], dtype=np.bool_))
     assert list(scored.weights.values()) == expected.tolist()
 
@@ -357,10 +357,10 @@ def test_weights_follow_from_the_published_errors_and_the_configured_tau(
 def test_a_title_that_changes_under_its_id(everybody: Home, home_of: HomeOf) -> None:
     items = [replace(ITEMS[0], title="Another film (2001)"), *ITEMS[1:]]
     everybody.ledger.import_data(items, [], NOUN)
-    before = catalogue_files(everybody)
+    before = catalog_files(everybody)
     everybody.build()
     assert everybody.files() == home_of(ROWS, items).files()
-    assert catalogue_files(everybody) != before
+    assert catalog_files(everybody) != before
 
 
 def test_a_title_that_changes_and_moves_no_plane(home_of: HomeOf) -> None:
@@ -466,14 +466,14 @@ def test_how_often_somebody_was_forgotten_and_when(everybody: Home, home_of: Hom
     before = everybody.files()
     for user in (TRAINING[1], VALIDATING[1]):
         everybody.forget(user)
-        everybody.settle()
+        everybody.reconcile_once()
         assert everybody.files() != before
         everybody.take_back(only(user))
         everybody.build()
         assert everybody.files() == before
     everybody.forget(TRAINING[1])
     everybody.forget(VALIDATING[1])
-    everybody.settle()
+    everybody.reconcile_once()
     assert everybody.files() == home_of(without(TRAINING[1], VALIDATING[1])).files()
 
 
@@ -494,9 +494,9 @@ def test_a_rehearsal_does_not_trust_remembered_paths(
         )
     everybody.build()
     store = Store(scratch / f"rehearsed-{request.node.name}")
-    with RehearsalLedger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
-        rehearsed = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET, ENVIRONMENT).build(CONFIG)
-    assert rehearsed.generation != everybody.ledger.generation()
+    with DryRunLedger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
+        validation_run = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET, ENVIRONMENT).build(CONFIG)
+    assert validation_run.generation != everybody.ledger.generation()
 
 
 def test_what_another_environment_computed_is_not_taken_for_ones_own(
@@ -525,7 +525,7 @@ def test_who_said_the_same_as_somebody_in_another_shard_has_an_adapter_of_their_
 
 
 def test_an_item_that_only_the_forgotten_person_had(everybody: Home, home_of: HomeOf) -> None:
-    """No catalogue states it: it was made for their row, and goes with it, as it might be their own words."""
+    """No catalog states it: it was made for their row, and goes with it, as it might be their own words."""
     forgotten, stays = TRAINING[0], TRAINING[1]
     rows = [Interaction(user, "a shared one", True, LATER) for user in (forgotten, stays)]
     alone = Interaction(forgotten, "their own words", True, LATER)
@@ -533,7 +533,7 @@ def test_an_item_that_only_the_forgotten_person_had(everybody: Home, home_of: Ho
     everybody.ledger.import_data([], [*rows, alone], None, create_items=True)
     assert anchor_pool(everybody.ledger.items(), CONFIG.seed) == pool
     everybody.build()
-    assert b"their own words" in catalogue_files(everybody)["items.json"]
+    assert b"their own words" in catalog_files(everybody)["items.json"]
     everybody.forget(forgotten)
     left = everybody.ledger.search("their own words")
     assert (left.found, left.item_ids) == ({}, 0)

@@ -134,7 +134,7 @@ class CleanBuilds:
     folder: Path
     model: ModelSpec
     config: BuildConfig
-    workforce: Remembering = field(default_factory=Remembering)
+    process_pool: Remembering = field(default_factory=Remembering)
     made: dict[object, tuple[str | None, dict[str, bytes]]] = field(default_factory=dict)
 
     def of(self, rows: list[Interaction], recorded: list[tuple[str, ...]]) -> tuple[str | None, dict[str, bytes]]:
@@ -148,7 +148,7 @@ class CleanBuilds:
         return self.made[key]
 
     def _build(self, rows: list[Interaction], recorded: list[tuple[str, ...]]) -> tuple[str | None, dict[str, bytes]]:
-        home = Home(self.folder / f"clean-{len(self.made)}", self.model, self.config, self.workforce)
+        home = Home(self.folder / f"clean-{len(self.made)}", self.model, self.config, self.process_pool)
         home.ledger.import_data(shuffled(ITEMS), [], NOUN)
         for part in (shuffled(rows, 1)[::2], shuffled(rows, 1)[1::2]):
             home.ledger.import_data([], part, None)
@@ -165,7 +165,7 @@ class Story(RuleBasedStateMachine):
     """One installation, and beside it a model of what it ought to hold."""
 
     origin: ClassVar[Path]
-    workforce: ClassVar[InThisProcess]
+    process_pool: ClassVar[InThisProcess]
     clean: ClassVar[CleanBuilds]
     met: ClassVar[Counter[str]]
     numbers: ClassVar[Iterator[int]] = itertools.count()
@@ -173,7 +173,7 @@ class Story(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         folder = copied(self.origin, self.origin.with_name(f"live-{next(self.numbers)}"))
-        self.home = Home(folder, self.clean.model, self.clean.config, self.workforce)
+        self.home = Home(folder, self.clean.model, self.clean.config, self.process_pool)
         self.rows = {(row.user_id, row.item_id): row for row in AT_FIRST}
         self.gone: set[str] = set()  # users under a tombstone
         self.gone_pairs: set[tuple[str, str]] = set()
@@ -184,7 +184,7 @@ class Story(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.met["stories"] += 1
         if self.unsettled:
-            self.settle()
+            self.reconcile_once()
         self.home.close()
         shutil.rmtree(self.home.folder)
 
@@ -278,10 +278,10 @@ class Story(RuleBasedStateMachine):
     # It is worked off, or not
 
     @rule()
-    def settle(self) -> None:
+    def reconcile_once(self) -> None:
         if self.unbuilt:
             self.home.build()
-        self.home.settle()
+        self.home.reconcile_once()
         self.unbuilt = self.unsettled = False
         self._compare()
 
@@ -323,7 +323,7 @@ class Story(RuleBasedStateMachine):
 
     def _reopen(self) -> None:
         self.home.close()
-        self.home = Home(self.home.folder, self.home.model, self.home.config, self.workforce)
+        self.home = Home(self.home.folder, self.home.model, self.home.config, self.process_pool)
         self.home.start()
 
     # What must hold
@@ -341,11 +341,11 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def masks_belong_to_deletions_that_are_owed(self) -> None:
-        owed = {request.request_id for request in self.home.ledger.owed()}
-        assert {request for (request,) in self.home.table("masks", "request_id")} <= owed
+        pending = {request.request_id for request in self.home.ledger.pending()}
+        assert {request for (request,) in self.home.table("masks", "request_id")} <= pending
 
     def _compare(self) -> None:
-        assert self.home.ledger.owed() == []
+        assert self.home.ledger.pending() == []
         mask = self.home.ledger.mask()
         assert mask.empty
         for request_id in self.acknowledged:
@@ -425,7 +425,7 @@ def test_a_pass_that_crashes_at_any_step_is_completed_by_the_next(told: type[Sto
     story.forget_single_items(user=USERS[1], pick=1)
     story.crash_in_a_pass(step=step, times=1)
     assert told.met[step] == 1
-    story.settle()
+    story.reconcile_once()
     story.teardown()
 
 
@@ -439,5 +439,5 @@ def test_a_deletion_that_crashes_at_any_step_is_done_or_was_not_asked_for(
     story.crash_in_a_deletion(user=USERS[1], whole=whole, step=step)
     assert told.met[step] == met + 1
     assert (len(story.rows) < len(AT_FIRST)) == (step in COMMITTED)
-    story.settle()
+    story.reconcile_once()
     story.teardown()

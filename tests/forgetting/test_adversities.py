@@ -49,8 +49,8 @@ __all__ = ["server", "world"]  # fixtures, which pytest finds here by their name
 DAY = 86_400.0
 
 
-def settle(reconciler: Reconciler) -> None:
-    while reconciler.settle():
+def reconcile_once(reconciler: Reconciler) -> None:
+    while reconciler.reconcile_once():
         pass
 
 
@@ -76,7 +76,7 @@ def test_a_deletion_whose_store_is_full_says_so_and_is_completed_once_there_is_r
     request = world.forget("ann")
     reconciler = world.reconciler()
     with pytest.raises(StoreFailure, match="disk is full"):
-        reconciler.settle()
+        reconciler.reconcile_once()
     failed = world.ledger.request(request)
     assert (failed.state, failed.attempts) == ("failed", 1)
     assert "free some space" in str(failed.error)
@@ -84,7 +84,7 @@ def test_a_deletion_whose_store_is_full_says_so_and_is_completed_once_there_is_r
     assert world.ledger.mask().adapters == set(failed.affected_shards)
     assert list((disk.path / "tmp").iterdir()) == []
     disk.make_room()
-    settle(reconciler)
+    reconcile_once(reconciler)
     assert world.is_settled()
     assert world.ledger.generation() == clean_generation(tmp_path / "clean", *USERS[1:])
 
@@ -98,11 +98,11 @@ def test_a_ledger_that_is_full_refuses_a_deletion_as_a_whole_and_takes_it_once_t
     with pytest.raises(LedgerUnavailable, match="FULL") as refused:
         world.forget("ann")
     assert problem_from(refused.value).status_code == 503
-    assert (world.ledger.counts(), world.ledger.mask(), world.ledger.owed()) == (held, mask, [])
+    assert (world.ledger.counts(), world.ledger.mask(), world.ledger.pending()) == (held, mask, [])
     assert world.tombstones.standing() == []
     disk.make_room()
     request = world.forget("ann")
-    settle(world.reconciler())
+    reconcile_once(world.reconciler())
     assert world.receipt(request)["held"] is True
     assert world.is_settled()
     assert world.ledger.generation() == clean_generation(tmp_path / "clean", *USERS[1:])
@@ -122,11 +122,11 @@ def test_a_ledger_that_fills_up_after_a_deletion_was_accepted_still_owes_and_mas
     else:
         reconciler = world.reconciler(FakeBuilder(world.ledger, world.store, disk.fill))
     with pytest.raises((LedgerUnavailable, StoreFailure)):
-        reconciler.settle()
-    assert [owed.request_id for owed in world.ledger.owed()] == [request]
+        reconciler.reconcile_once()
+    assert [pending.request_id for pending in world.ledger.pending()] == [request]
     assert world.ledger.mask().adapters == masked
     disk.make_room()
-    settle(world.reconciler())
+    reconcile_once(world.reconciler())
     assert world.receipt(request)["held"] is True
     assert world.is_settled()
     assert world.ledger.generation() == clean_generation(tmp_path / "clean", *USERS[1:])
@@ -144,12 +144,15 @@ def test_a_deletion_is_not_confirmed_while_its_tombstone_finds_no_room_and_askin
         intake.forget("ann", None, None)
     assert problem_from(refused.value).status_code == 503
     assert path.read_bytes()[-1:] != b"\n", "a part of the line found room"
-    [owed] = world.ledger.owed()
-    assert world.ledger.mask().adapters == set(owed.affected_shards)
+    [pending] = world.ledger.pending()
+    assert world.ledger.mask().adapters == set(pending.affected_shards)
     assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == others
     disk.make_room()
-    assert intake.forget("ann", None, None).request_id == owed.request_id
-    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [*others, *world.ledger.tombstones(owed.request_id)]
+    assert intake.forget("ann", None, None).request_id == pending.request_id
+    assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [
+        *others,
+        *world.ledger.tombstones(pending.request_id),
+    ]
 
 
 def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombstone]:
@@ -159,7 +162,7 @@ def almost_a_page_of_tombstones(file: TombstoneFile, path: Path) -> list[Tombsto
     while not stones or path.stat().st_size + line <= 4096:
         before = path.stat().st_size if stones else 0
         stones.append(Tombstone(f"{len(stones):064x}", "*", f"{len(stones):032x}", 1))
-        file.bury(stones[-1:])
+        file.add_tombstones(stones[-1:])
         line = path.stat().st_size - before
     assert path.stat().st_size < 4096
     return stones
@@ -173,7 +176,7 @@ def test_whom_the_tombstone_file_had_no_room_for_is_in_it_when_they_ask_again_af
     disk.fill()
     with pytest.raises(StoreError):
         intake.forget("ann", None, None)
-    settle(world.reconciler())
+    reconcile_once(world.reconciler())
     assert world.is_settled()
     disk.make_room()
     again = intake.forget("ann", None, None)
@@ -192,14 +195,14 @@ def test_a_deletion_whose_store_is_read_only_says_so_and_is_completed_once_it_is
     request = world.forget("ann")
     reconciler = world.reconciler()
     with pytest.raises(StoreFailure, match="read-only"):
-        reconciler.settle()
+        reconciler.reconcile_once()
     failed = world.ledger.request(request)
     assert failed.state == "failed"
     assert "mount it for writing" in str(failed.error)
     assert str(tmp_path) not in str(failed.error)
     assert world.ledger.mask().adapters == set(failed.affected_shards)
     disk.make_writable()
-    settle(reconciler)
+    reconcile_once(reconciler)
     assert world.is_settled()
     assert world.ledger.generation() == clean_generation(tmp_path / "clean", *USERS[1:])
 
@@ -242,7 +245,7 @@ def test_a_torn_file_is_not_served_and_made_again_to_the_same_bytes(world: World
     for tear, torn in TEARS.items():
         path.write_bytes(torn(path.read_bytes()))
         assert is_served(world) is (file == "ACTIVE"), tear  # what is served is what the ledger names
-        settle(world.reconciler())
+        reconcile_once(world.reconciler())
         assert bytes_under(world.store.root) == sound, tear
         assert world.ledger.generation() == generation
         assert world.is_settled()
@@ -369,7 +372,7 @@ class Race:
         while not idle:
             last = self._all_asked
             with suppress(LetheError, StoreFailure):  # as the worker's loop does
-                idle = not reconciler.settle() and last
+                idle = not reconciler.reconcile_once() and last
             self.turns.burn()
 
     def _ask(self) -> None:
@@ -433,7 +436,7 @@ def test_a_worker_that_finishes_first_leaves_known_who_was_seen_by_what_another_
 
     def work_late() -> None:
         with suppress(StoreError):
-            world.reconciler(FakeBuilder(world.ledger, world.store, train)).settle()
+            world.reconciler(FakeBuilder(world.ledger, world.store, train)).reconcile_once()
 
     late = threading.Thread(target=work_late)
 
@@ -443,10 +446,10 @@ def test_a_worker_that_finishes_first_leaves_known_who_was_seen_by_what_another_
         assert training.wait(60)
 
     world.forget("fay")
-    world.reconciler(FakeBuilder(world.ledger, world.store, meanwhile)).settle()
+    world.reconciler(FakeBuilder(world.ledger, world.store, meanwhile)).reconcile_once()
     go_on.set()
     late.join()
-    settle(world.reconciler())
+    reconcile_once(world.reconciler())
     world.forget("bob")
     assert world.adapters()["00"] in world.ledger.mask().adapters
     assert world.ledger.mask().rows == {"row-bob"}
@@ -469,12 +472,12 @@ def test_a_slow_worker_does_not_forget_who_was_seen_by_what_a_faster_one_has_pub
 
     def others() -> None:
         world.forget("ann")
-        settle(world.reconciler())
+        reconcile_once(world.reconciler())
 
     overtaken: Any = Overtaken(world.ledger, "drop_exposures_except", others)
     with suppress(StoreError, StoreFailure):
-        world.reconciler(None, overtaken).settle()
-    settle(world.reconciler())
+        world.reconciler(None, overtaken).reconcile_once()
+    reconcile_once(world.reconciler())
     world.forget("bob")
     assert world.adapters()["00"] in world.ledger.mask().adapters
     assert world.ledger.mask().rows == {"row-bob"}
@@ -489,15 +492,15 @@ def test_what_a_slow_worker_made_of_somebody_forgotten_since_is_erased_although_
 
     def meanwhile() -> None:
         world.forget("bob")
-        settle(world.reconciler())
+        reconcile_once(world.reconciler())
 
     world.forget("fay")
     dying = Dying(world.store.root)
     with pytest.raises(Crash):
-        world.reconciler(FakeBuilder(world.ledger, dying, meanwhile)).settle()
-    assert not world.ledger.owed()
+        world.reconciler(FakeBuilder(world.ledger, dying, meanwhile)).reconcile_once()
+    assert not world.ledger.pending()
     assert any(b'"bob"' in content for content in bytes_under(world.store.root).values())
-    settle(world.reconciler())  # of the process that takes the dead one's place
+    reconcile_once(world.reconciler())  # of the process that takes the dead one's place
     assert world.is_settled()
     assert not any(b'"bob"' in content for content in bytes_under(world.store.root).values())
 
@@ -510,8 +513,8 @@ def test_who_has_nothing_to_be_forgotten_while_a_build_begins_leaves_no_mask_beh
     world.forget("fay")
     overtaken: Any = Overtaken(world.ledger, "record_exposures", others)
     builder = FakeBuilder(overtaken, world.store)
-    world.reconciler(builder, overtaken).settle()
-    settle(world.reconciler())
+    world.reconciler(builder, overtaken).reconcile_once()
+    reconcile_once(world.reconciler())
     assert world.is_settled()
 
 
@@ -595,9 +598,9 @@ def test_with_a_clock_that_is_set_back_at_every_step_nothing_ends_before_it_bega
     world.ledger.close()
     world.ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET, clock=BackwardsClock())
     ids = [world.forget(user) for user in ("eve", "ann", "fay")]
-    assert [owed.request_id for owed in world.ledger.owed()] == ids
-    assert world.ledger.oldest_owed_age() >= 0
-    settle(world.reconciler())
+    assert [pending.request_id for pending in world.ledger.pending()] == ids
+    assert world.ledger.oldest_pending_age() >= 0
+    reconcile_once(world.reconciler())
     assert world.is_settled()
     for request_id in ids:
         request = world.ledger.request(request_id)
@@ -616,7 +619,7 @@ def test_a_clock_that_is_set_back_makes_a_deletion_overdue_later_but_not_never(w
     with Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET, clock=lambda: now[0]) as ledger:
         ledger.forget("ann", None, None)
         now[0] -= DAY
-        assert (ledger.overdue(DAY), ledger.oldest_owed_age()) == (0, 0.0)
+        assert (ledger.overdue(DAY), ledger.oldest_pending_age()) == (0, 0.0)
         now[0] += 2 * DAY + 1
         assert ledger.overdue(DAY) == 1
 

@@ -60,14 +60,14 @@ class SmallBuilder:
         }
         rows = {digest_of(["row", user]): user for user in view.interactions}
         places = [(user, shards[digest], digest) for digest in shards for user in members[shards[digest]]]
-        with self.ledger.reading() as reading:
-            changed = reading.changed(None, None)
-        self.ledger.save_places(changed, [Place(user, user, name, 1, digest) for user, name, digest in places])
+        with self.ledger.read_transaction() as transaction:
+            changed = transaction.changed(None, None)
+        self.ledger.save_assignments(changed, [Place(user, user, name, 1, digest) for user, name, digest in places])
         self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
         memories = {digest_of(["memory", digest]): name for digest, name in shards.items()}
         counted = {digest: dict.fromkeys(members[name], 1) for digest, name in memories.items()}
         seen = {digest: members[shards[digest]] for digest in shards}
-        self.ledger.record_exposures(view.fence, seen, rows, shards | memories, counted)
+        self.ledger.record_lineage(view.fence, seen, rows, shards | memories, counted)
         for artifacts, digests in ((self.store.adapters, shards), (self.store.memories, memories)):
             for digest in digests:
                 with artifacts.new(digest) as folder:
@@ -110,27 +110,27 @@ class House:
         self._reconciler = Reconciler(self.ledger, self.store, made, bell, SIGNER, CONFIG)  # type: ignore[arg-type]
         rows = [Interaction(user, item.item_id, True, 5) for user in ("ann", CANARY, "zoe") for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")
-        self._reconciler.settle()
+        self._reconciler.reconcile_once()
 
     def forget(self) -> str:
         return Intake(self.ledger, SIGNER, self.tombstones).forget(CANARY, None, None).request_id
 
-    def settle(self) -> None:
-        self._reconciler.settle()
+    def reconcile_once(self) -> None:
+        self._reconciler.reconcile_once()
 
     def rebuild(self) -> None:
         self._reconciler.rebuild(CONFIG)
 
     def forgotten(self) -> ForgetRequest:
         request_id = self.forget()
-        self.settle()
+        self.reconcile_once()
         return self.ledger.request(request_id)
 
     def refused(self) -> str:
         """Why no receipt is signed."""
         request_id = self.forget()
         with pytest.raises(StoreError, match="still there"):
-            self.settle()
+            self.reconcile_once()
         request = self.ledger.request(request_id)
         assert (request.state, request.receipt) == ("failed", None)
         assert self.ledger.mask().adapters  # what has seen the person stays out of use
@@ -332,11 +332,11 @@ class AsksWhileABuildReads(Ledger):
 
     ask: Callable[[], object] | None = None
 
-    def record_exposures(self, *given: Any) -> None:
+    def record_lineage(self, *given: Any) -> None:
         if self.ask is not None:
             self.ask()
             self.ask = None
-        super().record_exposures(*given)
+        super().record_lineage(*given)
 
 
 class KeepsOne(Store):
@@ -359,9 +359,9 @@ def test_an_adapter_that_was_made_while_its_user_asked_is_searched_for_too(tmp_p
     assert late in house.ledger.mask().adapters
     house.store.kept = [late]
     with pytest.raises(StoreError, match="old adapters: 1"):
-        house.settle()
+        house.reconcile_once()
     house.store.kept = []
-    house.settle()
+    house.reconcile_once()
     assert house.ledger.request(requests[0]).state == "completed"
     house.ledger.close()
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from adapters_store import canonical_json
 from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
-from service.forgetting.erasure import Remains
+from service.forgetting.erasure import ErasureAudit
 from service.forgetting.receipts import ReceiptSigner, receipt_content, verify
 from service.records import BuildConfig, ForgetRequest, Published
 
@@ -53,7 +53,7 @@ PUBLISHED = Published(
     environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
 )
 FILES = {"adapters": {"c" * 64: {"adapter_model.safetensors": "3" * 64}}, "memories": {}}
-NOTHING_LEFT = Remains(
+NOTHING_LEFT = ErasureAudit(
     person_in_ledger=0,
     old_adapters=0,
     old_memories=0,
@@ -77,7 +77,7 @@ def content_of(
         adapters={"a" * 64: "c" * 64, "b" * 64: None},
         memories=memories,
         completed_at=1_750_000_100.0,
-        remains=NOTHING_LEFT,
+        audit=NOTHING_LEFT,
         files=FILES,
     )
 

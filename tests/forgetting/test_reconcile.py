@@ -58,7 +58,7 @@ class FakeBuilder:
         }
         digests = {name: digest_of(rows) for name, rows in sorted(content.items())}
         rows = {f"row-{user}": user for user in view.interactions}
-        self._ledger.record_exposures(
+        self._ledger.record_lineage(
             view.fence,
             {digest: members[name] for name, digest in digests.items()},
             rows,
@@ -95,7 +95,7 @@ class World:
         self.bell = PollingBell(folder / "lock", interval=0.05)
         rows = [Interaction(user, item.item_id, True, 5) for user in users for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")
-        self.reconciler().settle()
+        self.reconciler().reconcile_once()
 
     def reconciler(
         self, builder: FakeBuilder | None = None, ledger: Ledger | None = None, store: Store | None = None
@@ -123,7 +123,7 @@ class World:
         mask = self.ledger.mask()
         left = {path.name for path in (self.store.root / "tmp").iterdir()}
         return (
-            not self.ledger.owed()
+            not self.ledger.pending()
             and mask.empty
             and not left
             and self.store.generations() == [mask.generation] == [self.store.active()]
@@ -149,7 +149,7 @@ def test_a_deletion_replaces_its_shard_and_nothing_else(world: World, tmp_path: 
     first = world.ledger.generation()
     request = world.forget("ann")
     assert world.ledger.mask().adapters == {before["00"]}
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     after = world.adapters()
     assert {name for name in after if after[name] != before[name]} == {"00"}
     assert world.is_settled()
@@ -164,8 +164,8 @@ def test_several_owed_deletions_cost_one_build(world: World) -> None:
     requests = [world.forget(user) for user in ("ann", "cid", "eve")]
     builder = FakeBuilder(world.ledger, world.store)
     reconciler = world.reconciler(builder)
-    assert reconciler.settle()
-    assert not reconciler.settle()
+    assert reconciler.reconcile_once()
+    assert not reconciler.reconcile_once()
     assert len(builder.configs) == 1
     assert [world.ledger.request(request).state for request in requests] == ["completed"] * 3
     assert world.is_settled()
@@ -174,13 +174,13 @@ def test_several_owed_deletions_cost_one_build(world: World) -> None:
 def test_a_shard_without_anybody_left_is_replaced_by_nothing(world: World) -> None:
     gone = world.adapters()["10"]
     request = world.forget("eve")
-    world.reconciler().settle()
+    world.reconciler().reconcile_once()
     assert world.receipt(request)["adapters"] == {gone: None}
 
 
 def test_everybody_may_be_forgotten(world: World) -> None:
     requests = [world.forget(user) for user in USERS]
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     assert world.adapters() == {}
     assert world.is_settled()
     assert all(world.receipt(request)["held"] for request in requests)
@@ -190,14 +190,14 @@ def test_a_deletion_that_comes_during_a_build_stays_owed_and_masked_until_the_ne
     before = world.adapters()
     late: list[str] = []
     first = world.forget("ann")
-    world.reconciler(FakeBuilder(world.ledger, world.store, lambda: late.append(world.forget("bob")))).settle()
+    world.reconciler(FakeBuilder(world.ledger, world.store, lambda: late.append(world.forget("bob")))).reconcile_once()
     assert world.ledger.request(first).state == "completed"
     assert world.ledger.request(late[0]).state == "accepted"
     published = world.adapters()
     assert published["00"] in world.ledger.mask().adapters
     assert "row-bob" in world.ledger.mask().rows
 
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     assert world.is_settled()
     # Bob was alone in that shard by then, so that nothing stands in the place of either adapter.
     assert world.receipt(late[0])["adapters"] == {before["00"]: None, published["00"]: None}
@@ -207,15 +207,15 @@ def test_of_two_deletions_in_one_shard_the_late_one_names_both_adapters_and_thei
     before = world.adapters()
     world.forget("eve")
     late: list[str] = []
-    world.reconciler(FakeBuilder(world.ledger, world.store, lambda: late.append(world.forget("ann")))).settle()
-    world.reconciler().settle()
+    world.reconciler(FakeBuilder(world.ledger, world.store, lambda: late.append(world.forget("ann")))).reconcile_once()
+    world.reconciler().reconcile_once()
     assert world.receipt(late[0])["adapters"] == {before["00"]: world.adapters()["00"]}
 
 
 def test_a_build_keeps_to_the_configuration_of_what_is_published(world: World) -> None:
     world.forget("ann")
     builder = FakeBuilder(world.ledger, world.store)
-    Reconciler(world.ledger, world.store, builder, world.bell, SIGNER, BuildConfig(epochs=1)).settle()  # type: ignore[arg-type]
+    Reconciler(world.ledger, world.store, builder, world.bell, SIGNER, BuildConfig(epochs=1)).reconcile_once()  # type: ignore[arg-type]
     assert builder.configs == [CONFIG]
 
 
@@ -239,11 +239,11 @@ def test_a_failed_build_says_why_without_naming_anybody_and_the_next_pass_comple
         raise failure
 
     with pytest.raises(type(failure)):
-        world.reconciler(FakeBuilder(world.ledger, world.store, fail)).settle()
+        world.reconciler(FakeBuilder(world.ledger, world.store, fail)).reconcile_once()
     failed = world.ledger.request(request)
     assert (failed.state, failed.error, failed.attempts) == ("failed", said, 1)
     assert world.ledger.mask().adapters == set(failed.affected_shards)
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     completed = world.ledger.request(request)
     assert (completed.state, completed.error, completed.attempts) == ("completed", None, 2)
     assert world.is_settled()
@@ -302,15 +302,15 @@ def _crashes_and_recovers(folder: Path, steps: int, expected: str | None) -> boo
     crashing: Any = (Fragile(world.ledger, fuse), Fragile(world.store, fuse))
     crashed = False
     try:
-        world.reconciler(None, *crashing).settle()
+        world.reconciler(None, *crashing).reconcile_once()
     except Crash:
         crashed = True
-    owed = {request.request_id for request in world.ledger.owed()}
+    pending = {request.request_id for request in world.ledger.pending()}
     receipts = {user: world.ledger.request(request).receipt for user, request in requests.items()}
-    assert all((requests[user] in owed) == (receipt is None) for user, receipt in receipts.items())
+    assert all((requests[user] in pending) == (receipt is None) for user, receipt in receipts.items())
 
     next_process = world.reconciler()
-    while next_process.settle():
+    while next_process.reconcile_once():
         pass
     assert world.is_settled()
     assert world.ledger.generation() == expected
@@ -331,15 +331,15 @@ def test_a_slow_build_never_brings_back_whom_a_faster_one_has_forgotten(world: W
 
     def meanwhile() -> None:
         requests.append(world.forget("bob"))
-        world.reconciler().settle()
+        world.reconciler().reconcile_once()
 
     world.forget("eve")
     slow = world.reconciler(FakeBuilder(world.ledger, world.store, meanwhile))
     with pytest.raises(StoreError, match="later deletions"):
-        slow.settle()
+        slow.reconcile_once()
     assert world.ledger.request(requests[0]).state == "completed"
     published = world.ledger.generation()
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     assert world.ledger.generation() == published
     assert world.is_settled()
     files = [path.read_bytes() for path in world.store.root.rglob("*") if path.is_file()]
@@ -361,16 +361,16 @@ def test_what_was_damaged_is_built_again_when_a_worker_starts(world: World, dama
             (root / "ACTIVE").unlink()
         case "torn active":
             (root / "ACTIVE").write_bytes(b"\xff\x00")
-    assert world.reconciler().settle()
+    assert world.reconciler().reconcile_once()
     assert world.ledger.generation() == generation
     assert world.adapters() == adapters
     assert world.is_settled()
-    assert not world.reconciler().settle()
+    assert not world.reconciler().reconcile_once()
 
 
 def test_a_sound_world_is_left_alone(world: World) -> None:
     builder = FakeBuilder(world.ledger, world.store)
-    assert not world.reconciler(builder).settle()
+    assert not world.reconciler(builder).reconcile_once()
     assert builder.configs == []
 
 
@@ -442,7 +442,7 @@ def test_the_loop_tries_again_and_ends_although_it_keeps_failing(world: World) -
     assert all(failing.asked.acquire(timeout=DEADLINE) for _ in range(3))
     stop.set()
     assert ended(thread)
-    assert world.ledger.owed()[0].state == "failed"
+    assert world.ledger.pending()[0].state == "failed"
 
 
 def test_only_one_of_two_workers_is_at_it(world: World) -> None:
@@ -468,4 +468,4 @@ def test_a_stranger_gets_a_completed_receipt_that_says_that_nothing_was_held(wor
     assert receipt["held"] is False
     assert receipt["adapters"] == {}
     assert "nobody" not in json.dumps(receipt)
-    assert not world.reconciler().settle()
+    assert not world.reconciler().reconcile_once()

@@ -73,16 +73,16 @@ def test_whoever_was_forgotten_after_the_backup_is_forgotten_again(home: Home) -
     restored = home.check()
     assert (restored.tombstones, len(restored.requests)) == (4, 2)
     assert home.held() == expected == {"bob": ["i0", "i2"], "cid": ["i0", "i1", "i2", "i3"]}
-    assert {request.state for request in home.ledger.owed()} == {"accepted"}
-    assert all(request.fence > last.fence for request in home.ledger.owed())
+    assert {request.state for request in home.ledger.pending()} == {"accepted"}
+    assert all(request.fence > last.fence for request in home.ledger.pending())
     assert home.ledger.import_data(ITEMS, ROWS, None).tombstoned == 6
 
 
 def test_nothing_happens_where_nothing_was_restored(home: Home) -> None:
     home.forget("ann")
-    before = home.ledger.mask(), home.ledger.owed(), (home.folder / "tombstones.jsonl").read_bytes()
+    before = home.ledger.mask(), home.ledger.pending(), (home.folder / "tombstones.jsonl").read_bytes()
     assert home.check() == home.check() == Restored(0, ())
-    assert (home.ledger.mask(), home.ledger.owed(), (home.folder / "tombstones.jsonl").read_bytes()) == before
+    assert (home.ledger.mask(), home.ledger.pending(), (home.folder / "tombstones.jsonl").read_bytes()) == before
 
 
 def test_a_check_that_was_cut_off_is_finished_by_the_next(home: Home) -> None:

@@ -81,7 +81,7 @@ def test_an_error_shows_no_secret(tmp_path: Path) -> None:
 def test_a_tombstone_file_of_another_secret_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tombstones.jsonl"
     for stones in ([], [Tombstone("ann", "", "r", 1)]):  # a file without tombstones knows its secret, too
-        TombstoneFile(path, KeyedHashes(OLD)).bury(stones)
+        TombstoneFile(path, KeyedHashes(OLD)).add_tombstones(stones)
         TombstoneFile(path, KeyedHashes(OLD)).check()
         with pytest.raises(InvalidSetting, match=rf"another secret \(key id {key_id(OLD)}\)"):
             TombstoneFile(path, KeyedHashes(NEW)).check()
@@ -89,7 +89,7 @@ def test_a_tombstone_file_of_another_secret_is_refused(tmp_path: Path) -> None:
 
 def test_every_changed_character_of_a_tombstone_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "tombstones.jsonl"
-    TombstoneFile(path, KeyedHashes(OLD)).bury([Tombstone("5f" * 32, "", "request", 1)])
+    TombstoneFile(path, KeyedHashes(OLD)).add_tombstones([Tombstone("5f" * 32, "", "request", 1)])
     sound = path.read_bytes()
     assert len(sound.splitlines()) == 2
     for position in range(len(sound)):
@@ -108,10 +108,10 @@ def test_lines_without_a_mac_are_read_once_and_sealed(tmp_path: Path) -> None:
     old = path.read_bytes()
     assert [stone.subject for stone in TombstoneFile(path, KeyedHashes(OLD)).standing()] == ["s1", "s2"]
     assert path.read_bytes() == old  # who reads changes nothing
-    TombstoneFile(path, KeyedHashes(OLD)).bury([])  # as the check at each start does
+    TombstoneFile(path, KeyedHashes(OLD)).add_tombstones([])  # as the check at each start does
     assert path.read_bytes().startswith(old)
     assert len(path.read_bytes().splitlines()) == 3
-    TombstoneFile(path, KeyedHashes(OLD)).bury([Tombstone("s3", "", "r", 3)])
+    TombstoneFile(path, KeyedHashes(OLD)).add_tombstones([Tombstone("s3", "", "r", 3)])
     sound = path.read_bytes()
     assert len(TombstoneFile(path, KeyedHashes(OLD)).standing()) == 3
     with path.open("ab") as file:
@@ -128,8 +128,8 @@ def test_lines_without_a_mac_are_read_once_and_sealed(tmp_path: Path) -> None:
 
 def test_two_files_of_one_secret_may_be_joined(tmp_path: Path) -> None:
     one, two, both = (tmp_path / name for name in ("one", "two", "both"))
-    TombstoneFile(one, KeyedHashes(OLD)).bury([Tombstone("ann", "", "r", 1)])
-    TombstoneFile(two, KeyedHashes(OLD)).bury([Tombstone("bob", "", "r", 2)])
+    TombstoneFile(one, KeyedHashes(OLD)).add_tombstones([Tombstone("ann", "", "r", 1)])
+    TombstoneFile(two, KeyedHashes(OLD)).add_tombstones([Tombstone("bob", "", "r", 2)])
     both.write_bytes(one.read_bytes() + two.read_bytes())
     assert [stone.subject for stone in TombstoneFile(both, KeyedHashes(OLD)).standing()] == ["ann", "bob"]
 
@@ -249,7 +249,9 @@ def test_after_a_rotation_the_forgotten_stay_forgotten(at: str | Path, tmp_path:
     assert dict(file.by_key()) == {key_id(old.present): 1, key_id(new.present): 1}
     # Bob's single item stands under the new secret: his could be written anew, as he is held.
     bobs = new.hashes().subject("bob")
-    assert [stone.grave for stone in file.standing() if stone.subject == bobs] == [new.hashes().grave(bobs, "i1")]
+    assert [stone.scope_hash for stone in file.standing() if stone.subject == bobs] == [
+        new.hashes().scope_hash(bobs, "i1")
+    ]
     third, _ = files.rotate(at, tmp_path / "tombstones.jsonl")
     assert third.retired == (old.present, new.present)
     assert skipped(at, third) == 5

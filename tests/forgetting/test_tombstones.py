@@ -25,48 +25,48 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_was_buried_stands_also_for_who_opens_the_file_later(path: Path) -> None:
-    TombstoneFile(path, HASHES).bury([ANN, ONE_ITEM])
-    TombstoneFile(path, HASHES).bury([BOB])
+    TombstoneFile(path, HASHES).add_tombstones([ANN, ONE_ITEM])
+    TombstoneFile(path, HASHES).add_tombstones([BOB])
     assert TombstoneFile(path, HASHES).standing() == [ANN, ONE_ITEM, BOB]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_burying_again_writes_nothing(path: Path) -> None:
     tombstones = TombstoneFile(path, HASHES)
-    tombstones.bury([ANN, BOB])
+    tombstones.add_tombstones([ANN, BOB])
     before = path.read_bytes()
-    tombstones.bury([BOB, ANN])
-    TombstoneFile(path, HASHES).bury([ANN])
+    tombstones.add_tombstones([BOB, ANN])
+    TombstoneFile(path, HASHES).add_tombstones([ANN])
     assert path.read_bytes() == before
 
 
 def test_who_came_back_stands_no_more_until_they_are_forgotten_again(path: Path) -> None:
     tombstones = TombstoneFile(path, HASHES)
-    tombstones.bury([ANN, BOB])
+    tombstones.add_tombstones([ANN, BOB])
     tombstones.remove([ANN, CID])
     assert tombstones.standing() == TombstoneFile(path, HASHES).standing() == [BOB]
-    tombstones.bury([ANN])
+    tombstones.add_tombstones([ANN])
     assert TombstoneFile(path, HASHES).standing() == [BOB, ANN]
 
 
 def test_two_that_have_the_file_open_see_each_other(path: Path) -> None:
     one, two = TombstoneFile(path, HASHES), TombstoneFile(path, HASHES)
-    one.bury([ANN])
-    two.bury([BOB])
-    one.bury([CID])
+    one.add_tombstones([ANN])
+    two.add_tombstones([BOB])
+    one.add_tombstones([CID])
     assert one.standing() == two.standing() == [ANN, BOB, CID]
 
 
 @pytest.mark.parametrize("lost", range(1, 100, 7))
 def test_a_torn_last_line_was_never_confirmed_and_is_written_over(path: Path, lost: int) -> None:
-    TombstoneFile(path, HASHES).bury([ANN])
+    TombstoneFile(path, HASHES).add_tombstones([ANN])
     whole = path.stat().st_size
-    TombstoneFile(path, HASHES).bury([BOB])
+    TombstoneFile(path, HASHES).add_tombstones([BOB])
     with path.open("r+b") as file:
         file.truncate(max(whole, path.stat().st_size - lost))
     survivor = TombstoneFile(path, HASHES)
     assert survivor.standing() == [ANN]
-    survivor.bury([CID])
+    survivor.add_tombstones([CID])
     assert TombstoneFile(path, HASHES).standing() == [ANN, CID]
 
 
@@ -74,26 +74,26 @@ def test_a_torn_last_line_was_never_confirmed_and_is_written_over(path: Path, lo
     "line", [b"", b"{}", b"[]", b"\xff", b'{"event":"buried"}', b'{"event":"x","subject":"","grave":""}']
 )
 def test_a_line_that_is_not_sound_is_named_by_its_number_and_never_skipped(path: Path, line: bytes) -> None:
-    TombstoneFile(path, HASHES).bury([ANN])
+    TombstoneFile(path, HASHES).add_tombstones([ANN])
     with path.open("ab") as file:
         file.write(line + b"\n")
-    for ask in (TombstoneFile(path, HASHES).standing, lambda: TombstoneFile(path, HASHES).bury([BOB])):
+    for ask in (TombstoneFile(path, HASHES).standing, lambda: TombstoneFile(path, HASHES).add_tombstones([BOB])):
         with pytest.raises(Damaged, match=r"line 3 .* restore the file from a backup"):
             ask()
 
 
 def test_a_file_that_was_replaced_by_a_shorter_one_is_read_anew(path: Path) -> None:
-    TombstoneFile(path, HASHES).bury([ANN])
+    TombstoneFile(path, HASHES).add_tombstones([ANN])
     backup = path.read_bytes()
     tombstones = TombstoneFile(path, HASHES)
-    tombstones.bury([BOB, CID])
+    tombstones.add_tombstones([BOB, CID])
     path.write_bytes(backup)
     assert tombstones.standing() == [ANN]
 
 
 def test_a_folder_that_is_not_there_is_said_without_a_path(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"No such file.*ask again") as raised:
-        TombstoneFile(tmp_path / "gone" / "tombstones.jsonl", HASHES).bury([ANN])
+        TombstoneFile(tmp_path / "gone" / "tombstones.jsonl", HASHES).add_tombstones([ANN])
     assert str(tmp_path) not in str(raised.value)
 
 

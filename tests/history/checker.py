@@ -25,7 +25,7 @@ class Recommended:
     fence: int = 0
     generation: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
-    neighbours: tuple[str, ...] = ()
+    neighbors: tuple[str, ...] = ()
     memories: tuple[str, ...] = ()
     item_model: bool = False
 
@@ -136,7 +136,7 @@ class _Law:
             yield Violation("fence", f"{place}: fence {answer.fence}, though {self.fence} was acknowledged before")
         for digest in sorted(_used(answer.weights) & self.adapters):
             yield Violation("adapter", f"{place}: weight {answer.weights[digest]} for {digest}, which saw the person")
-        for key in sorted(self.rows.intersection(answer.neighbours)):
+        for key in sorted(self.rows.intersection(answer.neighbors)):
             yield Violation("row", f"{place}: weighed with row {key}, which is of a forgotten person")
         for digest in sorted(self.memories.intersection(answer.memories)):
             yield Violation("memory", f"{place}: counted with {digest}, which counts a forgotten person")

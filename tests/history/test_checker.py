@@ -31,11 +31,11 @@ def rules(told: History) -> list[str]:
 
 
 CLEAN = history(
-    answer(0.0, 0.9, fence=6, user_id="ann", weights={"saw her": 0.4}, neighbours=("her row", "row")),
+    answer(0.0, 0.9, fence=6, user_id="ann", weights={"saw her": 0.4}, neighbors=("her row", "row")),
     answer(1.2, 1.8, status=404, user_id="ann"),
     answer(2.1, 2.5),
     answer(2.1, 2.5, status=404, user_id="ann"),
-    answer(2.2, 2.6, user_id=None, neighbours=("row",)),
+    answer(2.2, 2.6, user_id=None, neighbors=("row",)),
     answer(0.5, 2.5, item_model=True, memories=("counts her", "other")),
     answer(3.0, 3.5, status=503),
     answer(3.1, 5.5, generation="g2", weights={"new": 1.0}),

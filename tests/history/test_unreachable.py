@@ -16,7 +16,8 @@ import pytest
 import uvicorn
 
 from service.config import load_settings
-from service.entrypoints.bootstrap import Home, serving_app
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.serving import serving_app
 from service.ledger import Ledger
 from service.records import Interaction
 from tests.e2e.conftest import QUICK, TITLES, eventually
@@ -80,7 +81,7 @@ def _served(home: Home) -> Iterator[httpx.Client]:
 
 
 def _home(populated: Populated, url: str) -> Home:
-    """The store of the populated installation over a ledger of its own: two people, and the same catalogue."""
+    """The store of the populated installation over a ledger of its own: two people, and the same catalog."""
     environment = populated.installation.environment
     settings = load_settings(
         home=Path(environment["LETHE_HOME"]),
@@ -106,7 +107,7 @@ def test_a_replica_without_its_ledger_answers_503_and_then_as_the_ledger_has_bec
     with _served(home) as client, Ledger(cut.our_url, home.secret) as ledger:
         before = client.post("/recommend", json=RANKING).json()
         used = next(digest for digest, weight in before["items"][0]["weights"].items() if weight > 0)
-        ledger.record_exposures(before["fence"], {used: ["ann"]}, {})
+        ledger.record_lineage(before["fence"], {used: ["ann"]}, {})
         assert client.post("/recommend", json=OF_A_USER).status_code == 200
         with cut.made():
             for _ in range(2):

@@ -135,8 +135,8 @@ class Run:
         """Note masks and new receipts; whether nothing is owed any more."""
         self.observer.look()
         accepted = [wish.request_id for wish, _ in tuple(self._forgotten) if wish.status == ACCEPTED]
-        owed = [request_id for request_id in accepted if request_id not in self._completed]
-        for number, request_id in enumerate(owed):
+        pending = [request_id for request_id in accepted if request_id not in self._completed]
+        for number, request_id in enumerate(pending):
             status, content = self.replicas[number % 2].get(f"/forget/{request_id}/receipt")
             if status != OK:
                 return False  # those that came later will not be completed earlier
@@ -201,7 +201,7 @@ def _explained(answer: Recommended, content: Mapping[str, Any]) -> Recommended:
         fence=content["fence"],
         generation=content["generation"],
         weights=content["items"][0]["weights"],
-        neighbours=tuple(content["neighbours"]),
+        neighbors=tuple(content["neighbours"]),
         memories=tuple(content["memories"]),
         item_model=content["item_model"],
     )

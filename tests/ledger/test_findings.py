@@ -130,7 +130,7 @@ def test_an_unknown_id_is_kept_out_for_a_time_and_only_by_older_rows(ledger: Led
     assert (stone.expires_at, stone.accepted_at) == (1_000.0 + 30 * DAY, 1_000.0)
     late = ledger.import_data([], rows_of("bob", "1", timestamp=1_000) + rows_of("bob", "2", timestamp=1_001), None)
     assert (late.tombstoned, ledger.seen("bob")) == (1, {"2"})
-    assert ledger.found_again() == {}
+    assert ledger.resurrected_users() == {}
     clock.now += 30 * DAY
     assert ledger.import_data([], rows_of("bob", "1"), None).tombstoned == 0
     assert ledger.tombstones() == []
@@ -164,11 +164,11 @@ def test_a_ledger_may_remember_nothing_that_it_has_not_held(tmp_path: Path) -> N
 def test_a_restored_ledger_gets_back_what_still_stands(ledger: Ledger, tmp_path: Path, clock: Clock) -> None:
     file = TombstoneFile(tmp_path / "tombstones.jsonl", KeyedHashes(SECRET))
     ledger.forget("bob", None, None)
-    file.bury(ledger.tombstones())
+    file.add_tombstones(ledger.tombstones())
     with Ledger(f"sqlite:///{tmp_path}/restored.sqlite", SECRET, clock) as restored:
         restored.import_data(ITEMS, rows_of("bob", "1") + rows_of("bob", "2", timestamp=1_001), "play")
         assert restored.restore_tombstones(file.standing()) == 1
-        assert restored.found_again() == {"bob": ["1"]}
+        assert restored.resurrected_users() == {"bob": ["1"]}
     clock.now += 30 * DAY
     with Ledger(f"sqlite:///{tmp_path}/late.sqlite", SECRET, clock) as late:
         assert late.restore_tombstones(file.standing()) == 0
@@ -178,10 +178,10 @@ def test_the_tombstone_file_tells_when_one_ends_and_what_outlasts_it(tmp_path: P
     path = tmp_path / "tombstones.jsonl"
     ends, later, never = (Tombstone("s", "", "r", 1, at, 5.0) for at in (10.0, 20.0, None))
     for stone in (later, ends, never, later):
-        TombstoneFile(path, KeyedHashes(SECRET)).bury([stone])
+        TombstoneFile(path, KeyedHashes(SECRET)).add_tombstones([stone])
     assert TombstoneFile(path, KeyedHashes(SECRET)).standing() == [never]
     assert len(path.read_text().splitlines()) == 3  # with the seal
-    TombstoneFile(path, KeyedHashes(SECRET)).bury([Tombstone("t", "", "r", 1)])
+    TombstoneFile(path, KeyedHashes(SECRET)).add_tombstones([Tombstone("t", "", "r", 1)])
     # As earlier versions wrote it, and can read it.
     assert json.loads(path.read_text().splitlines()[-1]).keys() >= {"event", "subject", "grave", "request_id", "fence"}
     assert "expires_at" not in path.read_text().splitlines()[-1]
@@ -239,8 +239,8 @@ def test_ids_of_earlier_versions_become_keys_and_meet(url: str) -> None:
             "bob": (Interaction("bob", "\u00c5", True, 3),),
             "cid": (Interaction("cid", "a", True, 3),),
         }
-        with ledger.reading() as reading:
-            assert reading.changed(None, 10).keys() == {nfc, "bob"}
+        with ledger.read_transaction() as transaction:
+            assert transaction.changed(None, 10).keys() == {nfc, "bob"}
         assert ledger.import_data([], rows_of("Zo\u00eb", "a"), None).tombstoned == 1
         request = ledger.forget(nfd, None, None)
         assert (request.erased_interactions, request.masked_samples, request.masked_rows) == (2, 3, 1)

@@ -26,7 +26,17 @@ from service.errors import (
     UnknownUser,
 )
 from service.ledger import Ledger
-from service.records import BuildConfig, ById, ByTitle, Interaction, Item, Opinion, Place, Published, Tombstone
+from service.records import (
+    BuildConfig,
+    ById,
+    ByTitle,
+    Interaction,
+    Item,
+    Published,
+    RatedItem,
+    ShardAssignment,
+    Tombstone,
+)
 
 SECRET = b"a secret of the tests"
 CANARY = "canary-7f3b1e"
@@ -75,7 +85,7 @@ def ledger(url: str) -> Iterator[Ledger]:
 @pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
     ledger.import_data(ITEMS, [*rows_of("ann", 0, 1, 2), *rows_of("bob", 2, 3)], "movie")
-    ledger.record_exposures(0, {"adapter-a": ["ann"], "adapter-b": ["ann", "bob"]}, {"row-1": "ann", "row-2": "bob"})
+    ledger.record_lineage(0, {"adapter-a": ["ann"], "adapter-b": ["ann", "bob"]}, {"row-1": "ann", "row-2": "bob"})
     return ledger
 
 
@@ -94,7 +104,7 @@ def test_an_import_tells_what_it_found_and_did(ledger: Ledger) -> None:
     second = ledger.import_data(changed, [Interaction("ann", "i0", False, 2_000), *rows_of("ann", 1, 2)], None)
     assert (second.new_items, second.new_interactions, second.changed_interactions) == (0, 1, 1)
     assert ledger.items_by_id(["i0", "nothing"]) == {"i0": changed[0]}
-    assert ledger.noun() == "movie"
+    assert ledger.item_type() == "movie"
 
 
 def test_importing_twice_changes_nothing(ledger: Ledger) -> None:
@@ -117,7 +127,7 @@ def test_a_row_of_an_unknown_item_leaves_nothing_of_the_import(ledger: Ledger) -
     with pytest.raises(ImportRefused) as refused:
         ledger.import_data(ITEMS, rows, "movie")
     assert "ann" not in str(refused.value).split()
-    assert (ledger.counts().items, ledger.counts().interactions, ledger.noun()) == (0, 0, "item")
+    assert (ledger.counts().items, ledger.counts().interactions, ledger.item_type()) == (0, 0, "item")
 
 
 def test_what_the_database_refuses_in_the_middle_leaves_nothing_of_the_import(ledger: Ledger) -> None:
@@ -182,7 +192,7 @@ def test_the_view_does_not_depend_on_the_order_of_arrival(ledger: Ledger, tmp_pa
 def test_a_history_is_the_last_opinions_oldest_first(ledger: Ledger) -> None:
     rows = [Interaction("ann", "i3", True, 7), Interaction("ann", "i1", False, 7), Interaction("ann", "i5", True, 1)]
     ledger.import_data(ITEMS, rows, "movie")
-    assert ledger.history("ann", 2) == (Opinion(ITEMS[1], False), Opinion(ITEMS[3], True))
+    assert ledger.history("ann", 2) == (RatedItem(ITEMS[1], False), RatedItem(ITEMS[3], True))
     assert ledger.seen("ann") == {"i1", "i3", "i5"}
     assert ledger.seen("nobody") == frozenset()
 
@@ -257,7 +267,7 @@ def test_the_same_user_has_the_same_subject_only_under_the_same_secret(ledger: L
 
 def test_placements_and_partitions_are_kept_only_of_users_who_are_held(filled: Ledger) -> None:
     remember(filled, "ann", "bob")
-    filled.save_places({"gone": 1}, [place("gone")])
+    filled.save_assignments({"gone": 1}, [assignment("gone")])
     assert remembered(filled) == {"ann", "bob"}
     filled.record_partition("p", [("ann", "ann", "0"), ("gone", "gone", "1")])
     filled.record_partition("q", [("ann", "ann", "7")])
@@ -268,22 +278,22 @@ def test_placements_and_partitions_are_kept_only_of_users_who_are_held(filled: L
 
 
 def changed(ledger: Ledger) -> dict[str, int]:
-    with ledger.reading() as reading:
-        return reading.changed(None, None)
+    with ledger.read_transaction() as transaction:
+        return transaction.changed(None, None)
 
 
-def place(user: str) -> Place:
-    return Place(user, user, "01", 2, f"digest of {user}")
+def assignment(user: str) -> ShardAssignment:
+    return ShardAssignment(user, user, "01", 2, f"digest of {user}")
 
 
 def remember(ledger: Ledger, *users: str) -> None:
     now = changed(ledger)
-    ledger.save_places({user: now[user] for user in users}, [place(user) for user in users])
+    ledger.save_assignments({user: now[user] for user in users}, [assignment(user) for user in users])
 
 
 def remembered(ledger: Ledger) -> set[str]:
-    with ledger.reading() as reading:
-        return {place.user_id for place in reading.places_under("")}
+    with ledger.read_transaction() as transaction:
+        return {assignment.user_id for assignment in transaction.assignments_under("")}
 
 
 def test_what_is_remembered_of_a_user_falls_with_any_change_of_theirs_and_of_nobody_else(filled: Ledger) -> None:
@@ -317,7 +327,7 @@ def test_an_item_that_changes_makes_builds_read_again_who_has_met_it(filled: Led
 def test_who_changes_while_a_build_reads_them_is_not_remembered_as_they_were(filled: Ledger) -> None:
     before = changed(filled)
     filled.import_data([], [Interaction("ann", "i0", False, 9_999)], None)
-    filled.save_places(before, [place("ann"), place("bob")])
+    filled.save_assignments(before, [assignment("ann"), assignment("bob")])
     assert remembered(filled) == {"bob"}
     assert set(changed(filled)) == {"ann"}
 
@@ -331,19 +341,19 @@ def test_who_loses_their_last_interaction_is_named_nowhere_in_what_is_remembered
 def test_units_are_read_in_the_order_of_the_tree_and_by_node(filled: Ledger) -> None:
     now = changed(filled)
     units = [
-        Place("a-1", "ann", "10", 1, "d1"),
-        Place("a-2", "ann", "01", 2, "d2"),
-        Place("b-1", "bob", "011", 3, "d3"),
-        Place("bob", "bob", "", 4, "d4"),
+        ShardAssignment("a-1", "ann", "10", 1, "d1"),
+        ShardAssignment("a-2", "ann", "01", 2, "d2"),
+        ShardAssignment("b-1", "bob", "011", 3, "d3"),
+        ShardAssignment("bob", "bob", "", 4, "d4"),
     ]
-    filled.save_places(now, units)
-    with filled.reading() as reading:
-        columns = reading.place_columns()
+    filled.save_assignments(now, units)
+    with filled.read_transaction() as transaction:
+        columns = transaction.assignment_columns()
         assert (columns.paths, columns.samples, columns.digests) == (["01", "011", "10"], [2, 3, 1], ["d2", "d3", "d1"])
-        assert [place.unit_key for place in reading.places_under("01")] == ["a-2", "b-1"]
-        assert [place.unit_key for place in reading.places_under("")] == ["a-2", "b-1", "a-1"]
-        assert reading.validating() == units[3:]
-        assert reading.exposed() == {
+        assert [assignment.unit_key for assignment in transaction.assignments_under("01")] == ["a-2", "b-1"]
+        assert [assignment.unit_key for assignment in transaction.assignments_under("")] == ["a-2", "b-1", "a-1"]
+        assert transaction.validating() == units[3:]
+        assert transaction.exposed() == {
             ("adapter", "adapter-a"): 1,
             ("adapter", "adapter-b"): 2,
             ("row", "row-1"): 1,
@@ -353,10 +363,10 @@ def test_units_are_read_in_the_order_of_the_tree_and_by_node(filled: Ledger) -> 
 
 def test_units_of_all_paths_are_read_in_their_order(filled: Ledger) -> None:
     paths = [path for length in range(1, 7) for path in map("".join, product("01", repeat=length))]
-    units = [Place(f"{path}-{twin}", "ann", path, len(path), f"d{path}") for path in paths for twin in (1, 2)]
-    filled.save_places(changed(filled), units[::2][::-1] + units[1::2])
-    with filled.reading() as reading:
-        columns = reading.place_columns()
+    units = [ShardAssignment(f"{path}-{twin}", "ann", path, len(path), f"d{path}") for path in paths for twin in (1, 2)]
+    filled.save_assignments(changed(filled), units[::2][::-1] + units[1::2])
+    with filled.read_transaction() as transaction:
+        columns = transaction.assignment_columns()
     read = list(zip(columns.paths, columns.samples, columns.digests, strict=True))
     assert read == sorted((unit.path, unit.samples, unit.digest) for unit in units)
 
@@ -364,22 +374,22 @@ def test_units_of_all_paths_are_read_in_their_order(filled: Ledger) -> None:
 def test_another_outline_makes_builds_read_everybody_again(filled: Ledger) -> None:
     remember(filled, *changed(filled))
     before = filled.mask().revision
-    filled.begin_outline("another")
+    filled.begin_fingerprint("another")
     assert (remembered(filled), set(changed(filled))) == (set(), {"ann", "bob"})
-    with filled.reading() as reading:
-        assert reading.outline == "another"
+    with filled.read_transaction() as transaction:
+        assert transaction.fingerprint == "another"
     assert filled.mask().revision > before
 
 
 def test_a_reading_sees_one_moment(filled: Ledger) -> None:
-    with filled.reading() as reading:
-        before = reading.view()
+    with filled.read_transaction() as transaction:
+        before = transaction.view()
         filled.forget("ann", None, None)
-        assert reading.view() == before
-        assert list(reading.view(["ann", "nobody"]).interactions) == ["ann"]
-    with filled.reading() as reading:
-        assert reading.view(["ann", "bob"]).interactions == reading.view().interactions
-        assert reading.fence == 1
+        assert transaction.view() == before
+        assert list(transaction.view(["ann", "nobody"]).interactions) == ["ann"]
+    with filled.read_transaction() as transaction:
+        assert transaction.view(["ann", "bob"]).interactions == transaction.view().interactions
+        assert transaction.fence == 1
 
 
 # Forgetting
@@ -395,15 +405,15 @@ def test_forgetting_deletes_and_masks_and_moves_the_fence_at_once(filled: Ledger
     assert (after.adapters, after.rows) == (frozenset({"adapter-a", "adapter-b"}), frozenset({"row-1"}))
     assert (after.fence, after.revision > before.revision) == (1, True)
     assert list(filled.view().interactions) == ["bob"]
-    assert filled.owed() == [request] == [filled.request(request.request_id)]
+    assert filled.pending() == [request] == [filled.request(request.request_id)]
 
 
 @pytest.mark.parametrize("step", ["lethe.forget.masked", "lethe.forget.before_commit"])
 def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, step: str) -> None:
-    before = filled.view(), filled.mask(), filled.owed(), filled.tombstones()
+    before = filled.view(), filled.mask(), filled.pending(), filled.tombstones()
     with stopping_at(step), pytest.raises(RuntimeError, match="the machine stops here"):
         filled.forget("ann", None, None)
-    assert (filled.view(), filled.mask(), filled.owed(), filled.tombstones()) == before
+    assert (filled.view(), filled.mask(), filled.pending(), filled.tombstones()) == before
 
 
 def test_forgetting_single_interactions_keeps_the_user(filled: Ledger) -> None:
@@ -430,7 +440,7 @@ def test_forgetting_a_stranger_is_completed_and_keeps_them_out(filled: Ledger) -
     request = filled.forget("cy", None, None)
     assert (request.state, request.erased_interactions, request.fence) == ("completed", 0, before.fence)
     assert request.completed_at == request.masked_at
-    assert (filled.mask(), filled.owed()) == (before, [])
+    assert (filled.mask(), filled.pending()) == (before, [])
     assert filled.import_data([], rows_of("cy", 1), None).tombstoned == 1
 
 
@@ -449,7 +459,7 @@ def test_a_user_whose_every_interaction_is_being_forgotten_is_still_owed_their_o
     ledger.forget("ann", ["i0"], None)
     request = ledger.forget("ann", None, None)
     assert request.state == "accepted"
-    ledger.record_exposures(0, {"late": ["ann"]}, {})
+    ledger.record_lineage(0, {"late": ["ann"]}, {})
     assert ledger.mask().adapters == {"late"}
 
 
@@ -520,7 +530,7 @@ def test_twenty_threads_with_one_key_make_one_request(filled: Ledger) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert len(set(pool.map(ask, range(20)))) == 1
-    assert (len(filled.owed()), filled.mask().fence) == (1, 1)
+    assert (len(filled.pending()), filled.mask().fence) == (1, 1)
 
 
 def test_concurrent_deletions_each_get_a_fence_of_their_own(ledger: Ledger) -> None:
@@ -539,7 +549,7 @@ def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_
     view = filled.view()
     request = filled.forget("ann", None, None)
     before = filled.mask()
-    filled.record_exposures(view.fence, {"new-a": ["ann", "bob"], "new-b": ["bob"]}, {"new-1": "ann", "new-2": "bob"})
+    filled.record_lineage(view.fence, {"new-a": ["ann", "bob"], "new-b": ["bob"]}, {"new-1": "ann", "new-2": "bob"})
     mask = filled.mask()
     assert mask.adapters - before.adapters == {"new-a"}
     assert mask.rows - before.rows == {"new-1"}
@@ -552,21 +562,21 @@ def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_
 
 def test_who_was_forgotten_before_the_view_is_not_masked_by_it(filled: Ledger) -> None:
     filled.forget("ann", None, None)
-    filled.record_exposures(filled.view().fence, {"clean": ["bob"]}, {})
+    filled.record_lineage(filled.view().fence, {"clean": ["bob"]}, {})
     assert "clean" not in filled.mask().adapters
 
 
 def test_a_user_who_loses_single_interactions_during_a_build_is_masked_and_stays_known(filled: Ledger) -> None:
     view = filled.view()
     filled.forget("ann", ["i1"], None)
-    filled.record_exposures(view.fence, {"new": ["ann"]}, {})
+    filled.record_lineage(view.fence, {"new": ["ann"]}, {})
     assert "new" in filled.mask().adapters
     assert "new" in filled.forget("ann", None, None).affected_shards
 
 
 def test_recording_exposures_again_changes_nothing(filled: Ledger) -> None:
     before = filled.mask()
-    filled.record_exposures(0, {"adapter-a": ["ann"]}, {"row-1": "ann"})
+    filled.record_lineage(0, {"adapter-a": ["ann"]}, {"row-1": "ann"})
     assert filled.mask() == before
 
 
@@ -576,7 +586,7 @@ def generation(name: str) -> Published:
 
 def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> None:
     assert filled.publish(generation("g"), {"adapter-b"}, {"row-2"})
-    filled.drop_exposures_except({"adapter-b"}, {"row-2"}, "g")
+    filled.drop_lineage_except({"adapter-b"}, {"row-2"}, "g")
     request = filled.forget("ann", None, None)
     assert (request.affected_shards, request.masked_rows) == (("adapter-b",), 0)
 
@@ -585,20 +595,20 @@ def test_a_mask_outlives_its_request_only_as_long_as_its_artifact(filled: Ledger
     view = filled.view()
     request = filled.forget("ann", None, None)
     filled.complete(request.request_id, "{}", DONE)
-    filled.record_exposures(view.fence, {"stale": ["ann"]}, {})
+    filled.record_lineage(view.fence, {"stale": ["ann"]}, {})
     assert filled.mask().adapters == {"stale"}
     assert filled.publish(generation("g"), {"stale"}, ())
-    filled.drop_exposures_except({"stale"}, (), "g")
+    filled.drop_lineage_except({"stale"}, (), "g")
     assert filled.mask().adapters == {"stale"}
     assert filled.publish(generation("h"), (), ())
-    filled.drop_exposures_except((), (), "h")
+    filled.drop_lineage_except((), (), "h")
     assert filled.mask().adapters == frozenset()
 
 
 def test_nothing_is_published_of_which_nobody_knows_any_more_whom_it_has_seen(filled: Ledger) -> None:
     assert filled.publish(generation("g"), {"adapter-a"}, {"row-1"})
-    filled.record_exposures(0, {"adapter-c": ["ann"]}, {"row-3": "bob"})
-    filled.drop_exposures_except({"adapter-a"}, {"row-1"}, "g")
+    filled.record_lineage(0, {"adapter-c": ["ann"]}, {"row-3": "bob"})
+    filled.drop_lineage_except({"adapter-a"}, {"row-1"}, "g")
     for adapters, rows in (({"adapter-c"}, ()), ((), {"row-3"}), ({"adapter-a", "adapter-b"}, {"row-1"})):
         assert not filled.publish(generation("h"), adapters, rows)
     assert filled.generation() == "g"
@@ -606,7 +616,7 @@ def test_nothing_is_published_of_which_nobody_knows_any_more_whom_it_has_seen(fi
 
 def test_exposures_stay_when_another_generation_is_published_by_now(filled: Ledger) -> None:
     assert filled.publish(generation("newer"), {"adapter-a"}, {"row-1"})
-    filled.drop_exposures_except({"adapter-b"}, {"row-2"}, "older")
+    filled.drop_lineage_except({"adapter-b"}, {"row-2"}, "older")
     assert filled.forget("ann", None, None).affected_shards == ("adapter-a", "adapter-b")
 
 
@@ -620,13 +630,13 @@ def test_a_request_goes_through_its_states(filled: Ledger) -> None:
     assert (first.state, first.attempts, first.retraining_at is not None) == ("retraining", 1, True)
     filled.fail([identity], "the disk is full")
     assert (filled.request(identity).state, filled.request(identity).error) == ("failed", "the disk is full")
-    assert [request.request_id for request in filled.owed()] == [identity]
+    assert [request.request_id for request in filled.pending()] == [identity]
     filled.start([identity])
     again = filled.request(identity)
     assert (again.attempts, again.error, again.retraining_at) == (2, None, first.retraining_at)
     filled.complete(identity, '{"receipt": 1}', DONE)
     done = filled.request(identity)
-    assert (done.state, done.receipt, filled.owed()) == ("completed", '{"receipt": 1}', [])
+    assert (done.state, done.receipt, filled.pending()) == ("completed", '{"receipt": 1}', [])
     assert (filled.mask().adapters, filled.mask().rows) == (frozenset(), frozenset())
 
 
@@ -644,7 +654,7 @@ def test_completing_one_request_keeps_the_masks_of_another(filled: Ledger) -> No
     first, second = filled.forget("ann", None, None), filled.forget("bob", None, None)
     filled.complete(first.request_id, "{}", DONE)
     assert (filled.mask().adapters, filled.mask().rows) == (frozenset({"adapter-b"}), frozenset({"row-2"}))
-    assert filled.owed() == [second]
+    assert filled.pending() == [second]
 
 
 @pytest.mark.parametrize("act", [lambda ledger: ledger.request("x"), lambda ledger: ledger.complete("x", "{}", DONE)])
@@ -679,10 +689,10 @@ def test_numbers_for_operators(url: str) -> None:
     clock = Clock(1_000.0)
     with Ledger(url, SECRET, clock) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
-        assert (ledger.oldest_owed_age(), ledger.overdue(0.0)) == (0.0, 0)
+        assert (ledger.oldest_pending_age(), ledger.overdue(0.0)) == (0.0, 0)
         ledger.forget("ann", None, None)
         clock.now += 9
-        assert ledger.oldest_owed_age() == pytest.approx(9)
+        assert ledger.oldest_pending_age() == pytest.approx(9)
         assert (ledger.overdue(8.5), ledger.overdue(9.5)) == (1, 0)
 
 
@@ -692,9 +702,9 @@ def test_a_clock_that_is_set_back_makes_no_deletion_end_before_it_began(url: str
         ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
         request = ledger.forget("ann", None, None)
         assert (request.accepted_at, request.masked_at) == (1_000.0, 1_000.0)
-        assert ledger.oldest_owed_age() == 0.0
+        assert ledger.oldest_pending_age() == 0.0
         later = ledger.forget("stranger", None, None)
-        assert [owed.request_id for owed in ledger.owed()] == [request.request_id]
+        assert [pending.request_id for pending in ledger.pending()] == [request.request_id]
         assert later.completed_at == 300.0
 
 
@@ -703,8 +713,8 @@ def test_requests_are_in_the_order_of_their_fences_whatever_the_clock_says(url: 
     with Ledger(url, SECRET, clock=lambda: float(next(times))) as ledger:
         ledger.import_data(ITEMS, [row for user in "abc" for row in rows_of(user, 0)], "movie")
         requests = [ledger.forget(user, None, None) for user in "cab"]
-        assert [owed.fence for owed in ledger.owed()] == [1, 2, 3]
-        assert ledger.owed() == requests
+        assert [pending.fence for pending in ledger.pending()] == [1, 2, 3]
+        assert ledger.pending() == requests
 
 
 def test_counts_of_states(filled: Ledger) -> None:
@@ -734,7 +744,7 @@ def test_after_a_deletion_the_user_is_in_none_of_the_files(sqlite_file: Path) ->
         ledger.import_data(items, random.Random(1).sample(rows, len(rows)), "movie")
         remember(ledger, *everyone)
         ledger.record_partition("p", [(user, user, "0") for user in everyone])
-        ledger.record_exposures(0, {"a": everyone}, {f"row-{n}": user for n, user in enumerate(everyone)})
+        ledger.record_lineage(0, {"a": everyone}, {f"row-{n}": user for n, user in enumerate(everyone)})
         assert all(user.encode() in bytes_of(sqlite_file.parent) for user in gone)
         for user in gone:
             ledger.forget(user, None, f"key of {user}")
@@ -747,7 +757,7 @@ def test_after_a_deletion_the_user_is_in_none_of_the_files(sqlite_file: Path) ->
 def test_a_completed_request_keeps_no_user_id(url: str) -> None:
     with Ledger(url, SECRET) as ledger:
         ledger.import_data(ITEMS, rows_of(CANARY, 0, 1), "movie")
-        ledger.record_exposures(0, {"a": [CANARY]}, {"r": CANARY})
+        ledger.record_lineage(0, {"a": [CANARY]}, {"r": CANARY})
         request = ledger.forget(CANARY, None, f"{CANARY}-key")
         ledger.start([request.request_id])
         ledger.complete(request.request_id, "{}", DONE)
@@ -764,7 +774,7 @@ def test_a_completed_request_keeps_no_user_id(url: str) -> None:
 def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path) -> None:
     with Ledger(f"sqlite:///{sqlite_file}", SECRET, busy_seconds=0.2) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
-        with ledger._database.reading() as connection:
+        with ledger._database.read_transaction() as connection:
             connection.exec_driver_sql("SELECT count(*) FROM items").all()
             ledger.forget("ann", None, None)
             with pytest.raises(LedgerUnavailable):
@@ -776,7 +786,7 @@ def test_erasing_says_when_a_reader_holds_the_old_log(sqlite_file: Path) -> None
 def test_a_text_is_found_in_every_table_and_an_items_id_is_nobodys(ledger: Ledger, text: str) -> None:
     assert (ledger.search(text).found, ledger.search(text).item_ids) == ({}, 0)
     ledger.import_data(ITEMS, rows_of(CANARY, 0), "movie")
-    ledger.record_exposures(0, {"adapter-a": [CANARY]}, {})
+    ledger.record_lineage(0, {"adapter-a": [CANARY]}, {})
     before = ledger.search(text)
     people = {"changes.user_id": 1, "exposures.user_id": 1, "interactions.user_id": 1}
     assert before.found == {CANARY: people, "Title 3 (1999)": {"items.title": 1}, "i0": {}}[text]
@@ -792,7 +802,7 @@ def test_an_id_is_found_as_a_whole_value_and_not_inside_longer_ones(ledger: Ledg
     items = [Item("5", "Film 5"), Item("55", "55"), Item("movie-1", "movie-1")]
     everyone = ("15", "5x", "user-12", "user-123")
     ledger.import_data(items, [Interaction(user, "55", True, 5) for user in everyone], "movie")
-    ledger.record_exposures(0, {"5" * 64: ["15"]}, {}, {"5" * 64: "5"})
+    ledger.record_lineage(0, {"5" * 64: ["15"]}, {}, {"5" * 64: "5"})
     five = ledger.search("5")
     assert (five.found, five.item_ids) == ({}, 1)
     assert five.longer >= 4  # two people in two tables
@@ -818,17 +828,17 @@ def test_a_text_inside_a_document_of_the_database_is_found_between_delimiters(le
 def test_a_tombstone_of_an_item_does_not_tell_which_item_it_was(filled: Ledger) -> None:
     request = filled.forget("ann", ["i1", "i2"], None)
     stones = filled.tombstones(request.request_id)
-    assert len({stone.grave for stone in stones}) == 2
+    assert len({stone.scope_hash for stone in stones}) == 2
     assert not any(item.item_id in repr(stones) for item in ITEMS)
     assert {stone.fence for stone in stones} == {request.fence}
-    assert filled.tombstones_over(rows_of("ann", 0, 2)) == [s for s in stones if s.grave == _grave(filled, "i2")]
+    assert filled.tombstones_over(rows_of("ann", 0, 2)) == [s for s in stones if s.scope_hash == _grave(filled, "i2")]
     counts = filled.import_data([], rows_of("ann", 0, 1, 2, 3), None)
     assert (counts.tombstoned, counts.new_interactions) == (2, 1)
 
 
 def _grave(ledger: Ledger, item_id: str) -> str:
     [stone] = ledger.tombstones_over([Interaction("ann", item_id, True, 0)])
-    return stone.grave
+    return stone.scope_hash
 
 
 def test_an_old_ledger_learns_the_later_tombstones_and_finds_whom_it_should_not_hold(url: str, tmp_path: Path) -> None:
@@ -837,12 +847,12 @@ def test_an_old_ledger_learns_the_later_tombstones_and_finds_whom_it_should_not_
         newer.forget("ann", None, None)
         newer.forget("bob", ["i3", "never rated"], None)
         known = newer.tombstones()
-        assert newer.found_again() == {}
+        assert newer.resurrected_users() == {}
     with Ledger(url, SECRET) as restored:
         restored.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 2, 3), *rows_of("cid", 4)], "movie")
-        assert restored.found_again() == {}
+        assert restored.resurrected_users() == {}
         assert (restored.restore_tombstones(known), restored.restore_tombstones(known)) == (3, 0)
-        assert restored.found_again() == {"ann": None, "bob": ["i3"]}
+        assert restored.resurrected_users() == {"ann": None, "bob": ["i3"]}
         assert restored.mask().fence == 2
         assert sorted(restored.tombstones(), key=repr) == sorted(known, key=repr)
 
@@ -856,7 +866,7 @@ def test_the_fence_never_falls_because_of_old_tombstones(filled: Ledger) -> None
 
 def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger: Ledger) -> None:
     ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
-    ledger.record_exposures(0, {"a": ["ann", "ann", "bob"], "b": ["ann"]}, {"row": "ann"})
+    ledger.record_lineage(0, {"a": ["ann", "ann", "bob"], "b": ["ann"]}, {"row": "ann"})
     request = ledger.forget("ann", None, None)
     assert (request.masked_samples, request.masked_rows) == (3, 1)
     assert ledger.masked_by(request.request_id) == ({"a", "b"}, {"row"}, set())
@@ -866,10 +876,10 @@ def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger:
 
 def test_what_a_build_under_way_has_seen_of_somebody_is_added_to_their_request(ledger: Ledger) -> None:
     ledger.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 1)], "movie")
-    ledger.record_exposures(0, {"a": ["ann"]}, {"row": "ann"}, {"a": "00"})
+    ledger.record_lineage(0, {"a": ["ann"]}, {"row": "ann"}, {"a": "00"})
     request = ledger.forget("ann", None, None)
     for _ in range(2):  # recorded again, it is not counted again
-        ledger.record_exposures(0, {"b": ["ann", "ann", "bob"], "a": ["ann"]}, {"row": "ann", "new": "ann"}, {"b": "0"})
+        ledger.record_lineage(0, {"b": ["ann", "ann", "bob"], "a": ["ann"]}, {"row": "ann", "new": "ann"}, {"b": "0"})
     late = ledger.request(request.request_id)
     assert (late.affected_shards, late.shard_names, late.masked_samples, late.masked_rows) == (
         ("a", "b"),
@@ -879,7 +889,7 @@ def test_what_a_build_under_way_has_seen_of_somebody_is_added_to_their_request(l
     )
     ledger.complete(request.request_id, "{}", DONE)
     signed = ledger.request(request.request_id)
-    ledger.record_exposures(0, {"c": ["ann"]}, {})
+    ledger.record_lineage(0, {"c": ["ann"]}, {})
     assert ledger.request(request.request_id) == signed
     assert "c" in ledger.mask().adapters
 
@@ -908,15 +918,15 @@ def test_a_ledger_is_the_same_after_it_is_opened_again(url: str) -> None:
     with Ledger(url, SECRET) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
         ledger.forget("ann", None, None)
-        before = ledger.view(), ledger.mask(), ledger.owed()
+        before = ledger.view(), ledger.mask(), ledger.pending()
     with Ledger(url, SECRET) as ledger:
-        assert (ledger.view(), ledger.mask(), ledger.owed()) == before
+        assert (ledger.view(), ledger.mask(), ledger.pending()) == before
 
 
 def test_two_ledgers_on_one_database_see_each_other(url: str) -> None:
     with Ledger(url, SECRET) as one, Ledger(url, SECRET) as two:
         one.import_data(ITEMS, rows_of("ann", 0), "movie")
-        one.record_exposures(0, {"a": ["ann"]}, {})
+        one.record_lineage(0, {"a": ["ann"]}, {})
         assert two.mask().adapters == frozenset()
         one.forget("ann", None, None)
         assert two.mask().adapters == {"a"}

@@ -13,7 +13,7 @@ from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.tokenizer import ModelSpec
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 NOUN = "movie"
 RANK, SCALING = 3, 2.0
@@ -33,10 +33,10 @@ class Bench:
         self.adapters = {name: random_adapter(self.plain.model, self.targets, RANK, ord(name)) for name in "xyz"}
         self.mixture = Mixture(self.frozen, self.targets)
         self.stack = self.stack_of("xyz")
-        encoder = self.frozen.encoder
-        histories = [[Opinion(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 2)]
-        self.heads = [encoder.context(history, NOUN) for history in histories]
-        self.questions = [encoder.question(Item("", title), NOUN) for title in TITLES]
+        tokenizer = self.frozen.tokenizer
+        histories = [[RatedItem(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 2)]
+        self.heads = [tokenizer.context(history, NOUN) for history in histories]
+        self.questions = [tokenizer.question(Item("", title), NOUN) for title in TITLES]
         self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
         self.contexts = self.plain.read_contexts(self.heads)
 
@@ -44,7 +44,7 @@ class Bench:
         """By the mixture: questions after contexts of the frozen model alone."""
         prefixes = self.plain.read_prefixes([self.heads[number] for number in numbers])
         questions = [self.questions[number] for number in numbers]
-        return self.mixture.answer_packed(questions, [1] * len(numbers), prefixes, self.stack, weights, level)
+        return self.mixture.yes_no_logits_packed(questions, [1] * len(numbers), prefixes, self.stack, weights, level)
 
     def stack_of(self, names):
         return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
@@ -72,10 +72,10 @@ def _equal(ours, theirs, tolerance=1e-4):
 
 @level
 def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench, level):
-    slow = [bench.merged(w, level).answer_whole([row]) for w, row in zip(WEIGHTS, bench.whole, strict=True)]
-    fast = bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS, level)
+    slow = [bench.merged(w, level).yes_no_logits_whole([row]) for w, row in zip(WEIGHTS, bench.whole, strict=True)]
+    fast = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS, level)
     _equal(fast, torch.cat(slow).detach())
-    assert (fast - bench.plain.answer_whole(bench.whole)).abs().max() > 0.01
+    assert (fast - bench.plain.yes_no_logits_whole(bench.whole)).abs().max() > 0.01
 
 
 @level
@@ -83,12 +83,12 @@ def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_f
     slow = []
     for number, question in enumerate(bench.questions):
         context = bench.contexts.rows(torch.tensor([number]))
-        slow.append(bench.merged(WEIGHTS[number], level).answer([question], context))
+        slow.append(bench.merged(WEIGHTS[number], level).yes_no_logits([question], context))
     _equal(bench.answered(WEIGHTS, level), torch.cat(slow))
 
 
 def test_the_two_levels_differ_unless_one_adapter_has_all_the_weight(llama):
-    nd, d = (llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, level) for level in ("ND", "D"))
+    nd, d = (llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, level) for level in ("ND", "D"))
     assert (nd - d).abs()[[0, 2, 3]].min() > 1e-4
     assert torch.equal(nd[1], d[1])  # the sum that D takes over the adapters adds zeros to the one
 
@@ -110,8 +110,10 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
         set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.add_weighted_adapter(list("xyz"), WEIGHTS[0].tolist(), "mixed", combination_type="cat")
     model.set_adapter("mixed")
-    theirs = FrozenModel(bench.plain.spec, model.get_base_model(), bench.plain.encoder).answer_whole(bench.whole)
-    _equal(bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS[:1].expand(4, 3), "ND"), theirs)
+    theirs = FrozenModel(bench.plain.spec, model.get_base_model(), bench.plain.tokenizer).yes_no_logits_whole(
+        bench.whole
+    )
+    _equal(bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS[:1].expand(4, 3), "ND"), theirs)
 
 
 # Weights
@@ -120,7 +122,7 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
 @level
 def test_an_adapter_of_weight_zero_is_not_there(bench, level):
     def answered(stack, *row):
-        return bench.mixture.answer_whole(bench.whole, stack, torch.tensor([row] * 4), level)
+        return bench.mixture.yes_no_logits_whole(bench.whole, stack, torch.tensor([row] * 4), level)
 
     loud = {name: tensor * 100 for name, tensor in bench.adapters["y"].items()}
     louder = AdapterStack.of({**bench.adapters, "y": loud}, SCALING, bench.frozen)
@@ -135,16 +137,16 @@ def test_an_adapter_of_weight_zero_is_not_there(bench, level):
 @level
 def test_without_any_weight_the_frozen_model_answers_alone(bench, level):
     nothing = torch.zeros(4, 3)
-    whole = bench.mixture.answer_whole(bench.whole, bench.stack, nothing, level)
-    assert torch.equal(whole, bench.plain.answer_whole(bench.whole))
-    asked = bench.plain.answer_packed(bench.questions, [1] * 4, bench.plain.read_prefixes(bench.heads))
+    whole = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, nothing, level)
+    assert torch.equal(whole, bench.plain.yes_no_logits_whole(bench.whole))
+    asked = bench.plain.yes_no_logits_packed(bench.questions, [1] * 4, bench.plain.read_prefixes(bench.heads))
     assert torch.equal(bench.answered(nothing, level), asked)
 
 
 def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama):
     empty = AdapterStack.of({}, SCALING, llama.frozen)
-    answered = llama.mixture.answer_whole(llama.whole, empty, torch.zeros(4, 0), "ND")
-    assert torch.equal(answered, llama.plain.answer_whole(llama.whole))
+    answered = llama.mixture.yes_no_logits_whole(llama.whole, empty, torch.zeros(4, 0), "ND")
+    assert torch.equal(answered, llama.plain.yes_no_logits_whole(llama.whole))
 
 
 @level
@@ -161,7 +163,7 @@ def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
     weights = [WEIGHTS, torch.tensor([[0.1, 0.9]] * 4)]
 
     def score(which):
-        return llama.mixture.answer_whole(llama.whole, stacks[which], weights[which], "ND")
+        return llama.mixture.yes_no_logits_whole(llama.whole, stacks[which], weights[which], "ND")
 
     expected = [score(0), score(1)]
     with ThreadPoolExecutor(4) as threads:
@@ -173,21 +175,21 @@ def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
 
 def test_after_a_call_the_frozen_model_is_what_it_was(bench):
     before = {name: parameter.clone() for name, parameter in bench.frozen.model.named_parameters()}
-    bench.mixture.answer_whole(bench.whole, bench.stack, WEIGHTS, "ND")
-    assert torch.equal(bench.frozen.answer_whole(bench.whole), bench.plain.answer_whole(bench.whole))
+    bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS, "ND")
+    assert torch.equal(bench.frozen.yes_no_logits_whole(bench.whole), bench.plain.yes_no_logits_whole(bench.whole))
     assert all(torch.equal(before[name], parameter) for name, parameter in bench.frozen.model.named_parameters())
 
 
 def test_after_a_failed_call_the_frozen_model_is_what_it_was(llama):
     with pytest.raises(RuntimeError):
-        llama.mixture.answer_whole(llama.whole, llama.stack, torch.ones(4, 7), "ND")
-    assert torch.equal(llama.frozen.answer_whole(llama.whole), llama.plain.answer_whole(llama.whole))
+        llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, torch.ones(4, 7), "ND")
+    assert torch.equal(llama.frozen.yes_no_logits_whole(llama.whole), llama.plain.yes_no_logits_whole(llama.whole))
 
 
 def test_two_mixtures_of_one_model_do_not_add_up(llama):
-    before = llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, "ND")
+    before = llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, "ND")
     other = Mixture(llama.frozen, ("o_proj",))
-    assert torch.equal(llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, "ND"), before)
+    assert torch.equal(llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, "ND"), before)
     assert other.frozen is llama.frozen
 
 
@@ -203,10 +205,10 @@ def test_half_precision_gives_nearly_the_same_scores(llama, dtype):
     stack = AdapterStack.of(llama.adapters, SCALING, half)
     mixture = Mixture(half, llama.targets)
     for level in ("ND", "D"):
-        exact = llama.mixture.answer_whole(llama.whole, llama.stack, WEIGHTS, level)
-        found = mixture.answer_whole(llama.whole, stack, WEIGHTS, level)
+        exact = llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, level)
+        found = mixture.yes_no_logits_whole(llama.whole, stack, WEIGHTS, level)
         assert found.dtype == torch.float32
         _equal(found, exact, 0.25 if dtype == "bfloat16" else 0.05)
         prefixes = half.read_prefixes(llama.heads)
-        asked = mixture.answer_packed(llama.questions, [1] * 4, prefixes, stack, torch.zeros(4, 3), level)
-        _equal(asked, llama.plain.answer_whole(llama.whole), 0.25 if dtype == "bfloat16" else 0.05)
+        asked = mixture.yes_no_logits_packed(llama.questions, [1] * 4, prefixes, stack, torch.zeros(4, 3), level)
+        _equal(asked, llama.plain.yes_no_logits_whole(llama.whole), 0.25 if dtype == "bfloat16" else 0.05)

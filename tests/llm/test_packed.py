@@ -8,7 +8,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Runs
 from service.llm.tokenizer import ModelSpec
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 NOUN = "movie"
 TITLES = ("Heat (1995)", "Up", "The Good, the Bad and the Ugly (1966)", "Yes", "Alien (1979)")
@@ -24,10 +24,10 @@ class Padding(FrozenModel):
 
 class Texts:
     def __init__(self, frozen):
-        encoder = frozen.encoder
-        histories = [[Opinion(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 5)]
-        self.heads = [encoder.context(history, NOUN) for history in histories]
-        self.questions = [encoder.question(Item("", title), NOUN) for title in TITLES * 2]
+        tokenizer = frozen.tokenizer
+        histories = [[RatedItem(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 5)]
+        self.heads = [tokenizer.context(history, NOUN) for history in histories]
+        self.questions = [tokenizer.question(Item("", title), NOUN) for title in TITLES * 2]
         self.whole = [self.heads[owner] + question for owner, question in zip(OWNER, self.questions, strict=True)]
 
 
@@ -52,7 +52,7 @@ def _close(ours, theirs):
 
 def _padded(frozen, texts):
     with torch.no_grad():
-        return frozen.answer(texts.questions, frozen.read_contexts(texts.heads).rows(OWNER))
+        return frozen.yes_no_logits(texts.questions, frozen.read_contexts(texts.heads).rows(OWNER))
 
 
 def test_a_packed_context_is_the_padded_one(frozen, texts):
@@ -68,34 +68,34 @@ def test_a_packed_context_is_the_padded_one(frozen, texts):
 
 def test_packed_questions_are_answered_as_padded_ones(frozen, texts):
     prefixes = frozen.read_prefixes(texts.heads)
-    _close(frozen.answer_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
+    _close(frozen.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
 
 
 def test_packed_prompts_are_answered_as_padded_ones(frozen, texts):
     with torch.no_grad():
-        _close(frozen.answer_packed(texts.whole, RUNS, []), frozen.answer_whole(texts.whole))
+        _close(frozen.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_whole(texts.whole))
 
 
 def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(frozen, texts):
-    [question] = [frozen.encoder.question(Item("", "Up"), NOUN)]
+    [question] = [frozen.tokenizer.question(Item("", "Up"), NOUN)]
     [prefix] = frozen.read_prefixes(texts.heads[3:])
-    together = frozen.answer_packed([question] * 3, [3], [prefix])
-    _close(together, frozen.answer_packed([question], [1], [prefix]).expand(3))
+    together = frozen.yes_no_logits_packed([question] * 3, [3], [prefix])
+    _close(together, frozen.yes_no_logits_packed([question], [1], [prefix]).expand(3))
 
 
 def test_where_attention_cannot_be_replaced_rows_are_padded(tiny_models, texts, frozen, architecture):
     padding = Padding.load(ModelSpec(str(tiny_models(architecture))))
     prefixes = padding.read_prefixes(texts.heads)
-    _close(padding.answer_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
-    _close(padding.answer_packed(texts.whole, RUNS, []), frozen.answer_packed(texts.whole, RUNS, []))
+    _close(padding.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
+    _close(padding.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_packed(texts.whole, RUNS, []))
 
 
 def test_a_model_that_attends_in_another_way_is_found_out_and_still_answers_right(llama):
     texts = Texts(llama)
     llama.model.config._attn_implementation = "eager"
-    other = FrozenModel(llama.spec, llama.model, llama.encoder)
+    other = FrozenModel(llama.spec, llama.model, llama.tokenizer)
     assert not other.packs
-    _close(other.answer_packed(texts.questions, RUNS, other.read_prefixes(texts.heads)), _padded(other, texts))
+    _close(other.yes_no_logits_packed(texts.questions, RUNS, other.read_prefixes(texts.heads)), _padded(other, texts))
 
 
 def test_nothing_to_read_is_no_prefix(llama):
@@ -120,11 +120,11 @@ def test_the_packed_mixture_is_a_merged_model_for_every_row(
     merged = [merged_model(plain, list(adapters.values()), 2.0, row.tolist(), level) for row in weights[OWNER]]
     with torch.no_grad():
         contexts = [plain.read_contexts([texts.heads[owner]]) for owner in OWNER]
-        asked = [one.answer([text], c) for one, text, c in zip(merged, texts.questions, contexts, strict=True)]
-        whole = [one.answer_whole([text]) for one, text in zip(merged, texts.whole, strict=True)]
+        asked = [one.yes_no_logits([text], c) for one, text, c in zip(merged, texts.questions, contexts, strict=True)]
+        whole = [one.yes_no_logits_whole([text]) for one, text in zip(merged, texts.whole, strict=True)]
     prefixes = frozen.read_prefixes(texts.heads)
-    _close(mixture.answer_packed(texts.questions, RUNS, prefixes, stack, weights, level), torch.cat(asked))
-    _close(mixture.answer_packed(texts.whole, RUNS, [], stack, weights, level), torch.cat(whole))
+    _close(mixture.yes_no_logits_packed(texts.questions, RUNS, prefixes, stack, weights, level), torch.cat(asked))
+    _close(mixture.yes_no_logits_packed(texts.whole, RUNS, [], stack, weights, level), torch.cat(whole))
     assert (torch.cat(asked) - _padded(plain, texts)).abs().max() > 0.01
 
 
@@ -134,12 +134,12 @@ def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(llama, random
     mixture, texts = Mixture(llama, ("q_proj", "v_proj")), Texts(llama)
     weights = torch.rand(10, 9, generator=torch.Generator().manual_seed(1))
     weights[weights < weights.topk(2, dim=1).values[:, -1:]] = 0.0
-    gathered = mixture.answer_whole(texts.whole, AdapterStack.of(adapters, 2.0, llama), weights, level)
+    gathered = mixture.yes_no_logits_whole(texts.whole, AdapterStack.of(adapters, 2.0, llama), weights, level)
     alone = []
     for prompt, row in zip(texts.whole, weights, strict=True):
         few = [k for k in range(9) if row[k]]
         stack = AdapterStack.of({str(k): adapters[str(k)] for k in few}, 2.0, llama)
-        alone.append(mixture.answer_whole([prompt], stack, row[few][None], level))
+        alone.append(mixture.yes_no_logits_whole([prompt], stack, row[few][None], level))
     _close(gathered, torch.cat(alone))
 
 
@@ -150,8 +150,8 @@ def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(frozen, t
         weight.requires_grad_(True)
     prefixes, alone = frozen.read_prefixes(texts.heads), torch.arange(4)
     ways = (
-        frozen.answer_packed(texts.questions[:4], [1] * 4, prefixes),
-        frozen.answer(texts.questions[:4], frozen.read_contexts(texts.heads).rows(alone)),
+        frozen.yes_no_logits_packed(texts.questions[:4], [1] * 4, prefixes),
+        frozen.yes_no_logits(texts.questions[:4], frozen.read_contexts(texts.heads).rows(alone)),
     )
     ours, theirs = (torch.autograd.grad(way.square().sum(), weights) for way in ways)
     for one, other in zip(ours, theirs, strict=True):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.routing.neighbors import Neighbours
+from service.routing.neighbors import Neighbors
 
 
 def _unit_rows(count, width, seed):
@@ -23,7 +23,7 @@ def searches(draw):
 def test_neighbours_are_those_of_a_brute_force_search(search):
     count, excluded, n, seed = search
     rows, queries = _unit_rows(count, 8, seed), _unit_rows(3, 8, seed + 100)
-    found = Neighbours(rows).nearest(queries, n, excluded)
+    found = Neighbors(rows).nearest(queries, n, excluded)
     for query, numbers in zip(queries, found, strict=True):
         near = rows.astype(np.float64) @ query.astype(np.float64)
         order = [int(number) for number in np.argsort(-near, kind="stable") if number not in excluded]
@@ -35,7 +35,7 @@ def test_neighbours_are_those_of_a_brute_force_search(search):
 @given(searches())
 def test_excluded_rows_never_appear_and_no_place_is_left_empty(search):
     count, excluded, n, seed = search
-    found = Neighbours(_unit_rows(count, 8, seed)).nearest(_unit_rows(2, 8, seed + 1), n, excluded)
+    found = Neighbors(_unit_rows(count, 8, seed)).nearest(_unit_rows(2, 8, seed + 1), n, excluded)
     assert found.shape == (2, min(n, count - len(excluded)))
     assert not set(found.ravel().tolist()) & excluded
     assert (found >= 0).all()
@@ -43,24 +43,24 @@ def test_excluded_rows_never_appear_and_no_place_is_left_empty(search):
 
 def test_an_excluded_row_may_be_named_twice():
     rows = _unit_rows(4, 8, 0)
-    assert set(Neighbours(rows).nearest(rows[:1], 9, [2, 2, 0]).ravel().tolist()) == {1, 3}
+    assert set(Neighbors(rows).nearest(rows[:1], 9, [2, 2, 0]).ravel().tolist()) == {1, 3}
 
 
 def test_fewer_rows_than_wanted_are_all_given():
     rows = _unit_rows(3, 8, 0)
-    assert sorted(Neighbours(rows).nearest(rows[:1], 100)[0].tolist()) == [0, 1, 2]
+    assert sorted(Neighbors(rows).nearest(rows[:1], 100)[0].tolist()) == [0, 1, 2]
 
 
 def test_an_empty_index_has_no_neighbours():
-    empty = Neighbours(np.zeros((0, 0), dtype=np.float32))
+    empty = Neighbors(np.zeros((0, 0), dtype=np.float32))
     assert empty.nearest(_unit_rows(2, 8, 0), 5).shape == (2, 0)
 
 
 def test_nobody_is_left_when_every_row_is_excluded():
     rows = _unit_rows(3, 8, 0)
-    assert Neighbours(rows).nearest(rows, 5, range(3)).shape == (3, 0)
+    assert Neighbors(rows).nearest(rows, 5, range(3)).shape == (3, 0)
 
 
 def test_a_row_is_its_own_nearest_neighbour():
     rows = _unit_rows(20, 8, 1)
-    assert Neighbours(rows).nearest(rows, 1).ravel().tolist() == list(range(20))
+    assert Neighbors(rows).nearest(rows, 1).ravel().tolist() == list(range(20))

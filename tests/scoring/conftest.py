@@ -24,7 +24,7 @@ ITEMS = tuple(Item(str(number), f"Film {number}", None, ("Drama",)) for number i
 
 
 class World:
-    noun = NOUN
+    item_type = NOUN
 
     def __init__(self, root, folder, random_adapter):
         self.frozen = FrozenModel.load(ModelSpec(str(folder)))
@@ -62,7 +62,7 @@ class World:
                 for digest in digests
             ],
             "memories": [self._store_memory(own) for own in people],
-            "frozen": frozen or {"digest": self.frozen.encoder.digest, "dtype": "float32"},
+            "frozen": frozen or {"digest": self.frozen.tokenizer.digest, "dtype": "float32"},
             "noun": NOUN,
             "config": asdict(config),
             "validation_rows": rows,
@@ -104,7 +104,7 @@ def _unit_rows(rows):
 def _item_embeddings(frozen, items):
     if not items:
         return np.zeros((0, 0), np.float32)
-    return np.concatenate([frozen.embed([frozen.encoder.item(item)]).numpy() for item in items])
+    return np.concatenate([frozen.embed([frozen.tokenizer.item(item)]).numpy() for item in items])
 
 
 @pytest.fixture

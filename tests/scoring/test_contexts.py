@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.llm.packed import Prefix
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 
 ONE = 2 * 4 * 3 * 8 + 4 * 4  # bytes of `_prefix`
 
@@ -15,7 +15,7 @@ def _prefix(value=0.0):
 
 @pytest.fixture
 def cache():
-    return ContextCache(3 * ONE)
+    return PrefixCache(3 * ONE)
 
 
 def test_a_context_is_found_again_by_its_tokens(cache):
@@ -36,7 +36,7 @@ def test_what_was_used_longest_ago_makes_room(cache):
 
 
 def test_what_is_larger_than_the_cache_is_not_kept():
-    cache = ContextCache(ONE - 1)
+    cache = PrefixCache(ONE - 1)
     cache.put([1], _prefix(), 0)
     assert cache.get([1], 0) is None
     assert cache.nbytes == 0

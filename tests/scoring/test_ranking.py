@@ -21,5 +21,5 @@ def test_the_language_models_say_fades_with_the_square_of_what_is_known(likes: i
     np.testing.assert_allclose(values(known(likes), [0, 1], LOGITS), 0.1 * share * LOGITS)
 
 
-def test_a_title_that_no_catalogue_knows_is_ordered_by_the_language_model_alone() -> None:
+def test_a_title_that_no_catalog_knows_is_ordered_by_the_language_model_alone() -> None:
     np.testing.assert_allclose(values(known(99), [None, None], LOGITS), 0.1 * LOGITS)

@@ -9,7 +9,7 @@ import pytest
 from service.errors import NotReady, Overloaded, UnknownItem, UnknownUser
 from service.memory.artifact import load_memory
 from service.memory.live import Memory, Source
-from service.records import ById, ByTitle, Interaction, Item, Opinion
+from service.records import ById, ByTitle, Interaction, Item, RatedItem
 from service.scoring import recommender
 from service.scoring.ranking import reasons
 from service.scoring.recommender import Recommender
@@ -25,13 +25,13 @@ PEOPLE = [
 ]
 
 
-class FakeCatalogue:
+class FakeCatalog:
     """The ledger as far as a query needs it: one user who has seen items 0 to 3 and likes the even ones."""
 
     def __init__(self, world):
         self._world = world
         self.items = {item.item_id: item for item in world.items}
-        self.opinions = [Opinion(item, number % 2 == 0) for number, item in enumerate(world.items[:4])]
+        self.opinions = [RatedItem(item, number % 2 == 0) for number, item in enumerate(world.items[:4])]
 
     def history(self, user_id, limit):
         if user_id != "someone":
@@ -82,8 +82,8 @@ class FakeQueue:
 class Desk:
     def __init__(self, world):
         self.world = world
-        self.catalogue, self.queue = FakeCatalogue(world), FakeQueue(lambda: world.current.revision)
-        self._recommender = Recommender(self.catalogue, world.snapshots, world.frozen, self.queue, TIMEOUT)
+        self.catalog, self.queue = FakeCatalog(world), FakeQueue(lambda: world.current.revision)
+        self._recommender = Recommender(self.catalog, world.snapshots, world.frozen, self.queue, TIMEOUT)
 
     def ask(self, query):
         return asyncio.run(self._recommender.recommend(query))
@@ -93,11 +93,11 @@ class Desk:
         prepared = self.prepared(query)
         request, encoded = prepared.request, prepared.encoded
         self.ask(query)
-        encoder = self.world.frozen.encoder
+        tokenizer = self.world.frozen.tokenizer
         assert self.queue.requests[-1] == encoded
-        assert list(encoded.context) == encoder.context(request.history, self.world.noun)
+        assert list(encoded.context) == tokenizer.context(request.history, self.world.item_type)
         assert [list(question) for question in encoded.questions] == [
-            encoder.question(item, self.world.noun) for item in request.candidates
+            tokenizer.question(item, self.world.item_type) for item in request.candidates
         ]
         return request
 
@@ -121,7 +121,7 @@ def _nearest(world, numbers, seen):
 # What is scored
 
 
-class DeletedMeanwhile(FakeCatalogue):
+class DeletedMeanwhile(FakeCatalog):
     """Somebody's deletion comes while a history is being read."""
 
     def history(self, user_id, limit):
@@ -139,7 +139,7 @@ def test_a_request_knows_the_fence_from_before_its_history_was_read(world):
 
 def test_a_user_is_scored_with_their_own_history_on_items_they_have_not_seen(desk):
     request = desk.asked(MINE)
-    assert request.history == tuple(desk.catalogue.opinions)
+    assert request.history == tuple(desk.catalog.opinions)
     assert {item.item_id for item in request.candidates} == {str(number) for number in range(4, 12)}
 
 
@@ -176,13 +176,13 @@ def test_who_says_nothing_gets_what_most_people_like(world):
     assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
 
 
-def test_a_title_that_no_catalogue_knows_can_be_liked_and_steers_retrieval(desk):
+def test_a_title_that_no_catalog_knows_can_be_liked_and_steers_retrieval(desk):
     request = desk.asked(replace(ASKED, opinions=(("Unheard of (2031)", True), ("7", True))))
-    assert request.history == (Opinion(Item("", "Unheard of (2031)"), True), Opinion(desk.catalogue.items["7"], True))
+    assert request.history == (RatedItem(Item("", "Unheard of (2031)"), True), RatedItem(desk.catalog.items["7"], True))
     assert len(request.candidates) == 11
 
 
-def test_titles_alone_that_no_catalogue_knows_get_what_most_people_like(world):
+def test_titles_alone_that_no_catalog_knows_get_what_most_people_like(world):
     world.publish(people=PEOPLE)
     request = Desk(world).asked(replace(ASKED, opinions=(("Unheard of (2031)", True),)))
     assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
@@ -195,31 +195,31 @@ def test_no_more_than_a_bounded_number_is_retrieved(tmp_path, world):
 
 
 def test_an_item_that_the_ledger_lost_meanwhile_is_not_retrieved(desk):
-    del desk.catalogue.items["9"]
+    del desk.catalog.items["9"]
     assert "9" not in {item.item_id for item in desk.asked(MINE).candidates}
 
 
 def test_who_has_seen_everything_gets_an_empty_ranking(desk):
-    desk.catalogue.opinions = [Opinion(item, True) for item in desk.world.items]
+    desk.catalog.opinions = [RatedItem(item, True) for item in desk.world.items]
     assert desk.ask(MINE).items == ()
 
 
 def test_named_candidates_are_scored_as_named_even_when_seen(desk):
     request = desk.asked(replace(MINE, candidates=("3", "Film 5", "Unheard of")))
-    assert request.candidates == (desk.catalogue.items["3"], desk.catalogue.items["5"], Item("", "Unheard of"))
+    assert request.candidates == (desk.catalog.items["3"], desk.catalog.items["5"], Item("", "Unheard of"))
 
 
 def test_an_id_is_taken_before_a_title(desk):
-    desk.catalogue.items["100"] = Item("100", "8")
+    desk.catalog.items["100"] = Item("100", "8")
     request = desk.asked(replace(ASKED, opinions=(("8", True),), candidates=("8",)))
-    assert request.candidates == (desk.catalogue.items["8"],)
-    assert request.history == (Opinion(desk.catalogue.items["8"], True),)
+    assert request.candidates == (desk.catalog.items["8"],)
+    assert request.history == (RatedItem(desk.catalog.items["8"], True),)
 
 
 def test_of_items_with_one_title_the_one_that_most_people_met_is_meant(world):
     world.publish(people=PEOPLE)
     desk = Desk(world)
-    desk.catalogue.items |= {"2": Item("2", "Film 9"), "0": Item("0", "Film 9")}
+    desk.catalog.items |= {"2": Item("2", "Film 9"), "0": Item("0", "Film 9")}
     request = desk.asked(replace(ASKED, opinions=(("Film 9", True),)))
     met = {item: sum(row.item_id == item for rows in PEOPLE for row in rows) for item in ("0", "2", "9")}
     assert request.history[0].item.item_id == max(met, key=lambda item: met[item])
@@ -278,7 +278,7 @@ class ForgottenMeanwhile(FakeQueue):
 def test_a_deletion_between_retrieval_and_scores_leaves_nobody_in_the_order(world):
     world.publish(people=PEOPLE)
     queue = ForgottenMeanwhile(world)
-    asked = Recommender(FakeCatalogue(world), world.snapshots, world.frozen, queue, TIMEOUT)
+    asked = Recommender(FakeCatalog(world), world.snapshots, world.frozen, queue, TIMEOUT)
     query = replace(ASKED, opinions=(("2", True),), explain=True)
     answer = asyncio.run(asked.recommend(query))
     assert len(queue.requests) == 2
@@ -318,7 +318,7 @@ def test_as_many_are_retrieved_as_are_wanted(world):
 
 def test_the_best_come_first_with_ranks_from_one(desk):
     def score(title):
-        return len(desk.world.frozen.encoder.question(Item("", title), desk.world.noun)) / 100
+        return len(desk.world.frozen.tokenizer.question(Item("", title), desk.world.item_type)) / 100
 
     answer = desk.ask(replace(ASKED, candidates=("a", "Film 11", "b c d", "b c"), top_k=3))
     assert score("a") < score("b c") < score("Film 11") < score("b c d")
@@ -355,7 +355,7 @@ def test_an_id_that_no_item_has_is_not_read_as_a_title(desk):
 def test_an_answer_states_what_it_was_scored_with(desk):
     answer = desk.ask(MINE)
     assert (answer.generation, answer.fence, answer.degraded, answer.weights) == ("generation", 7, True, {"d": 1.0})
-    assert answer.neighbours == ("row",)
+    assert answer.neighbors == ("row",)
     assert desk.queue.timeouts == [TIMEOUT]
 
 
@@ -368,7 +368,7 @@ def test_an_unknown_user_is_refused_before_anything_is_scored(desk):
     assert desk.queue.requests == []
 
 
-def test_retrieval_from_an_empty_catalogue_is_refused_but_named_candidates_are_scored(world):
+def test_retrieval_from_an_empty_catalog_is_refused_but_named_candidates_are_scored(world):
     world.items = ()
     world.publish()
     desk = Desk(world)
@@ -390,6 +390,6 @@ def test_a_refusal_of_the_queue_reaches_the_caller(desk):
 
 def test_who_cannot_be_answered_in_time_is_refused_before_anything_is_read(desk):
     desk.queue.full = Overloaded("too much is waiting")
-    desk.catalogue.history = desk.catalogue.items_meant = None
+    desk.catalog.history = desk.catalog.items_meant = None
     with pytest.raises(Overloaded):
         desk.ask(MINE)

@@ -5,13 +5,13 @@ import threading
 import torch
 
 from service.llm.packed import Prefix
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 from service.scoring.refresher import Refresher
 
 
 def test_a_deletion_empties_what_is_remembered_even_if_nobody_asks_for_anything(world):
     world.publish()
-    contexts, rounds = ContextCache(2**20), threading.Semaphore(0)
+    contexts, rounds = PrefixCache(2**20), threading.Semaphore(0)
     looked = threading.Event()
 
     def wait(_seconds):

@@ -10,9 +10,9 @@ import torch
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
 from service.llm.tokenizer import ModelSpec
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 from service.scoring.encoding import RequestEncoder
-from service.scoring.prefix_cache import ContextCache
+from service.scoring.prefix_cache import PrefixCache
 from service.scoring.requests import ScoreRequest
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
@@ -23,13 +23,13 @@ level = pytest.mark.parametrize("level", ["ND", "D"])
 
 class FakeStopwatch:
     def __init__(self):
-        self.forward, self.neighbours = [], []
+        self.forward, self.neighbors = [], []
 
     def observe_forward(self, seconds):
         self.forward.append(seconds)
 
-    def observe_neighbours(self, seconds):
-        self.neighbours.append(seconds)
+    def observe_neighbors(self, seconds):
+        self.neighbors.append(seconds)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def scorer(world):
 
 def _request(history, candidates):
     return ScoreRequest(
-        tuple(Opinion(Item("", f"Film {n}"), n % 2 == 0) for n in range(history)),
+        tuple(RatedItem(Item("", f"Film {n}"), n % 2 == 0) for n in range(history)),
         tuple(Item("", f"Other film {n}") for n in range(candidates)),
     )
 
@@ -48,8 +48,8 @@ REQUESTS = [_request(0, 2), _request(5, 1), _request(2, 0), _request(3, 4)]
 
 
 def _encoded(world, requests):
-    encoder = RequestEncoder(world.frozen.encoder)
-    return [encoder.encode(request, world.noun) for request in requests]
+    tokenizer = RequestEncoder(world.frozen.tokenizer)
+    return [tokenizer.encode(request, world.item_type) for request in requests]
 
 
 def _ask(scorer, requests):
@@ -61,7 +61,7 @@ def _assert_same(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
         assert one.scores == pytest.approx(other.scores, rel=1e-4)
         assert one.weights == pytest.approx(other.weights, rel=1e-4)
-        assert one.neighbours == other.neighbours
+        assert one.neighbors == other.neighbors
 
 
 class SlowPath:
@@ -74,12 +74,12 @@ class SlowPath:
 
     def near(self, request):
         world = self.world
-        context = self.plain.encoder.context(request.history, "movie")
+        context = self.plain.tokenizer.context(request.history, "movie")
         query = self.plain.embed([context])[0].numpy()
         rows = [n for n, key in enumerate(world.rows) if key not in world.current.rows]
         return sorted(rows, key=lambda n: -float(world.embeddings[n] @ query))[: world.config.top_n]
 
-    def neighbours(self, request):
+    def neighbors(self, request):
         return tuple(self.world.rows[n] for n in self.near(request))
 
     def weights(self, request):
@@ -99,13 +99,13 @@ class SlowPath:
         return [self._score(merged, request, candidate) for candidate in request.candidates]
 
     def _score(self, merged, request, candidate):
-        encoder = self.plain.encoder
-        context = encoder.context(request.history, "movie")
-        question = encoder.question(candidate, "movie")
+        tokenizer = self.plain.tokenizer
+        context = tokenizer.context(request.history, "movie")
+        question = tokenizer.question(candidate, "movie")
         if self.world.config.activation == "prompt":
-            difference = merged.answer_whole([context + question])
+            difference = merged.yes_no_logits_whole([context + question])
         else:
-            difference = merged.answer([question], self.plain.read_contexts([context]))
+            difference = merged.yes_no_logits([question], self.plain.read_contexts([context]))
         return 1.0 / (1.0 + math.exp(-float(difference[0])))
 
 
@@ -126,7 +126,7 @@ def test_scores_weights_and_neighbours_are_those_of_the_slow_path(world, scorer,
         assert scored.scores == pytest.approx(slow.scores(request), rel=1e-4)
         assert list(scored.weights.values()) == pytest.approx(slow.weights(request), rel=1e-4)
         assert list(scored.weights) == world.digests
-        assert scored.neighbours == slow.neighbours(request)
+        assert scored.neighbors == slow.neighbors(request)
 
 
 @activation
@@ -160,7 +160,7 @@ def test_a_generation_without_validation_rows_weighs_all_adapters_the_same(world
     world.publish(rows=0)
     scored = _ask(scorer, REQUESTS)[1]
     assert list(scored.weights.values()) == pytest.approx([1 / 3] * 3)
-    assert scored.neighbours == ()
+    assert scored.neighbors == ()
 
 
 def test_a_generation_without_adapters_scores_as_the_frozen_model(world, scorer):
@@ -174,15 +174,15 @@ def test_a_batch_is_measured_once(world, scorer):
     world.publish()
     _ask(scorer, REQUESTS)
     watch = scorer._stopwatch
-    assert (len(watch.forward), len(watch.neighbours)) == (1, 1)
-    assert min(watch.forward + watch.neighbours) >= 0.0
+    assert (len(watch.forward), len(watch.neighbors)) == (1, 1)
+    assert min(watch.forward + watch.neighbors) >= 0.0
 
 
 def _frozen_scores(frozen, request):
-    encoder = frozen.encoder
-    context = encoder.context(request.history, "movie")
-    whole = [context + encoder.question(item, "movie") for item in request.candidates]
-    return torch.sigmoid(frozen.answer_whole(whole)).tolist()
+    tokenizer = frozen.tokenizer
+    context = tokenizer.context(request.history, "movie")
+    whole = [context + tokenizer.question(item, "movie") for item in request.candidates]
+    return torch.sigmoid(frozen.yes_no_logits_whole(whole)).tolist()
 
 
 # The mask
@@ -206,12 +206,12 @@ def test_a_masked_shard_has_weight_exactly_zero_in_the_very_next_batch(world, sc
 def test_a_masked_validation_row_does_not_route_and_is_not_named_in_the_very_next_batch(world, scorer):
     world.publish(top_n=1, tau=50.0)
     request = REQUESTS[1]
-    query = world.frozen.embed([world.frozen.encoder.context(request.history, "movie")])[0].numpy()
+    query = world.frozen.embed([world.frozen.tokenizer.context(request.history, "movie")])[0].numpy()
     nearest, second = np.argsort(-(world.embeddings @ query))[:2]
     before = _ask(scorer, [request])[0]
     world.change(rows=frozenset({world.rows[nearest], "a row of another generation"}))
     after = _ask(scorer, [request])[0]
-    assert (before.neighbours, after.neighbours) == ((world.rows[nearest],), (world.rows[second],))
+    assert (before.neighbors, after.neighbors) == ((world.rows[nearest],), (world.rows[second],))
     assert _best(before) == world.digests[world.errors[nearest].argmin()]
     assert _best(after) == world.digests[world.errors[second].argmin()]
 
@@ -338,7 +338,7 @@ def counting(world, tiny_models):
 
 
 def _remembering(world):
-    return Scorer(world, world.snapshots, world.frozen, FakeStopwatch(), ContextCache(2**20))
+    return Scorer(world, world.snapshots, world.frozen, FakeStopwatch(), PrefixCache(2**20))
 
 
 def _at(fence, requests=REQUESTS):

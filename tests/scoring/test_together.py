@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from research.evaluation.scoring import Untimed
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 from service.scoring.batcher import Batcher
 from service.scoring.recommender import Recommender
 from service.scoring.requests import Query, ScoreRequest
@@ -27,7 +27,7 @@ QUERIES = [
 ]
 
 
-class Catalogue:
+class Catalog:
     def __init__(self, world):
         self._items = {name: item for item in world.items for name in (item.item_id, item.title)}
         self.mask = world.mask
@@ -51,7 +51,7 @@ def scorer(world):
 def _answers(world, scorer, max_tokens, queries):
     async def ask():
         batcher = Batcher(scorer, Unobserved(), max_tokens, 100_000)
-        recommender = Recommender(Catalogue(world), world.snapshots, world.frozen, batcher, PATIENCE)
+        recommender = Recommender(Catalog(world), world.snapshots, world.frozen, batcher, PATIENCE)
         await batcher.start()
         try:
             return await asyncio.gather(*(recommender.recommend(query) for query in queries))
@@ -63,15 +63,15 @@ def _answers(world, scorer, max_tokens, queries):
 
 def _alone(world, scorer, query):
     """Title -> score, of one candidate at a time and without anything on the way."""
-    catalogue = Catalogue(world).items_meant(TITLES)
-    items = {title: catalogue.get(title, [Item("", title)])[0] for title in TITLES}
-    history = tuple(Opinion(items[title], liked) for title, liked in query.opinions)
-    encoder = world.frozen.encoder
+    catalog = Catalog(world).items_meant(TITLES)
+    items = {title: catalog.get(title, [Item("", title)])[0] for title in TITLES}
+    history = tuple(RatedItem(items[title], liked) for title, liked in query.opinions)
+    tokenizer = world.frozen.tokenizer
     found = {}
     for title in query.candidates:
         [encoded] = scorer.encoded([ScoreRequest(history, (items[title],))])
-        assert list(encoded.context) == encoder.context(history, world.noun)
-        assert [list(own) for own in encoded.questions] == [encoder.question(items[title], world.noun)]
+        assert list(encoded.context) == tokenizer.context(history, world.item_type)
+        assert [list(own) for own in encoded.questions] == [tokenizer.question(items[title], world.item_type)]
         [scored] = scorer.score([encoded])
         found[title] = scored.scores[0]
     return found

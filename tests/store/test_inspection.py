@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_store import DamagedArtifact, Fault, Inspector, MissingArtifact, Store, StoreFailure, digest_of
+from adapters_store import DamagedArtifact, Inspector, MissingArtifact, Store, StoreFailure, StoreFault, digest_of
 from adapters_store.store import FORMAT
 
 ADAPTER, OTHER, MEMORY = (digest_of(name) for name in ("adapter", "other", "memory"))
@@ -230,7 +230,7 @@ def test_a_manifest_that_states_no_files_is_of_an_older_version(store: Store) ->
     with pytest.raises(DamagedArtifact, match="does not state"):
         store.generation(generation).artifacts()
     [fault] = Inspector(store).look(generation).faults[1:]
-    assert fault == Fault("generation", generation, fault.reason)
+    assert fault == StoreFault("generation", generation, fault.reason)
 
 
 def test_publishing_replaces_whatever_took_the_place_of_active(store: Store) -> None:

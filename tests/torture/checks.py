@@ -42,7 +42,7 @@ def everything(home: Path, clean: Path, world: World) -> list[str]:
     ]
 
 
-def owed(home: Path) -> int:
+def pending(home: Path) -> int:
     return len(query(home, "SELECT 1 FROM forget_requests WHERE state != 'completed' OR receipt IS NULL"))
 
 

@@ -151,7 +151,7 @@ class Torture:
         # Only now, so that a worker which the last kill has ended begins at once.
         self._everybody_works()
         workers.append(self._worker)
-        wait_until(lambda: not self._armed.exists() or checks.owed(self.home) == 0)
+        wait_until(lambda: not self._armed.exists() or checks.pending(self.home) == 0)
         if self._armed.exists():
             return False
         if not wait_until(lambda: any(worker is not None and worker.ended() for worker in workers)):
@@ -191,7 +191,7 @@ class Torture:
     def _trainers(self) -> list[int]:
         """The first training process that there is; none if all work is done before one is seen."""
         assert self._worker is not None
-        while not self._worker.ended() and checks.owed(self.home):
+        while not self._worker.ended() and checks.pending(self.home):
             with suppress(psutil.NoSuchProcess):
                 if children := psutil.Process(self._worker.pid).children():
                     return [children[0].pid]
@@ -354,7 +354,7 @@ class Torture:
 
     def _all_completed(self) -> bool:
         self._everybody_works()
-        return checks.owed(self.home) == 0
+        return checks.pending(self.home) == 0
 
     def _at_rest(self) -> bool:
         """Nobody is in the midst of a pass, and what the ledger calls published is what the store serves."""

@@ -143,7 +143,7 @@ def trains(person: str) -> bool:
 
 
 def write_tables(folder: Path, rows: Iterable[tuple[tuple[str, str], tuple[int, int]]]) -> list[str]:
-    """The catalogue and these rows, as arguments of `lethe`."""
+    """The catalog and these rows, as arguments of `lethe`."""
     folder.mkdir(exist_ok=True)
     items, interactions = folder / "items.csv", folder / "interactions.csv"
     items.write_text("item_id,title\n" + "".join(f"{item},{title}\n" for item, title in ITEMS.items()))

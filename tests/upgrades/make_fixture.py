@@ -26,6 +26,7 @@ import pgserver
 
 from service.config import load_settings
 from service.data import importers
+from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from tests.conftest import save_tiny_model, tiny_tokenizer
 
@@ -59,25 +60,25 @@ def write_tables(folder: Path) -> tuple[Path, Path]:
 def fill(home: Home, folder: Path) -> dict[str, Any]:
     items, interactions = write_tables(folder)
     dataset = importers.table(items, interactions, None, "movie", 0)
-    home.ledger.import_data(dataset.items, dataset.interactions, dataset.noun)
+    home.ledger.import_data(dataset.items, dataset.interactions, dataset.item_type)
     bell = home.bell()
-    reconciler = home.reconciler(bell)
+    reconciler = building.reconciler(home, bell)
     reconciler.rebuild(home.settings.build_config())
     intake = home.intake()
     done = intake.forget(USERS[0], None, "the key of the first")
     item = home.ledger.history(USERS[1], 1)[0].item.item_id
     single = intake.forget(USERS[1], [item], None)
     never = intake.forget("never-held", None, None)
-    reconciler.settle()
+    reconciler.reconcile_once()
     home.ledger.record_partition("a" * 64, [(USERS[3], USERS[3], "0")])
-    owed = intake.forget(USERS[2], None, None)
+    pending = intake.forget(USERS[2], None, None)
     bell.close()
     mask, counts = home.ledger.mask(), home.ledger.counts()
     return {
         "completed": done.request_id,
         "single": [single.request_id, USERS[1], item],
         "never": never.request_id,
-        "owed": owed.request_id,
+        "owed": pending.request_id,
         "idempotency_key": "the key of the first",
         "forgotten": [USERS[0], USERS[2]],
         "living": USERS[3],

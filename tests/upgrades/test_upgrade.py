@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from service.config import load_settings
+from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.http.schemas import SignedReceipt
 from service.forgetting import receipts
@@ -138,7 +139,7 @@ def test_a_request_asked_for_again_is_the_one_of_then(old: OldHome, opened: Home
 
 def test_a_deletion_owed_at_the_upgrade_is_carried_out_after_it(old: OldHome, opened: Home) -> None:
     bell = opened.bell()
-    opened.reconciler(bell).settle()
+    building.reconciler(opened, bell).reconcile_once()
     bell.close()
     done = opened.ledger.request(old.facts["owed"])
     assert done.state == "completed"

@@ -71,7 +71,7 @@ def _overlap(one: Item, other: Item) -> float:
 
 
 def _same_author(one: Item, other: Item) -> bool:
-    # Catalogues write the same name in capitals here and in small letters there.
+    # Catalogs write the same name in capitals here and in small letters there.
     return (one.author or "").casefold() == (other.author or "").casefold()
 
 

@@ -41,7 +41,7 @@ def compare(
 ) -> Comparison:
     """Measure every method under every seed, on `training_samples` drawn by it; with `studies` also those of the APA paper.
 
-    Everything found is kept in `out` under the digest of its inputs (`cells`, `store`, `catalogue`), so that a run that was
+    Everything found is kept in `out` under the digest of its inputs (`cells`, `store`, `catalog`), so that a run that was
     killed goes on where it stopped. Forgetting is timed under the first seed only: under every seed it would cost
     more than all the rest.
 
@@ -51,7 +51,7 @@ def compare(
     """
     _check(methods)
     # The first task waits until the libraries are loaded, which is no method's fault.
-    list(laboratory.workforce.run(warm_up, [None]))
+    list(laboratory.process_pool.run(warm_up, [None]))
     examiner, digest = Examiner(split, laboratory.frozen, laboratory.config.lora_targets), split.digest
     measured: list[Measured] = []
     points: list[StudyPoint] = []
@@ -62,7 +62,7 @@ def compare(
     return Comparison(
         dataset=split.dataset,
         split=split.counts(training_samples),
-        model=laboratory.frozen.encoder.digest,
+        model=laboratory.frozen.tokenizer.digest,
         settings=json.loads(json.dumps(asdict(laboratory.config))),
         environment=dict(laboratory.environment),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -103,17 +103,17 @@ class Examiner:
         return np.array(_restored(np.concatenate(parts), order))
 
     def _context(self, sample: Sample) -> list[int]:
-        return self._frozen.encoder.context(sample.history, self._split.noun)
+        return self._frozen.tokenizer.context(sample.history, self._split.item_type)
 
     def _question(self, sample: Sample) -> list[int]:
-        return self._frozen.encoder.question(sample.target, self._split.noun)
+        return self._frozen.tokenizer.question(sample.target, self._split.item_type)
 
     def _scores(self, stack: AdapterStack, weights: torch.Tensor, level: str) -> list[float]:
         order = _by_length(self._prompts)
         scores: list[float] = []
         for batch in _batches(order):
             prompts = [self._prompts[number] for number in batch]
-            scores += torch.sigmoid(self._mixture.answer_whole(prompts, stack, weights[batch], level)).tolist()
+            scores += torch.sigmoid(self._mixture.yes_no_logits_whole(prompts, stack, weights[batch], level)).tolist()
         return _restored(scores, order)
 
 

@@ -1,6 +1,6 @@
 """What the public thinks of films, for the `logistic` row: average votes and vote counts. Never a row of ratings.
 
-They come from a folder of public catalogue facts that is no part of the project. Without it, or for an item that it does
+They come from a folder of public catalog facts that is no part of the project. Without it, or for an item that it does
 not hold, the row knows an item's own facts only.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from service.data.importers.dataset import Limit
 from service.data.importers.fields import as_rating, as_title, as_year, is_blank
 from service.data.importers.files import find_file
-from service.data.importers.rejections import Place, Rejections, Row, collect
+from service.data.importers.rejections import Rejections, Row, RowLocation, collect
 from service.data.importers.rows import csv_rows
 from service.errors import ImportRefused
 from service.records import Item
@@ -26,7 +26,7 @@ _COLUMNS = ("title", "year", "vote_average", "vote_count")
 _YEAR_BEHIND = re.compile(r"\s*\(\d{4}\)\s*$")
 _IN_PARENTHESES = re.compile(r"\(([^)]*)\)")
 _ARTICLE_BEHIND = re.compile(r"(?P<name>.*), (?P<article>the|a|an|la|le|les|il|el|das|der|die|l')", re.IGNORECASE)
-_YEARS_APART = (0, -1, 1)  # catalogues differ on when a film of December came out
+_YEARS_APART = (0, -1, 1)  # catalogs differ on when a film of December came out
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _films(folder: Path) -> dict[_Film, PublicOpinion]:
     return dict(sorted(rows, key=lambda row: row[1].vote_count))  # so that of one name the last, most voted, stays
 
 
-def _film(_place: Place, row: Row) -> tuple[_Film, PublicOpinion] | None:
+def _film(_place: RowLocation, row: Row) -> tuple[_Film, PublicOpinion] | None:
     year = as_year(row["year"])
     if year is None or any(is_blank(row[column]) for column in _COLUMNS):
         return None

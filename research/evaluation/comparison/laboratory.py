@@ -25,7 +25,7 @@ from service.building.known import KnownArtifacts
 from service.building.planning.embedding import EmbeddingTask, embed_groups
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.llm.frozen import POOLING, FrozenModel
 from service.records import BuildConfig
@@ -38,12 +38,12 @@ _NO_SECRET = b"what is found again here is nobody's"
 class Laboratory:
     """One frozen model and one way to compute, for all methods and seeds.
 
-    `config` is what `lethe` is built with; the other methods take its adapter settings, neighbours and tau. Its seed is
+    `config` is what `lethe` is built with; the other methods take its adapter settings, neighbors and tau. Its seed is
     replaced by each of the comparison's seeds. `environment` decides digests, as in a build. `facts` are for `logistic`.
     """
 
     frozen: FrozenModel
-    workforce: Workforce
+    process_pool: ProcessPool
     config: BuildConfig
     environment: Mapping[str, str]
     facts: PublicItemFacts
@@ -51,7 +51,7 @@ class Laboratory:
     @property
     def identity(self) -> dict[str, Any]:
         """What a figure depends on beside the split, the seed and the settings."""
-        frozen = {"digest": self.frozen.encoder.digest, "dtype": self.frozen.spec.dtype}
+        frozen = {"digest": self.frozen.tokenizer.digest, "dtype": self.frozen.spec.dtype}
         computed = {"pooling": POOLING, "environment": dict(self.environment), "template": prompts.TEMPLATE_VERSION}
         return {"frozen": frozen, **computed}
 
@@ -98,7 +98,7 @@ class Trial:
         folder: Path,
         examiner: Examiner,
     ) -> None:
-        """`folder` keeps what can be found again: `cells`, `store` and `catalogue`."""
+        """`folder` keeps what can be found again: `cells`, `store` and `catalog`."""
         self.laboratory = laboratory
         self.split = split
         self.seed = seed
@@ -130,9 +130,9 @@ class Trial:
         frozen = laboratory.frozen
         return AdapterMaker(
             KnownArtifacts(store.adapters, _NO_SECRET),
-            frozen.encoder,
+            frozen.tokenizer,
             frozen.spec,
-            laboratory.workforce,
+            laboratory.process_pool,
             Silent(),
             laboratory.environment,
         )
@@ -149,13 +149,13 @@ class Trial:
         return seconds * 500 / len(self.split.test)
 
     def _embed(self) -> Floats:
-        encoder, noun = self.laboratory.frozen.encoder, self.split.noun
-        groups = tuple((encoder.context(sample.history, noun),) for sample in self.training)
+        tokenizer, item_type = self.laboratory.frozen.tokenizer, self.split.item_type
+        groups = tuple((tokenizer.context(sample.history, item_type),) for sample in self.training)
         tasks = [
             EmbeddingTask(self.laboratory.frozen.spec, groups[i : i + _SAMPLES_A_TASK])
             for i in range(0, len(groups), _SAMPLES_A_TASK)
         ]
-        parts = dict(self.laboratory.workforce.run(embed_groups, tasks))
+        parts = dict(self.laboratory.process_pool.run(embed_groups, tasks))
         return np.concatenate([parts[number] for number in range(len(tasks))])
 
 

@@ -21,7 +21,7 @@ from research.evaluation.comparison.results import (
     study_summary,
     summary,
 )
-from research.evaluation.comparison.splits import REHEARSED
+from research.evaluation.comparison.splits import VALIDATION_RUN
 
 TITLES = {"movielens-100k": "MovieLens-100K", "bookcrossing": "Book-Crossing"}
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -60,7 +60,7 @@ _STUDIES: Mapping[str, _Study] = {
     "weights": _Study(
         "Weights (the paper's fig. 5)",
         "AUC by how the adapters are weighed, on the semantic partition at level ND: adaptive is eqs. 7 and 8, best "
-        "is the one adapter with the least error on the neighbours, semantic weighs by likeness to the shards' centers. "
+        "is the one adapter with the least error on the neighbors, semantic weighs by likeness to the shards' centers. "
         f"{_CUT}",
         charts.auc_bars,
     ),
@@ -70,8 +70,8 @@ _STUDIES: Mapping[str, _Study] = {
         charts.auc_by_shard_size,
     ),
     "routing": _Study(
-        "What neighbours are found by (not in the paper)",
-        "AUC when a sample's neighbours are found by its context, as they are served (all candidates of a request share their "
+        "What neighbors are found by (not in the paper)",
+        "AUC when a sample's neighbors are found by its context, as they are served (all candidates of a request share their "
         f"weights), or by its whole prompt; semantic partition, adaptive weights, level ND. {_CUT}",
         charts.auc_bars,
     ),
@@ -116,7 +116,7 @@ def plot(title: str, caption: str, svg: str) -> Plot:
 
 
 def _title(dataset: str) -> str:
-    name = dataset.removesuffix(REHEARSED)
+    name = dataset.removesuffix(VALIDATION_RUN)
     return TITLES.get(name, name) + dataset[len(name) :]
 
 

@@ -40,7 +40,7 @@ class Measured:
     log_loss: float  # nats
     single_auc: float | None  # mean test AUC of the single adapters before aggregation; of one adapter: its own
     shards: int | None
-    build_seconds: float  # of the making itself, whoever made it first; without reading the catalogue
+    build_seconds: float  # of the making itself, whoever made it first; without reading the catalog
     forget_user_seconds: float | None  # of one random user, the same for all methods of a seed
     forget_user_shards: int | None  # adapters that had to be retrained, or fell away
     forget_sample_seconds: float | None  # of one random sample
@@ -56,7 +56,7 @@ class StudyPoint:
     * `partition` (fig. 4): semantic | random | user | bekm, each with adaptive weights, level ND
     * `weights` (fig. 5): adaptive | average | best | semantic, each on the semantic partition, level ND
     * `shard_size` (fig. 6): "512 D", "512 ND", "256 D" … "128 ND"
-    * `routing`: context | prompt: by which embedding neighbours are found; semantic partition, level ND
+    * `routing`: context | prompt: by which embedding neighbors are found; semantic partition, level ND
     * `inference_time` (fig. 3b): retraining | sisa | apa-d | apa-nd; `seconds` alone, per 500 samples
     """
 

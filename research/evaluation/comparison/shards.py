@@ -1,4 +1,4 @@
-"""A partition's adapters: trained once, scored alone, weighted by their neighbours' errors, blended, and retrained.
+"""A partition's adapters: trained once, scored alone, weighted by their neighbors' errors, blended, and retrained.
 
 Results are kept under the digests of the adapters, so that methods and studies share what they have in common. The seconds
 are kept with them: those of the making itself, however often a result is found again.
@@ -21,12 +21,12 @@ from research.evaluation.comparison.laboratory import Forgotten, Removal, Trial
 from research.evaluation.comparison.partitions import Partitioning, Pool
 from service.arrays import load_array
 from service.building.progress import Silent
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.data.samples import canonical_order
 from service.llm.mixture import AdapterStack, load_adapter
 from service.records import Shard
-from service.routing.neighbors import Neighbours
+from service.routing.neighbors import Neighbors
 from service.routing.weights import mean_errors, softmax_weights
 
 Doubles = NDArray[np.float64]
@@ -46,12 +46,12 @@ def train(trial: Trial, partitioning: Partitioning, count: int) -> Trained:
     inputs = {**trial.samples_identity, **trial.laboratory.identity, "name": partitioning.name, "count": count}
     cut = trial.notebook.recall("partition", inputs, lambda: _cut(trial, partitioning, count))
     shards = tuple(tuple(numbers) for numbers in cut["shards"])
-    maker, noun, config = trial.adapters(trial.store), trial.split.noun, trial.papers_config
-    named = [(maker.digest(shard, noun, config), shard) for shard in _samples_of(trial, shards)]
+    maker, item_type, config = trial.adapters(trial.store), trial.split.item_type, trial.papers_config
+    named = [(maker.digest(shard, item_type, config), shard) for shard in _samples_of(trial, shards)]
     by_digest = dict(named)
     seconds = trial.notebook.recall("training", {"adapters": sorted(by_digest)}, lambda: _train_all(trial, by_digest))
     # None is missing here, unless somebody took it out of the store.
-    maker.train({digest: by_digest[digest] for digest in maker.missing(list(by_digest))}, noun, config)
+    maker.train({digest: by_digest[digest] for digest in maker.missing(list(by_digest))}, item_type, config)
     return Trained(shards, tuple(digest for digest, _ in named), cut["seconds"] + seconds)
 
 
@@ -77,17 +77,17 @@ def validation_errors(trial: Trial, trained: Trained) -> Timed[Floats]:
     return Timed(np.array(kept["value"], np.float32), kept["seconds"])
 
 
-def neighbour_errors(trial: Trial, trained: Trained) -> Timed[Doubles]:
+def neighbor_errors(trial: Trial, trained: Trained) -> Timed[Doubles]:
     """Eq. 7: each adapter's mean error over a test sample's nearest validation samples, (N, K). Errors are not timed."""
     errors = validation_errors(trial, trained).value
-    queries, rows = trial.examiner.test_embeddings, Neighbours(trial.examiner.validation_embeddings)
+    queries, rows = trial.examiner.test_embeddings, Neighbors(trial.examiner.validation_embeddings)
     found = timed(lambda: mean_errors(errors, rows.nearest(queries.value, trial.config.top_n)))
     return Timed(found.value, queries.seconds + found.seconds)
 
 
 def adaptive_weights(trial: Trial, trained: Trained) -> Timed[Floats]:
     """Eq. 8: w = softmax(−tau · error), (N, K)."""
-    error_k = neighbour_errors(trial, trained)
+    error_k = neighbor_errors(trial, trained)
     weights = timed(lambda: sharpened(error_k.value, trial.config.tau))
     return Timed(weights.value, error_k.seconds + weights.seconds)
 
@@ -149,7 +149,7 @@ def _samples_of(trial: Trial, shards: Sequence[Sequence[int]], without: frozense
 def _train_all(trial: Trial, shards: Mapping[str, Shard]) -> float:
     # Even those that an interrupted run has left: without them the time would be too short.
     maker = trial.adapters(trial.store)
-    return timed(lambda: maker.train(shards, trial.split.noun, trial.papers_config)).seconds
+    return timed(lambda: maker.train(shards, trial.split.item_type, trial.papers_config)).seconds
 
 
 def _alone(trial: Trial, digest: str) -> Timed[list[float]]:
@@ -174,30 +174,32 @@ def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | N
     def files_of(digest: str) -> Mapping[str, bytes]:
         return store.adapters.stated(digest, store.adapters.sums(digest)).read()
 
-    maker = RowMaker(files_of, laboratory.frozen.spec, laboratory.workforce, Silent())
-    lessons = _validation_lessons(trial, without)
-    users = [ValidationUser(user, tuple(own)) for user, own in lessons.items()]
+    maker = RowMaker(files_of, laboratory.frozen.spec, laboratory.process_pool, Silent())
+    encoded_samples = _validation_lessons(trial, without)
+    users = [ValidationUser(user, tuple(own)) for user, own in encoded_samples.items()]
     known = KnownRows.of(None, {})
-    files = maker.files(users, digests, known, lambda user: tuple(lessons[user].values()), trial.papers_config)
+    files = maker.files(users, digests, known, lambda user: tuple(encoded_samples[user].values()), trial.papers_config)
     return load_array(files["errors.npy"])
 
 
-def _validation_lessons(trial: Trial, without: str | None) -> dict[str, dict[str, Lesson]]:
+def _validation_lessons(trial: Trial, without: str | None) -> dict[str, dict[str, EncodedSample]]:
     """User -> key of a row -> its lesson; rows are sorted by key."""
-    lessons = trial.adapters(trial.store).lessons(trial.split.valid, trial.split.noun)
-    own: dict[str, dict[str, Lesson]] = {}
-    for number, (sample, lesson) in enumerate(zip(trial.split.valid, lessons, strict=True)):
+    encoded_samples = trial.adapters(trial.store).encoded_samples(trial.split.valid, trial.split.item_type)
+    own: dict[str, dict[str, EncodedSample]] = {}
+    for number, (sample, encoded) in enumerate(zip(trial.split.valid, encoded_samples, strict=True)):
         if sample.user_id != without:
-            own.setdefault(sample.user_id, {})[f"{number:09}"] = lesson
+            own.setdefault(sample.user_id, {})[f"{number:09}"] = encoded
     return own
 
 
 def _retrain(trial: Trial, touched: Sequence[Sequence[int]], removal: Removal, routes: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch) / "store")
-        maker, noun, config = trial.adapters(store), trial.split.noun, trial.papers_config
-        shards = {maker.digest(shard, noun, config): shard for shard in _samples_of(trial, touched, removal.samples)}
-        maker.train(shards, noun, config)
+        maker, item_type, config = trial.adapters(store), trial.split.item_type, trial.papers_config
+        shards = {
+            maker.digest(shard, item_type, config): shard for shard in _samples_of(trial, touched, removal.samples)
+        }
+        maker.train(shards, item_type, config)
         if routes and shards:
             _errors(trial, store, list(shards), removal.user)
 

@@ -1,4 +1,4 @@
-"""What methods are compared on: a catalogue, a pool to draw training samples from, and fixed validation and test samples.
+"""What methods are compared on: a catalog, a pool to draw training samples from, and fixed validation and test samples.
 
 The validation samples serve routing only, and no test sample serves anything but the final figures. Settings are chosen on
 a rehearsed split, which holds no test sample at all.
@@ -25,7 +25,7 @@ from service.records import BuildConfig, Interaction, Item, Sample
 
 BOOK_VALIDATION = 500  # samples
 SPLIT_SEED = 0  # of what is the same under every seed of a comparison
-REHEARSED = " (validation)"  # behind the name of a data set whose test samples nobody has looked at
+VALIDATION_RUN = " (validation)"  # behind the name of a data set whose test samples nobody has looked at
 
 _WINDOWS_PER_USER = BuildConfig().samples_per_user
 _TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
@@ -39,14 +39,14 @@ class Split:
     """
 
     dataset: str  # movielens-100k | bookcrossing | the name of the table's folder
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
     train: tuple[Sample, ...]  # the pool
     valid: tuple[Sample, ...]
     test: tuple[Sample, ...]
     is_rehearsed: bool = False
 
-    def rehearsed(self) -> Split:
+    def validation_run(self) -> Split:
         """The same pool, but every second validation user routes and the others are scored in the place of the test samples.
 
         Raises InvalidSetting where fewer than two users validate.
@@ -57,7 +57,7 @@ class Split:
         routing = set(users[::2])
         return replace(
             self,
-            dataset=self.dataset + REHEARSED,
+            dataset=self.dataset + VALIDATION_RUN,
             valid=tuple(sample for sample in self.valid if sample.user_id in routing),
             test=tuple(sample for sample in self.valid if sample.user_id not in routing),
             is_rehearsed=True,
@@ -85,12 +85,12 @@ class Split:
         parts = {
             part: [self._identity(sample) for sample in getattr(self, part)] for part in ("train", "valid", "test")
         }
-        return digest_of({"noun": self.noun, "items": [_stated(item) for item in self.items], **parts})
+        return digest_of({"noun": self.item_type, "items": [_stated(item) for item in self.items], **parts})
 
     def _identity(self, sample: Sample) -> dict[str, Any]:
         # The prompts alone would not do: partitions see users, and items of one title are not one item.
         ids = [sample.user_id, sample.target.item_id, [opinion.item.item_id for opinion in sample.history]]
-        return {"ids": ids, **canonical(sample, self.noun)}
+        return {"ids": ids, **canonical(sample, self.item_type)}
 
 
 def movielens_100k(folder: Path) -> Split:
@@ -102,7 +102,7 @@ def movielens_100k(folder: Path) -> Split:
     cut = tallrec_split(dataset.interactions, {item.item_id: item for item in dataset.items})
     if not cut.test:
         raise ImportRefused(f"{folder} holds too few ratings for the split of MovieLens-100K")
-    return Split("movielens-100k", dataset.noun, tuple(dataset.items), cut.train, cut.valid, cut.test)
+    return Split("movielens-100k", dataset.item_type, tuple(dataset.items), cut.train, cut.valid, cut.test)
 
 
 def bookcrossing(folder: Path) -> Split:
@@ -119,10 +119,10 @@ def bookcrossing(folder: Path) -> Split:
     validating = set(random.Random(SPLIT_SEED).sample(range(len(released)), BOOK_VALIDATION))
     train = tuple(sample for n, sample in enumerate(released) if n not in validating)
     valid = tuple(sample for n, sample in enumerate(released) if n in validating)
-    return Split("bookcrossing", "book", _catalogue((*released, *test)), train, valid, test)
+    return Split("bookcrossing", "book", _catalog((*released, *test)), train, valid, test)
 
 
-def table(folder: Path, noun: str = "item", liked_above: float | None = None) -> Split:
+def table(folder: Path, item_type: str = "item", liked_above: float | None = None) -> Split:
     """A folder of one's own with the tables of `lethe import table`: `items` and `interactions`, in any of its formats.
 
     Whole users are cut 80/10/10 by a keyed hash of their ids, so nobody is in two parts; each gives their last windows, with
@@ -130,7 +130,7 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
     missing or damaged files, interactions of unknown items, and too few people to cut.
     """
     files = (table_file(folder, "items"), table_file(folder, "interactions"))
-    dataset = importers.table(*files, liked_above, noun)
+    dataset = importers.table(*files, liked_above, item_type)
     items = {item.item_id: item for item in dataset.items}
     train, valid, test = _parts_of_people(dataset.interactions, items)
     if not train or not valid or len({sample.liked for sample in test}) < 2:
@@ -138,7 +138,7 @@ def table(folder: Path, noun: str = "item", liked_above: float | None = None) ->
         raise ImportRefused(
             f"{folder} holds too few people: they give {counts}, and both likes and dislikes are tested"
         )
-    return Split(folder.resolve().name, noun, tuple(items.values()), train, valid, test)
+    return Split(folder.resolve().name, item_type, tuple(items.values()), train, valid, test)
 
 
 def _stated(item: Item) -> dict[str, Any]:
@@ -171,6 +171,6 @@ def _part_of_person(user_id: str) -> int:
     return 2 - sum(not is_validation_user(user_id, percent, SPLIT_SEED) for percent in (10, 20))
 
 
-def _catalogue(samples: Iterable[Sample]) -> tuple[Item, ...]:
+def _catalog(samples: Iterable[Sample]) -> tuple[Item, ...]:
     items = {item.item_id: item for sample in samples for item in (sample.target, *(o.item for o in sample.history))}
     return tuple(items[item_id] for item_id in sorted(items))

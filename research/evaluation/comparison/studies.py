@@ -24,13 +24,13 @@ from research.evaluation.comparison.shards import (
     Trained,
     adaptive_scores,
     blended_scores,
-    neighbour_errors,
+    neighbor_errors,
     sharpened,
     single_scores,
     train,
     validation_errors,
 )
-from service.routing.neighbors import Neighbours
+from service.routing.neighbors import Neighbors
 from service.routing.weights import mean_errors
 
 Point = Callable[[], StudyPoint]
@@ -73,7 +73,7 @@ def _shard_sizes(trial: Trial) -> Iterator[Point]:
 
 
 def _routing_keys(trial: Trial) -> Iterator[Point]:
-    """Neighbours by the context, as they are served, or by the whole prompt, which would route every candidate by itself."""
+    """Neighbors by the context, as they are served, or by the whole prompt, which would route every candidate by itself."""
     yield _auc_of(trial, "routing", "context", partial(_adaptive, trial, SEMANTIC, SHARDS, "ND"))
     yield _auc_of(trial, "routing", "prompt", partial(_routed_by_prompts, trial))
 
@@ -98,14 +98,14 @@ def _averaged(trial: Trial) -> list[float]:
 def _best_alone(trial: Trial) -> list[float]:
     """For each sample the one adapter that errs least near it; one-hot weights are that adapter alone."""
     trained = train(trial, SEMANTIC, SHARDS)
-    best = neighbour_errors(trial, trained).value.argmin(axis=1)
+    best = neighbor_errors(trial, trained).value.argmin(axis=1)
     single = single_scores(trial, trained).value
     return [single[k][sample] for sample, k in enumerate(best.tolist())]
 
 
 def _routed_by_prompts(trial: Trial) -> list[float]:
     trained, examiner = train(trial, SEMANTIC, SHARDS), trial.examiner
-    rows = Neighbours(examiner.whole_validation_embeddings)
+    rows = Neighbors(examiner.whole_validation_embeddings)
     near = rows.nearest(examiner.whole_test_embeddings, trial.config.top_n)
     weights = sharpened(mean_errors(validation_errors(trial, trained).value, near), trial.config.tau)
     return blended_scores(trial, trained, weights, "ND").value

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import service
 from research.evaluation.comparison.notebook import Notebook
 from research.evaluation.ranking.knowledge import Knowledge, facts_of, numbers_of
 from research.evaluation.ranking.lethe import Workshop
@@ -21,8 +22,8 @@ Thing = TypeVar("Thing")
 Value = TypeVar("Value")
 
 _RANKING = Path(__file__).parent
-_SERVICE = _RANKING.parents[1]
-_UNSERVED = {"evaluation", "benchmarking", "pretraining", "entrypoints", "forgetting"}  # rooms that answer no query
+_SERVICE = Path(service.__file__).parent
+_UNSERVED = {"entrypoints", "forgetting"}  # rooms that answer no query
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Contest:
         return {
             "code": _digest_of_sources([*sources, *_deciding("served", "lethe")]),
             "config": asdict(self.workshop.config),
-            "frozen": {"digest": frozen.encoder.digest, "dtype": frozen.spec.dtype},
+            "frozen": {"digest": frozen.tokenizer.digest, "dtype": frozen.spec.dtype},
             "environment": dict(self.workshop.environment),
         }
 
@@ -127,5 +128,6 @@ def _digest_of_sources(paths: Sequence[Path]) -> str:
     found = hashlib.sha256()
     for path in paths:
         content = path.read_bytes()
-        found.update(f"{path.relative_to(_SERVICE).as_posix()} {len(content)}\n".encode() + content)
+        place = _SERVICE if path.is_relative_to(_SERVICE) else _RANKING
+        found.update(f"{path.relative_to(place).as_posix()} {len(content)}\n".encode() + content)
     return found.hexdigest()

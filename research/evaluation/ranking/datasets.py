@@ -11,14 +11,14 @@ from service.data import importers
 DATASETS = ("movielens-100k", "movielens-1m", "movielens-latest", "goodbooks", "table")
 
 
-def read(dataset: str, folder: Path, noun: str, liked_above: float | None) -> Ratings:
-    """What a folder holds. `noun` and `liked_above` are for tables.
+def read(dataset: str, folder: Path, item_type: str, liked_above: float | None) -> Ratings:
+    """What a folder holds. `item_type` and `liked_above` are for tables.
 
     Raises ImportRefused for missing or damaged files.
     """
     if dataset == "table":
         files = (table_file(folder, "items"), table_file(folder, "interactions"))
-        found = importers.table(*files, liked_above, noun)
-        return Ratings.of(folder.resolve().name, noun, found.items, found.interactions)
+        found = importers.table(*files, liked_above, item_type)
+        return Ratings.of(folder.resolve().name, item_type, found.items, found.interactions)
     found = importers.goodbooks(folder) if dataset == "goodbooks" else importers.movielens(folder)
-    return Ratings.of(dataset, found.noun, found.items, found.interactions)
+    return Ratings.of(dataset, found.item_type, found.items, found.interactions)

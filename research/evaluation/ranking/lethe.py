@@ -19,7 +19,7 @@ from research.evaluation.ranking.protocols import HeldOut
 from research.evaluation.scoring import Untimed
 from service.building.builder import Builder
 from service.building.progress import Progress
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
@@ -44,7 +44,7 @@ class Workshop:
     """What every installation of a ranking is made with."""
 
     frozen: FrozenModel
-    workforce: Workforce
+    process_pool: ProcessPool
     config: BuildConfig
     environment: Mapping[str, str]
 
@@ -57,12 +57,12 @@ class Installation:
         self._ledger = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", SECRET)
         store, frozen = Store(folder / "store"), workshop.frozen
         self._builder = Builder(
-            self._ledger, store, frozen.spec, workshop.workforce, SECRET, workshop.environment, progress
+            self._ledger, store, frozen.spec, workshop.process_pool, SECRET, workshop.environment, progress
         )
         self._store, self._snapshots = store, Snapshots(store, frozen)
         self._scorer = Scorer(self._ledger, self._snapshots, frozen, Untimed())
         self._recommender = Recommender(self._ledger, self._snapshots, frozen, _NoQueue(), _TIMEOUT)
-        self._ledger.import_data(split.items, split.train, split.noun)
+        self._ledger.import_data(split.items, split.train, split.item_type)
         self._known = {row.user_id for row in split.train}
         self.build_seconds = self._build()
 

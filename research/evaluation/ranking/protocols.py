@@ -34,15 +34,15 @@ class Ratings:
     """A data set as it was read: of several rows with one person and item the last one counts."""
 
     dataset: str
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
     rows: Rows
 
     @classmethod
-    def of(cls, dataset: str, noun: str, items: Iterable[Item], rows: Iterable[Interaction]) -> Ratings:
+    def of(cls, dataset: str, item_type: str, items: Iterable[Item], rows: Iterable[Interaction]) -> Ratings:
         """Distinct items and distinct pairs of person and item, in the order of the files."""
         distinct = {(row.user_id, row.item_id): row for row in rows}
-        return cls(dataset, noun, tuple({item.item_id: item for item in items}.values()), tuple(distinct.values()))
+        return cls(dataset, item_type, tuple({item.item_id: item for item in items}.values()), tuple(distinct.values()))
 
     @property
     def has_times(self) -> bool:
@@ -60,7 +60,7 @@ class HeldOut:
 
     dataset: str
     protocol: str
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
     train: Rows
     test: Mapping[str, tuple[str, ...]]  # relevant item ids, in order of time where there are times
@@ -76,11 +76,13 @@ class HeldOut:
         """SHA-256 over all that a figure can depend on, in the order in which it is used."""
         rows = [[row.user_id, row.item_id, row.liked, row.timestamp] for row in self.train]
         items = [[item.item_id, item.title, item.year, list(item.genres), item.author] for item in self.items]
-        return digest_of([self.protocol, self.noun, items, rows, sorted(map(list, self.test.items())), self.has_times])
+        return digest_of(
+            [self.protocol, self.item_type, items, rows, sorted(map(list, self.test.items())), self.has_times]
+        )
 
     def for_tuning(self) -> HeldOut:
         """The training rows, cut again by the protocol: settings are chosen on this, where no test row is."""
-        return cut(Ratings(self.dataset, self.noun, self.items, self.train), self.protocol)
+        return cut(Ratings(self.dataset, self.item_type, self.items, self.train), self.protocol)
 
     def drawn(self, people: int) -> HeldOut:
         """With so many of the tested people, of smallest keyed hash; everybody's training rows stay."""
@@ -122,7 +124,7 @@ def cut(ratings: Ratings, protocol: str) -> HeldOut:
             test[user] = tuple(row.item_id for row in relevant)
     if not test:
         raise InvalidSetting(f"{protocol} of {ratings.dataset} holds out nothing that anybody liked")
-    return HeldOut(ratings.dataset, protocol, ratings.noun, ratings.items, tuple(train), test, ratings.has_times)
+    return HeldOut(ratings.dataset, protocol, ratings.item_type, ratings.items, tuple(train), test, ratings.has_times)
 
 
 def by_person(rows: Iterable[Interaction]) -> dict[str, list[Interaction]]:

@@ -54,7 +54,7 @@ def rank(contest: Contest, peers: Sequence[Peer], wanted: Wanted, circumstances:
         variant=dict(circumstances.variant),
         counts=_counts(contest),
         split=contest.digest,
-        model=contest.workshop.frozen.encoder.digest,
+        model=contest.workshop.frozen.tokenizer.digest,
         settings=json.loads(json.dumps(asdict(contest.workshop.config))),
         environment=dict(contest.workshop.environment),
         machine=dict(circumstances.machine),

@@ -45,7 +45,7 @@ def at_need(contest: Contest, split: HeldOut) -> Iterator[Callable[[], Installat
         @cache
         def opened() -> Installation:
             # The first task waits until the libraries are loaded, which is nothing that a build takes.
-            list(contest.workshop.workforce.run(warm_up, [None]))
+            list(contest.workshop.process_pool.run(warm_up, [None]))
             return stack.enter_context(installed(contest.workshop, split, contest.progress))
 
         yield opened

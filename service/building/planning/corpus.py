@@ -13,7 +13,7 @@ from service.records import BuildConfig, Interaction, Item, LedgerView, Sample
 class Corpus:
     """Samples and interactions by user. Who has no interactions here is in no memory."""
 
-    noun: str
+    item_type: str
     items: tuple[Item, ...]
     training: dict[str, tuple[Sample, ...]]
     validation: dict[str, tuple[Sample, ...]]
@@ -30,4 +30,4 @@ def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
         if samples:
             held_out = is_validation_user(user_id, config.validation_percent, config.seed)
             (validation if held_out else training)[user_id] = samples
-    return Corpus(view.noun, view.items, training, validation, view.interactions)
+    return Corpus(view.item_type, view.items, training, validation, view.interactions)

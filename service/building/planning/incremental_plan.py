@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from service.building.memories import memory_place
+from service.building.memories import memory_assignment
 from service.building.planning.corpus import Corpus, corpus_of
 from service.building.planning.partition import (
     Node,
@@ -15,7 +15,7 @@ from service.building.planning.partition import (
     nodes_of_paths,
 )
 from service.building.planning.placement import (
-    Placer,
+    ShardAssigner,
     Unit,
     unit_of_user,
     units_of,
@@ -27,11 +27,11 @@ from service.errors import LetheError
 from service.ledger import (
     MEMORIZED,
     VALIDATES,
+    AssignmentColumns,
     Ledger,
-    PlaceColumns,
-    Reading,
+    ReadTransaction,
 )
-from service.records import BuildConfig, Interaction, Item, LedgerView, Place, Sample, Shard
+from service.records import BuildConfig, Interaction, Item, LedgerView, Sample, Shard, ShardAssignment
 
 _USERS_AT_ONCE = 4_096
 _NOT_AS_REMEMBERED = "what a person did is not what was remembered of them; everybody will be read anew"
@@ -41,104 +41,110 @@ class NotAsRemembered(LetheError):
     """What is held of a person is not what was remembered of them; nothing is remembered any more, so try again."""
 
 
-class Memo:
+class IncrementalPlanner:
     """Keeps what is remembered in line with the ledger. Meaningless for a recorded partition."""
 
-    def __init__(self, ledger: Ledger, placer: Placer) -> None:
+    def __init__(self, ledger: Ledger, assigner: ShardAssigner) -> None:
         self._ledger = ledger
-        self._placer = placer
+        self._assigner = assigner
 
     def refresh(self, config: BuildConfig) -> None:
         """Read, place and remember those who changed, some at a time, each time as they are then."""
-        with self._ledger.reading() as reading:
-            noun, items = reading.noun, reading.items()
-            outline, before = self._placer.outline(items, noun, config), reading.outline
-        if before != outline:
-            self._ledger.begin_outline(outline)
+        with self._ledger.read_transaction() as transaction:
+            item_type, items = transaction.item_type, transaction.items()
+            fingerprint, before = self._assigner.fingerprint(items, item_type, config), transaction.fingerprint
+        if before != fingerprint:
+            self._ledger.begin_fingerprint(fingerprint)
         tree: PublicTree | None = None
         last: str | None = None
         while True:
-            with self._ledger.reading() as reading:
-                changed = reading.changed(last, _USERS_AT_ONCE)
-                if reading.outline != outline or not changed:
+            with self._ledger.read_transaction() as transaction:
+                changed = transaction.changed(last, _USERS_AT_ONCE)
+                if transaction.fingerprint != fingerprint or not changed:
                     return
-                view = reading.view(changed)
-            tree = tree or self._placer.tree(items, noun, config)
-            self._ledger.save_places(changed, self._places(view, tree, config))
+                view = transaction.view(changed)
+            tree = tree or self._assigner.tree(items, item_type, config)
+            self._ledger.save_assignments(changed, self._assignments(view, tree, config))
             last = max(changed)
 
-    def plan_if_current(self, reading: Reading, config: BuildConfig) -> RememberedPlan | None:
+    def plan_if_current(self, transaction: ReadTransaction, config: BuildConfig) -> RememberedPlan | None:
         """The plan of this reading; None if anybody changed since they were remembered, and so `refresh` is needed."""
-        return None if reading.changed(None, 1) else self.plan(reading, config)
+        return None if transaction.changed(None, 1) else self.plan(transaction, config)
 
-    def plan(self, reading: Reading, config: BuildConfig) -> RememberedPlan | None:
+    def plan(self, transaction: ReadTransaction, config: BuildConfig) -> RememberedPlan | None:
         """The plan of this reading; None if what is remembered there belongs to another outline."""
-        items = reading.items()
-        if reading.outline != self._placer.outline(items, reading.noun, config):
+        items = transaction.items()
+        if transaction.fingerprint != self._assigner.fingerprint(items, transaction.item_type, config):
             return None
-        fresh: list[Place] = []
+        fresh: list[ShardAssignment] = []
         # Those who changed while the others were being remembered: as a rule nobody.
-        if changed := reading.changed(None, None):
-            tree = self._placer.tree(items, reading.noun, config)
-            fresh = self._places(reading.view(changed), tree, config)
-        return RememberedPlan(reading, items, fresh, config)
+        if changed := transaction.changed(None, None):
+            tree = self._assigner.tree(items, transaction.item_type, config)
+            fresh = self._assignments(transaction.view(changed), tree, config)
+        return RememberedPlan(transaction, items, fresh, config)
 
     def distrust(self) -> None:
         """Let everybody be read anew."""
-        self._ledger.begin_outline("")
+        self._ledger.begin_fingerprint("")
 
-    def _places(self, view: LedgerView, tree: PublicTree, config: BuildConfig) -> list[Place]:
+    def _assignments(self, view: LedgerView, tree: PublicTree, config: BuildConfig) -> list[ShardAssignment]:
         corpus = corpus_of(view, config)
-        units = units_of(corpus.training, corpus.noun, config)
-        paths = self._placer.paths(units, tree, corpus.noun, config) if units else {}
-        validating = (unit_of_user(user, own, corpus.noun, config) for user, own in corpus.validation.items())
+        units = units_of(corpus.training, corpus.item_type, config)
+        paths = self._assigner.paths(units, tree, corpus.item_type, config) if units else {}
+        validating = (unit_of_user(user, own, corpus.item_type, config) for user, own in corpus.validation.items())
         return [
-            *(Place(u.key, u.user_id, paths[u.key], len(u.samples), u.digest) for u in units),
-            *(Place(u.key, u.user_id, VALIDATES, len(u.samples), u.digest) for u in validating),
-            *(memory_place(user, rows, config) for user, rows in view.interactions.items()),
+            *(ShardAssignment(u.key, u.user_id, paths[u.key], len(u.samples), u.digest) for u in units),
+            *(ShardAssignment(u.key, u.user_id, VALIDATES, len(u.samples), u.digest) for u in validating),
+            *(memory_assignment(user, rows, config) for user, rows in view.interactions.items()),
         ]
 
 
 class RememberedPlan:
     """Valid as long as the reading is open; its material outlives it."""
 
-    def __init__(self, reading: Reading, items: tuple[Item, ...], fresh: Sequence[Place], config: BuildConfig) -> None:
-        self.fence, self.noun, self.items = reading.fence, reading.noun, items
-        self._reading, self._config = reading, config
-        self._fresh = [place for place in fresh if place.path != VALIDATES]
-        counted = [place for place in self._fresh if place.path.startswith(MEMORIZED)]
-        training = [place for place in self._fresh if not place.path.startswith(MEMORIZED)]
-        columns = _merged(reading.place_columns(), training)
+    def __init__(
+        self,
+        transaction: ReadTransaction,
+        items: tuple[Item, ...],
+        fresh: Sequence[ShardAssignment],
+        config: BuildConfig,
+    ) -> None:
+        self.fence, self.item_type, self.items = transaction.fence, transaction.item_type, items
+        self._transaction, self._config = transaction, config
+        self._fresh = [assignment for assignment in fresh if assignment.path != VALIDATES]
+        counted = [assignment for assignment in self._fresh if assignment.path.startswith(MEMORIZED)]
+        training = [assignment for assignment in self._fresh if not assignment.path.startswith(MEMORIZED)]
+        columns = _merged(transaction.assignment_columns(), training)
         nodes = nodes_of_paths(columns.paths, columns.samples, config.max_shard_size)
         self.shards = [_planned(node, columns) for node in nodes]
-        columns = _merged(reading.memory_columns(), counted)
+        columns = _merged(transaction.memory_columns(), counted)
         nodes = memory_nodes(columns.paths, columns.samples, config.memory_shard_size)
         self.memories = [_planned(node, columns) for node in nodes]
-        validating = [*reading.validating(), *(place for place in fresh if place.path == VALIDATES)]
+        validating = [*transaction.validating(), *(assignment for assignment in fresh if assignment.path == VALIDATES)]
         self.users = sorted(
-            (PlannedUser(place.user_id, place.digest, place.samples) for place in validating),
+            (PlannedUser(assignment.user_id, assignment.digest, assignment.samples) for assignment in validating),
             key=lambda user: user.user_id,
         )
 
     def people(self, shard: str) -> Mapping[str, int]:
         """As `Plan` says."""
         people: Counter[str] = Counter()
-        for place in self._members(shard):
-            people[place.user_id] += place.samples
+        for assignment in self._members(shard):
+            people[assignment.user_id] += assignment.samples
         return people
 
     def material(self, shards: Collection[str], users: Collection[str]) -> RememberedMaterial:
         """As `Plan` says."""
         members = {name: self._members(name) for name in shards}
-        wanted = {place.user_id for own in members.values() for place in own}.union(users)
+        wanted = {assignment.user_id for own in members.values() for assignment in own}.union(users)
         asked = [user for user in self.users if user.user_id in users]
-        return RememberedMaterial(self._reading.view(wanted), members, asked, self._config)
+        return RememberedMaterial(self._transaction.view(wanted), members, asked, self._config)
 
-    def _members(self, shard: str) -> list[Place]:
-        fresh = (place for place in self._fresh if place.path.startswith(shard))
+    def _members(self, shard: str) -> list[ShardAssignment]:
+        fresh = (assignment for assignment in self._fresh if assignment.path.startswith(shard))
         if shard:
-            return [*self._reading.places_under(shard), *fresh]
-        return [*self._reading.places_under(shard), *(p for p in fresh if not p.path.startswith(MEMORIZED))]
+            return [*self._transaction.assignments_under(shard), *fresh]
+        return [*self._transaction.assignments_under(shard), *(p for p in fresh if not p.path.startswith(MEMORIZED))]
 
 
 class RememberedMaterial:
@@ -147,27 +153,32 @@ class RememberedMaterial:
     def __init__(
         self,
         view: LedgerView,
-        members: Mapping[str, Sequence[Place]],
+        members: Mapping[str, Sequence[ShardAssignment]],
         users: Collection[PlannedUser],
         config: BuildConfig,
     ) -> None:
         self._view, self._members, self._config = view, members, config
         validation = self._corpus(user.user_id for user in users).validation
-        self._validation = {user: unit_of_user(user, own, view.noun, config) for user, own in validation.items()}
+        self._validation = {user: unit_of_user(user, own, view.item_type, config) for user, own in validation.items()}
         _compare({user.user_id: user.digest for user in users}, self._validation.values())
 
     def shard(self, name: str) -> Shard:
         """As `Material` says."""
-        wanted = {place.unit_key: place.digest for place in self._members[name]}
-        training = self._corpus({place.user_id for place in self._members[name]}).training
-        units = [unit for unit in units_of(training, self._view.noun, self._config) if unit.key in wanted]
+        wanted = {assignment.unit_key: assignment.digest for assignment in self._members[name]}
+        training = self._corpus({assignment.user_id for assignment in self._members[name]}).training
+        units = [unit for unit in units_of(training, self._view.item_type, self._config) if unit.key in wanted]
         _compare(wanted, units)
         return shard_of(name, units, self._config.seed)
 
     def memory(self, name: str) -> list[tuple[Interaction, ...]]:
         """As `Material` says."""
-        rows = {place.user_id: self._view.interactions.get(place.user_id, ()) for place in self._members[name]}
-        if any(memory_place(p.user_id, rows[p.user_id], self._config).digest != p.digest for p in self._members[name]):
+        rows = {
+            assignment.user_id: self._view.interactions.get(assignment.user_id, ())
+            for assignment in self._members[name]
+        }
+        if any(
+            memory_assignment(p.user_id, rows[p.user_id], self._config).digest != p.digest for p in self._members[name]
+        ):
             raise NotAsRemembered(_NOT_AS_REMEMBERED)
         return list(rows.values())
 
@@ -187,15 +198,15 @@ def _compare(remembered: Mapping[str, str], units: Iterable[Unit]) -> None:
         raise NotAsRemembered(_NOT_AS_REMEMBERED)
 
 
-def _merged(columns: PlaceColumns, fresh: Sequence[Place]) -> PlaceColumns:
+def _merged(columns: AssignmentColumns, fresh: Sequence[ShardAssignment]) -> AssignmentColumns:
     if not fresh:
         return columns
     remembered = zip(columns.paths, columns.samples, columns.digests, strict=True)
-    merged = sorted([*remembered, *((place.path, place.samples, place.digest) for place in fresh)])
+    merged = sorted([*remembered, *((assignment.path, assignment.samples, assignment.digest) for assignment in fresh)])
     paths, samples, digests = zip(*merged, strict=True)
-    return PlaceColumns(list(paths), list(samples), list(digests))
+    return AssignmentColumns(list(paths), list(samples), list(digests))
 
 
-def _planned(node: Node, columns: PlaceColumns) -> PlannedShard:
+def _planned(node: Node, columns: AssignmentColumns) -> PlannedShard:
     own = slice(node.first, node.end)
     return PlannedShard(node.path, content_of(columns.digests[own]), sum(columns.samples[own]))

@@ -1,7 +1,7 @@
 """Units (users or samples) -> shards.
 
 `tree`: a public tree that no user shaped. Its first levels are hyperplanes through the embeddings of anchor prompts, which
-are made from the catalogue alone; below, the bits of a keyed hash of the unit. A shard is the shallowest node that holds at
+are made from the catalog alone; below, the bits of a keyed hash of the unit. A shard is the shallowest node that holds at
 most `t` samples. A unit's path depends on that unit and on public constants only, so removing one changes nothing else.
 
 `random`: the same tree without its semantic levels.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -119,8 +119,8 @@ def anchor_pool(items: Sequence[Item], seed: int) -> list[Item]:
     ]
 
 
-def anchor_histories(items: Sequence[Item], length: int, seed: int) -> list[list[Opinion]]:
-    """Simulated histories over the catalogue, chosen by keyed hashes of item ids; no interaction is read.
+def anchor_histories(items: Sequence[Item], length: int, seed: int) -> list[list[RatedItem]]:
+    """Simulated histories over the catalog, chosen by keyed hashes of item ids; no interaction is read.
 
     Anchors differ in what they hold and in how much of it they like, so that the planes through them split both.
     """
@@ -183,10 +183,10 @@ def _halve(node: str, rows: Doubles, planes: dict[str, Plane]) -> dict[str, Doub
     return {node + "0": rows[~right], node + "1": rows[right]}
 
 
-def _anchor(number: int, pool: Sequence[Item], length: int, seed: int) -> list[Opinion]:
+def _anchor(number: int, pool: Sequence[Item], length: int, seed: int) -> list[RatedItem]:
     chosen = sorted(pool, key=lambda item: _hash(seed, f"anchor {number}", item.item_id))[:length]
     likes_of_ten = number % 11
-    return [Opinion(item, _hash(seed, f"liked {number}", item.item_id) % 10 < likes_of_ten) for item in chosen]
+    return [RatedItem(item, _hash(seed, f"liked {number}", item.item_id) % 10 < likes_of_ten) for item in chosen]
 
 
 def _kmeans(points: Doubles, count: int, seed: int) -> Doubles:

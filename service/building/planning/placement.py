@@ -17,13 +17,13 @@ from service.building.planning.embedding import (
     embed_public_texts,
 )
 from service.building.progress import Progress
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.ledger import Ledger
 from service.llm.frozen import POOLING
-from service.llm.tokenizer import Encoder, ModelSpec
-from service.records import BuildConfig, Item, Opinion, Sample
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.records import BuildConfig, Item, RatedItem, Sample
 
 Floats = NDArray[np.float32]
 _GROUPS_A_TASK = 64
@@ -50,113 +50,122 @@ class Unit:
     digest: str
 
 
-def units_of(samples: Mapping[str, tuple[Sample, ...]], noun: str, config: BuildConfig) -> list[Unit]:
+def units_of(samples: Mapping[str, tuple[Sample, ...]], item_type: str, config: BuildConfig) -> list[Unit]:
     """The units of everybody's samples (by user), users in order of their ids."""
-    return [unit for user, own in sorted(samples.items()) for unit in _units_of_user(user, own, noun, config)]
+    return [unit for user, own in sorted(samples.items()) for unit in _units_of_user(user, own, item_type, config)]
 
 
-def unit_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> Unit:
+def unit_of_user(user: str, samples: tuple[Sample, ...], item_type: str, config: BuildConfig) -> Unit:
     """All of a user's samples as one unit."""
-    return Unit(user, user, samples, _digest(samples, noun, config.seed))
+    return Unit(user, user, samples, _digest(samples, item_type, config.seed))
 
 
-class Placer:
+class ShardAssigner:
     """Gives units their paths in the public tree, or their recorded shards."""
 
     def __init__(
         self,
         ledger: Ledger,
-        encoder: Encoder,
+        tokenizer: PromptTokenizer,
         model: ModelSpec,
-        workforce: Workforce,
+        process_pool: ProcessPool,
         progress: Progress,
         environment: Mapping[str, str],
     ) -> None:
         self._ledger = ledger
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self._model = model
-        self._workforce = workforce
+        self._process_pool = process_pool
         self._progress = progress
         self._environment = environment
 
-    def place(self, units: Sequence[Unit], items: Sequence[Item], noun: str, config: BuildConfig) -> dict[str, str]:
+    def assignment(
+        self, units: Sequence[Unit], items: Sequence[Item], item_type: str, config: BuildConfig
+    ) -> dict[str, str]:
         """unit key -> shard name, for all `units`."""
         if config.partition == "algorithm1":
-            return self._recorded(units, noun, config)
-        paths = self.paths(units, self.tree(items, noun, config), noun, config) if units else {}
+            return self._recorded(units, item_type, config)
+        paths = self.paths(units, self.tree(items, item_type, config), item_type, config) if units else {}
         sizes = {unit.key: len(unit.samples) for unit in units}
         return partition.shards_of_paths(paths, sizes, config.max_shard_size)
 
     def paths(
-        self, units: Sequence[Unit], tree: partition.PublicTree, noun: str, config: BuildConfig
+        self, units: Sequence[Unit], tree: partition.PublicTree, item_type: str, config: BuildConfig
     ) -> dict[str, str]:
         """unit key -> path in the public tree: of each unit a function of its own."""
         below = {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
         if not tree.planes:
             return below
-        embeddings = self.embed(units, noun)
+        embeddings = self.embed(units, item_type)
         above = {unit.key: tree.path(embedding) for unit, embedding in zip(units, embeddings, strict=True)}
         return {key: above[key] + path for key, path in below.items()}
 
-    def tree(self, items: Sequence[Item], noun: str, config: BuildConfig) -> partition.PublicTree:
-        """The semantic levels that a catalogue makes; a random partition has none."""
+    def tree(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> partition.PublicTree:
+        """The semantic levels that a catalog makes; a random partition has none."""
         if config.partition == "random":
             return partition.PublicTree({})
         anchors = partition.anchor_histories(items, config.history_length, config.seed)
-        return partition.PublicTree.through(self._embed_anchors(anchors, noun), config.tree_depth)
+        return partition.PublicTree.through(self._embed_anchors(anchors, item_type), config.tree_depth)
 
-    def outline(self, items: Sequence[Item], noun: str, config: BuildConfig) -> str:
+    def fingerprint(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> str:
         """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""
         pool = [] if config.partition == "random" else partition.anchor_pool(items, config.seed)
         return digest_of(
             {
                 "format": _FORMAT,
                 "template": prompts.TEMPLATE_VERSION,
-                "noun": noun,
+                "noun": item_type,
                 "config": {name: getattr(config, name) for name in _DECIDING},
-                "pool": [[item.item_id, prompts.target_text(item, noun)] for item in pool],
-                "embedding": [self._encoder.digest, POOLING, self._model.dtype, self._environment],
+                "pool": [[item.item_id, prompts.target_text(item, item_type)] for item in pool],
+                "embedding": [self._tokenizer.digest, POOLING, self._model.dtype, self._environment],
             }
         )
 
-    def embed(self, units: Sequence[Unit], noun: str) -> Floats:
+    def embed(self, units: Sequence[Unit], item_type: str) -> Floats:
         """Where the units stand in the frozen model's space: (units, H), rows of unit length."""
-        groups = [tuple(self._encoder.context(s.history, noun) for s in _spread(unit.samples)) for unit in units]
+        groups = [tuple(self._tokenizer.context(s.history, item_type) for s in _spread(unit.samples)) for unit in units]
         tasks = [
             EmbeddingTask(self._model, tuple(groups[i : i + _GROUPS_A_TASK]))
             for i in range(0, len(groups), _GROUPS_A_TASK)
         ]
         self._progress.phase("placing users", len(groups))
-        parts = dict(self._workforce.run(embed_groups, tasks, self._progress.advance))
+        parts = dict(self._process_pool.run(embed_groups, tasks, self._progress.advance))
         return np.concatenate([parts[number] for number in range(len(tasks))])
 
-    def _recorded(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+    def _recorded(self, units: Sequence[Unit], item_type: str, config: BuildConfig) -> dict[str, str]:
         name = digest_of(
-            [self._encoder.digest, noun, config.unit, config.max_shard_size, config.seed, config.samples_per_user]
+            [
+                self._tokenizer.digest,
+                item_type,
+                config.unit,
+                config.max_shard_size,
+                config.seed,
+                config.samples_per_user,
+            ]
         )
         recorded = self._ledger.recorded_partition(name)
         self._ledger.prune_partition(name, {unit.key for unit in units})
         new = [unit for unit in units if unit.key not in recorded]
         if new:
             shards = (
-                self._first_shards(new, noun, config)
+                self._first_shards(new, item_type, config)
                 if len(new) == len(units)
-                else self._more_shards(units, recorded, noun, config)
+                else self._more_shards(units, recorded, item_type, config)
             )
             self._ledger.record_partition(name, [(unit.key, unit.user_id, shards[unit.key]) for unit in new])
             recorded.update(shards)
         return {unit.key: recorded[unit.key] for unit in units}
 
-    def _first_shards(self, units: Sequence[Unit], noun: str, config: BuildConfig) -> dict[str, str]:
+    def _first_shards(self, units: Sequence[Unit], item_type: str, config: BuildConfig) -> dict[str, str]:
         sizes = [len(unit.samples) for unit in units]
-        numbers = partition.algorithm1(self.embed(units, noun), sizes, config.max_shard_size, config.seed)
+        numbers = partition.algorithm1(self.embed(units, item_type), sizes, config.max_shard_size, config.seed)
         return {unit.key: _shard_name(number) for unit, number in zip(units, numbers, strict=True)}
 
     def _more_shards(
-        self, units: Sequence[Unit], recorded: dict[str, str], noun: str, config: BuildConfig
+        self, units: Sequence[Unit], recorded: dict[str, str], item_type: str, config: BuildConfig
     ) -> dict[str, str]:
         # Who came after the first build joins the nearest recorded shard that has room.
-        embeddings = dict(zip((unit.key for unit in units), self.embed(units, noun), strict=True))
+        embeddings = dict(zip((unit.key for unit in units), self.embed(units, item_type), strict=True))
         members: dict[str, list[Unit]] = {}
         for unit in units:
             if unit.key in recorded:
@@ -173,28 +182,28 @@ class Placer:
             for unit, number in zip(new, numbers, strict=True)
         }
 
-    def _embed_anchors(self, anchors: list[list[Opinion]], noun: str) -> Floats:
-        texts = tuple(self._encoder.context(anchor, noun) for anchor in anchors)
+    def _embed_anchors(self, anchors: list[list[RatedItem]], item_type: str) -> Floats:
+        texts = tuple(self._tokenizer.context(anchor, item_type) for anchor in anchors)
         self._progress.phase("reading anchor prompts", len(texts))
-        [(_, rows)] = self._workforce.run(
+        [(_, rows)] = self._process_pool.run(
             embed_public_texts, [PublicTextsTask(self._model, texts)], self._progress.advance
         )
         return rows
 
 
-def _units_of_user(user: str, samples: tuple[Sample, ...], noun: str, config: BuildConfig) -> list[Unit]:
+def _units_of_user(user: str, samples: tuple[Sample, ...], item_type: str, config: BuildConfig) -> list[Unit]:
     if config.unit == "user":
-        return [unit_of_user(user, samples, noun, config)]
+        return [unit_of_user(user, samples, item_type, config)]
     return [
-        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), _digest((sample,), noun, config.seed))
+        Unit(sample_order_key(sample, config.seed).hex(), user, (sample,), _digest((sample,), item_type, config.seed))
         for sample in samples
     ]
 
 
-def _digest(samples: Sequence[Sample], noun: str, seed: int) -> str:
+def _digest(samples: Sequence[Sample], item_type: str, seed: int) -> str:
     # The order of training follows from the keys, so that shards of equal units are trained in the same order.
     ordered = [(sample_order_key(sample, seed).hex(), sample) for sample in canonical_order(samples, seed)]
-    return digest_of([[key, canonical(sample, noun)] for key, sample in ordered])
+    return digest_of([[key, canonical(sample, item_type)] for key, sample in ordered])
 
 
 def _spread(samples: Sequence[Sample]) -> Sequence[Sample]:

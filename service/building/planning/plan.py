@@ -7,18 +7,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.building.memories import memory_place
+from service.building.memories import memory_assignment
 from service.building.planning.corpus import Corpus
 from service.building.planning.partition import memory_nodes
 from service.building.planning.placement import (
-    Placer,
+    ShardAssigner,
     Unit,
     unit_of_user,
     units_of,
 )
 from service.building.training.adapters import content_of
 from service.data.samples import canonical_order
-from service.records import BuildConfig, Interaction, Item, Place, Sample, Shard
+from service.records import BuildConfig, Interaction, Item, Sample, Shard, ShardAssignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Plan(Protocol):
     def fence(self) -> int: ...
 
     @property
-    def noun(self) -> str: ...
+    def item_type(self) -> str: ...
 
     @property
     def items(self) -> tuple[Item, ...]: ...
@@ -88,26 +88,26 @@ class Plan(Protocol):
 class WholePlan:
     """Computed from everybody's samples."""
 
-    def __init__(self, corpus: Corpus, placer: Placer, config: BuildConfig, fence: int) -> None:
-        self.fence, self.noun, self.items = fence, corpus.noun, corpus.items
+    def __init__(self, corpus: Corpus, assigner: ShardAssigner, config: BuildConfig, fence: int) -> None:
+        self.fence, self.item_type, self.items = fence, corpus.item_type, corpus.items
         self._corpus, self._seed = corpus, config.seed
         self._members: dict[str, list[Unit]] = {}
-        units = units_of(corpus.training, corpus.noun, config)
-        names = placer.place(units, corpus.items, corpus.noun, config)
+        units = units_of(corpus.training, corpus.item_type, config)
+        names = assigner.assignment(units, corpus.items, corpus.item_type, config)
         for unit in units:
             self._members.setdefault(names[unit.key], []).append(unit)
         self.shards = [planned_shard(name, units) for name, units in sorted(self._members.items())]
         self._memories = _memories(corpus.interactions, config)
-        self.memories = [planned_memory(name, places) for name, places in sorted(self._memories.items())]
+        self.memories = [planned_memory(name, assignments) for name, assignments in sorted(self._memories.items())]
         self.users = [
-            PlannedUser(user, unit_of_user(user, samples, corpus.noun, config).digest, len(samples))
+            PlannedUser(user, unit_of_user(user, samples, corpus.item_type, config).digest, len(samples))
             for user, samples in sorted(corpus.validation.items())
         ]
 
     def people(self, shard: str) -> Mapping[str, int]:
         """As `Plan` says."""
         if shard in self._memories:
-            return {place.user_id: place.samples for place in self._memories[shard]}
+            return {assignment.user_id: assignment.samples for assignment in self._memories[shard]}
         return Counter(sample.user_id for unit in self._members[shard] for sample in unit.samples)
 
     def material(self, shards: Collection[str], users: Collection[str]) -> WholePlan:
@@ -120,7 +120,7 @@ class WholePlan:
 
     def memory(self, name: str) -> list[tuple[Interaction, ...]]:
         """As `Material` says."""
-        return [self._corpus.interactions[place.user_id] for place in self._memories[name]]
+        return [self._corpus.interactions[assignment.user_id] for assignment in self._memories[name]]
 
     def samples(self, user_id: str) -> tuple[Sample, ...]:
         """As `Material` says."""
@@ -132,16 +132,22 @@ def planned_shard(name: str, units: Sequence[Unit]) -> PlannedShard:
     return PlannedShard(name, content_of(unit.digest for unit in units), sum(len(unit.samples) for unit in units))
 
 
-def planned_memory(name: str, places: Iterable[Place]) -> PlannedShard:
+def planned_memory(name: str, assignments: Iterable[ShardAssignment]) -> PlannedShard:
     """The memory of these users."""
-    own = list(places)
-    return PlannedShard(name, content_of(place.digest for place in own), sum(place.samples for place in own))
+    own = list(assignments)
+    return PlannedShard(
+        name, content_of(assignment.digest for assignment in own), sum(assignment.samples for assignment in own)
+    )
 
 
-def _memories(interactions: Mapping[str, Sequence[Interaction]], config: BuildConfig) -> dict[str, list[Place]]:
-    places = sorted((memory_place(user, rows, config) for user, rows in interactions.items()), key=lambda p: p.path)
-    nodes = memory_nodes([p.path for p in places], [p.samples for p in places], config.memory_shard_size)
-    return {node.path: places[node.first : node.end] for node in nodes}
+def _memories(
+    interactions: Mapping[str, Sequence[Interaction]], config: BuildConfig
+) -> dict[str, list[ShardAssignment]]:
+    assignments = sorted(
+        (memory_assignment(user, rows, config) for user, rows in interactions.items()), key=lambda p: p.path
+    )
+    nodes = memory_nodes([p.path for p in assignments], [p.samples for p in assignments], config.memory_shard_size)
+    return {node.path: assignments[node.first : node.end] for node in nodes}
 
 
 def shard_of(name: str, units: Sequence[Unit], seed: int) -> Shard:

@@ -11,13 +11,13 @@ from typing import Any
 from adapters_store import digest_of
 from service.building.known import KnownArtifacts
 from service.building.progress import Progress
-from service.building.training.training import Lesson, TrainingTask, train_adapter
-from service.building.workers.prefill import MANNER, reading_name
-from service.building.workers.prefill_cache import Readings
-from service.building.workers.process_pool import Workforce
+from service.building.training.training import EncodedSample, TrainingTask, train_adapter
+from service.building.workers.prefill import MANNER, prefill_name
+from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.data.samples import canonical
-from service.llm.tokenizer import Encoder, ModelSpec
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
 from service.records import BuildConfig, Sample, Shard
 
 _FORMAT = "lethe-adapter-1"
@@ -29,24 +29,24 @@ class AdapterMaker:
     def __init__(
         self,
         adapters: KnownArtifacts,
-        encoder: Encoder,
+        tokenizer: PromptTokenizer,
         model: ModelSpec,
-        workforce: Workforce,
+        process_pool: ProcessPool,
         progress: Progress,
         environment: Mapping[str, str],
-        readings: Readings | None = None,
+        prefill_cache: PrefillCache | None = None,
     ) -> None:
         self._adapters = adapters
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self._model = model
-        self._workforce = workforce
+        self._process_pool = process_pool
         self._progress = progress
         self._environment = environment
-        self._readings = readings or Readings(0)
+        self._prefill_cache = prefill_cache or PrefillCache(0)
 
-    def digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+    def digest(self, shard: Shard, item_type: str, config: BuildConfig) -> str:
         """What names the adapter of some samples: all that it is made from, and what it is made with."""
-        return digest_of([self._recipe_digest(shard, noun, config), MANNER, self._environment])
+        return digest_of([self._recipe_digest(shard, item_type, config), MANNER, self._environment])
 
     def digest_by_content(self, content: str, config: BuildConfig) -> str:
         """The same of a shard whose samples are not at hand, but what names them (`content_of`).
@@ -59,48 +59,50 @@ class AdapterMaker:
         """Those that must be trained: `KnownArtifacts` says why."""
         return self._adapters.missing(digests)
 
-    def train(self, shards: Mapping[str, Shard], noun: str, config: BuildConfig) -> None:
+    def train(self, shards: Mapping[str, Shard], item_type: str, config: BuildConfig) -> None:
         """Train the adapter of every shard (by its adapter's digest) and store it.
 
         Raises:
             LetheError, StoreFailure: those that were finished by then are kept.
         """
         digests = list(shards)
-        tasks = [self._training_task(shards[digest], noun, config) for digest in digests]
+        tasks = [self._training_task(shards[digest], item_type, config) for digest in digests]
         self._progress.phase("training shards", len(tasks) * config.epochs)
-        wanted = [_readings_of(task, shards[digest]) for digest, task in zip(digests, tasks, strict=True)]
-        with self._readings.lend(wanted) as lending:
+        wanted = [_prefills_of(task, shards[digest]) for digest, task in zip(digests, tasks, strict=True)]
+        with self._prefill_cache.lend(wanted) as lending:
             lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
-            for number, trained in self._workforce.run(train_adapter, lent, self._trained):
+            for number, trained in self._process_pool.run(train_adapter, lent, self._trained):
                 lending.left[number] = trained.left
                 self._adapters.add(digests[number], trained.files)
 
-    def lessons(self, samples: Sequence[Sample], noun: str) -> tuple[Lesson, ...]:
+    def encoded_samples(self, samples: Sequence[Sample], item_type: str) -> tuple[EncodedSample, ...]:
         """The same as token ids, in the same order."""
-        contexts = self._encoder.contexts([sample.history for sample in samples], noun)
-        questions = self._encoder.questions([sample.target for sample in samples], noun)
+        contexts = self._tokenizer.contexts([sample.history for sample in samples], item_type)
+        questions = self._tokenizer.questions([sample.target for sample in samples], item_type)
         return tuple(
-            Lesson(context, question, sample.liked)
+            EncodedSample(context, question, sample.liked)
             for context, question, sample in zip(contexts, questions, samples, strict=True)
         )
 
-    def _recipe_digest(self, shard: Shard, noun: str, config: BuildConfig) -> str:
+    def _recipe_digest(self, shard: Shard, item_type: str, config: BuildConfig) -> str:
         """Of an adapter as it is meant, on whatever machine and whoever said it: from it training draws its order."""
-        return digest_of({**self._recipe(config), "samples": [canonical(sample, noun) for sample in shard.samples]})
+        return digest_of(
+            {**self._recipe(config), "samples": [canonical(sample, item_type) for sample in shard.samples]}
+        )
 
     def _recipe(self, config: BuildConfig) -> dict[str, Any]:
         return {
             "format": _FORMAT,
-            "frozen": {"digest": self._encoder.digest, "dtype": self._model.dtype},
+            "frozen": {"digest": self._tokenizer.digest, "dtype": self._model.dtype},
             "template": prompts.TEMPLATE_VERSION,
             "training": _training_part(config),
         }
 
-    def _training_task(self, shard: Shard, noun: str, config: BuildConfig) -> TrainingTask:
-        lessons = self.lessons(shard.samples, noun)
-        invocation = self._encoder.invocation(noun) if config.activation == "question" else []
-        recipe, people = self._recipe_digest(shard, noun, config), tuple(_numbers_of_people(shard).values())
-        return TrainingTask(recipe, self._model, invocation, lessons, people, config)
+    def _training_task(self, shard: Shard, item_type: str, config: BuildConfig) -> TrainingTask:
+        encoded_samples = self.encoded_samples(shard.samples, item_type)
+        invocation = self._tokenizer.invocation(item_type) if config.activation == "question" else []
+        recipe, people = self._recipe_digest(shard, item_type, config), tuple(_numbers_of_people(shard).values())
+        return TrainingTask(recipe, self._model, invocation, encoded_samples, people, config)
 
     def _trained(self, epochs: int) -> None:
         sys.audit("lethe.build.training")
@@ -115,12 +117,12 @@ def _numbers_of_people(shard: Shard) -> dict[str, tuple[int, ...]]:
     return numbers
 
 
-def _readings_of(task: TrainingTask, shard: Shard) -> dict[str, str]:
+def _prefills_of(task: TrainingTask, shard: Shard) -> dict[str, str]:
     """The names of what will be read -> whose it is."""
     if task.config.activation != "question":
         return {}
     return {
-        reading_name([task.lessons[number].context for number in numbers], embed=False): user
+        prefill_name([task.encoded_samples[number].context for number in numbers], embed=False): user
         for user, numbers in _numbers_of_people(shard).items()
     }
 

@@ -35,7 +35,7 @@ _WARMUP_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class EncodedSample:
     """A sample as token ids."""
 
     context: list[int]
@@ -45,12 +45,12 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """All that decides an adapter's bytes, and what earlier builds read for it; `lessons` in canonical order."""
+    """All that decides an adapter's bytes, and what earlier builds read for it; `encoded_samples` in canonical order."""
 
     recipe: str  # digest; the order of batches is drawn from it
     model: ModelSpec
     invocation: list[int]
-    lessons: tuple[Lesson, ...]
+    encoded_samples: tuple[EncodedSample, ...]
     people: tuple[tuple[int, ...], ...]  # of each person the numbers of their lessons
     config: BuildConfig
     loan: Loan = field(default_factory=Loan)
@@ -110,7 +110,7 @@ def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
 def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Contexts, report: Report) -> None:
     config = task.config
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    batches = list(torch.arange(len(task.lessons)).split(config.batch_size))
+    batches = list(torch.arange(len(task.encoded_samples)).split(config.batch_size))
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     steps = config.epochs * len(batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -118,17 +118,17 @@ def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Context
     for _ in range(config.epochs):
         for number in torch.randperm(len(batches), generator=order).tolist():
             batch = batches[number].tolist()
-            lessons = [task.lessons[place] for place in batch]
-            texts = [contexts.unread(lesson) + lesson.question for lesson in lessons]
-            difference = frozen.answer_packed(texts, [1] * len(texts), contexts.read(batch))
-            _step(difference, lessons, optimizer)
+            encoded_samples = [task.encoded_samples[assignment] for assignment in batch]
+            texts = [contexts.unread(encoded) + encoded.question for encoded in encoded_samples]
+            difference = frozen.yes_no_logits_packed(texts, [1] * len(texts), contexts.read(batch))
+            _step(difference, encoded_samples, optimizer)
             schedule.step()
         report(1)
 
 
-def _step(difference: Tensor, batch: Sequence[Lesson], optimizer: torch.optim.Optimizer) -> None:
+def _step(difference: Tensor, batch: Sequence[EncodedSample], optimizer: torch.optim.Optimizer) -> None:
     # With y in {Yes, No} the likelihood of eq. 1 over the two answers is a logistic of the logit difference.
-    liked = torch.tensor([float(lesson.liked) for lesson in batch], device=difference.device)
+    liked = torch.tensor([float(encoded.liked) for encoded in batch], device=difference.device)
     loss = functional.binary_cross_entropy_with_logits(difference, liked)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -150,7 +150,7 @@ class _Contexts:
     def __init__(self, frozen: FrozenModel, model: Any, task: TrainingTask) -> None:
         self._frozen = frozen
         self._model = model
-        self._lessons = task.lessons
+        self._encoded_samples = task.encoded_samples
         self._first = task.config.activation == "question"  # contexts are read before the questions
         self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
         self._batches: dict[int, PrefixGrid] = {}  # by the number of the first lesson
@@ -164,9 +164,9 @@ class _Contexts:
         """What was left for later builds."""
         return self._reader.left
 
-    def unread(self, lesson: Lesson) -> list[int]:
+    def unread(self, encoded: EncodedSample) -> list[int]:
         """The tokens of its context that are still to be read with the question."""
-        return [] if self._first else lesson.context
+        return [] if self._first else encoded.context
 
     def read(self, batch: Sequence[int]) -> PrefixGrid:
         """Of these lessons, which are always asked for together."""
@@ -186,17 +186,17 @@ class _Contexts:
         return grid
 
     def _read_people(self, task: TrainingTask) -> None:
-        tokens = sum(len(lesson.context) for lesson in task.lessons)
+        tokens = sum(len(encoded.context) for encoded in task.encoded_samples)
         with self._model.disable_adapter():
             for numbers in task.people:
-                reading = self._reader.read(self._contexts(numbers))
-                if reading.nbytes * tokens > task.context_memory * sum(reading.lengths):
+                prefill = self._reader.read(self._contexts(numbers))
+                if prefill.nbytes * tokens > task.context_memory * sum(prefill.lengths):
                     return
-                self._room -= reading.nbytes
-                self._prefixes.update(zip(numbers, reading.prefixes(), strict=True))
+                self._room -= prefill.nbytes
+                self._prefixes.update(zip(numbers, prefill.prefixes(), strict=True))
 
     def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
-        return [self._lessons[number].context for number in numbers]
+        return [self._encoded_samples[number].context for number in numbers]
 
 
 def _spare_bytes(device: torch.device, at_least: int) -> int:

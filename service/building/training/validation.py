@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.workers.prefill_cache import Kept, Loan, Reader
 from service.building.workers.process_pool import Report
 from service.llm.frozen import FrozenModel
@@ -34,7 +34,7 @@ class ValidationTask:
     targets: tuple[str, ...]
     scaling: float
     activation: str
-    users: tuple[tuple[Lesson, ...], ...]
+    users: tuple[tuple[EncodedSample, ...], ...]
     adapters: dict[str, dict[str, Floats]]
     loan: Loan = field(default_factory=Loan)
 
@@ -65,9 +65,9 @@ def validate_users(task: ValidationTask, report: Report) -> Validated:
     }
     reader = Reader(frozen, task.loan, embed=True)
     results = []
-    for lessons in task.users:
-        prefixes = reader.read([lesson.context for lesson in lessons]).prefixes()
-        results.append(_validate(mixture, stacks, lessons, prefixes, task.activation))
+    for encoded_samples in task.users:
+        prefixes = reader.read([encoded.context for encoded in encoded_samples]).prefixes()
+        results.append(_validate(mixture, stacks, encoded_samples, prefixes, task.activation))
         report(1)
     return Validated(results, reader.left)
 
@@ -75,14 +75,14 @@ def validate_users(task: ValidationTask, report: Report) -> Validated:
 def _validate(
     mixture: Mixture,
     stacks: dict[str, AdapterStack],
-    lessons: tuple[Lesson, ...],
+    encoded_samples: tuple[EncodedSample, ...],
     prefixes: list[Prefix],
     activation: str,
 ) -> UserValidation:
-    batches = [slice(i, i + _BATCH) for i in range(0, len(lessons), _BATCH)]
+    batches = [slice(i, i + _BATCH) for i in range(0, len(encoded_samples), _BATCH)]
     errors = {
         digest: np.concatenate(
-            [_errors(mixture, stack, lessons[batch], prefixes[batch], activation) for batch in batches]
+            [_errors(mixture, stack, encoded_samples[batch], prefixes[batch], activation) for batch in batches]
         )
         for digest, stack in stacks.items()
     }
@@ -90,15 +90,19 @@ def _validate(
 
 
 def _errors(
-    mixture: Mixture, stack: AdapterStack, lessons: Sequence[Lesson], prefixes: list[Prefix], activation: str
+    mixture: Mixture,
+    stack: AdapterStack,
+    encoded_samples: Sequence[EncodedSample],
+    prefixes: list[Prefix],
+    activation: str,
 ) -> Floats:
-    alone, runs = torch.ones(len(lessons), 1), [1] * len(lessons)
+    alone, runs = torch.ones(len(encoded_samples), 1), [1] * len(encoded_samples)
     if activation == "question":
-        texts = [lesson.question for lesson in lessons]
+        texts = [encoded.question for encoded in encoded_samples]
     else:
-        texts, prefixes = [lesson.context + lesson.question for lesson in lessons], []
-    difference = mixture.answer_packed(texts, runs, prefixes, stack, alone, "ND")
-    return error(difference, [lesson.liked for lesson in lessons])
+        texts, prefixes = [encoded.context + encoded.question for encoded in encoded_samples], []
+    difference = mixture.yes_no_logits_packed(texts, runs, prefixes, stack, alone, "ND")
+    return error(difference, [encoded.liked for encoded in encoded_samples])
 
 
 def error(difference: Tensor, liked: list[bool]) -> Floats:

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from adapters_store import StoredGeneration, canonical_json
 from service.arrays import array_bytes, load_array
 from service.building.progress import Progress
-from service.building.training.training import Lesson
+from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, ValidationTask, validate_users
-from service.building.workers.prefill import reading_name
-from service.building.workers.prefill_cache import Readings
-from service.building.workers.process_pool import Workforce
+from service.building.workers.prefill import prefill_name
+from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.process_pool import ProcessPool
 from service.llm.mixture import WEIGHTS
 from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]
-LessonsOf = Callable[[str], tuple[Lesson, ...]]  # user id -> lessons in canonical order
+EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> lessons in canonical order
 _USERS_A_TASK = 64
 
 
@@ -91,23 +91,23 @@ class RowMaker:
         self,
         adapter_files: Callable[[str], Mapping[str, bytes]],
         model: ModelSpec,
-        workforce: Workforce,
+        process_pool: ProcessPool,
         progress: Progress,
-        readings: Readings | None = None,
+        prefill_cache: PrefillCache | None = None,
     ) -> None:
         """`adapter_files` gives the files of an adapter by its digest, verified."""
         self._adapter_files = adapter_files
         self._model = model
-        self._workforce = workforce
+        self._process_pool = process_pool
         self._progress = progress
-        self._readings = readings or Readings(0)
+        self._prefill_cache = prefill_cache or PrefillCache(0)
 
     def files(
         self,
         users: Sequence[ValidationUser],
         digests: Sequence[str],
         known: KnownRows,
-        lessons_of: LessonsOf,
+        encoded_samples_of: EncodedSamplesOf,
         config: BuildConfig,
     ) -> dict[str, bytes]:
         """`rows.json` (V keys, sorted), `errors.npy` (V, K) with columns as `digests`, `embeddings.npy` (V, H)."""
@@ -115,7 +115,7 @@ class RowMaker:
         table = _Table(keys, digests)
         table.take(known)
         for lack in known.lacking(users, digests):
-            for user, found in self._validate(lack, lessons_of, config):
+            for user, found in self._validate(lack, encoded_samples_of, config):
                 table.fill(user.keys, lack.digests, found)
         return {
             "rows.json": canonical_json(keys),
@@ -124,37 +124,42 @@ class RowMaker:
         }
 
     def _validate(
-        self, lack: Lack, lessons_of: LessonsOf, config: BuildConfig
+        self, lack: Lack, encoded_samples_of: EncodedSamplesOf, config: BuildConfig
     ) -> Iterable[tuple[ValidationUser, UserValidation]]:
         users = lack.users
-        size = min(_USERS_A_TASK, math.ceil(len(users) / self._workforce.processes))  # so that no process is idle
+        size = min(_USERS_A_TASK, math.ceil(len(users) / self._process_pool.processes))  # so that no process is idle
         chunks = [users[i : i + size] for i in range(0, len(users), size)]
         adapters = {digest: self._tensors(digest) for digest in lack.digests}
-        tasks = [self._task([lessons_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
+        tasks = [self._task([encoded_samples_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
         self._progress.phase("validating adapters", len(users))
-        wanted = [_readings_of(task, chunk) for task, chunk in zip(tasks, chunks, strict=True)]
-        with self._readings.lend(wanted) as lending:
+        wanted = [_prefills_of(task, chunk) for task, chunk in zip(tasks, chunks, strict=True)]
+        with self._prefill_cache.lend(wanted) as lending:
             lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
-            for number, validated in self._workforce.run(validate_users, lent, self._progress.advance):
+            for number, validated in self._process_pool.run(validate_users, lent, self._progress.advance):
                 lending.left[number] = validated.left
                 yield from zip(chunks[number], validated.users, strict=True)
 
     def _task(
-        self, lessons: Sequence[tuple[Lesson, ...]], adapters: dict[str, dict[str, Floats]], config: BuildConfig
+        self,
+        encoded_samples: Sequence[tuple[EncodedSample, ...]],
+        adapters: dict[str, dict[str, Floats]],
+        config: BuildConfig,
     ) -> ValidationTask:
         scaling = config.lora_alpha / config.lora_rank
-        return ValidationTask(self._model, config.lora_targets, scaling, config.activation, tuple(lessons), adapters)
+        return ValidationTask(
+            self._model, config.lora_targets, scaling, config.activation, tuple(encoded_samples), adapters
+        )
 
     def _tensors(self, digest: str) -> dict[str, Floats]:
         tensors: dict[str, Floats] = safetensors.numpy.load(self._adapter_files(digest)[WEIGHTS])
         return tensors
 
 
-def _readings_of(task: ValidationTask, users: Sequence[ValidationUser]) -> dict[str, str]:
+def _prefills_of(task: ValidationTask, users: Sequence[ValidationUser]) -> dict[str, str]:
     """The names of what will be read -> whose it is."""
     return {
-        reading_name([lesson.context for lesson in lessons], embed=True): user.user_id
-        for lessons, user in zip(task.users, users, strict=True)
+        prefill_name([encoded.context for encoded in encoded_samples], embed=True): user.user_id
+        for encoded_samples, user in zip(task.users, users, strict=True)
     }
 
 

@@ -1,7 +1,7 @@
 """What the frozen model makes of people's contexts, for those who train and those who validate.
 
 A person's contexts are read together, and with nobody else's: a float's last bits depend on what was read beside it, so
-what was read of one person is the same whoever else there is. It may be kept as long as that person is (`readings`).
+what was read of one person is the same whoever else there is. It may be kept as long as that person is (`prefill_cache`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANNER = "packed, person by person"  # how contexts are read: a part of every di
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Prefill:
     """What was read of one person's contexts, one after the other: N tokens in all."""
 
     lengths: tuple[int, ...]  # tokens of each context
@@ -31,7 +31,7 @@ class Reading:
     ]  # keys and values of every layer, each (G, N, D); last the embeddings (contexts, H or 0)
 
     @classmethod
-    def of(cls, prefixes: Sequence[Prefix]) -> Reading:
+    def of(cls, prefixes: Sequence[Prefix]) -> Prefill:
         """The same in memory of its own."""
         layers = zip(*(prefix.keys_values for prefix in prefixes), strict=True)
         joined = [torch.cat(parts, dim=1) for layer in layers for parts in zip(*layer, strict=True)]
@@ -47,23 +47,23 @@ class Reading:
             for end, length, embedding in zip(accumulate(self.lengths), self.lengths, embeddings, strict=True)
         ]
 
-    def to(self, device: torch.device) -> Reading:
+    def to(self, device: torch.device) -> Prefill:
         """The same there."""
-        return Reading(self.lengths, tuple(tensor.to(device) for tensor in self.tensors))
+        return Prefill(self.lengths, tuple(tensor.to(device) for tensor in self.tensors))
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def read_together(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed: bool) -> Reading:
+def read_together(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed: bool) -> Prefill:
     """Read these contexts, as a rule one person's; the bits depend on nothing else. Without `embed` no embeddings are made."""
     chunks = chunks_of_tokens([len(context) for context in contexts], FORWARD_TOKENS)
     parts = [frozen.read_prefixes([contexts[number] for number in chunk], embed) for chunk in chunks]
-    return Reading.of([prefix for part in parts for prefix in part])
+    return Prefill.of([prefix for part in parts for prefix in part])
 
 
-def reading_name(contexts: Sequence[Sequence[int]], embed: bool) -> str:
+def prefill_name(contexts: Sequence[Sequence[int]], embed: bool) -> str:
     """What names the reading of these contexts, under one frozen model."""
     digest = hashlib.blake2b(b"with embeddings" if embed else b"", digest_size=32)
     for context in contexts:

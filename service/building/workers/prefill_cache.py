@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from service.building.workers.prefill import Reading, read_together, reading_name
+from service.building.workers.prefill import Prefill, prefill_name, read_together
 from service.building.workers.shared_memory import (
     AVAILABLE,
     Block,
@@ -49,30 +49,30 @@ class Reader:
         self._embed = embed
         self._offset = loan.offset  # where the room begins that is still free
 
-    def read(self, contexts: Sequence[Sequence[int]]) -> Reading:
+    def read(self, contexts: Sequence[Sequence[int]]) -> Prefill:
         """One person's contexts."""
-        name = reading_name(contexts, self._embed)
+        name = prefill_name(contexts, self._embed)
         found = self._find(name)
         if found is None:
             found = read_together(self._frozen, contexts, self._embed)
             self._leave(name, found)
         return found.to(self._frozen.device)
 
-    def _find(self, name: str) -> Reading | None:
+    def _find(self, name: str) -> Prefill | None:
         kept = self._loan.kept.get(name)
         if kept is None or self._loan.memory is None:
             return None
-        return Reading(kept.lengths, tuple(self._loan.memory.read(kept.block)))
+        return Prefill(kept.lengths, tuple(self._loan.memory.read(kept.block)))
 
-    def _leave(self, name: str, reading: Reading) -> None:
-        memory, block = self._loan.memory, Block.of(reading.tensors, self._offset)
+    def _leave(self, name: str, prefill: Prefill) -> None:
+        memory, block = self._loan.memory, Block.of(prefill.tensors, self._offset)
         if memory is not None and block.end <= self._loan.offset + self._loan.size and name not in self.left:
-            memory.write(block, reading.tensors)
-            self.left[name] = Kept(block, reading.lengths)
+            memory.write(block, prefill.tensors)
+            self.left[name] = Kept(block, prefill.lengths)
             self._offset = block.end
 
 
-class Readings:
+class PrefillCache:
     """At most `room` bytes, and as much again while tasks run; what was used longest ago goes first.
 
     Of one frozen model, for one builder. Where memory cannot be shared without a name, nothing is kept.

@@ -33,7 +33,7 @@ class TaskFailed(LetheError):
     """A build process ended without a result."""
 
 
-class Workforce:
+class ProcessPool:
     """At most `processes` tasks at a time. `preload` names further modules that the fork server imports once."""
 
     def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:

@@ -57,8 +57,8 @@ class SharedMemory:
 
     def write(self, block: Block, tensors: Sequence[Tensor]) -> None:
         """Copy these to where the block says."""
-        for place, tensor in zip(self.read(block), tensors, strict=True):
-            place.copy_(tensor)
+        for assignment, tensor in zip(self.read(block), tensors, strict=True):
+            assignment.copy_(tensor)
 
     def read(self, block: Block) -> list[Tensor]:
         """Views of what lies there."""

@@ -22,7 +22,7 @@ _REVIEW = {
 _PRODUCT = {"item_id": ("parent_asin", "asin"), "author": ("store", "brand"), "genres": ("categories", "category")}
 
 
-def amazon(reviews: Path, metadata: Path | None, noun: str, terms: Terms = Terms()) -> Dataset:  # noqa: B008
+def amazon(reviews: Path, metadata: Path | None, item_type: str, terms: Terms = Terms()) -> Dataset:  # noqa: B008
     """Reviews, and the products' metadata if there are any; the year of release is told by the columns.
 
     Liked means more than 3 stars. Raises ImportRefused as `movielens` does.
@@ -30,7 +30,7 @@ def amazon(reviews: Path, metadata: Path | None, noun: str, terms: Terms = Terms
     taking = Taking.on(terms)
     products = None if metadata is None else taking.items(renamed(taking.rows(metadata), _PRODUCT), _product)
     interactions = taking.interactions(renamed(taking.rows(reviews), _REVIEW), Manner(LIKED_ABOVE), products)
-    return taking.dataset(products or [], interactions, noun)
+    return taking.dataset(products or [], interactions, item_type)
 
 
 def _product(row: Row) -> Item:

@@ -10,12 +10,12 @@ from service.data.importers.tables import table
 from service.errors import ImportRefused
 
 
-def recbole(folder: Path, liked_above: float | None, noun: str, terms: Terms = Terms()) -> Dataset:  # noqa: B008
+def recbole(folder: Path, liked_above: float | None, item_type: str, terms: Terms = Terms()) -> Dataset:  # noqa: B008
     """The one `.inter` of a folder, and its `.item` if there is one. Raises ImportRefused as `table` does."""
     interactions = _only(folder, ".inter")
     if interactions is None:
         raise ImportRefused(f"no .inter file in {folder}; it may end in {PACKED_NAMES}")
-    return table(_only(folder, ".item"), interactions, liked_above, noun, terms)
+    return table(_only(folder, ".item"), interactions, liked_above, item_type, terms)
 
 
 def _only(folder: Path, suffix: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The demo: a bundled catalogue of films, and simulated users."""
+"""The demo: a bundled catalog of films, and simulated users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.records import Interaction
 
 
 def demo() -> Dataset:
-    """The bundled catalogue of films, and simulated users who always are the same. No real person's data."""
+    """The bundled catalog of films, and simulated users who always are the same. No real person's data."""
     items = [item_of(row) for row in _rows("demo_items.csv")]
     people = (
         Interaction(row["user_id"], row["item_id"], row["liked"] == "1", int(row["timestamp"]))

@@ -76,6 +76,6 @@ class Dataset:
 
     items: list[Item]
     interactions: Sequence[Interaction]
-    noun: str
+    item_type: str
     rejected: list[Rejection]
     rejected_rows: int = 0

@@ -33,14 +33,14 @@ class Layout:
 
 
 def read_published(
-    folder: Path, layouts: Sequence[Layout], name: str, noun: str, manner: Manner, terms: Terms
+    folder: Path, layouts: Sequence[Layout], name: str, item_type: str, manner: Manner, terms: Terms
 ) -> Dataset:
     """Read the first layout of which both files are there."""
     layout, ratings, items = _find(folder, layouts, name)
     taking = Taking.on(terms)
     catalog = taking.items(layout.items.rows(items, taking.rejected, taking.watch(items)), layout.item)
     rows = layout.ratings.rows(ratings, taking.rejected, taking.watch(ratings))
-    return taking.dataset(catalog, taking.interactions(rows, manner, catalog), noun)
+    return taking.dataset(catalog, taking.interactions(rows, manner, catalog), item_type)
 
 
 def _find(folder: Path, layouts: Sequence[Layout], name: str) -> tuple[Layout, Path, Path]:

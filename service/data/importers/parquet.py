@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from service.data.importers.files import PACKED, Watch, open_binary
-from service.data.importers.rejections import Place, Rejections
+from service.data.importers.rejections import Rejections, RowLocation
 from service.data.importers.rows import Rows, check_columns
 from service.errors import ImportRefused
 
@@ -30,7 +30,9 @@ def parquet_rows(path: Path, _rejected: Rejections, required: Sequence[str], wat
             check_columns(path.name, content.schema_arrow.names, required)
             batches = content.iter_batches(_ROWS_AT_ONCE)
             rows = (row for batch in batches for row in _plain(batch).to_pylist())
-            yield from ((Place(path.name, number, counted="row"), row) for number, row in enumerate(rows, start=1))
+            yield from (
+                (RowLocation(path.name, number, counted="row"), row) for number, row in enumerate(rows, start=1)
+            )
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise ImportRefused(f"{path.name} cannot be read as Parquet ({type(error).__name__})") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.data.importers.files import Watch, format_suffix, open_text
-from service.data.importers.rejections import Place, Rejections
+from service.data.importers.rejections import Rejections, RowLocation
 from service.data.importers.rows import Rows, check_columns
 
 _SEPARATOR = "\t"
@@ -25,15 +25,15 @@ def atomic_rows(path: Path, rejected: Rejections, required: Sequence[str], watch
         ours = {our: names.index(found) for our, theirs in titled.items() if (found := _first(theirs, names))}
         check_columns(path.name, [*names, *ours], required)
         for number, line in enumerate(lines, start=2):
-            place, fields = Place(path.name, number), line.rstrip("\r\n").split(_SEPARATOR)
+            location, fields = RowLocation(path.name, number), line.rstrip("\r\n").split(_SEPARATOR)
             if len(fields) == len(names):
                 row: dict[str, object] = dict(zip(names, fields, strict=True))
                 row |= {our: fields[column] for our, column in ours.items()}
                 if "genres" in ours:
                     row["genres"] = fields[ours["genres"]].split()
-                yield place, row
+                yield location, row
             elif line.strip():
-                rejected.add(place, f"expected {len(names)} fields, found {len(fields)}")
+                rejected.add(location, f"expected {len(names)} fields, found {len(fields)}")
 
 
 def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:

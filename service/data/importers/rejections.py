@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Where a row begins, and how many lines it takes: a record of CSV may span several."""
 
     file: str
@@ -42,14 +42,16 @@ class Rejections:
     rejected: int = 0
     rows: int = 0  # all, with the rejected ones
 
-    def add(self, place: Place, reason: str, column: str | None = None) -> None:
+    def add(self, location: RowLocation, reason: str, column: str | None = None) -> None:
         if len(self.found) < _TOLD:
             self.found.append(
-                Rejection(place.file, place.line, reason, self.columns.get(column or "", column), place.counted)
+                Rejection(
+                    location.file, location.line, reason, self.columns.get(column or "", column), location.counted
+                )
             )
         # A quote that does not end swallows many rows: each counts, or they would be lost in silence.
-        self.rejected += place.lines
-        self.rows += place.lines
+        self.rejected += location.lines
+        self.rows += location.lines
 
     def settle(self) -> None:
         """Raises ImportRefused for too many rejections."""
@@ -65,18 +67,18 @@ class Rejections:
 
 
 def collect(
-    rows: Iterable[tuple[Place, Row]], rejected: Rejections, parse: Callable[[Place, Row], _T | None]
+    rows: Iterable[tuple[RowLocation, Row]], rejected: Rejections, parse: Callable[[RowLocation, Row], _T | None]
 ) -> Iterator[_T]:
     """What `parse` makes of one file's rows, without those that it calls malformed or leaves out by None.
 
     Raises ImportRefused at the end where all were malformed.
     """
     before, taken = rejected.rejected, 0
-    for place, row in rows:
+    for location, row in rows:
         try:
-            value = parse(place, row)
+            value = parse(location, row)
         except MalformedRow as error:
-            rejected.add(place, str(error), error.column)
+            rejected.add(location, str(error), error.column)
             continue
         rejected.rows += 1
         taken += 1

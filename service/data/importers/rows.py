@@ -14,13 +14,13 @@ from typing import IO, Any
 
 from service.data.importers.delimiters import find_delimiter
 from service.data.importers.files import Watch, format_suffix, open_text
-from service.data.importers.rejections import MalformedRow, Place, Rejections, Row
+from service.data.importers.rejections import MalformedRow, Rejections, Row, RowLocation
 from service.errors import ImportRefused
 
 _AT_ONCE = 1 << 16  # characters
 _LONGEST_ELEMENT = 1 << 24  # characters of one element of a JSON array
 
-Rows = Iterator[tuple[Place, Row]]
+Rows = Iterator[tuple[RowLocation, Row]]
 
 
 def split_rows(
@@ -61,11 +61,11 @@ def csv_rows(
         records = _csv_records(csv.reader(_again(first, lines), delimiter=chosen, **dialect), path.name, rejected)
         _, header = next(records, (None, []))
         check_columns(path.name, header, required)
-        for place, fields in records:
+        for location, fields in records:
             if len(fields) == len(header):
-                yield place, dict(zip(header, fields, strict=True))
+                yield location, dict(zip(header, fields, strict=True))
             elif fields:
-                rejected.add(place, f"expected {len(header)} fields, found {len(fields)}")
+                rejected.add(location, f"expected {len(header)} fields, found {len(fields)}")
 
 
 def _first_line(lines: IO[str]) -> str:
@@ -84,12 +84,12 @@ def _split(
     for number, line in lines:
         fields = line.rstrip("\r\n").split(separator)
         if len(fields) == len(names):
-            yield Place(file, number), dict(zip(names, fields, strict=True))
+            yield RowLocation(file, number), dict(zip(names, fields, strict=True))
         elif line.strip():
-            rejected.add(Place(file, number), f"expected {len(names)} fields, found {len(fields)}")
+            rejected.add(RowLocation(file, number), f"expected {len(names)} fields, found {len(fields)}")
 
 
-def _csv_records(reader: Any, file: str, rejected: Rejections) -> Iterator[tuple[Place, list[str]]]:
+def _csv_records(reader: Any, file: str, rejected: Rejections) -> Iterator[tuple[RowLocation, list[str]]]:
     while True:
         start = reader.line_num + 1
         try:
@@ -97,9 +97,9 @@ def _csv_records(reader: Any, file: str, rejected: Rejections) -> Iterator[tuple
         except StopIteration:
             return
         except csv.Error:
-            rejected.add(Place(file, start, reader.line_num + 1 - start), "not CSV (a quote that does not end?)")
+            rejected.add(RowLocation(file, start, reader.line_num + 1 - start), "not CSV (a quote that does not end?)")
             continue
-        yield Place(file, start, reader.line_num + 1 - start), fields
+        yield RowLocation(file, start, reader.line_num + 1 - start), fields
 
 
 def json_rows(path: Path, rejected: Rejections, required: Sequence[str], watch: Watch | None = None) -> Rows:
@@ -120,26 +120,26 @@ def json_rows(path: Path, rejected: Rejections, required: Sequence[str], watch: 
 
 def _line_rows(file: str, lines: IO[str], rejected: Rejections, required: Sequence[str]) -> Rows:
     for number, line in enumerate(lines, start=1):
-        place = Place(file, number)
+        location = RowLocation(file, number)
         if not line.strip():
             continue
         try:
-            yield place, _checked(json.loads(line), required)
+            yield location, _checked(json.loads(line), required)
         except (ValueError, RecursionError):
-            rejected.add(place, "not JSON")
+            rejected.add(location, "not JSON")
         except MalformedRow as error:
-            rejected.add(place, str(error), error.column)
+            rejected.add(location, str(error), error.column)
 
 
 def _array_rows(file: str, elements: _Elements, rejected: Rejections, required: Sequence[str]) -> Rows:
     number = 0
     try:
         for number, element in enumerate(elements, start=1):
-            place = Place(file, number, counted="row")
+            location = RowLocation(file, number, counted="row")
             try:
-                yield place, _checked(element, required)
+                yield location, _checked(element, required)
             except MalformedRow as error:
-                rejected.add(place, str(error), error.column)
+                rejected.add(location, str(error), error.column)
     except (ValueError, RecursionError) as error:
         raise ImportRefused(f"{file} is not a JSON array: what follows its row {number} cannot be read") from error
 

@@ -23,7 +23,7 @@ def table(
     items_file: Path | None,
     interactions_file: Path | None,
     liked_above: float | None,
-    noun: str,
+    item_type: str,
     terms: Terms = Terms(),  # noqa: B008
 ) -> Dataset:
     """Tables of one's own, by their suffix: delimited text, JSON lines or arrays, Parquet, RecBole's; each also packed.
@@ -45,7 +45,7 @@ def table(
     if interactions_file is not None:
         rows = _rows(taking, interactions_file, _INTERACTION_COLUMNS, _REQUIRED_OF_INTERACTIONS)
     interactions = taking.interactions(rows, Manner(liked_above), items)
-    return taking.dataset(items or [], interactions, noun)
+    return taking.dataset(items or [], interactions, item_type)
 
 
 def _rows(taking: Taking, path: Path, columns: Sequence[str], required: Sequence[str]) -> Rows:

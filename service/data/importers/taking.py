@@ -14,7 +14,7 @@ from service.data.importers.fields import as_id, as_liked, as_rating, is_blank
 from service.data.importers.files import PACKED_NAMES, Watch, format_suffix
 from service.data.importers.parquet import parquet_rows
 from service.data.importers.recbole import atomic_rows
-from service.data.importers.rejections import MalformedRow, Place, Rejections, Row, cell, collect
+from service.data.importers.rejections import MalformedRow, Rejections, Row, RowLocation, cell, collect
 from service.data.importers.rows import Rows, csv_rows, json_rows
 from service.data.importers.times import Clock
 from service.data.interactions import Interactions
@@ -69,7 +69,7 @@ class Taking:
         """Whom to tell what is read of a file."""
         return None if self.terms.watch is None else self.terms.watch(path.name, path.stat().st_size)
 
-    def items(self, rows: Iterable[tuple[Place, Row]], parse: Callable[[Row], Item]) -> list[Item]:
+    def items(self, rows: Iterable[tuple[RowLocation, Row]], parse: Callable[[Row], Item]) -> list[Item]:
         """A catalog."""
         return list(collect(rows, self.rejected, lambda _, row: parse(row)))
 
@@ -80,26 +80,31 @@ class Taking:
         parse = partial(_interaction, manner, self.terms.implicit, known, clock)
         return Interactions.of(collect(rows, self.rejected, parse))
 
-    def dataset(self, items: list[Item], interactions: Interactions, noun: str) -> Dataset:
+    def dataset(self, items: list[Item], interactions: Interactions, item_type: str) -> Dataset:
         """All that was read. Raises ImportRefused where too much was rejected."""
         self.rejected.settle()
-        return Dataset(items, interactions, noun, self.rejected.found, self.rejected.rejected)
+        return Dataset(items, interactions, item_type, self.rejected.found, self.rejected.rejected)
 
 
 def renamed(rows: Rows, theirs: Mapping[str, str | tuple[str, ...]]) -> Rows:
     """The rows with our names of columns beside their own: of several names the first that says anything counts."""
-    for place, row in rows:
+    for location, row in rows:
         named = dict(row)
         for ours, names in theirs.items():
             for name in (names,) if isinstance(names, str) else names:
                 if not is_blank(row.get(name)):
                     named[ours] = row[name]
                     break
-        yield place, named
+        yield location, named
 
 
 def _interaction(
-    manner: Manner, implicit: bool, known: Callable[[str], bool] | None, clock: Clock | None, place: Place, row: Row
+    manner: Manner,
+    implicit: bool,
+    known: Callable[[str], bool] | None,
+    clock: Clock | None,
+    location: RowLocation,
+    row: Row,
 ) -> Interaction | None:
     user_id, item_id = cell(row, "user_id", as_id), cell(row, "item_id", as_id)
     if known is not None and not known(item_id):
@@ -107,7 +112,7 @@ def _interaction(
     if clock is not None:
         time = cell(row, "timestamp", clock.seconds)
     else:
-        time = place.line if manner.untimed is None else manner.untimed
+        time = location.line if manner.untimed is None else manner.untimed
     if implicit:
         return Interaction(user_id, item_id, True, time)
     if not is_blank(row.get("liked")):
@@ -132,7 +137,7 @@ def _known(items: Sequence[Item] | None, others: Container[str] | None) -> Calla
     return own.__contains__ if others is None else lambda item_id: item_id in own or item_id in others
 
 
-def _clock(rows: Rows) -> tuple[Clock | None, Iterator[tuple[Place, Row]]]:
+def _clock(rows: Rows) -> tuple[Clock | None, Iterator[tuple[RowLocation, Row]]]:
     """The clock of a file, if its first rows tell any time; and all of the rows."""
     first = list(islice(rows, _FIRST_ROWS))
     times = [row.get("timestamp") for _, row in first]

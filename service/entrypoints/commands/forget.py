@@ -53,7 +53,7 @@ def forget(
         with bell.courtesy_lock() as held:
             if held:
                 with progress_for_stderr() as progress:
-                    building.reconciler(opened, bell, progress).settle()
+                    building.reconciler(opened, bell, progress).reconcile_once()
         request = opened.ledger.request(request.request_id)
         if request.state != "completed":
             time.sleep(_WAIT_POLL)

@@ -40,7 +40,7 @@ DelimiterOption = Annotated[
     str | None, typer.Option(help=r"What stands between fields; found out by default. \t and tab mean a tab.")
 ]
 LikedOption = Annotated[float | None, typer.Option(help="A rating above this counts as liked.")]
-NounOption = Annotated[str, typer.Option(help="What an item is called in prompts, e.g. movie, book, song")]
+ItemTypeOption = Annotated[str, typer.Option(help="What an item is called in prompts, e.g. movie, book, song")]
 FolderArgument = Annotated[Path, typer.Argument(help="Its files may be packed as .xz, .gz, .bz2 or .zst")]
 _DEFAULT_LIMIT = str(Limit())
 
@@ -100,7 +100,7 @@ def import_goodreads(
 def import_amazon(
     reviews: Annotated[Path, typer.Argument(help="Reviews of 2018 or 2023: JSON lines, also packed")],
     metadata: Annotated[Path | None, typer.Option(help="The products' metadata, JSON lines")] = None,
-    noun: NounOption = "product",
+    item_type: ItemTypeOption = "product",
     home: HomeOption = None,
     implicit: ImplicitOption = False,
     create_items: CreateOption = False,
@@ -109,7 +109,7 @@ def import_amazon(
 ) -> None:
     """Amazon Reviews 2018 and 2023: liked means more than 3 stars."""
     _import(
-        lambda terms: importers.amazon(reviews, metadata, noun, terms),
+        lambda terms: importers.amazon(reviews, metadata, item_type, terms),
         Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
         home,
         allow_returning,
@@ -120,7 +120,7 @@ def import_amazon(
 def import_recbole(
     folder: FolderArgument,
     liked_above: LikedOption = None,
-    noun: NounOption = "item",
+    item_type: ItemTypeOption = "item",
     column: ColumnOption = None,
     home: HomeOption = None,
     implicit: ImplicitOption = False,
@@ -130,7 +130,7 @@ def import_recbole(
 ) -> None:
     """RecBole's atomic files: one .inter, and one .item if there is one."""
     _import(
-        lambda terms: importers.recbole(folder, liked_above, noun, terms),
+        lambda terms: importers.recbole(folder, liked_above, item_type, terms),
         Terms(Limit.parse(max_rejected), implicit, create_items=create_items, columns=_columns(column)),
         home,
         allow_returning,
@@ -144,7 +144,7 @@ def import_table(
         Path | None, typer.Option(help="user_id, item_id; liked or rating, unless --implicit; optional: timestamp")
     ] = None,
     liked_above: LikedOption = None,
-    noun: NounOption = "item",
+    item_type: ItemTypeOption = "item",
     column: ColumnOption = None,
     delimiter: DelimiterOption = None,
     home: HomeOption = None,
@@ -155,7 +155,7 @@ def import_table(
 ) -> None:
     """Your own data, by file name: CSV, TSV, JSON, Parquet or RecBole's files, plain or packed."""
     _import(
-        lambda terms: importers.table(items, interactions, liked_above, noun, terms),
+        lambda terms: importers.table(items, interactions, liked_above, item_type, terms),
         Terms(
             Limit.parse(max_rejected),
             implicit,
@@ -178,7 +178,7 @@ def import_demo_if_empty(opened: Home) -> None:
     """So that a first start has something to show."""
     if opened.ledger.counts().items == 0:
         demo = importers.demo()
-        opened.ledger.import_data(demo.items, demo.interactions, demo.noun)
+        opened.ledger.import_data(demo.items, demo.interactions, demo.item_type)
 
 
 def _columns(given: list[str] | None) -> dict[str, str]:
@@ -215,7 +215,7 @@ def _take(
     def take() -> ImportCounts:
         progress.phase("writing interactions", len(dataset.interactions))
         return opened.ledger.import_data(
-            dataset.items, dataset.interactions, dataset.noun, allow_returning, create_items, progress.advance
+            dataset.items, dataset.interactions, dataset.item_type, allow_returning, create_items, progress.advance
         )
 
     if not allow_returning:

@@ -65,7 +65,7 @@ def _status(opened: Home) -> dict[str, Any]:
                 "attempts": request.attempts,
                 "error": request.error,
             }
-            for request in opened.ledger.owed()
+            for request in opened.ledger.pending()
         ],
     }
 

@@ -16,7 +16,7 @@ from service.entrypoints.commands.console import err, print_report, progress_for
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting import evidence, receipts
-from service.forgetting.erasure import Remains, RemainsFinder
+from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.records import Published
 
 
@@ -117,9 +117,9 @@ def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published
 
 def _require_at_rest(opened: Home, published: Published) -> None:
     """Between a deletion and its publication a clean build rightly gives something else than what is served."""
-    if owed := len(opened.ledger.owed()):
+    if pending := len(opened.ledger.pending()):
         raise InvalidInput(
-            f"deletions that are not completed yet: {owed}; until they are, a clean build gives another generation than is "
+            f"deletions that are not completed yet: {pending}; until they are, a clean build gives another generation than is "
             "served; verify again when `lethe status` names none"
         )
     now = opened.ledger.published()
@@ -143,24 +143,24 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
             "nothing was held of what this deletion names, so there is nothing of it to search for; "
             "give the id with --look-for FILE to search for the id itself"
         )
-    remains = RemainsFinder(opened.ledger, opened.store).search([request])
+    audit = ErasureAuditor(opened.ledger, opened.store).search([request])
     search = evidence.look_for(opened.ledger, opened.settings.home, texts) if texts else None
-    if remains.found or (search and search.found):
+    if audit.found or (search and search.found):
         said = f"; {search.said(opened.settings.home)}" if search else ""
         raise StoreFailure(
-            f"something of the deletion is left: {remains.found} artifacts or rows{said}; "
+            f"something of the deletion is left: {audit.found} artifacts or rows{said}; "
             "run `lethe restore-check` and `lethe build`, and look at logs that others write into the home folder"
         )
-    _tell_what_was_searched(remains, search)
+    _tell_what_was_searched(audit, search)
 
 
-def _tell_what_was_searched(remains: Remains, search: evidence.TextSearch | None) -> None:
-    files = remains.files_searched + (search.files.files if search else 0)
-    read = remains.bytes_searched + (search.files.bytes if search else 0)
+def _tell_what_was_searched(audit: ErasureAudit, search: evidence.TextSearch | None) -> None:
+    files = audit.files_searched + (search.files.files if search else 0)
+    read = audit.bytes_searched + (search.files.bytes if search else 0)
     typer.echo(f"nothing of the deletion is left: {files} files and {read:,} bytes searched, receipt genuine")
     typer.echo(
-        f"artifacts: {remains.names_searched} names of what had seen the person looked for in {remains.files_searched:,} files "
-        f"of the store; the person's keyed hash compared with those of {remains.people_searched:,} people"
+        f"artifacts: {audit.names_searched} names of what had seen the person looked for in {audit.files_searched:,} files "
+        f"of the store; the person's keyed hash compared with those of {audit.people_searched:,} people"
     )
     for line in search.lines() if search else ():
         typer.echo(line)

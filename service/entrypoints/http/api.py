@@ -24,7 +24,7 @@ from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 from service.entrypoints.http.prefix import BehindPrefix
-from service.entrypoints.telemetry import CONTENT_TYPE, LedgerReadings, Telemetry
+from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady, TimedOut
 from service.records import ForgetRequest, ItemName
 from service.scoring.requests import Query, Recommendation
@@ -40,7 +40,7 @@ class Takes(Protocol):
     ) -> ForgetRequest: ...
 
 
-class LedgerDoor(LedgerReadings, Protocol):
+class LedgerDoor(LedgerStats, Protocol):
     def request(self, request_id: str) -> ForgetRequest: ...
 
 

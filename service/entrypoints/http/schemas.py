@@ -163,7 +163,7 @@ class History(BaseModel):
 
 
 class RecommendBody(BaseModel):
-    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalogue.
+    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalog.
 
     Titles need not be exact here: `the matrix` is `Matrix, The (1999)`, and of several items that say the same the one is meant
     that most people have met. An item that `candidates` names more than once, in whatever way, is answered once.
@@ -214,7 +214,7 @@ class Because(BaseModel):
 class RankedItem(BaseModel):
     """`score` is P(Yes) / (P(Yes) + P(No)), what the language model and the adapters expect: the chance of a like.
 
-    With `explain`: `weights` (adapter digest -> weight); for items of the catalogue `parts` (of the value that `rank_by: model`
+    With `explain`: `weights` (adapter digest -> weight); for items of the catalog `parts` (of the value that `rank_by: model`
     orders by, beside the language model's) and `because` (the items of the history that speak most for this one).
     """
 
@@ -230,8 +230,9 @@ class RankedItem(BaseModel):
 class RecommendAnswer(BaseModel):
     """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
 
-    Present with `explain`: `neighbours`, the validation rows that decided the weights, nearest first (a row is known by a keyed
-    hash, which tells nothing about any person to whoever does not hold the installation's secret); `memories`, the digests of
+    Present with `explain`: `neighbors`, the validation rows that decided the weights, nearest first (a row is known by a keyed
+    hash, which tells nothing about any person to whoever does not hold the installation's secret; `neighbours` is the same,
+    until 1.0); `memories`, the digests of
     the memories whose counts were summed; and `item_model`, whether it answered too: under any mask it does not.
     """
 
@@ -250,7 +251,9 @@ class RecommendAnswer(BaseModel):
     degraded: bool
     ranked_by: Literal["score", "model"]
     items: list[RankedItem]
-    neighbours: list[str] | None = None
+    neighbors: list[str] | None = None
+    # Until 1.0, for callers of before.
+    neighbours: Annotated[list[str] | None, Field(json_schema_extra={"deprecated": True})] = None
     memories: list[str] | None = None
     item_model: bool | None = None
 
@@ -260,7 +263,8 @@ class RecommendAnswer(BaseModel):
         seen: dict[str, Any] = {}
         if explain:
             seen = {
-                "neighbours": list(found.neighbours),
+                "neighbors": list(found.neighbors),
+                "neighbours": list(found.neighbors),
                 "memories": list(found.memories),
                 "item_model": found.item_model,
             }

@@ -26,7 +26,7 @@ from service.building.known import KnownArtifacts
 from service.building.planning.corpus import corpus_of
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
-from service.building.workers.prefill_cache import Readings
+from service.building.workers.prefill_cache import PrefillCache
 from service.data.samples import is_validation_user
 from service.entrypoints.commands.main import app
 from service.errors import InvalidSetting
@@ -70,10 +70,12 @@ def installation(folder: Path, spec: ModelSpec, config: BuildConfig) -> Installa
         Store(folder / "store"),
         PublicationBell(),
     )
-    readings = Readings(2**24)
-    builder = Builder(ledger, store, spec, InThisProcess(), SECRET, environment=ENVIRONMENT, readings=readings)
+    prefill_cache = PrefillCache(2**24)
+    builder = Builder(
+        ledger, store, spec, InThisProcess(), SECRET, environment=ENVIRONMENT, prefill_cache=prefill_cache
+    )
     reconciler = Reconciler(ledger, store, builder, bell, SIGNER, config)
-    return Installation(ledger, store, reconciler, bell, config, keeps_readings=True)
+    return Installation(ledger, store, reconciler, bell, config, keeps_prefills=True)
 
 
 def people(rows: tuple[Interaction, ...]) -> set[str]:
@@ -89,7 +91,7 @@ def test_all_forget_the_same_people_and_are_judged_by_people_never_seen(
     corpus = corpus_of(other.ledger.view(), prompt)
     store = Store(tmp_path / "retraining")
     maker = AdapterMaker(
-        KnownArtifacts(store.adapters, SECRET), frozen.encoder, spec, InThisProcess(), Silent(), ENVIRONMENT
+        KnownArtifacts(store.adapters, SECRET), frozen.tokenizer, spec, InThisProcess(), Silent(), ENVIRONMENT
     )
     retraining = FullRetraining(maker, store, crowd, corpus, prompt, frozen)
 
@@ -97,7 +99,7 @@ def test_all_forget_the_same_people_and_are_judged_by_people_never_seen(
 
     for here in (one, other):
         assert set(here.ledger.view().interactions) == people(crowd.imported) - set(crowd.forgotten)
-        assert here.ledger.owed() == []
+        assert here.ledger.pending() == []
     floors = {row["contestant"]: row["floor GFLOP/person"] for row in race.rows}
     assert 0 < floors[OURS] < floors[OURS_ON_PROMPTS] < floors[RETRAINING]
     assert all(row["rounds"] == 2 and row["s/person"] > 0 for row in race.rows)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.benchmarks.made_up import Plan, StandIn, TooLarge
+from research.benchmarks.fakes import Plan, StandIn, TooLarge
+from research.benchmarks.instrumented_ledger import Moment
 from research.benchmarks.scale import DatabaseInUse, Simulation, Site
-from research.benchmarks.watched import Moment
 from service.building.planning.embedding import EmbeddingTask, embed_groups
 from service.building.progress import Silent
-from service.building.training.training import Lesson, TrainingTask, train_adapter
+from service.building.training.training import EncodedSample, TrainingTask, train_adapter
 from service.building.training.validation import ValidationTask, validate_users
 from service.llm.tokenizer import ModelSpec
 from service.records import BuildConfig
@@ -80,17 +80,17 @@ def test_what_would_not_fit_into_memory_is_refused_before_anything_is_made(tmp_p
 
 
 def test_a_stand_in_takes_the_stated_time_to_train_and_none_for_the_rest() -> None:
-    workforce = StandIn(Plan(users=1, shards=1, training_seconds=0.01))
-    lesson = Lesson([1, 2], [3], True)
-    training = TrainingTask("f" * 64, NOWHERE, [], (lesson,), ((0,),), CONFIG)
-    [(_, trained)] = workforce.run(train_adapter, [training])
-    assert workforce.trained == 0.01
-    assert trained.files == workforce.adapter("f" * 64) != workforce.adapter("e" * 64)
-    validation = ValidationTask(NOWHERE, ("q_proj",), 1.0, "question", ((lesson, lesson),), {"a": {}, "b": {}})
-    [(_, validated)] = workforce.run(validate_users, [validation])
+    process_pool = StandIn(Plan(users=1, shards=1, training_seconds=0.01))
+    encoded = EncodedSample([1, 2], [3], True)
+    training = TrainingTask("f" * 64, NOWHERE, [], (encoded,), ((0,),), CONFIG)
+    [(_, trained)] = process_pool.run(train_adapter, [training])
+    assert process_pool.trained == 0.01
+    assert trained.files == process_pool.adapter("f" * 64) != process_pool.adapter("e" * 64)
+    validation = ValidationTask(NOWHERE, ("q_proj",), 1.0, "question", ((encoded, encoded),), {"a": {}, "b": {}})
+    [(_, validated)] = process_pool.run(validate_users, [validation])
     [rows] = validated.users
     assert rows.embeddings.shape[0] == len(rows.errors["a"]) == len(rows.errors["b"]) == 2
-    assert workforce.trained == 0.01
+    assert process_pool.trained == 0.01
 
 
 def test_a_stand_in_places_texts_of_the_same_words_together() -> None:

@@ -77,7 +77,7 @@ def test_every_peer_blends_as_the_mixture_does_and_the_levels_differ(frozen: Fro
     mixture, peer = Mixture(twin(frozen), TARGETS), PeftPeer(frozen, stack, TARGETS)
     prompts = random_ids(frozen, 2, 9, seed=0)
     ids, weights = torch.tensor(prompts), routed_weights(2, 3, seed=0)
-    ours = {level: mixture.answer_whole(prompts, stack, weights, level) for level in ("ND", "D")}
+    ours = {level: mixture.yes_no_logits_whole(prompts, stack, weights, level) for level in ("ND", "D")}
     for way, level in (("cat", "ND"), ("svd", "ND"), ("linear", "D")):
         torch.testing.assert_close(peer.blended(ids, weights, way), ours[level], rtol=1e-3, atol=1e-4)
     assert (ours["ND"] - ours["D"]).abs().min() > 1e-3
@@ -86,26 +86,28 @@ def test_every_peer_blends_as_the_mixture_does_and_the_levels_differ(frozen: Fro
 def test_each_pass_of_each_peer_is_one_adapter_alone(frozen: FrozenModel, stack: AdapterStack) -> None:
     mixture, peer = Mixture(twin(frozen), TARGETS), PeftPeer(frozen, stack, TARGETS)
     prompts = random_ids(frozen, 4, 9, seed=0)
-    alone = [mixture.answer_whole(prompts, one_of(stack, k), torch.ones(4, 1), "ND") for k in range(3)]
+    alone = [mixture.yes_no_logits_whole(prompts, one_of(stack, k), torch.ones(4, 1), "ND") for k in range(3)]
     expected, ids = torch.stack(alone, dim=1), torch.tensor(prompts)
     torch.testing.assert_close(peer.passes(ids), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(peer.passes_by_name(ids), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(merged(frozen, stack, 1, TARGETS).answer_whole(prompts), alone[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        merged(frozen, stack, 1, TARGETS).yes_no_logits_whole(prompts), alone[1], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_peers_leave_the_frozen_model_as_it_was(frozen: FrozenModel, stack: AdapterStack) -> None:
     prompts = random_ids(frozen, 2, 9, seed=0)
-    before = frozen.answer_whole(prompts)
+    before = frozen.yes_no_logits_whole(prompts)
     merged(frozen, stack, 0, TARGETS)
     PeftPeer(frozen, stack, TARGETS).one(torch.tensor(prompts), stack.digests[0])
-    assert torch.equal(frozen.answer_whole(prompts), before)
+    assert torch.equal(frozen.yes_no_logits_whole(prompts), before)
     ours, theirs = next(frozen.model.parameters()), next(twin(frozen).model.parameters())
     assert ours.data_ptr() == theirs.data_ptr()
 
 
 def test_answers_that_differ_stop_the_benchmark(frozen: FrozenModel, stack: AdapterStack) -> None:
     mixture, prompts = Mixture(twin(frozen), TARGETS), random_ids(frozen, 2, 9, seed=0)
-    answers = [mixture.answer_whole(prompts, one_of(stack, k), torch.ones(2, 1), "ND") for k in range(2)]
+    answers = [mixture.yes_no_logits_whole(prompts, one_of(stack, k), torch.ones(2, 1), "ND") for k in range(2)]
     effect = (answers[0] - answers[1]).abs().mean()
     agree("the same", answers[0] + 1e-6, answers[0], effect, torch.float32)
     with pytest.raises(PeersDisagree, match="another adapter"):

@@ -25,7 +25,7 @@ from research.benchmarks.serving import (
     latency_row,
     running,
 )
-from service.llm.tokenizer import Encoder, ModelSpec
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
 from service.scoring.requests import EncodedRequest, ScoreRequest
 
 PLAN = Plan(rounds=1, saturated_seconds=0.01, steady_seconds=0.4, overload_seconds=0.05)
@@ -83,8 +83,8 @@ def server() -> Iterator[Recommender]:
 
 @pytest.fixture(scope="module")
 def asker(tiny_models: Callable[..., Path]) -> Asker:
-    encoder = Encoder.load(ModelSpec(str(tiny_models("llama"))))
-    return Asker(RequestShape(context=170, question=70, items=2), encoder, "movie", seed=0)
+    tokenizer = PromptTokenizer.load(ModelSpec(str(tiny_models("llama"))))
+    return Asker(RequestShape(context=170, question=70, items=2), tokenizer, "movie", seed=0)
 
 
 class Scorer:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from research.datasets.tallrec_books import tallrec_books
 from service.data import prompts
 from service.errors import ImportRefused
-from service.records import Item, Opinion, Sample
+from service.records import Item, RatedItem, Sample
 
 CANARY = "canary-55d1"
 READ = {
@@ -37,7 +37,7 @@ def released_form(sample: Sample) -> dict[str, str]:
     return {"instruction": prompts.instruction("book"), "input": words, "output": answer}
 
 
-def named(mentions: tuple[Opinion, ...]) -> list[tuple[str, str | None, bool]]:
+def named(mentions: tuple[RatedItem, ...]) -> list[tuple[str, str | None, bool]]:
     return [(o.item.title, o.item.author, o.liked) for o in mentions]
 
 
@@ -59,13 +59,13 @@ def test_one_book_has_one_id_wherever_it_stands(tmp_path: Path) -> None:
 text = st.text(st.sampled_from('ab ,"\\()'), min_size=1, max_size=12).filter(str.strip)
 # An author with a quote behind a comma cannot be told from the next book.
 books = st.builds(lambda title, author: Item("", title, author=author), text, text.filter(lambda a: ', "' not in a))
-histories = st.lists(st.builds(Opinion, books, st.booleans()), max_size=6).map(tuple)
+histories = st.lists(st.builds(RatedItem, books, st.booleans()), max_size=6).map(tuple)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(histories, books, st.booleans())
 def test_titles_may_hold_commas_and_quotes(
-    tmp_path: Path, history: tuple[Opinion, ...], target: Item, liked: bool
+    tmp_path: Path, history: tuple[RatedItem, ...], target: Item, liked: bool
 ) -> None:
     written = released_form(Sample("", history, target, liked))
     (read,) = tallrec_books(write(tmp_path, [written]), "valid")

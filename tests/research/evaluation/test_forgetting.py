@@ -20,7 +20,7 @@ from research.evaluation.metrics import auc, log_loss
 from research.evaluation.scoring import Unmasked
 from service.data.importers.movie_lens import GENRES
 from service.entrypoints.commands.main import app
-from service.records import BuildConfig, Interaction, Item, Opinion, Sample
+from service.records import BuildConfig, Interaction, Item, RatedItem, Sample
 from service.scoring.requests import EncodedRequest, Scored
 from service.scoring.scorer import Scorer
 
@@ -207,7 +207,7 @@ def test_test_windows_are_cut_as_a_build_cuts_them():
     items = [Item(f"i{n}", f"Film {n}") for n in range(4)]
     rows = [Interaction("u", item.item_id, n % 2 == 0, n) for n, item in enumerate(items)]
     found = samples_by_user(rows, items, BuildConfig(samples_per_user=1, history_length=2))
-    history = (Opinion(items[1], False), Opinion(items[2], True))
+    history = (RatedItem(items[1], False), RatedItem(items[2], True))
     assert found == {"u": (Sample("u", history, items[3], False),)}
 
 

@@ -21,12 +21,12 @@ from research.evaluation.placement import (
 )
 from service.building.planning import partition
 from service.building.planning.corpus import Corpus
-from service.building.planning.placement import Placer, Unit, units_of
+from service.building.planning.placement import ShardAssigner, Unit, units_of
 from service.building.progress import Silent
-from service.building.workers.process_pool import Workforce
+from service.building.workers.process_pool import ProcessPool
 from service.ledger import Ledger
-from service.llm.tokenizer import Encoder, ModelSpec
-from service.records import BuildConfig, Item, Opinion, Sample
+from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.records import BuildConfig, Item, RatedItem, Sample
 
 ITEMS = tuple(Item(f"item-{number}", f"Film {number} (19{50 + number})", None, ("Drama",)) for number in range(20))
 PEOPLE = tuple(f"person-{number:02}" for number in range(40))
@@ -35,7 +35,7 @@ SEED = 3
 
 def _samples(user):
     chance = random.Random(user)
-    opinions = [Opinion(item, chance.random() < 0.5) for item in chance.sample(ITEMS, 6)]
+    opinions = [RatedItem(item, chance.random() < 0.5) for item in chance.sample(ITEMS, 6)]
     return tuple(
         Sample(user, tuple(opinions[:n]), opinions[n].item, opinions[n].liked) for n in range(1, chance.randint(3, 6))
     )
@@ -133,14 +133,16 @@ def test_the_table_describes_the_partitions_that_a_build_would_make(tiny_models,
     model = ModelSpec(str(tiny_models("llama")))
     config = BuildConfig(tree_depth=2, history_length=3, seed=SEED)
     with Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", b"a secret of the tests") as ledger:
-        workforce = Workforce(2, ("service.building.training.training", "service.building.training.validation_table"))
-        placer = Placer(ledger, Encoder.load(model), model, workforce, Silent(), {})
-        rows = placement_table(Corpus("movie", ITEMS, TRAINING, {}), placer, config, ["user"], 5, Silent())
+        process_pool = ProcessPool(
+            2, ("service.building.training.training", "service.building.training.validation_table")
+        )
+        assigner = ShardAssigner(ledger, PromptTokenizer.load(model), model, process_pool, Silent(), {})
+        rows = placement_table(Corpus("movie", ITEMS, TRAINING, {}), assigner, config, ["user"], 5, Silent())
         units = units_of(TRAINING, "movie", config)
         four = [row for row in rows if row.partition in ("tree", "algorithm1")][::4]
         for row in four:
             stated = replace(config, partition=row.partition, max_shard_size=row.max_shard_size)
-            shards = placer.place(units, ITEMS, "movie", stated)
+            shards = assigner.place(units, ITEMS, "movie", stated)
             assert len(set(shards.values())) == row.shards
             assert balance(shards, {unit.key: len(unit.samples) for unit in units}) == row.largest_over_mean
     assert [(row.unit, row.partition) for row in rows[::4]] == [

@@ -13,7 +13,7 @@ from research.pretraining.films import films
 from research.pretraining.lessons import (
     HISTORY,
     NOUNS,
-    Catalogue,
+    Catalog,
     Lessons,
     Plan,
 )
@@ -38,9 +38,9 @@ def of_plan(corpus: Path, vocabulary: Vocabulary, plan: Plan) -> Lessons:
     return Lessons([*films(corpus, 100), *books(corpus)], paragraphs(corpus), vocabulary, plan)
 
 
-@pytest.mark.parametrize("noun", NOUNS)
-def test_a_question_sees_the_context_and_itself_only(lessons: Lessons, vocabulary: Vocabulary, noun: str) -> None:
-    batch = lessons.people(noun, 2, QUESTIONS, np.random.default_rng(1))
+@pytest.mark.parametrize("item_type", NOUNS)
+def test_a_question_sees_the_context_and_itself_only(lessons: Lessons, vocabulary: Vocabulary, item_type: str) -> None:
+    batch = lessons.people(item_type, 2, QUESTIONS, np.random.default_rng(1))
     for row in range(2):
         seen_by = [_text(vocabulary, batch.ids[row][batch.mask[row, 0, end]]) for end in batch.ends[row]]
         for text in seen_by:
@@ -65,9 +65,9 @@ def test_a_batch_is_a_function_of_its_generator(lessons: Lessons) -> None:
     assert torch.equal(first.expected, second.expected)
 
 
-@pytest.mark.parametrize("noun", NOUNS)
-def test_a_fact_asks_for_what_follows_the_title(lessons: Lessons, vocabulary: Vocabulary, noun: str) -> None:
-    batch = lessons.facts(noun, 12, np.random.default_rng(4))
+@pytest.mark.parametrize("item_type", NOUNS)
+def test_a_fact_asks_for_what_follows_the_title(lessons: Lessons, vocabulary: Vocabulary, item_type: str) -> None:
+    batch = lessons.facts(item_type, 12, np.random.default_rng(4))
     flat = batch.ids.flatten()
 
     assert torch.equal(flat[batch.places + 1], batch.wanted)
@@ -126,8 +126,8 @@ def test_all_made_up_items_are_expected_to_be_liked_alike(corpus: Path, vocabula
 
 
 def test_of_an_unknown_item_only_the_mean_is_known(corpus: Path) -> None:
-    catalogue = Catalogue.of("movie", films(corpus, 100))
-    features, unknown = catalogue.observed, len(catalogue.entries)
+    catalog = Catalog.of("movie", films(corpus, 100))
+    features, unknown = catalog.observed, len(catalog.entries)
 
     assert np.allclose(
         features.values[unknown], np.average(features.values[:-1], axis=0, weights=features.popularity[:-1])

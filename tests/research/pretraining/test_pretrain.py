@@ -14,7 +14,7 @@ import torch
 from research.pretraining.pretrain import Recipe, choices_loss, pretrain
 from service.building.progress import Silent
 from service.errors import InvalidInput
-from service.llm.tokenizer import Encoder, ModelSpec, digest_of_files
+from service.llm.tokenizer import ModelSpec, PromptTokenizer, digest_of_files
 
 TINY = Recipe(
     learned_pieces=300,
@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(corpus: Path, finished: tuple
 
 def test_the_result_is_a_model_that_can_be_served(finished: tuple[Path, object]) -> None:
     out, _ = finished
-    encoder = Encoder.load(ModelSpec(str(out)))
+    encoder = PromptTokenizer.load(ModelSpec(str(out)))
     weights = safetensors.numpy.load_file(out / "model.safetensors")
 
     assert encoder.invocation("movie")

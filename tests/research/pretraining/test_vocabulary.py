@@ -10,7 +10,7 @@ from research.pretraining.books import books
 from research.pretraining.films import films
 from research.pretraining.vocabulary import Vocabulary
 from service.data import prompts
-from service.records import Item, Opinion
+from service.records import Item, RatedItem
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_every_spelling_of_a_known_film_holds_its_name_as_one_token(vocabulary: 
 
 
 def test_a_prompt_of_ten_known_films_is_short(vocabulary: Vocabulary) -> None:
-    history = [Opinion(Item("", f"Film of B27, The ({1980 + n})"), n % 2 == 0) for n in range(10)]
+    history = [RatedItem(Item("", f"Film of B27, The ({1980 + n})"), n % 2 == 0) for n in range(10)]
     context = prompts.context_text(history, "movie")
 
     assert len(vocabulary.tokenizer.encode(context)) < 50

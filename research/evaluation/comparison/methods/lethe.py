@@ -53,7 +53,7 @@ class _Home:
 
 
 class Lethe:
-    """A generation of the laboratory's configuration. The catalogue is read before the time begins."""
+    """A generation of the laboratory's configuration. The catalog is read before the time begins."""
 
     def measure(self, trial: Trial, removals: Sequence[Removal]) -> Finding:
         """Each removal starts from a copy of the installation, with the published generation at hand."""
@@ -75,22 +75,22 @@ METHOD = Lethe()
 
 
 def _start(folder: Path, trial: Trial) -> None:
-    """An installation that has read the catalogue and knows nobody; it is made once for all seeds."""
-    catalogue = trial.folder / "catalogue"
-    catalogue.mkdir(exist_ok=True)
-    nobody = Corpus(trial.split.noun, trial.split.items, {}, {})
-    with _home(catalogue, trial) as home:
+    """An installation that has read the catalog and knows nobody; it is made once for all seeds."""
+    catalog = trial.folder / "catalogue"
+    catalog.mkdir(exist_ok=True)
+    nobody = Corpus(trial.split.item_type, trial.split.items, {}, {})
+    with _home(catalog, trial) as home:
         _publish(home, home.builder.build_corpus(nobody, trial.laboratory.config, fence=0))
-    shutil.copytree(catalogue, folder)
+    shutil.copytree(catalog, folder)
 
 
 @contextmanager
 def _home(folder: Path, trial: Trial) -> Iterator[_Home]:
     laboratory = trial.laboratory
     ledger, store = Ledger(f"sqlite:///{folder.absolute()}/ledger.sqlite", _SECRET), Store(folder / "store")
-    spec, workforce = laboratory.frozen.spec, laboratory.workforce
+    spec, process_pool = laboratory.frozen.spec, laboratory.process_pool
     try:
-        yield _Home(ledger, store, Builder(ledger, store, spec, workforce, _SECRET, laboratory.environment))
+        yield _Home(ledger, store, Builder(ledger, store, spec, process_pool, _SECRET, laboratory.environment))
     finally:
         ledger.close()
 
@@ -103,7 +103,7 @@ def _publish(home: _Home, built: Built) -> None:
 def _build(home: _Home, trial: Trial, removal: Removal) -> Timed[Built]:
     left = (sample for number, sample in enumerate(trial.training) if number not in removal.samples)
     valid = (sample for sample in trial.split.valid if sample.user_id != removal.user)
-    corpus = Corpus(trial.split.noun, trial.split.items, _by_user(left), _by_user(valid))
+    corpus = Corpus(trial.split.item_type, trial.split.items, _by_user(left), _by_user(valid))
     return timed(lambda: home.builder.build_corpus(corpus, trial.config, fence=0))
 
 

@@ -15,7 +15,7 @@ from research.evaluation.comparison.laboratory import Laboratory
 from research.evaluation.comparison.splits import Split
 from service.llm.frozen import FrozenModel
 from service.llm.tokenizer import ModelSpec
-from service.records import BuildConfig, Item, Opinion, Sample
+from service.records import BuildConfig, Item, RatedItem, Sample
 from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
 
 ITEMS = tuple(Item(f"i{n:02}", f"Film {n} ({1950 + n})", 1950 + n, ("Drama", "War")[: 1 + n % 2]) for n in range(20))
@@ -69,7 +69,7 @@ def _samples(part: str, users: int, each: int) -> tuple[Sample, ...]:
     found = []
     for user in range(users):
         items = chance.sample(ITEMS, each + 3)
-        opinions = [Opinion(item, chance.random() < 0.2 + 0.6 * (user % 2)) for item in items]
+        opinions = [RatedItem(item, chance.random() < 0.2 + 0.6 * (user % 2)) for item in items]
         found += [
             Sample(f"{part}-{user:02}", tuple(opinions[n - 3 : n]), opinions[n].item, opinions[n].liked)
             for n in range(3, each + 3)
@@ -90,15 +90,15 @@ def frozen(tiny_models: Callable[..., Path]) -> FrozenModel:
 
 
 @pytest.fixture
-def workforce() -> Observed:
+def process_pool() -> Observed:
     return Observed()
 
 
 @pytest.fixture
-def laboratory(frozen: FrozenModel, workforce: Observed) -> Laboratory:
-    return laboratory_with(frozen, workforce)
+def laboratory(frozen: FrozenModel, process_pool: Observed) -> Laboratory:
+    return laboratory_with(frozen, process_pool)
 
 
-def laboratory_with(frozen: FrozenModel, workforce: Observed, config: BuildConfig = CONFIG) -> Laboratory:
+def laboratory_with(frozen: FrozenModel, process_pool: Observed, config: BuildConfig = CONFIG) -> Laboratory:
     """Public votes are known of one film."""
-    return Laboratory(frozen, workforce, config, {"machine": "of a test"}, {"i00": PublicOpinion(7.0, 100.0)})
+    return Laboratory(frozen, process_pool, config, {"machine": "of a test"}, {"i00": PublicOpinion(7.0, 100.0)})

@@ -28,7 +28,7 @@ from research.evaluation.comparison.facts import (
 from research.evaluation.comparison.splits import bookcrossing, movielens_100k
 from research.evaluation.metrics import auc, log_loss
 from service.errors import ImportRefused
-from service.records import Item, Opinion, Sample
+from service.records import Item, RatedItem, Sample
 
 NO_FACTS: PublicItemFacts = {}
 HEAT = Item("heat", "Heat (1995)", 1995, ("Action", "Crime"))
@@ -39,7 +39,7 @@ DUNE = Item("dune", "Dune", author="Frank Herbert")
 
 
 def sample(history: list[tuple[Item, bool]], target: Item = HEAT, liked: bool = True) -> Sample:
-    return Sample("u", tuple(Opinion(item, yes) for item, yes in history), target, liked)
+    return Sample("u", tuple(RatedItem(item, yes) for item, yes in history), target, liked)
 
 
 # Like-share
@@ -157,7 +157,7 @@ def film_facts(folder: Path, rows: str) -> Path:
     return folder
 
 
-def test_films_are_found_under_the_spellings_of_catalogues(tmp_path: Path) -> None:
+def test_films_are_found_under_the_spellings_of_catalogs(tmp_path: Path) -> None:
     rows = "The Matrix,[],1,8.0,900.0,1999\nIl postino,[],1,7.0,90.0,1994\nAmélie & Me,[],1,6.0,9.0,2001\n"
     items = [
         Item("matrix", "Matrix, The (1999)", 1999),

@@ -52,7 +52,7 @@ def without_seconds(found: Comparison) -> list[dict[str, Any]]:
 
 
 def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
-    split: Split, laboratory: Laboratory, workforce: Observed, tmp_path: Path
+    split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:
     bar = Bar()
     found = compare(split, laboratory, tuple(METHODS), (5, 6), TRAINING_SAMPLES, tmp_path, bar, True)
@@ -68,9 +68,9 @@ def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     assert len({one.auc for one in found.measured}) > len(METHODS)
     assert Comparison.from_json(json.loads(json.dumps(found.to_json()))) == found
 
-    before = len(workforce.ran)
+    before = len(process_pool.ran)
     again = compare(split, laboratory, tuple(METHODS), (5, 6), TRAINING_SAMPLES, tmp_path, Silent(), True)
-    assert len(workforce.ran) == before
+    assert len(process_pool.ran) == before
     assert again == replace(found, date=again.date)
 
 
@@ -102,12 +102,12 @@ def test_what_an_interrupted_training_left_does_not_make_the_next_one_look_fast(
 
 
 def test_shared_adapters_are_trained_once_and_keep_the_seconds_of_their_making(
-    split: Split, laboratory: Laboratory, workforce: Observed, tmp_path: Path
+    split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:
     run(split, laboratory, tmp_path, ("apa-d",))
-    trained = len(workforce.trained())
+    trained = len(process_pool.trained())
     [d, nd] = run(split, laboratory, tmp_path, ("apa-d", "apa-nd")).measured
-    assert len(workforce.trained()) == trained
+    assert len(process_pool.trained()) == trained
     assert nd.build_seconds == d.build_seconds > 0
     assert nd.forget_user_seconds == d.forget_user_seconds
 
@@ -116,10 +116,10 @@ def test_other_settings_of_routing_score_again_and_train_nothing(
     split: Split, frozen: FrozenModel, tmp_path: Path
 ) -> None:
     sharp = run(split, laboratory_with(frozen, Observed()), tmp_path, ("apa-nd",))
-    workforce = Observed()
-    even = run(split, laboratory_with(frozen, workforce, replace(CONFIG, tau=0.0)), tmp_path, ("apa-nd",))
+    process_pool = Observed()
+    even = run(split, laboratory_with(frozen, process_pool, replace(CONFIG, tau=0.0)), tmp_path, ("apa-nd",))
     assert without_seconds(even) != without_seconds(sharp)
-    assert workforce.ran == []
+    assert process_pool.ran == []
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_other_settings_of_training_train_again(
 
 
 def test_another_test_set_is_scored_with_the_same_adapters(
-    split: Split, laboratory: Laboratory, workforce: Observed, tmp_path: Path
+    split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:
     [all_of_them] = run(split, laboratory, tmp_path, ("sisa",)).measured
     [fewer] = run(replace(split, test=split.test[:12]), laboratory, tmp_path, ("sisa",)).measured
@@ -143,16 +143,16 @@ def test_another_test_set_is_scored_with_the_same_adapters(
 
 
 def test_processes_are_warm_before_anything_is_timed(
-    split: Split, laboratory: Laboratory, workforce: Observed, tmp_path: Path
+    split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:
     run(split, laboratory, tmp_path, ("sisa",), (0, 1))
-    assert workforce.warmed_up_after == [0]
-    assert workforce.ran
+    assert process_pool.warmed_up_after == [0]
+    assert process_pool.ran
 
 
 def test_a_rehearsal_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     hidden = replace(split, test=Untouchable())
-    found = run(hidden.rehearsed(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
+    found = run(hidden.validation_run(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
     assert found.dataset == "tiny (validation)"
     assert found.split == {"training": 32, "pool": 50, "validation": 6, "test": 0, "scored validation": 6}
     assert found.is_rehearsal

@@ -45,13 +45,13 @@ def trial(laboratory: Laboratory, split: Split, tmp_path: Path) -> Trial:
 
 @pytest.fixture
 def built_with(laboratory: Laboratory, split: Split, tmp_path: Path) -> Callable[[], tuple[Builder, Store]]:
-    """A builder of an installation that knows the catalogue only."""
+    """A builder of an installation that knows the catalog only."""
 
     def builder() -> tuple[Builder, Store]:
         ledger, store = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", b"a secret of a test"), Store(tmp_path / "store")
-        ledger.import_data(split.items, [], split.noun)
+        ledger.import_data(split.items, [], split.item_type)
         made_with = {"environment": laboratory.environment}
-        return Builder(ledger, store, laboratory.frozen.spec, laboratory.workforce, b"a secret", **made_with), store
+        return Builder(ledger, store, laboratory.frozen.spec, laboratory.process_pool, b"a secret", **made_with), store
 
     return builder
 
@@ -70,7 +70,7 @@ def test_sisa_is_the_mean_of_what_each_adapter_says_when_it_is_merged_into_the_m
     for digest in train(trial, RANDOM, SHARDS).digests:
         adapter = load_adapter(trial.store.adapters.path(digest))
         model = merged_model(frozen, [adapter], CONFIG.lora_alpha / CONFIG.lora_rank, [1.0], "ND")
-        said.append([float(torch.sigmoid(model.answer_whole([ids])[0])) for ids in prompts_of(split, frozen)])
+        said.append([float(torch.sigmoid(model.yes_no_logits_whole([ids])[0])) for ids in prompts_of(split, frozen)])
     assert len(said) == SHARDS
     found = METHODS["sisa"].measure(trial, ())
     assert found.scores == pytest.approx(np.mean(said, axis=0), abs=ROUNDING)
@@ -78,8 +78,8 @@ def test_sisa_is_the_mean_of_what_each_adapter_says_when_it_is_merged_into_the_m
 
 
 def prompts_of(split: Split, frozen: FrozenModel) -> list[list[int]]:
-    encoder = frozen.encoder
-    return [encoder.context(s.history, "movie") + encoder.question(s.target, "movie") for s in split.test]
+    tokenizer = frozen.tokenizer
+    return [tokenizer.context(s.history, "movie") + tokenizer.question(s.target, "movie") for s in split.test]
 
 
 def test_one_hot_weights_are_that_adapter_alone(trial: Trial, split: Split) -> None:
@@ -99,7 +99,7 @@ def test_apa_is_what_builder_and_scorer_make_of_the_papers_settings(
     config = replace(CONFIG, seed=SEED, max_shard_size=math.ceil(TRAINING_SAMPLES / SHARDS), **settings)
     drawn = split.drawn(TRAINING_SAMPLES, SEED)
     builder, store = built_with()
-    corpus = Corpus(split.noun, split.items, by_user(drawn), by_user(split.valid))
+    corpus = Corpus(split.item_type, split.items, by_user(drawn), by_user(split.valid))
     generation = builder.build_corpus(corpus, config, fence=0).generation
     frozen = trial.laboratory.frozen
     scorer = Scorer(Unmasked(generation), Snapshots(store, frozen), frozen, Untimed())
@@ -113,7 +113,7 @@ def test_lethe_is_what_builder_and_scorer_make_of_the_settings(
 ) -> None:
     builder, store = built_with()
     drawn = split.drawn(TRAINING_SAMPLES, SEED)
-    corpus = Corpus(split.noun, split.items, by_user(drawn), by_user(split.valid))
+    corpus = Corpus(split.item_type, split.items, by_user(drawn), by_user(split.valid))
     built = builder.build_corpus(corpus, replace(CONFIG, seed=SEED), fence=0)
     frozen = trial.laboratory.frozen
     scorer = Scorer(Unmasked(built.generation), Snapshots(store, frozen), frozen, Untimed())
@@ -140,26 +140,26 @@ def test_the_plain_rows_stand_in_the_same_form(trial: Trial, split: Split) -> No
 
 @pytest.mark.parametrize("name", SHARDED)
 def test_forgetting_retrains_the_shards_that_hold_what_is_removed_and_no_other(
-    name: str, trial: Trial, workforce: Observed, frozen: FrozenModel
+    name: str, trial: Trial, process_pool: Observed, frozen: FrozenModel
 ) -> None:
     method: Any = METHODS[name]
     shards = train(trial, method.partitioning, method.count).shards
     for removal in trial.removals():
         method.measure(trial, ())
-        before = len(workforce.ran)
+        before = len(process_pool.ran)
         [forgotten] = method.measure(trial, [removal]).forgotten
-        new = workforce.ran[before:]
-        lessons = [len(task.lessons) for kind, task in new if kind == "train_adapter"]
+        new = process_pool.ran[before:]
+        encoded_samples = [len(task.encoded_samples) for kind, task in new if kind == "train_adapter"]
         touched = [shard for shard in shards if removal.samples & set(shard)]
         left = [len(set(shard) - removal.samples) for shard in touched]
         assert forgotten.shards == len(touched) >= 1
-        assert sorted(lessons) == sorted(size for size in left if size)
+        assert sorted(encoded_samples) == sorted(size for size in left if size)
         assert ("validate_users" in [kind for kind, _ in new]) == name.startswith("apa")
         assert forgotten.seconds > 0
 
 
 def test_whoever_is_forgotten_validates_no_more(
-    laboratory: Laboratory, split: Split, tmp_path: Path, workforce: Observed
+    laboratory: Laboratory, split: Split, tmp_path: Path, process_pool: Observed
 ) -> None:
     both = split.train[0].user_id
     shared = replace(split, valid=(*split.valid, replace(split.valid[0], user_id=both)))
@@ -168,7 +168,7 @@ def test_whoever_is_forgotten_validates_no_more(
     own = frozenset(n for n, sample in enumerate(trial.training) if sample.user_id == both)
     for removal, rows in ((Removal(both, own), len(split.valid)), (Removal(None, own), len(shared.valid))):
         METHODS["apa-nd"].measure(trial, [removal])
-        last = next(task for kind, task in reversed(workforce.ran) if kind == "validate_users")
+        last = next(task for kind, task in reversed(process_pool.ran) if kind == "validate_users")
         assert sum(map(len, last.users)) == rows
 
 
@@ -182,7 +182,7 @@ def test_lethe_forgets_by_building_without_the_person(
     drawn = split.drawn(TRAINING_SAMPLES, SEED)
     corpora = [drawn, [sample for sample in drawn if sample.user_id != user.user]]
     with_user, without = (
-        builder.build_corpus(Corpus(split.noun, split.items, by_user(s), by_user(split.valid)), config, fence=0)
+        builder.build_corpus(Corpus(split.item_type, split.items, by_user(s), by_user(split.valid)), config, fence=0)
         for s in corpora
     )
     assert found.forgotten[0].shards == len(with_user.shards.keys() - without.shards.keys()) >= 1

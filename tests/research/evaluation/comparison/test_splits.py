@@ -19,13 +19,13 @@ from research.evaluation.comparison.splits import (
 )
 from service.data import prompts
 from service.errors import ImportRefused, InvalidSetting
-from service.records import Item, Opinion, Sample
+from service.records import Item, RatedItem, Sample
 
 ITEMS = tuple(Item(f"i{n}", f"Item {n}", 1990 + n, ("Drama",)) for n in range(12))
 
 
 def sample(n: int, liked: bool = True) -> Sample:
-    return Sample(f"u{n % 5}", (Opinion(ITEMS[n % 12], True),), ITEMS[(n + 1) % 12], liked)
+    return Sample(f"u{n % 5}", (RatedItem(ITEMS[n % 12], True),), ITEMS[(n + 1) % 12], liked)
 
 
 SPLIT = Split(
@@ -60,26 +60,30 @@ def test_more_than_the_pool_holds_is_refused() -> None:
 
 def test_a_rehearsal_cuts_the_validation_users_in_two_and_forgets_the_test_samples() -> None:
     split = replace(SPLIT, valid=tuple(sample(n) for n in range(30, 45)))
-    rehearsed = split.rehearsed()
-    assert {one.user_id for one in rehearsed.valid} == {"u0", "u2", "u4"}
-    assert {one.user_id for one in rehearsed.test} == {"u1", "u3"}
-    assert sorted([*rehearsed.valid, *rehearsed.test], key=repr) == sorted(split.valid, key=repr)
-    assert (rehearsed.train, rehearsed.items, rehearsed.noun) == (split.train, split.items, split.noun)
-    assert rehearsed.dataset == "tiny (validation)"
-    assert replace(split, test=()).rehearsed() == rehearsed
-    assert rehearsed.digest != split.digest
+    validation_run = split.validation_run()
+    assert {one.user_id for one in validation_run.valid} == {"u0", "u2", "u4"}
+    assert {one.user_id for one in validation_run.test} == {"u1", "u3"}
+    assert sorted([*validation_run.valid, *validation_run.test], key=repr) == sorted(split.valid, key=repr)
+    assert (validation_run.train, validation_run.items, validation_run.item_type) == (
+        split.train,
+        split.items,
+        split.item_type,
+    )
+    assert validation_run.dataset == "tiny (validation)"
+    assert replace(split, test=()).validation_run() == validation_run
+    assert validation_run.digest != split.digest
 
 
 def test_one_validation_user_cannot_rehearse() -> None:
     with pytest.raises(InvalidSetting, match="tiny has 1 validation user"):
-        SPLIT.rehearsed()
+        SPLIT.validation_run()
 
 
 # Digest
 
 
 CHANGES: dict[str, Callable[[Split], Split]] = {
-    "noun": lambda split: replace(split, noun="book"),
+    "noun": lambda split: replace(split, item_type="book"),
     "items": lambda split: replace(split, items=split.items[1:]),
     "order": lambda split: replace(split, train=split.train[::-1]),
     "part": lambda split: replace(split, train=(*split.train, *split.valid), valid=()),
@@ -109,7 +113,7 @@ def released(numbers: Iterable[int]) -> str:
 
 def prompt(n: int) -> dict[str, str]:
     book, target = Item("", f"Book {n}", author=f"Author {n % 7}"), Item("", f"Book {n + 1}", author="Somebody")
-    words = prompts.history_text([Opinion(book, n % 3 > 0)]) + prompts.target_text(target, "book")
+    words = prompts.history_text([RatedItem(book, n % 3 > 0)]) + prompts.target_text(target, "book")
     return {"instruction": prompts.instruction("book"), "input": words, "output": "Yes." if n % 2 else "No."}
 
 
@@ -128,7 +132,7 @@ def test_the_released_validation_prompts_are_pool_or_validation_and_all_are_used
     assert split == bookcrossing(tmp_path)
 
 
-def test_every_book_is_in_the_catalogue_once(tmp_path: Path) -> None:
+def test_every_book_is_in_the_catalog_once(tmp_path: Path) -> None:
     split = bookcrossing(books(tmp_path))
     assert set(split.items) == items_of(split)
     assert len({item.item_id for item in split.items}) == len(split.items)
@@ -179,11 +183,11 @@ def tables(folder: Path, rows: list[tuple[str, str, str, int]], opinion: str = "
 
 
 def test_a_table_is_cut_by_people(tmp_path: Path) -> None:
-    split = table(tables(tmp_path, rows_of(200)), noun="song")
+    split = table(tables(tmp_path, rows_of(200)), item_type="song")
     people = [{one.user_id for one in part} for part in (split.train, split.valid, split.test)]
     assert len(set.union(*people)) == sum(map(len, people)) == 200
     assert [len(part) for part in people] == pytest.approx([160, 20, 20], abs=12)
-    assert (split.dataset, split.noun, len(split.items)) == (tmp_path.name, "song", 12)
+    assert (split.dataset, split.item_type, len(split.items)) == (tmp_path.name, "song", 12)
 
 
 def test_a_person_stays_in_their_part_whoever_else_is_there(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from research.evaluation.comparison.splits import Split
 from research.evaluation.comparison.studies import distances_to_centers, studies_of
 from research.evaluation.metrics import auc
 from service.llm.frozen import FrozenModel
-from service.routing.neighbors import Neighbours
+from service.routing.neighbors import Neighbors
 from tests.research.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
 
 pytestmark = pytest.mark.thorough
@@ -35,7 +35,7 @@ def trial(laboratory: Laboratory, split: Split, tmp_path: Path) -> Trial:
 
 
 def test_bars_that_mean_the_same_are_the_same_and_every_bar_is_there(
-    trial: Trial, split: Split, workforce: Observed
+    trial: Trial, split: Split, process_pool: Observed
 ) -> None:
     points = [point() for point in studies_of(trial)]
     found = {(point.study, point.variant): point for point in points}
@@ -52,7 +52,7 @@ def test_bars_that_mean_the_same_are_the_same_and_every_bar_is_there(
     assert list(times) == ["retraining", "sisa", "apa-d", "apa-nd"]
     for name, seconds in times.items():
         assert seconds == trial.per_500(METHODS[name].measure(trial, ()).scoring_seconds)
-    assert len(workforce.trained()) == 1 + 4 * SHARDS + 2 + 8  # whole, four partitions, two further sizes: each once
+    assert len(process_pool.trained()) == 1 + 4 * SHARDS + 2 + 8  # whole, four partitions, two further sizes: each once
 
 
 def test_the_best_one_is_who_errs_least_near_the_sample(trial: Trial, split: Split) -> None:
@@ -69,10 +69,13 @@ def test_the_best_one_is_who_errs_least_near_the_sample(trial: Trial, split: Spl
 
 def test_the_whole_prompt_routes_by_its_own_neighbours(trial: Trial, split: Split, frozen: FrozenModel) -> None:
     trained = train(trial, SEMANTIC, SHARDS)
-    errors, encoder = validation_errors(trial, trained).value, frozen.encoder
+    errors, tokenizer = validation_errors(trial, trained).value, frozen.tokenizer
     queries, rows = (
         np.concatenate(
-            [frozen.embed([encoder.context(s.history, "movie") + encoder.question(s.target, "movie")]) for s in samples]
+            [
+                frozen.embed([tokenizer.context(s.history, "movie") + tokenizer.question(s.target, "movie")])
+                for s in samples
+            ]
         )
         for samples in (split.test, split.valid)
     )
@@ -82,7 +85,7 @@ def test_the_whole_prompt_routes_by_its_own_neighbours(trial: Trial, split: Spli
     scores = blended_scores(trial, trained, weights.astype(np.float32), "ND").value
     prompt = next(point for point in studies_of(trial) if point().variant == "prompt")
     assert prompt().auc == auc(scores, [sample.liked for sample in split.test])
-    by_contexts = Neighbours(trial.examiner.validation_embeddings).nearest(
+    by_contexts = Neighbors(trial.examiner.validation_embeddings).nearest(
         trial.examiner.test_embeddings.value, CONFIG.top_n
     )
     assert any(set(row) != set(other) for row, other in zip(near, by_contexts, strict=True))

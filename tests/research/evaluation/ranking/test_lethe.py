@@ -20,7 +20,8 @@ from research.evaluation.ranking.lethe import (
 from research.evaluation.ranking.protocols import by_person, in_order
 from service.building.progress import Silent
 from service.config import load_settings
-from service.entrypoints.bootstrap import Home, serving_app
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.serving import serving_app
 
 
 @pytest.fixture(scope="module")

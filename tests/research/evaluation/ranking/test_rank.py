@@ -92,7 +92,7 @@ def test_nobody_is_named_in_what_is_left(whole, place, ratings):
 
 def test_a_second_ranking_asks_nobody_and_says_the_same(whole, place, ratings, workshop):
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*.json")}
-    broken = replace(workshop, workforce=None)
+    broken = replace(workshop, process_pool=None)
     again = ranked(contest_in(place, ratings, broken), Wanted(draws=2, strangers=True))
     assert replace(again, date=whole.date) == whole
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*.json")} == before

@@ -21,7 +21,7 @@ def item_of(row: Row) -> Item:
 
 @lru_cache(maxsize=4_096)
 def _genres(stored: str) -> tuple[str, ...]:
-    # A catalogue has few combinations, and every build reads all of it.
+    # A catalog has few combinations, and every build reads all of it.
     return tuple(json.loads(stored))
 
 

@@ -1,6 +1,6 @@
-"""Makes `service/bundled/demo_items.csv`: the best known films of a public catalogue (CC0), for the demo.
+"""Makes `service/bundled/demo_items.csv`: the best known films of a public catalog (CC0), for the demo.
 
-python -m research.pretraining.demo_catalogue CORPUS_FOLDER service/bundled/demo_items.csv
+python -m research.pretraining.demo_catalog CORPUS_FOLDER service/bundled/demo_items.csv
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import lzma
 from pathlib import Path
 
-from research.pretraining.films import FILM_FACTS, catalogue_title
+from research.pretraining.films import FILM_FACTS, catalog_title
 
 FILMS = 2_000
 COLUMNS = ("title", "year", "genres", "vote_average", "vote_count")
@@ -31,7 +31,7 @@ def best_known(corpus: Path, count: int = FILMS) -> list[dict[str, str]]:
 
 
 def write(films: list[dict[str, str]], path: Path) -> None:
-    """Write the catalogue as CSV, with ids in the order of titles."""
+    """Write the catalog as CSV, with ids in the order of titles."""
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("item_id", *COLUMNS))
@@ -42,7 +42,7 @@ def write(films: list[dict[str, str]], path: Path) -> None:
 def _film(row: dict[str, str]) -> dict[str, str]:
     year = int(float(row["year"]))
     return {
-        "title": catalogue_title(" ".join(row["title"].split()), year),
+        "title": catalog_title(" ".join(row["title"].split()), year),
         "year": str(year),
         "genres": "|".join(ast.literal_eval(row["genres"])),
         "vote_average": row["vote_average"],
@@ -51,9 +51,9 @@ def _film(row: dict[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Read the arguments and write the catalogue."""
+    """Read the arguments and write the catalog."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("corpus", type=Path, help="folder with the public catalogues")
+    parser.add_argument("corpus", type=Path, help="folder with the public catalogs")
     parser.add_argument("output", type=Path)
     arguments = parser.parse_args()
     write(best_known(arguments.corpus), arguments.output)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from time import perf_counter, process_time
 from typing import Any, cast
 
-from service.ledger import Ledger, Reading
-from service.records import Place
+from service.ledger import Ledger, ReadTransaction
+from service.records import ShardAssignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class Moment:
 class WatchedReading:
     """Passes every question on, and notes how long its answer took."""
 
-    def __init__(self, reading: Reading, noting: Callable[[str], AbstractContextManager[None]]) -> None:
-        self._reading = reading
+    def __init__(self, transaction: ReadTransaction, noting: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._transaction = transaction
         self._noting = noting
 
     def __getattr__(self, name: str) -> Any:
-        answer = getattr(self._reading, name)
+        answer = getattr(self._transaction, name)
         if not callable(answer):
             return answer
 
@@ -65,17 +65,17 @@ class WatchedLedger(Ledger):
         self.seconds, self.planned_at = {}, None
 
     @contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def read_transaction(self) -> Iterator[ReadTransaction]:
         """As the ledger does."""
-        with super().reading() as reading:
-            yield cast(Reading, WatchedReading(reading, self._noting))
+        with super().read_transaction() as transaction:
+            yield cast(ReadTransaction, WatchedReading(transaction, self._noting))
 
-    def save_places(self, changed: Mapping[str, int], places: Sequence[Place]) -> None:
+    def save_assignments(self, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]) -> None:
         """As the ledger does."""
         with self._noting("save_places"):
-            super().save_places(changed, places)
+            super().save_assignments(changed, assignments)
 
-    def record_exposures(
+    def record_lineage(
         self,
         view_fence: int,
         adapters: Mapping[str, Iterable[str]],
@@ -85,7 +85,7 @@ class WatchedLedger(Ledger):
     ) -> None:
         """As the ledger does."""
         with self._noting("record_exposures"):
-            super().record_exposures(view_fence, adapters, rows, shards, memories)
+            super().record_lineage(view_fence, adapters, rows, shards, memories)
         if adapters:
             self._before_training(adapters.keys())
 
@@ -94,22 +94,22 @@ class WatchedLedger(Ledger):
         self.planned_at = self.planned_at or Moment.now()
         super().set_shards_training(count)
 
-    def drop_exposures_except(
+    def drop_lineage_except(
         self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
     ) -> None:
         """As the ledger does."""
         with self._noting("drop_exposures_except"):
-            super().drop_exposures_except(adapters, rows, generation, memories)
+            super().drop_lineage_except(adapters, rows, generation, memories)
 
     def erase_traces(self) -> None:
         """As the ledger does."""
         with self._noting("erase_traces"):
             super().erase_traces()
 
-    def found_again(self) -> dict[str, list[str] | None]:
+    def resurrected_users(self) -> dict[str, list[str] | None]:
         """As the ledger does."""
         with self._noting("found_again"):
-            return super().found_again()
+            return super().resurrected_users()
 
     @contextmanager
     def _noting(self, step: str) -> Iterator[None]:

@@ -17,10 +17,10 @@ from service.building.planning.embedding import EmbeddingTask, PublicTextsTask
 from service.building.training.training import Trained, TrainingTask
 from service.building.training.validation import UserValidation, Validated, ValidationTask
 from service.building.workers.process_pool import (
+    ProcessPool,
     Report,
     Result,
     Task,
-    Workforce,
 )
 from service.errors import InvalidSetting
 from service.records import BuildConfig, Interaction, Item
@@ -60,7 +60,7 @@ class Plan:
         return replace(stated, max_shard_size=cap)
 
 
-class StandIn(Workforce):
+class StandIn(ProcessPool):
     """Makes up what processes with a model would compute: at once, but for training, and the same for the same input."""
 
     def __init__(self, plan: Plan) -> None:
@@ -72,7 +72,7 @@ class StandIn(Workforce):
     def run(
         self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
     ) -> Iterator[tuple[int, Result]]:
-        """As `Workforce.run`, without looking at `function`: the task says what is wanted."""
+        """As `ProcessPool.run`, without looking at `function`: the task says what is wanted."""
         for number, task in enumerate(tasks):
             result: Any = self._made_up(task)
             yield number, result
@@ -83,7 +83,7 @@ class StandIn(Workforce):
             self.trained += self._plan.training_seconds
             return Trained(self.adapter(task.recipe), {})
         if isinstance(task, ValidationTask):
-            found = [self._validation(len(lessons), task.adapters) for lessons in task.users]
+            found = [self._validation(len(encoded_samples), task.adapters) for encoded_samples in task.users]
             return Validated(found, {})
         if isinstance(task, EmbeddingTask):
             return np.stack([self._placed(ids) for ids, *_ in task.groups])
@@ -110,7 +110,7 @@ class StandIn(Workforce):
 
 
 def items() -> list[Item]:
-    """A catalogue of things that do not exist."""
+    """A catalog of things that do not exist."""
     return [Item(f"{n:04}", f"Film {n:04} ({1950 + n % 70})", 1950 + n % 70, ("Drama",)) for n in range(_ITEMS)]
 
 

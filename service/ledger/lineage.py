@@ -17,13 +17,13 @@ from service.ledger.statements import chunks, insert_new
 from service.records import ForgetRequest
 
 
-def exposure_rows(
+def lineage_rows(
     adapters: Mapping[str, Iterable[str]],
     rows: Mapping[str, str],
     shards: Mapping[str, str],
     memories: Mapping[str, Mapping[str, int]],
 ) -> list[dict[str, Any]]:
-    """Rows of `exposures`.
+    """Rows of `lineage`.
 
     Of adapters (digest -> a user id for each sample), memories (digest -> user id -> interactions) and validation rows
     (key -> user id).
@@ -46,7 +46,7 @@ def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: in
     """Note the exposures. What has seen somebody who asked after `view_fence` is masked at once."""
     late = late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
-    insert_new(connection, tables.exposures, [row for row in seen if row["user_id"] not in gone])
+    insert_new(connection, tables.lineage, [row for row in seen if row["user_id"] not in gone])
     for user, requests in late.items():
         own = [row for row in seen if row["user_id"] == user]
         for request in requests:
@@ -81,7 +81,7 @@ def late_requests(
 
 def count_samples(connection: sa.Connection) -> dict[tuple[str, str], int]:
     """(kind, key) -> samples of all people of whom it is known that this artifact has seen them."""
-    c = tables.exposures.c
+    c = tables.lineage.c
     counted = connection.execute(sa.select(c.kind, c.key, sa.func.sum(c.samples)).group_by(c.kind, c.key))
     return {(kind, key): int(samples) for kind, key, samples in counted}
 
@@ -91,7 +91,7 @@ def all_known(
 ) -> bool:
     """Whether it is known of each of these artifacts who was seen by it, or that it may not be used."""
     return all(
-        _known(connection, tables.exposures, kind) | _known(connection, tables.masks, kind) >= set(keys)
+        _known(connection, tables.lineage, kind) | _known(connection, tables.masks, kind) >= set(keys)
         for kind, keys in (("adapter", adapters), ("row", rows), ("memory", memories))
     )
 
@@ -107,7 +107,7 @@ def drop_except(
     kept = {"adapter": frozenset(adapters), "row": frozenset(rows), "memory": frozenset(memories)}
     request = tables.forget_requests.c
     completed = sa.select(request.request_id).where(request.state == "completed")
-    _delete_gone(connection, tables.exposures, kept)
+    _delete_gone(connection, tables.lineage, kept)
     if _delete_gone(connection, tables.masks, kept, tables.masks.c.request_id.in_(completed)):
         raise_revision(connection)
 

@@ -7,29 +7,29 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from service.ledger import (
-    catalogue,
-    exposures,
+    catalog,
     histories,
+    lineage,
     placements,
     state,
 )
-from service.ledger.placements import PlaceColumns
-from service.records import Item, LedgerView, Place
+from service.ledger.placements import AssignmentColumns
+from service.records import Item, LedgerView, ShardAssignment
 
 
-class Reading:
+class ReadTransaction:
     """Answers from one state of the database, as long as the transaction is open that it was made on."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         now = state.read_state(connection)
         self.fence = int(now.fence)
-        self.outline: str | None = now.outline  # under which places are remembered
-        self.noun = state.noun(connection)
+        self.fingerprint: str | None = now.fingerprint  # under which places are remembered
+        self.item_type = state.item_type(connection)
 
     def items(self) -> tuple[Item, ...]:
-        """The catalogue, by item id."""
-        return catalogue.all_items(self._connection)
+        """The catalog, by item id."""
+        return catalog.all_items(self._connection)
 
     def view(self, users: Collection[str] | None = None) -> LedgerView:
         """Everything, or what concerns these users."""
@@ -41,22 +41,22 @@ class Reading:
         """Users of whom no place is remembered since they changed -> when that was; the first `limit` after `after`."""
         return placements.read_changed(self._connection, after, limit)
 
-    def place_columns(self) -> PlaceColumns:
+    def assignment_columns(self) -> AssignmentColumns:
         """All remembered units that train, in order of their paths."""
         return placements.read_columns(self._connection)
 
-    def memory_columns(self) -> PlaceColumns:
+    def memory_columns(self) -> AssignmentColumns:
         """Everybody's remembered parts in memories, in order of their paths."""
         return placements.read_memory_columns(self._connection)
 
-    def places_under(self, node: str) -> list[Place]:
+    def assignments_under(self, node: str) -> list[ShardAssignment]:
         """The remembered units at and below a node of the tree."""
         return placements.read_under(self._connection, node)
 
-    def validating(self) -> list[Place]:
+    def validating(self) -> list[ShardAssignment]:
         """The remembered users whose samples validate."""
         return placements.read_validating(self._connection)
 
     def exposed(self) -> dict[tuple[str, str], int]:
         """(kind, key) of an artifact -> samples of all people of whom it is known that it has seen them."""
-        return exposures.count_samples(self._connection)
+        return lineage.count_samples(self._connection)

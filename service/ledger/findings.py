@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from service.ledger import tables
-from service.ledger.catalogue import all_named, id_in
+from service.ledger.catalog import all_named, id_in
 from service.ledger.hashes import KeyedHashes
 from service.ledger.requests import find_requests
 from service.ledger.statements import chunks
@@ -17,39 +17,41 @@ from service.records import ForgetRequest, ItemName, Key, NamedItems, Outcome, T
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
-    """What was found. `graves` tells of each grave that is asked for whether anything lies, or from now on will lie, in it."""
+class ForgetFindings:
+    """What was found. `scope_hashes` tells of each scope that is asked for whether anything of it was held, now or before."""
 
     held: frozenset[str] | None  # ids of the items that are named and held; None: whatever is held of the user
     outcome: Outcome
     items: NamedItems | None
-    graves: Mapping[str, bool]
+    scope_hashes: Mapping[str, bool]
     standing: Mapping[str, Tombstone]  # of the user, by grave
 
     def tombstones(self, request: ForgetRequest, remember: bool, remember_seconds: float) -> Iterator[Tombstone]:
         """Those to be set: for ever over what was held (or with `remember`), else until rows under way have come in."""
-        for grave, filled in self.graves.items():
+        for scope_hash, filled in self.scope_hashes.items():
             if filled:
-                yield Tombstone(request.subject, grave, request.request_id, request.fence)
+                yield Tombstone(request.subject, scope_hash, request.request_id, request.fence)
             elif remember or remember_seconds:
                 ends = None if remember else request.accepted_at + remember_seconds
-                stone = Tombstone(request.subject, grave, request.request_id, request.fence, ends, request.accepted_at)
-                if stone.adds_to(self.standing.get(grave)):
+                stone = Tombstone(
+                    request.subject, scope_hash, request.request_id, request.fence, ends, request.accepted_at
+                )
+                if stone.adds_to(self.standing.get(scope_hash)):
                     yield stone
 
 
 def look_up(
     connection: sa.Connection, user_id: Key, names: Collection[ItemName] | None, seen: bool, hashes: KeyedHashes
-) -> Sought:
+) -> ForgetFindings:
     """Compare with what is held now, before anything is erased. `seen`: some artifact has seen the user."""
     known_as = hashes.subjects(user_id)
     stones = read_tombstones(connection, tables.tombstones.c.subject.in_(known_as))
-    standing = {stone.grave: stone for stone in stones if stone.subject == known_as[0]}
+    standing = {stone.scope_hash: stone for stone in stones if stone.subject == known_as[0]}
     earlier = find_requests(connection, tables.forget_requests.c.subject.in_(known_as))
     filled = _filled(stones, earlier)
     if names is None:
         outcome = _outcome(seen or _holds(connection, user_id), bool(filled) or any(one.held for one in earlier))
-        return Sought(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
+        return ForgetFindings(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
     return _look_up_items(connection, user_id, names, standing, filled, hashes)
 
 
@@ -60,14 +62,14 @@ def _look_up_items(
     standing: Mapping[str, Tombstone],
     filled: frozenset[str],
     hashes: KeyedHashes,
-) -> Sought:
+) -> ForgetFindings:
     subject = hashes.subject(user_id)
     meant = {name: [item.item_id for item in items] for name, items in all_named(connection, names).items()}
     # Of an id that no item has, rows may still be under way, or the item may have left with its last row.
     ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
-    graves = {item_id: hashes.grave(subject, item_id) for own in ids.values() for item_id in own}
-    held = _held(connection, user_id, graves)
-    gone = {item_id for item_id in graves if not filled.isdisjoint(hashes.graves(user_id, item_id))}
+    scope_hashes = {item_id: hashes.scope_hash(subject, item_id) for own in ids.values() for item_id in own}
+    held = _held(connection, user_id, scope_hashes)
+    gone = {item_id for item_id in scope_hashes if not filled.isdisjoint(hashes.scope_hashes(user_id, item_id))}
     if tables.WHOLE_USER in filled:
         gone |= {item_id for own in meant.values() for item_id in own}
     erased = {name for name, own in ids.items() if held.intersection(own)}
@@ -75,8 +77,8 @@ def _look_up_items(
     not_held = meant.keys() - erased - already
     unknown = len(ids) - len(erased) - len(already) - len(not_held)
     items = NamedItems(len(ids), len(erased), len(already), len(not_held), unknown)
-    deep = {grave: item_id in held or item_id in gone for item_id, grave in graves.items()}
-    return Sought(frozenset(held), _outcome(bool(erased), bool(already)), items, deep, standing)
+    deep = {scope_hash: item_id in held or item_id in gone for item_id, scope_hash in scope_hashes.items()}
+    return ForgetFindings(frozenset(held), _outcome(bool(erased), bool(already)), items, deep, standing)
 
 
 def _outcome(erased: bool, already: bool) -> Outcome:
@@ -88,7 +90,9 @@ def _outcome(erased: bool, already: bool) -> Outcome:
 def _filled(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -> frozenset[str]:
     """The graves in which something lies. Earlier versions set the same tombstone where nothing had been held."""
     empty = {request.request_id for request in earlier if request.found is Outcome.NOTHING_HELD}
-    return frozenset(stone.grave for stone in stones if stone.accepted_at is None and stone.request_id not in empty)
+    return frozenset(
+        stone.scope_hash for stone in stones if stone.accepted_at is None and stone.request_id not in empty
+    )
 
 
 def _holds(connection: sa.Connection, user_id: Key) -> bool:
