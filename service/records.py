@@ -275,7 +275,7 @@ class Tombstone:
         return now < self.expires_at and (self.accepted_at is None or timestamp <= self.accepted_at)
 
     def adds_to(self, standing: Tombstone | None) -> bool:
-        """Whether it stands for longer than the one (if any) that stands on this grave."""
+        """Whether it stands for longer than the one (if any) that stands over this scope."""
         if standing is None or standing.expires_at is None:
             return standing is None
         return self.expires_at is None or self.expires_at > standing.expires_at

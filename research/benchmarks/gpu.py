@@ -47,7 +47,7 @@ from service.errors import LetheError
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Prefix
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 TOKENIZER = Path(__file__).parents[2] / "service" / "bundled" / "base_model"

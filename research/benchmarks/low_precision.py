@@ -30,7 +30,7 @@ from research.benchmarks.scoring import random_ids
 from research.evaluation.quantized import levels_of
 from service.config import BUNDLED_MODEL
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 BASE = "float32"
 BUNDLED = "bundled"

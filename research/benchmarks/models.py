@@ -21,7 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from research.benchmarks.interleaved import Floor
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, target_modules
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig
 from service.routing.weights import keep_largest
 
@@ -93,7 +94,7 @@ def _random_weights(shape: Shape, dtype: str, device: str, seed: int) -> PreTrai
 
 
 def only_load(spec: ModelSpec, report: Callable[[int], None]) -> None:
-    """A task for a workforce that ends once the model is loaded: what every training task begins with."""
+    """A task for a process pool that ends once the model is loaded: what every training task begins with."""
     FrozenModel.load(spec)
     report(1)
 

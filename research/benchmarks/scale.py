@@ -40,7 +40,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 _IMPORTED_AT_ONCE = 10_000  # people

@@ -30,7 +30,7 @@ from service.entrypoints.commands.console import progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
 from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 _MAX_SHARD_SHARE = 0.38  # of all samples: makes four shards of the demo's people

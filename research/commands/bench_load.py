@@ -43,7 +43,7 @@ from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, wit
 from service.errors import InvalidSetting
 from service.forgetting.bell import open_bell
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 

@@ -53,7 +53,9 @@ def compare_methods(
     public_facts: Annotated[
         Path | None, typer.Option(help="Folder of public votes, which `logistic` reads; default: it does without")
     ] = None,
-    item_type: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
+    item_type: Annotated[
+        str, typer.Option("--item-type", "--noun", help="With --dataset table: what an item is called in prompts")
+    ] = "item",
     liked_above: Annotated[
         float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
     ] = None,

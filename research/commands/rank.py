@@ -89,7 +89,9 @@ def rank_methods(
     on_validation: Annotated[
         bool, typer.Option("--on-validation", help="Cut the training rows again and rank there, to choose settings by")
     ] = False,
-    item_type: Annotated[str, typer.Option(help="With --dataset table: what an item is called in prompts")] = "item",
+    item_type: Annotated[
+        str, typer.Option("--item-type", "--noun", help="With --dataset table: what an item is called in prompts")
+    ] = "item",
     liked_above: Annotated[
         float | None, typer.Option(help="With --dataset table: a rating above this counts as liked")
     ] = None,
@@ -113,9 +115,13 @@ def rank_methods(
             as_typed(context, "lethe evaluate ranking"),
         )
         found = rank(contest, entering, Wanted(new_items, strangers), circumstances)
+    _write(found, place)
+    _print(found, place, json_)
+
+
+def _write(found: Ranking, place: Path) -> None:
     (place / "results.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", "utf-8")
     (place / "report.html").write_text(report.render(found), "utf-8")
-    _print(found, place, json_)
 
 
 def _peers(names: str) -> list[Peer]:

@@ -25,7 +25,7 @@ from service.data.samples import user_samples
 from service.forgetting.reconcile import Reconciler
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, ForgetRequest, Interaction, Item, Sample
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import MaskSource, Snapshots

@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from adapters_store import Store
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.scoring.snapshot import Snapshot, Snapshots
 
 _LARGEST = 127

@@ -53,7 +53,8 @@ from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.ledger import Ledger
 from service.llm.frozen import POOLING
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
 from service.records import BuildConfig, Item, Published
 

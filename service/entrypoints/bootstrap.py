@@ -17,7 +17,7 @@ from service.forgetting.restore import Restored, restore_check
 from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import Ledger, ledger_exists
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 _SECONDS_A_DAY = 86_400.0
 

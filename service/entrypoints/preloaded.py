@@ -13,7 +13,7 @@ import torch
 from service.config import load_settings
 from service.errors import LetheError
 from service.llm.frozen import load_for_children
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 _SMALL = 2**28  # bytes of files; who only waits should not hold more
 

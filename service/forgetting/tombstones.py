@@ -214,7 +214,7 @@ def _equal(given: object, expected: str) -> bool:
 def _stated(tombstone: Tombstone) -> dict[str, Any]:
     # What stands for ever is written as it always was, so that earlier versions can read it.
     stated = {name: value for name, value in asdict(tombstone).items() if value is not None}
-    return {**stated, _SCOPE_HASH: stated.pop("scope_hash")}
+    return {_SCOPE_HASH: stated.pop("scope_hash"), **stated}
 
 
 @contextmanager

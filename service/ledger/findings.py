@@ -24,7 +24,7 @@ class ForgetFindings:
     outcome: Outcome
     items: NamedItems | None
     scope_hashes: Mapping[str, bool]
-    standing: Mapping[str, Tombstone]  # of the user, by grave
+    standing: Mapping[str, Tombstone]  # of the user, by scope hash
 
     def tombstones(self, request: ForgetRequest, remember: bool, remember_seconds: float) -> Iterator[Tombstone]:
         """Those to be set: for ever over what was held (or with `remember`), else until rows under way have come in."""
@@ -88,7 +88,7 @@ def _outcome(erased: bool, already: bool) -> Outcome:
 
 
 def _filled(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -> frozenset[str]:
-    """The graves in which something lies. Earlier versions set the same tombstone where nothing had been held."""
+    """The scopes of which something was held. Earlier versions set the same tombstone where nothing had been held."""
     empty = {request.request_id for request in earlier if request.found is Outcome.NOTHING_HELD}
     return frozenset(
         stone.scope_hash for stone in stones if stone.accepted_at is None and stone.request_id not in empty

@@ -186,7 +186,7 @@ def _take_item_type(connection: sa.Connection, item_type: str | None) -> bool:
         return False
     if known is not None and count(connection, tables.items):
         raise ImportRefused(
-            f"this ledger's catalog is of the noun {known!r}, not {item_type!r}; use a ledger of its own"
+            f"this ledger's items are of the type {known!r}, not {item_type!r}; use a ledger of its own"
         )
     set_state(connection, item_type=item_type)
     return True

@@ -13,12 +13,13 @@ from service.ledger.schema import known_schema
 from service.ledger.statements import Row
 from service.records import BuildConfig, Published
 
-DEFAULT_NOUN = "item"
+DEFAULT_ITEM_TYPE = "item"
 
 
 def read_state(connection: sa.Connection) -> Row:
     """The row. Raises LedgerNewer if a later version upgraded the ledger, and this one may not work with it any more."""
-    row = connection.execute(sa.select(tables.state)).one()
+    columns = (column.label(column.key) for column in tables.state.c)
+    row = connection.execute(sa.select(*columns)).one()
     known_schema().check_still(row.oldest_schema)
     return row
 
@@ -35,7 +36,7 @@ def raise_revision(connection: sa.Connection, **values: Any) -> None:
 
 def item_type(connection: sa.Connection) -> str:
     """What the catalog's items are called; the default until an import has said."""
-    return str(read_state(connection).item_type or DEFAULT_NOUN)
+    return str(read_state(connection).item_type or DEFAULT_ITEM_TYPE)
 
 
 def publish(connection: sa.Connection, published: Published) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-WHOLE_USER = ""  # the grave that holds everything of a user
+WHOLE_USER = ""  # the scope hash of everything of a user
 
 # Byte order on both databases, as Python sorts: other collations would give other histories.
 _Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")

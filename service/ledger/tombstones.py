@@ -16,7 +16,7 @@ _DERIVED = (tables.placements, tables.changes, tables.memberships, tables.lineag
 
 
 def add_tombstones(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> None:
-    """Set tombstones; of two on one grave the later stays."""
+    """Set tombstones; of two over one scope the later stays."""
     upsert(connection, tables.tombstones, [asdict(tombstone) for tombstone in tombstones])
 
 
@@ -47,7 +47,7 @@ def read_tombstones(connection: sa.Connection, *conditions: sa.ColumnElement[boo
     c = tables.tombstones.c
     columns = (c[field.name] for field in fields(Tombstone))
     rows = connection.execute(sa.select(*columns).where(*conditions).order_by(c.subject, c.scope_hash))
-    return [Tombstone(**row) for row in rows.mappings()]
+    return [Tombstone(*row) for row in rows]
 
 
 def over(

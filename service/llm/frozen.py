@@ -28,12 +28,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from service.errors import ModelUnsuitable
 from service.llm import packed
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
-from service.llm.tokenizer import (
-    Answers,
-    ModelSpec,
-    PromptTokenizer,
-    model_folder,
-)
+from service.llm.spec import Answers, ModelSpec
+from service.llm.tokenizer import PromptTokenizer, model_folder
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,12 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from service.data import prompts
 from service.errors import ModelUnsuitable
+from service.llm.spec import Answers, ModelSpec
 from service.records import Item, RatedItem
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "tokenizer.model", "*.jinja")
 _PROBE = prompts.question_text(Item("", "Probe (2000)"), "item")
 _UNKNOWN_POSITIONS = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a model is asked that meets token ids only: which token answers what, and a prompt to try it with."""
-
-    yes: int
-    no: int
-    probe: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """Where the frozen model is and how it is computed: enough to load the same one in another process.
-
-    A process that is told the answers loads the weights alone; a tokenizer takes longer to load than a small model.
-    """
-
-    name: str  # a folder or a hub id
-    revision: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    answers: Answers | None = None
 
 
 class PromptTokenizer:

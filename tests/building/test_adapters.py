@@ -13,7 +13,8 @@ from service.building.known import KnownArtifacts
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
 from service.data.samples import canonical_order
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem, Sample, Shard
 from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
 

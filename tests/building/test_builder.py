@@ -14,7 +14,7 @@ from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import ProcessPool
 from service.data.samples import is_validation_user
 from service.ledger import Ledger
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction, Item
 
 NOUN = "movie"

@@ -19,7 +19,8 @@ from service.building.planning.plan import Plan, WholePlan
 from service.building.progress import Silent
 from service.data.samples import is_validation_user
 from service.ledger import Ledger, ReadTransaction
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Interaction, LedgerView
 from tests.exactness.homes import (
     NOUN,

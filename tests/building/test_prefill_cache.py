@@ -22,7 +22,7 @@ from service.building.workers.process_pool import ProcessPool
 from service.building.workers.shared_memory import Block, SharedMemory, whole_pages
 from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Item, RatedItem
 
 NOUN = "movie"

@@ -10,7 +10,7 @@ import pytest
 from service.building.planning.embedding import EmbeddingTask, embed_groups
 from service.building.workers.process_pool import ProcessPool, TaskFailed
 from service.errors import ModelUnsuitable
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 PRELOAD = ("service.building.training.training", "service.building.training.validation")
 

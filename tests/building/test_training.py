@@ -16,7 +16,8 @@ from service.building.workers.prefill_cache import PrefillCache
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem
 
 NOUN = "movie"

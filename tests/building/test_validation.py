@@ -11,7 +11,7 @@ from service.building.training.training import EncodedSample
 from service.building.training.validation import ValidationTask, error, validate_users
 from service.building.training.validation_table import row_keys
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import Item, RatedItem
 
 NOUN = "movie"

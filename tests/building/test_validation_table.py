@@ -18,7 +18,7 @@ from service.building.progress import Silent
 from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, Validated, ValidationTask
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 FROZEN = {"digest": "f" * 64}

@@ -86,7 +86,7 @@ def test_an_invalid_request_says_where_it_is_wrong(client: Any, generated: Calla
     refused = generated("api.default.recommend").sync_detailed(client=client, body=body)
     assert refused.status_code == 422
     assert isinstance(refused.parsed, models.Problem)
-    assert [(type(fault), fault.location) for fault in refused.parsed.errors] == [(models.StoreFault, "body.top_k")]
+    assert [(type(fault), fault.location) for fault in refused.parsed.errors] == [(models.Fault, "body.top_k")]
 
 
 def test_too_much_at_once_is_a_problem_that_says_when_to_come_again(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 from .homes import SMALLEST_MODEL
 

@@ -26,7 +26,7 @@ from service.forgetting.reconcile import Reconciler
 from service.forgetting.restore import restore_check
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import ImportCounts, KeyedHashes, Ledger
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, ForgetRequest, Interaction, Item
 
 NOUN = "movie"
@@ -44,7 +44,7 @@ SMALLEST_MODEL = {
 
 
 class InThisProcess:
-    """A workforce that runs its tasks here, one after another: what one leaves behind, the next one meets."""
+    """A process pool that runs its tasks here, one after another: what one leaves behind, the next one meets."""
 
     processes = 1
 

@@ -22,7 +22,7 @@ from service.errors import Damaged
 from service.forgetting.incidents import Incidents
 from service.forgetting.receipts import verify
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 from service.scoring.snapshot import Snapshot, Snapshots
 

@@ -28,7 +28,7 @@ from service.building.planning.partition import anchor_pool
 from service.data.samples import is_validation_user
 from service.ledger import Ledger, ReadTransaction
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction, Item, LedgerView, RatedItem
 from service.routing.weights import mean_errors, softmax_weights
 from service.scoring.recommender import Recommender
@@ -112,7 +112,7 @@ def home_of(scratch: Path, smallest_model: ModelSpec, opened: list[Home], reques
 
     def built(rows: list[Interaction], items: list[Item] = ITEMS, config: BuildConfig = CONFIG, **parts: Any) -> Home:
         folder = scratch / f"{len(opened)}-{request.node.name}"
-        opened.append(Home(folder, smallest_model, config, **{"workforce": PUBLIC_TEXTS, **parts}))
+        opened.append(Home(folder, smallest_model, config, **{"process_pool": PUBLIC_TEXTS, **parts}))
         opened[-1].ledger.import_data(items, rows, NOUN)
         opened[-1].build()
         return opened[-1]

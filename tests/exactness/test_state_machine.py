@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction
 
 from .homes import (
@@ -374,7 +374,7 @@ def stories_of(config: BuildConfig, folder: Path, model: ModelSpec) -> Iterator[
     beginning.build()
     beginning.close()
     clean = CleanBuilds(folder, model, config)
-    parts = {"origin": folder / "origin", "workforce": RememberingPublicTexts(), "clean": clean, "met": Counter()}
+    parts = {"origin": folder / "origin", "process_pool": RememberingPublicTexts(), "clean": clean, "met": Counter()}
     yield type(Story)("Story", (Story,), parts)
     shutil.rmtree(folder)
 

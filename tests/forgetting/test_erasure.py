@@ -34,7 +34,7 @@ from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.ledger.database import _empty_wal, _rewrite_file
-from service.records import BuildConfig, ForgetRequest, Interaction, Item, Place, Published
+from service.records import BuildConfig, ForgetRequest, Interaction, Item, Published, ShardAssignment
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 SECRET = b"a secret of the tests"
@@ -62,7 +62,9 @@ class SmallBuilder:
         places = [(user, shards[digest], digest) for digest in shards for user in members[shards[digest]]]
         with self.ledger.read_transaction() as transaction:
             changed = transaction.changed(None, None)
-        self.ledger.save_assignments(changed, [Place(user, user, name, 1, digest) for user, name, digest in places])
+        self.ledger.save_assignments(
+            changed, [ShardAssignment(user, user, name, 1, digest) for user, name, digest in places]
+        )
         self.ledger.record_partition("p" * 64, ((user, user, name) for user, name, _ in places))
         memories = {digest_of(["memory", digest]): name for digest, name in shards.items()}
         counted = {digest: dict.fromkeys(members[name], 1) for digest, name in memories.items()}

@@ -106,7 +106,8 @@ from service.records import Tombstone
 HASHES = KeyedHashes(b"a secret of the tests")
 path, name = Path(sys.argv[1]), sys.argv[2]
 for number in range(50):
-    TombstoneFile(path, HASHES).bury([Tombstone(f"{name}{number}", "", "r", number), Tombstone(f"both{number}", "", "r", 1)])
+    stones = [Tombstone(f"{name}{number}", "", "r", number), Tombstone(f"both{number}", "", "r", 1)]
+    TombstoneFile(path, HASHES).add_tombstones(stones)
 """
 
 

@@ -52,7 +52,7 @@ def test_a_history_that_keeps_every_promise_is_clean() -> None:
 BROKEN: dict[str, dict[str, Any]] = {
     "fence": {"fence": 6},
     "adapter": {"weights": {"saw her": 1e-30, "other": 1.0}},
-    "row": {"neighbours": ("row", "her row")},
+    "row": {"neighbors": ("row", "her row")},
     "memory": {"memories": ("other", "counts her")},
     "person": {"user_id": "ann"},
 }

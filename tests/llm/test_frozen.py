@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from service.data import prompts
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel, load_for_children
-from service.llm.tokenizer import ModelSpec, PromptTokenizer, digest_of_files
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer, digest_of_files
 from service.records import Item, RatedItem
 
 NOUN = "movie"

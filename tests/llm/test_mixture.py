@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import Item, RatedItem
 
 NOUN = "movie"

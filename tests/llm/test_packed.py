@@ -7,7 +7,7 @@ from service.llm import packed
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Runs
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import Item, RatedItem
 
 NOUN = "movie"

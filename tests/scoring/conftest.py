@@ -12,7 +12,7 @@ import safetensors.torch
 from adapters_store import Store, canonical_json, digest_of
 from service.arrays import array_bytes
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
 from service.records import BuildConfig, Item, Mask

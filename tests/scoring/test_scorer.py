@@ -9,7 +9,7 @@ import torch
 
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import Item, RatedItem
 from service.scoring.encoding import RequestEncoder
 from service.scoring.prefix_cache import PrefixCache

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from service.building.workers.process_pool import Report
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 Floats = NDArray[np.float32]
 _BATCH = 16

@@ -22,7 +22,8 @@ from service.data import prompts
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.ledger import Ledger
 from service.llm.frozen import POOLING
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem, Sample
 
 Floats = NDArray[np.float32]
@@ -79,7 +80,7 @@ class ShardAssigner:
         self._progress = progress
         self._environment = environment
 
-    def assignment(
+    def assign(
         self, units: Sequence[Unit], items: Sequence[Item], item_type: str, config: BuildConfig
     ) -> dict[str, str]:
         """unit key -> shard name, for all `units`."""

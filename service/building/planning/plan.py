@@ -93,7 +93,7 @@ class WholePlan:
         self._corpus, self._seed = corpus, config.seed
         self._members: dict[str, list[Unit]] = {}
         units = units_of(corpus.training, corpus.item_type, config)
-        names = assigner.assignment(units, corpus.items, corpus.item_type, config)
+        names = assigner.assign(units, corpus.items, corpus.item_type, config)
         for unit in units:
             self._members.setdefault(names[unit.key], []).append(unit)
         self.shards = [planned_shard(name, units) for name, units in sorted(self._members.items())]

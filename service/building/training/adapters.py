@@ -17,7 +17,8 @@ from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import ProcessPool
 from service.data import prompts
 from service.data.samples import canonical
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Sample, Shard
 
 _FORMAT = "lethe-adapter-1"

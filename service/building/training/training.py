@@ -28,7 +28,7 @@ from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import target_modules
 from service.llm.packed import Prefix, PrefixGrid
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 _WARMUP_SHARE = 0.1

@@ -20,7 +20,7 @@ from service.building.workers.process_pool import Report
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Prefix
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 Floats = NDArray[np.float32]
 _BATCH = 32  # rows; what many more make on the way does not fit into a processor's caches

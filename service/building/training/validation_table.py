@@ -23,7 +23,7 @@ from service.building.workers.prefill import prefill_name
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import ProcessPool
 from service.llm.mixture import WEIGHTS
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]

@@ -40,7 +40,9 @@ DelimiterOption = Annotated[
     str | None, typer.Option(help=r"What stands between fields; found out by default. \t and tab mean a tab.")
 ]
 LikedOption = Annotated[float | None, typer.Option(help="A rating above this counts as liked.")]
-ItemTypeOption = Annotated[str, typer.Option(help="What an item is called in prompts, e.g. movie, book, song")]
+ItemTypeOption = Annotated[
+    str, typer.Option("--item-type", "--noun", help="What an item is called in prompts, e.g. movie, book, song")
+]
 FolderArgument = Annotated[Path, typer.Argument(help="Its files may be packed as .xz, .gz, .bz2 or .zst")]
 _DEFAULT_LIMIT = str(Limit())
 

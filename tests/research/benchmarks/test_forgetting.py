@@ -33,7 +33,7 @@ from service.errors import InvalidSetting
 from service.forgetting.reconcile import Reconciler
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction
 from tests.exactness.homes import SECRET, SIGNER, SMALLEST_MODEL, InThisProcess, items_named, likings
 

@@ -10,7 +10,8 @@ import pytest
 from research.benchmarks.requests import Asker, RequestShape, opinions
 from service.entrypoints.http.schemas import RecommendBody
 from service.errors import ModelUnsuitable
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import Item, RatedItem
 
 NOUN = "movie"

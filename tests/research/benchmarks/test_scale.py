@@ -17,7 +17,7 @@ from service.building.planning.embedding import EmbeddingTask, embed_groups
 from service.building.progress import Silent
 from service.building.training.training import EncodedSample, TrainingTask, train_adapter
 from service.building.training.validation import ValidationTask, validate_users
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 NOWHERE = ModelSpec("there is no such model")

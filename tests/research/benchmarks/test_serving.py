@@ -25,7 +25,8 @@ from research.benchmarks.serving import (
     latency_row,
     running,
 )
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.scoring.requests import EncodedRequest, ScoreRequest
 
 PLAN = Plan(rounds=1, saturated_seconds=0.01, steady_seconds=0.4, overload_seconds=0.05)

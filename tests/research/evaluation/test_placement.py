@@ -25,7 +25,8 @@ from service.building.planning.placement import ShardAssigner, Unit, units_of
 from service.building.progress import Silent
 from service.building.workers.process_pool import ProcessPool
 from service.ledger import Ledger
-from service.llm.tokenizer import ModelSpec, PromptTokenizer
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem, Sample
 
 ITEMS = tuple(Item(f"item-{number}", f"Film {number} (19{50 + number})", None, ("Drama",)) for number in range(20))
@@ -142,7 +143,7 @@ def test_the_table_describes_the_partitions_that_a_build_would_make(tiny_models,
         four = [row for row in rows if row.partition in ("tree", "algorithm1")][::4]
         for row in four:
             stated = replace(config, partition=row.partition, max_shard_size=row.max_shard_size)
-            shards = assigner.place(units, ITEMS, "movie", stated)
+            shards = assigner.assign(units, ITEMS, "movie", stated)
             assert len(set(shards.values())) == row.shards
             assert balance(shards, {unit.key: len(unit.samples) for unit in units}) == row.largest_over_mean
     assert [(row.unit, row.partition) for row in rows[::4]] == [

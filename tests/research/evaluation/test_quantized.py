@@ -8,7 +8,7 @@ import torch
 from research.evaluation.quantized import rounded, rounded_model, rounded_stack
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 
 TARGETS = ("q_proj", "v_proj")
 

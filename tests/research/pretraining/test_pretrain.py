@@ -14,7 +14,8 @@ import torch
 from research.pretraining.pretrain import Recipe, choices_loss, pretrain
 from service.building.progress import Silent
 from service.errors import InvalidInput
-from service.llm.tokenizer import ModelSpec, PromptTokenizer, digest_of_files
+from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer, digest_of_files
 
 TINY = Recipe(
     learned_pieces=300,

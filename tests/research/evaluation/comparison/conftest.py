@@ -14,7 +14,7 @@ from research.evaluation.comparison.facts import PublicOpinion
 from research.evaluation.comparison.laboratory import Laboratory
 from research.evaluation.comparison.splits import Split
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Item, RatedItem, Sample
 from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
 

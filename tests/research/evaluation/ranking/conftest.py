@@ -17,7 +17,7 @@ from research.evaluation.ranking.protocols import (
     cut,
 )
 from service.llm.frozen import FrozenModel
-from service.llm.tokenizer import ModelSpec
+from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction, Item
 from tests.exactness.homes import ENVIRONMENT, SMALLEST_MODEL, InThisProcess
 
