@@ -34,6 +34,7 @@ from research.evaluation.ranking.results import (
     BY_HISTORY,
     BY_LIKES,
     EVERYBODY,
+    MASKED,
     NEW_ITEMS,
     STRANGERS,
     Ranking,
@@ -86,6 +87,9 @@ def rank_methods(
         bool,
         typer.Option("--strangers", help="Also ask for a fifth of all people as if never seen, by short histories"),
     ] = False,
+    owed: Annotated[
+        bool, typer.Option("--owed", help="Also ask while 1 to 16 deletions are owed and nothing is built again")
+    ] = False,
     on_validation: Annotated[
         bool, typer.Option("--on-validation", help="Cut the training rows again and rank there, to choose settings by")
     ] = False,
@@ -109,14 +113,18 @@ def rank_methods(
         ratings, split = _split(read(dataset, folder, item_type, liked_above), protocol, variant)
         place = made_folder(out or Path(f"lethe-ranking-{split.dataset}-{protocol}"))
         contest = Contest(ratings, split, _workshop(opened), Notebook(place / "cells"), progress)
-        circumstances = Circumstances(
-            {name: value for name, value in variant.items() if value is not None and value is not False},
-            {name: str(value) for name, value in machine().items()},
-            as_typed(context, "lethe evaluate ranking"),
-        )
-        found = rank(contest, entering, Wanted(new_items, strangers), circumstances)
+        wanted = Wanted(new_items, strangers, owed)
+        found = rank(contest, entering, wanted, _circumstances(context, variant))
     _write(found, place)
     _print(found, place, json_)
+
+
+def _circumstances(context: typer.Context, variant: Mapping[str, Any]) -> Circumstances:
+    return Circumstances(
+        {name: value for name, value in variant.items() if value is not None and value is not False},
+        {name: str(value) for name, value in machine().items()},
+        as_typed(context, "lethe evaluate ranking"),
+    )
 
 
 def _write(found: Ranking, place: Path) -> None:
@@ -158,7 +166,7 @@ def _print(found: Ranking, place: Path, json_: bool) -> None:
     _print_rows("quality", tables.quality(found))
     _print_rows("what of the catalog is shown", tables.breadth(found))
     _print_rows("cost", tables.cost(found))
-    for part in (EVERYBODY, BY_HISTORY, BY_LIKES, STRANGERS, NEW_ITEMS):
+    for part in (EVERYBODY, BY_HISTORY, BY_LIKES, STRANGERS, NEW_ITEMS, MASKED):
         _print_rows(part, tables.outcomes(found.part(part)))
     typer.echo(f"results.json and report.html are in {place}")
 

@@ -97,6 +97,10 @@ class Installation:
             LANGUAGE: _names(answer(by_score, prepared, scored)),
         }
 
+    def owe(self, user: str) -> None:
+        """Forget somebody as far as an answer to `POST /forget` does: masked, and nothing built again."""
+        self._ledger.forget(user, None, None)
+
     def forget(self, user: str) -> float:
         """Seconds until the served generation is one that never saw this person: masked, built again, published, masks lifted.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from research.evaluation.ranking.contest import Answered, Contest
 from research.evaluation.ranking.lethe import BOTH
+from research.evaluation.ranking.masked import masked
 from research.evaluation.ranking.metrics import figures
 from research.evaluation.ranking.new_items import new_items
 from research.evaluation.ranking.outcomes import outcomes
@@ -26,6 +27,7 @@ class Wanted:
 
     draws: int  # of new items
     strangers: bool
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def _outcomes(
     yield from outcomes({method: own.lists for method, own in found.items()}, contest.facts, BOTH)
     if wanted.strangers:
         yield from strangers(contest, peers)
+    if wanted.masked:
+        yield from masked(contest)
     if wanted.draws:
         yield from new_items(contest, wanted.draws)
 

@@ -18,6 +18,7 @@ from research.evaluation.ranking.results import (
     BY_HISTORY,
     BY_LIKES,
     EVERYBODY,
+    MASKED,
     NEW_ITEMS,
     STRANGERS,
     Outcome,
@@ -32,6 +33,8 @@ _NOTES = {
     BY_LIKES: "What was held out, by how many people like it in the training rows: of each group only its items are relevant.",
     STRANGERS: "A fifth of all people, of whom the ledger holds nothing, asked for by the newest of their first five rows; "
     "relevant is what they liked next, the same for every length.",
+    MASKED: "So many people forgotten and nothing built again: what has seen them is masked. The same people are asked each "
+    "time. The lead is that of no deletion.",
     NEW_ITEMS: "A fifth of the catalog whose rows are all out of the ledger, ranked among themselves; relevant is what "
     "somebody liked of them later. All draws together; who is tested in several draws counts several times.",
 }

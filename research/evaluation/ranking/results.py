@@ -11,7 +11,7 @@ from research.evaluation.ranking.intervals import Interval
 
 EVERYBODY = "everybody"
 BY_HISTORY, BY_LIKES = "length of history", "likes of the item"
-NEW_ITEMS, STRANGERS = "new items", "strangers"
+NEW_ITEMS, STRANGERS, MASKED = "new items", "strangers", "deletions owed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from research.evaluation.comparison.notebook import Notebook
 from research.evaluation.ranking.contest import Contest
 from research.evaluation.ranking.knowledge import Knowledge
 from research.evaluation.ranking.lethe import BOTH, ROWS
+from research.evaluation.ranking.masked import OWED, forgotten_and_asked
 from research.evaluation.ranking.new_items import RANDOM, drawn, without_items
 from research.evaluation.ranking.peers.literature import PEERS
 from research.evaluation.ranking.peers.peer import grid
@@ -19,6 +20,7 @@ from research.evaluation.ranking.rank import Circumstances, Wanted, rank
 from research.evaluation.ranking.report import render
 from research.evaluation.ranking.results import (
     EVERYBODY,
+    MASKED,
     NEW_ITEMS,
     STRANGERS,
     Ranking,
@@ -58,7 +60,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place, ratings, workshop):
-    return ranked(contest_in(place, ratings, workshop), Wanted(draws=2, strangers=True))
+    return ranked(contest_in(place, ratings, workshop), Wanted(draws=2, strangers=True, masked=True))
 
 
 def test_every_method_has_a_row_and_every_lead_is_over_it(whole):
@@ -73,6 +75,17 @@ def test_every_method_has_a_row_and_every_lead_is_over_it(whole):
         else:
             assert lead.mean == pytest.approx(everybody[BOTH].ndcg - everybody[row.method].ndcg)
             assert lead.low <= lead.mean <= lead.high
+
+
+def test_while_deletions_are_owed_the_others_are_still_asked(place, whole, ratings, workshop):
+    found = whole.part(MASKED)
+    assert [one.method for one in found] == [
+        f"{owed} deletions owed" if owed != 1 else "1 deletion owed" for owed in OWED
+    ]
+    gone, asked = forgotten_and_asked(contest_in(place, ratings, workshop))
+    assert len(gone) == max(OWED)
+    assert set(gone).isdisjoint(asked)
+    assert {one.asked for one in found} == {len(asked)}
 
 
 def test_what_was_found_goes_through_json_and_onto_a_page(whole):
@@ -93,7 +106,7 @@ def test_nobody_is_named_in_what_is_left(whole, place, ratings):
 def test_a_second_ranking_asks_nobody_and_says_the_same(whole, place, ratings, workshop):
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*.json")}
     broken = replace(workshop, process_pool=None)
-    again = ranked(contest_in(place, ratings, broken), Wanted(draws=2, strangers=True))
+    again = ranked(contest_in(place, ratings, broken), Wanted(draws=2, strangers=True, masked=True))
     assert replace(again, date=whole.date) == whole
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*.json")} == before
 
