@@ -23,7 +23,6 @@ from service.memory.live import LiveCounts, Row
 Doubles = NDArray[np.float64]
 
 READ = 50  # items of a history that are looked at, the newest
-SUCCESSION_WEIGHT = 0.5  # of what came next, beside what was liked together
 _SMOOTHING = 5.0
 _EXPONENT = -0.65
 _FADING = 0.8  # d: what an item says, beside the next newer one

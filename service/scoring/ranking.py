@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts
-from service.memory.retrieval import SUCCESSION_WEIGHT, Evidence, Taste, added, liked_next, liked_together
+from service.memory.retrieval import Evidence, Taste, added, liked_next, liked_together
 
 Doubles = NDArray[np.float64]
 
-_SOLVED = 0.3  # the item model, beside what was liked together
-_POPULAR = (
-    2.0  # popularity, divided by the length of the history and some more: it speaks for whom nothing else is known
-)
-_POPULAR_FADING = 3.0
+_SOLVED = 0.8  # the item model, beside what was liked together
+# Popularity, divided by the square of the history's length and some more: it speaks for whom little else is known.
+_POPULAR = 20.0
+_POPULAR_FADING = 9.0
 _THIN = 1.0  # likes at which an item's own counts and those of its neighbors in content weigh the same
 # What a standard deviation of the language model's logit weighs for an item that nobody has liked; with one like a quarter of
 # it, with three a sixteenth: beside any evidence of counts it does harm.
@@ -31,7 +30,7 @@ _MODEL = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """What speaks for every item of a catalog (N,) beside the language model; each part is at most about 1."""
+    """What speaks for every item of a catalog (N,) beside the language model; each part is a share of its largest, times its weight."""
 
     together: Doubles
     followed: Doubles
@@ -66,11 +65,11 @@ def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: 
     unseen = np.ones(items, np.bool_)
     unseen[list(taste.items)] = False
     together = _scaled(added(liked_together(live, taste), items), unseen)
-    followed = SUCCESSION_WEIGHT * _scaled(added(liked_next(live, taste), items), unseen)
+    followed = _scaled(added(liked_next(live, taste), items), unseen)
     found = () if item_model is None else item_model.evidence(taste)
     solved = _SOLVED * _scaled(added(found, items), unseen)
     thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
-    popular = _POPULAR / (_POPULAR_FADING + len(taste.items)) * _scaled(np.log1p(live.likes), unseen)
+    popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(np.log1p(live.likes), unseen)
     content = _mean_of(together + followed, near) * thinness
     return Reasons(together, followed, solved, popular, content, thinness)
 
