@@ -74,6 +74,10 @@ class ItemModel:
             return None
         return cls(load_array(files[NUMBERS]).astype(np.int64), load_array(files[WEIGHTS]))
 
+    def share(self, live: LiveCounts) -> float:
+        """How much of what it could be about it is about, 0 to 1: of a large catalog it knows the most liked part."""
+        return len(self.items) / max(1, len(self.items), int((live.likes >= LEAST_LIKES).sum()))
+
     def files(self) -> dict[str, bytes]:
         """File name -> content."""
         return {NUMBERS: array_bytes(self.items), WEIGHTS: array_bytes(self.weights)}

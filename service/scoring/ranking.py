@@ -30,7 +30,7 @@ _MODEL = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """What speaks for every item of a catalog (N,) beside the language model; each part is a share of its largest, times its weight."""
+    """What speaks for every item of a catalog (N,) beside the model; each part is a share of its largest, times its weight."""
 
     together: Doubles
     followed: Doubles
@@ -66,12 +66,19 @@ def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: 
     unseen[list(taste.items)] = False
     together = _scaled(added(liked_together(live, taste), items), unseen)
     followed = _scaled(added(liked_next(live, taste), items), unseen)
-    found = () if item_model is None else item_model.evidence(taste)
-    solved = _SOLVED * _scaled(added(found, items), unseen)
+    solved = _solved(live, taste, item_model, unseen)
     thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
     popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(np.log1p(live.likes), unseen)
     content = _mean_of(together + followed, near) * thinness
     return Reasons(together, followed, solved, popular, content, thinness)
+
+
+def _solved(live: LiveCounts, taste: Taste, item_model: ItemModel | None, unseen: NDArray[np.bool_]) -> Doubles:
+    if item_model is None:
+        return np.zeros(len(live.likes))
+    evidence = added(item_model.evidence(taste), len(live.likes))
+    # What it leaves out, it speaks against: the less it is about, the less it says.
+    return _SOLVED * item_model.share(live) * _scaled(evidence, unseen)
 
 
 def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) -> Doubles:

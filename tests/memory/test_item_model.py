@@ -85,3 +85,12 @@ def test_a_task_solves_what_its_memories_say(people: People, tmp_path_factory: p
     assert steps == [1, 1]
     common = memory_of({"all": count_people(people.values())}, 2).without()
     assert files["item_model.npy"].endswith(solve(gram(common, modeled_items(common))).tobytes())
+
+
+def test_a_model_of_a_part_of_the_catalog_says_so_much_less(live: LiveCounts) -> None:
+    items = modeled_items(live)
+    whole = ItemModel(items, solve(gram(live, items)))
+    half = ItemModel(items[::2], whole.weights[::2, ::2])
+    assert whole.share(live) == 1.0
+    assert half.share(live) == len(items[::2]) / len(items)
+    assert ItemModel(items[:0], whole.weights[:0, :0]).share(live) == 0.0
