@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -266,10 +266,16 @@ class Fuse:
             raise Crash
 
 
+class Burns(Protocol):
+    """Is told of every step."""
+
+    def burn(self) -> None: ...
+
+
 class Fragile:
     """Passes every call on, as long as the fuse burns."""
 
-    def __init__(self, inner: object, fuse: Fuse) -> None:
+    def __init__(self, inner: object, fuse: Burns) -> None:
         self._inner, self._fuse = inner, fuse
 
     def __getattr__(self, name: str) -> Any:
