@@ -41,7 +41,7 @@ class ForkingProcessPool(ProcessPool):
 
     def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
         super().__init__(processes, preload)
-        self._context = multiprocessing.get_context("fork")
+        self._context = multiprocessing.get_context("fork")  # type: ignore[assignment] # in the fork server's place
 
 
 def kill_when_told(armed: Path) -> None:
@@ -116,7 +116,7 @@ def _answer_commands() -> None:
 
 
 if __name__ == "__main__":
-    building.ProcessPool = ForkingProcessPool
+    building.ProcessPool = ForkingProcessPool  # type: ignore[attr-defined] # a command has no constructor to give it to
     for command in SERVICE.values():
         loaded(command)  # and so is everything that it imports
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -220,12 +221,16 @@ def only_the_settings_read_the_environment(tree: Tree) -> Iterator[str]:
         written = _written_variables(module.tree)
         for name in sorted(set(written.values()) - WRITES_ENVIRONMENT.get(module.name, set())):
             yield f"{module.name} sets the environment's {name}"
-        reads = [node for node in ast.walk(module.tree) if _is_environment(node) and id(node) not in written]
+        reads = [node for node in _environment_nodes(module.tree) if id(node) not in written]
         if reads and not within(module.name, READS_ENVIRONMENT):
             yield f"{module.name} reads the environment in line {reads[0].lineno}"
 
 
-def _is_environment(node: ast.AST) -> bool:
+def _environment_nodes(tree: ast.AST) -> Iterator[ast.ImportFrom | ast.Attribute]:
+    return (node for node in ast.walk(tree) if _is_environment(node))
+
+
+def _is_environment(node: ast.AST) -> TypeGuard[ast.ImportFrom | ast.Attribute]:
     names = {"environ", "environb", "getenv", "getenvb"}
     if isinstance(node, ast.ImportFrom):
         return node.module == "os" and any(alias.name in names for alias in node.names)
@@ -237,7 +242,7 @@ def _written_variables(tree: ast.AST) -> dict[int, str]:
     written = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and _is_environment(node.value):
-            written[id(node.value)] = node.slice.value if isinstance(node.slice, ast.Constant) else "<computed>"
+            written[id(node.value)] = str(node.slice.value) if isinstance(node.slice, ast.Constant) else "<computed>"
     return written
 
 

@@ -83,7 +83,7 @@ def test_what_is_not_given_keeps_its_default() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_settings().epochs = 4
+        load_settings().epochs = 4  # type: ignore[misc] # that it cannot be assigned is the promise
 
 
 def test_a_child_process_reads_the_same_settings(tmp_path: Path) -> None:

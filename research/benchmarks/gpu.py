@@ -42,7 +42,7 @@ from research.benchmarks.models import (
 from research.benchmarks.report import Section, document, text_of
 from research.benchmarks.scoring import check_last, random_ids
 from service.building.training.training import EncodedSample, TrainingTask, train_adapter
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import ProcessPool, TaskRunner
 from service.errors import LetheError
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
@@ -233,7 +233,7 @@ def matrix_ceiling(plan: Plan) -> float:
 
 
 def retraining(
-    name: str, plan: Plan, spec: ModelSpec, encoded_samples: Sequence[EncodedSample], process_pool: ProcessPool
+    name: str, plan: Plan, spec: ModelSpec, encoded_samples: Sequence[EncodedSample], process_pool: TaskRunner
 ) -> list[dict[str, Any]]:
     """Seconds to retrain a shard under each activation."""
     loading = _seconds(lambda: list(process_pool.run(only_load, [spec])))
@@ -258,7 +258,7 @@ def _people(encoded_samples: int, each: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(range(first, min(first + each, encoded_samples))) for first in range(0, encoded_samples, each))
 
 
-def measure(plan: Plan, process_pool: ProcessPool) -> dict[str, Any]:
+def measure(plan: Plan, process_pool: TaskRunner) -> dict[str, Any]:
     """All of it, as the document that is written."""
     began = perf_counter()
     # Or else the first task would pay for the start of the server that processes fork from.
@@ -272,7 +272,7 @@ def measure(plan: Plan, process_pool: ProcessPool) -> dict[str, Any]:
     return document("gpu", settings, [section])
 
 
-def main(arguments: Sequence[str] | None = None, process_pool: ProcessPool | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, process_pool: TaskRunner | None = None) -> int:
     """The command; `process_pool` is for who has one already."""
     parser = argparse.ArgumentParser(prog="research/benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does all of it run?")
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None, process_pool: ProcessPool | Non
     return 0
 
 
-def _of_one_model(name: str, plan: Plan, ceiling: float, process_pool: ProcessPool) -> list[dict[str, Any]]:
+def _of_one_model(name: str, plan: Plan, ceiling: float, process_pool: TaskRunner) -> list[dict[str, Any]]:
     room = Room(name, plan, ceiling)
     rows = room.rows()
     encoded_samples = _encoded_samples(room.frozen, plan)
@@ -308,7 +308,7 @@ def _encoded_samples(frozen: FrozenModel, plan: Plan) -> list[EncodedSample]:
     return [EncodedSample(c, q, n % 2 == 0) for n, (c, q) in enumerate(zip(contexts, questions, strict=True))]
 
 
-def _run_all(process_pool: ProcessPool, task: TrainingTask) -> None:
+def _run_all(process_pool: TaskRunner, task: TrainingTask) -> None:
     list(process_pool.run(train_adapter, [task]))
 
 

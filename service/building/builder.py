@@ -49,7 +49,7 @@ from service.building.training.validation_table import (
 )
 from service.building.workers.prefill import MANNER
 from service.building.workers.prefill_cache import PrefillCache
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.ledger import Ledger
 from service.llm.frozen import POOLING
@@ -109,7 +109,7 @@ class Builder:
         ledger: Ledger,
         store: Store,
         model: ModelSpec,
-        process_pool: ProcessPool,
+        process_pool: TaskRunner,
         secret: bytes,
         environment: Mapping[str, str],
         progress: Progress | None = None,

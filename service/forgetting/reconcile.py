@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Findings, Inspector, Store, StoreFailure
-from service.building.builder import FORMAT, Builder, Built
+from service.building.builder import FORMAT, Built
 from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
@@ -38,6 +38,18 @@ class StopSignal(Protocol):
     def wait(self, timeout: float | None = None) -> bool: ...
 
 
+class GenerationBuilder(Protocol):
+    """Makes generations from the ledger: what a pass needs of a `Builder`."""
+
+    def build(self, config: BuildConfig) -> Built:
+        """A complete generation in the store, not yet published. Raises LetheError, StoreFailure."""
+        ...
+
+    def wipe_forgotten(self) -> None:
+        """Drop from this process's memory whatever was kept there of people who are no longer in the ledger."""
+        ...
+
+
 class Reconciler:
     """Brings the store in line with the ledger. `first_config` serves where nothing is published yet."""
 
@@ -45,7 +57,7 @@ class Reconciler:
         self,
         ledger: Ledger,
         store: Store,
-        builder: Builder,
+        builder: GenerationBuilder,
         bell: Bell,
         signer: ReceiptSigner,
         first_config: BuildConfig,

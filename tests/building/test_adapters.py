@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,12 @@ SAMPLES = tuple(Sample(f"u{n}", (RatedItem(ITEMS[n], True),), ITEMS[n + 1], n % 
 
 
 class DiesAfterOne(InThisProcess):
-    def run(self, function, tasks, on_steps=lambda _: None):
+    def run(
+        self,
+        function: Callable[[Any, Any], Any],
+        tasks: Sequence[Any],
+        on_steps: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[tuple[int, Any]]:
         yield from super().run(function, tasks[:1], on_steps)
         raise KeyboardInterrupt
 
@@ -52,7 +58,9 @@ def shards(maker: AdapterMaker) -> dict[str, Shard]:
     return {maker.digest(shard, "movie", CONFIG): shard for shard in cut}
 
 
-def test_what_is_trained_is_missing_no_more_until_it_is_damaged(maker_with) -> None:
+def test_what_is_trained_is_missing_no_more_until_it_is_damaged(
+    maker_with: Callable[..., tuple[AdapterMaker, Store]],
+) -> None:
     maker, store = maker_with(InThisProcess())
     first, second = shards(maker)
     assert maker.missing([first, second]) == [first, second]
@@ -64,14 +72,16 @@ def test_what_is_trained_is_missing_no_more_until_it_is_damaged(maker_with) -> N
     assert store.adapters.digests() == [first]
 
 
-def test_what_was_finished_before_a_death_is_kept(maker_with) -> None:
+def test_what_was_finished_before_a_death_is_kept(maker_with: Callable[..., tuple[AdapterMaker, Store]]) -> None:
     maker, _ = maker_with(DiesAfterOne())
     with pytest.raises(KeyboardInterrupt):
         maker.train(shards(maker), "movie", CONFIG)
     assert maker.missing(list(shards(maker))) == list(shards(maker))[1:]
 
 
-def test_the_order_in_which_samples_come_does_not_name_an_adapter_but_the_machine_does(maker_with) -> None:
+def test_the_order_in_which_samples_come_does_not_name_an_adapter_but_the_machine_does(
+    maker_with: Callable[..., tuple[AdapterMaker, Store]],
+) -> None:
     maker, _ = maker_with(InThisProcess())
     elsewhere, _ = maker_with(InThisProcess(), "elsewhere")
     shard, shuffled = (Shard("0", canonical_order(samples, 0)) for samples in (SAMPLES, SAMPLES[::-1]))
@@ -79,7 +89,7 @@ def test_the_order_in_which_samples_come_does_not_name_an_adapter_but_the_machin
     assert maker.digest(shard, "movie", CONFIG) != elsewhere.digest(shard, "movie", CONFIG)
 
 
-def test_the_layers_that_adapters_are_on_name_them(maker_with) -> None:
+def test_the_layers_that_adapters_are_on_name_them(maker_with: Callable[..., tuple[AdapterMaker, Store]]) -> None:
     maker, _ = maker_with(InThisProcess())
     shard = Shard("0", canonical_order(SAMPLES, 0))
     assert maker.digest(shard, "movie", CONFIG) != maker.digest(shard, "movie", replace(CONFIG, adapt_from_layer=1))

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters_store import Store
-from service.building.builder import Builder
+from service.building.builder import Builder, Built
 from service.building.planning.corpus import corpus_of
 from service.building.progress import Silent
 from service.building.workers.prefill_cache import PrefillCache
@@ -36,7 +39,7 @@ ITEMS = [Item(f"item-{number}", f"Film {number} (19{50 + number})", None, ("Dram
 USERS = [f"person-{number}" for number in range(30)]
 
 
-def _interactions():
+def _interactions() -> list[Interaction]:
     chance = random.Random(7)
     return [
         Interaction(user, item.item_id, chance.random() < 0.5, chance.randrange(1000))
@@ -53,7 +56,14 @@ VALIDATION_USER = next(user for user in USERS if is_validation_user(user, 20, 0)
 class Home:
     """A ledger and a store in one folder."""
 
-    def __init__(self, folder, model, interactions=None, items=ITEMS, processes=2):
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        interactions: Sequence[Interaction] | None = None,
+        items: Sequence[Item] = ITEMS,
+        processes: int = 2,
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db", SECRET)
@@ -74,7 +84,7 @@ class Home:
         if interactions is not None:
             self.ledger.import_data(items, interactions, NOUN)
 
-    def build(self, config=CONFIG):
+    def build(self, config: BuildConfig = CONFIG) -> Built:
         """Build, publish, and erase what the new generation does not need."""
         built = self.builder.build(config)
         self.store.publish(built.generation)
@@ -82,32 +92,37 @@ class Home:
         assert self.ledger.publish(built.published, built.shards, built.rows, built.memories)
         return built
 
-    def manifest(self):
-        return self.store.generation(self.store.active()).manifest
+    def active(self) -> str:
+        active = self.store.active()
+        assert active is not None
+        return active
 
-    def adapters(self, generation):
+    def manifest(self) -> dict[str, Any]:
+        return self.store.generation(self.active()).manifest
+
+    def adapters(self, generation: str) -> list[str]:
         return [adapter["digest"] for adapter in self.store.generation(generation).manifest["adapters"]]
 
-    def files(self):
+    def files(self) -> dict[str, bytes]:
         """Every file of the store: relative path -> content."""
         root = self.store.root
         return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
-    def times(self):
+    def times(self) -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in self.store.root.glob("adapters/*/*")}
 
 
 @pytest.fixture(scope="session")
-def model(tiny_models):
+def model(tiny_models: Callable[..., Path]) -> Path:
     return tiny_models("llama")
 
 
 @pytest.fixture(scope="session")
-def homes(tmp_path_factory, model):
+def homes(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Callable[..., Home]:
     """A function: configuration, folder -> a copy of the home that was built with it, which is made once."""
     built = {}
 
-    def copy_to(folder, config=CONFIG):
+    def copy_to(folder: Path, config: BuildConfig = CONFIG) -> Home:
         if config not in built:
             original = Home(tmp_path_factory.mktemp("home"), model, INTERACTIONS)
             original.build(config)
@@ -120,24 +135,24 @@ def homes(tmp_path_factory, model):
 
 
 @pytest.fixture
-def home(homes, tmp_path):
+def home(homes: Callable[..., Home], tmp_path: Path) -> Home:
     return homes(tmp_path / "home")
 
 
 @pytest.fixture
-def clean_home(tmp_path, model):
+def clean_home(tmp_path: Path, model: Path) -> Callable[..., Home]:
     """A function: interactions -> a home that never knew any other."""
     return lambda interactions, **changed: Home(tmp_path / "clean", model, interactions, **changed)
 
 
-def _without(user, item_id=None):
+def _without(user: str, item_id: str | None = None) -> list[Interaction]:
     return [row for row in INTERACTIONS if row.user_id != user or (item_id and row.item_id != item_id)]
 
 
 # Building again
 
 
-def test_a_second_build_trains_nothing_and_changes_nothing(home):
+def test_a_second_build_trains_nothing_and_changes_nothing(home: Home) -> None:
     before, files, times = home.store.active(), home.files(), home.times()
     built = home.build()
     assert built.trained == ()
@@ -146,13 +161,15 @@ def test_a_second_build_trains_nothing_and_changes_nothing(home):
     assert home.times() == times
 
 
-def test_the_number_of_processes_does_not_matter(home, clean_home):
+def test_the_number_of_processes_does_not_matter(home: Home, clean_home: Callable[..., Home]) -> None:
     other = clean_home(INTERACTIONS, processes=1)
     other.build()
     assert other.files() == home.files()
 
 
-def test_a_person_with_a_single_interaction_has_no_sample_and_is_counted_all_the_same(home, clean_home):
+def test_a_person_with_a_single_interaction_has_no_sample_and_is_counted_all_the_same(
+    home: Home, clean_home: Callable[..., Home]
+) -> None:
     newcomer = Interaction("newcomer", ITEMS[0].item_id, True, 5)
     other = clean_home([*INTERACTIONS, newcomer])
     built = other.build()
@@ -173,7 +190,9 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(homes, clean_home, tmp_path, name):
+def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(
+    homes: Callable[..., Home], clean_home: Callable[..., Home], tmp_path: Path, name: str
+) -> None:
     variant = VARIANTS[name]
     home, clean = homes(tmp_path / "home", variant), clean_home(_without(TRAINING_USER))
     before = home.files()
@@ -184,7 +203,9 @@ def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(homes,
     assert home.files() != before
 
 
-def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(home, clean_home):
+def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
+    home: Home, clean_home: Callable[..., Home]
+) -> None:
     item = next(row.item_id for row in INTERACTIONS if row.user_id == TRAINING_USER)
     clean = clean_home(_without(TRAINING_USER, item))
     home.ledger.forget(TRAINING_USER, [item], None)
@@ -193,7 +214,7 @@ def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
     assert home.files() == clean.files()
 
 
-def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home, clean_home):
+def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home: Home, clean_home: Callable[..., Home]) -> None:
     home.ledger.forget(TRAINING_USER, None, None)
     home.build()
     read = home.prefill_cache.people
@@ -210,9 +231,9 @@ def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home, clean_h
     assert home.files() == clean.files()
 
 
-def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(home, model):
+def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(home: Home, model: Path) -> None:
     class Deletion(Silent):
-        def phase(self, name, total):
+        def phase(self, name: str, total: int) -> None:
             if name == "training shards":
                 home.ledger.forget(OTHER_TRAINING_USER, None, None)
 
@@ -234,7 +255,7 @@ def test_nothing_stays_of_somebody_who_is_forgotten_while_they_are_being_read(ho
     assert home.prefill_cache.people
 
 
-def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):
+def test_only_one_adapter_is_new_and_the_others_are_not_touched(home: Home) -> None:
     before, times = set(home.store.adapters.digests()), home.times()
     home.ledger.forget(TRAINING_USER, None, None)
     built = home.build()
@@ -246,7 +267,7 @@ def test_only_one_adapter_is_new_and_the_others_are_not_touched(home):
     assert all(now[path] == times[path] for path in times if path.parent.name in kept)
 
 
-def test_forgetting_a_validation_user_changes_no_adapter(home, clean_home):
+def test_forgetting_a_validation_user_changes_no_adapter(home: Home, clean_home: Callable[..., Home]) -> None:
     before, times = home.store.active(), home.times()
     mine = set(home.ledger.mask().rows)
     home.ledger.forget(VALIDATION_USER, None, None)
@@ -262,7 +283,7 @@ def test_forgetting_a_validation_user_changes_no_adapter(home, clean_home):
     assert home.files() == clean.files()
 
 
-def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home):
+def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home: Home) -> None:
     before = set(home.store.adapters.digests())
     home.ledger.forget(TRAINING_USER, None, None)
     mask = home.ledger.mask()
@@ -272,7 +293,7 @@ def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home):
     assert mask.rows == frozenset()
 
 
-def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clean_home):
+def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clean_home: Callable[..., Home]) -> None:
     home = clean_home(INTERACTIONS)
     view = home.ledger.view()
     home.ledger.forget(TRAINING_USER, None, None)
@@ -285,7 +306,7 @@ def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clea
 # Damage is repaired
 
 
-def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home):
+def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home: Home) -> None:
     files = home.files()
     digest = home.store.adapters.digests()[0]
     torn = home.store.root / "adapters" / digest / "adapter_model.safetensors"
@@ -294,7 +315,7 @@ def test_a_damaged_adapter_is_made_again_to_the_same_bytes(home):
     assert home.files() == files
 
 
-def test_a_lost_adapter_is_made_again_to_the_same_bytes(home):
+def test_a_lost_adapter_is_made_again_to_the_same_bytes(home: Home) -> None:
     files = home.files()
     digest = home.store.adapters.digests()[0]
     home.store.adapters.remove(digest)
@@ -303,9 +324,9 @@ def test_a_lost_adapter_is_made_again_to_the_same_bytes(home):
 
 
 @pytest.mark.parametrize("damage", ["torn file", "lost generation", "torn ACTIVE"])
-def test_a_damaged_generation_is_made_again_to_the_same_bytes(home, damage):
+def test_a_damaged_generation_is_made_again_to_the_same_bytes(home: Home, damage: str) -> None:
     files, root = home.files(), home.store.root
-    active = root / "generations" / home.store.active()
+    active = root / "generations" / home.active()
     if damage == "torn file":
         (active / "errors.npy").write_bytes(b"torn")
     elif damage == "lost generation":
@@ -319,7 +340,7 @@ def test_a_damaged_generation_is_made_again_to_the_same_bytes(home, damage):
 # Algorithm 1
 
 
-def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes, tmp_path):
+def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes: Callable[..., Home], tmp_path: Path) -> None:
     config = replace(CONFIG, partition="algorithm1")
     home = homes(tmp_path / "home", config)
     newcomer = next(name for name in map("newcomer-{}".format, range(99)) if not is_validation_user(name, 20, 0))
@@ -331,19 +352,19 @@ def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes, tmp_path):
 # What a generation says of itself
 
 
-def test_a_manifest_states_its_configuration(home):
-    assert BuildConfig.of(home.store.generation(home.store.active()).manifest["config"]) == CONFIG
+def test_a_manifest_states_its_configuration(home: Home) -> None:
+    assert BuildConfig.of(home.manifest()["config"]) == CONFIG
 
 
-def test_the_store_holds_no_user_id_no_title_and_no_path(home, model):
+def test_the_store_holds_no_user_id_no_title_and_no_path(home: Home, model: Path) -> None:
     forbidden = [*USERS, *(item.title for item in ITEMS), str(home.folder), str(model), model.name]
     for name, content in home.files().items():
         found = [text for text in forbidden if text.encode() in content or text in name]
         assert not found, name
 
 
-def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home):
-    manifest = home.store.generation(home.store.active()).manifest
+def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home: Home) -> None:
+    manifest = home.manifest()
     assert sorted(adapter["digest"] for adapter in manifest["adapters"]) == home.store.adapters.digests()
     samples = [adapter["samples"] for adapter in manifest["adapters"]]
     assert max(samples) <= CONFIG.max_shard_size
@@ -365,7 +386,7 @@ def test_a_manifest_names_every_adapter_with_the_samples_behind_it(home):
     }
 
 
-def test_a_ledger_without_training_samples_still_makes_a_generation(clean_home):
+def test_a_ledger_without_training_samples_still_makes_a_generation(clean_home: Callable[..., Home]) -> None:
     home = clean_home(INTERACTIONS[:1])
     built = home.build()
     assert built.trained == ()

@@ -69,7 +69,8 @@ def test_what_changes_no_bit_is_not_named() -> None:
 
 
 def test_a_variable_that_chooses_kernels_is_another_environment() -> None:
-    plain, other, third = ({}, {"MKL_CBWR": "COMPATIBLE"}, {"MKL_CBWR": "AVX2"})
+    plain: dict[str, str] = {}
+    other, third = {"MKL_CBWR": "COMPATIBLE"}, {"MKL_CBWR": "AVX2"}
     assert len({named(EPYC, **variables)["variables"] for variables in (plain, other, third)}) == 3
     assert named(EPYC, **other) == named(EPYC, **other)
     assert named(EPYC, A="1", B="2") == named(EPYC, B="2", A="1")

@@ -63,7 +63,7 @@ def model(tiny_models: Callable[..., Path]) -> ModelSpec:
 @pytest.fixture
 def home_with(model: ModelSpec, tmp_path: Path) -> Iterator[Callable[..., Home]]:
     """A function: kind of ledger -> a home of everybody, not built."""
-    homes = []
+    homes: list[Home] = []
 
     def made(ledger: type[Ledger] = Ledger) -> Home:
         homes.append(Home(tmp_path / f"home-{len(homes)}", model, CONFIG, PUBLIC_TEXTS, ledger))
@@ -83,7 +83,7 @@ class World:
 
     def __init__(self, folder: Path, model: ModelSpec, chance: random.Random) -> None:
         self.ledger = Ledger(f"sqlite:///{folder}/ledger.db", SECRET)
-        self.assigner = ShardAssigner(self.ledger, PromptTokenizer.load(model), model, PUBLIC_TEXTS, Silent(), {})  # type: ignore[arg-type]
+        self.assigner = ShardAssigner(self.ledger, PromptTokenizer.load(model), model, PUBLIC_TEXTS, Silent(), {})
         self.planner = IncrementalPlanner(self.ledger, self.assigner)
         self.chance, self.titles = chance, 0
         self.ledger.import_data(ITEMS, chance.sample(ROWS, 60), NOUN)
@@ -206,6 +206,11 @@ class CountingLedger(Ledger):
         return read
 
 
+def counted(home: Home) -> CountingLedger:
+    assert isinstance(home.ledger, CountingLedger)
+    return home.ledger
+
+
 def trained(home: Home) -> str:
     """Somebody whom an adapter has seen together with others."""
     seen = home.table("exposures", "key, user_id, kind")
@@ -216,9 +221,9 @@ def trained(home: Home) -> str:
 def test_a_first_build_reads_everybody_and_a_second_one_nobody(home_with: Callable[..., Home]) -> None:
     home = home_with(CountingLedger)
     home.build()
-    assert home.ledger.read() == {row.user_id for row in ROWS}
+    assert counted(home).read() == {row.user_id for row in ROWS}
     home.build()
-    assert home.ledger.read() == set()
+    assert counted(home).read() == set()
 
 
 def test_a_deletion_reads_those_alone_who_are_trained_again_and_those_who_validate(
@@ -226,14 +231,14 @@ def test_a_deletion_reads_those_alone_who_are_trained_again_and_those_who_valida
 ) -> None:
     home = home_with(CountingLedger)
     home.build()
-    home.ledger.read()
+    counted(home).read()
     person = trained(home)
     home.forget(person)
     built = home.build()
     assert len(built.trained) == 1
     again = {user for key, user in home.table("exposures", "key, user_id") if key in built.trained}
     validate = {user for user, path in home.table("placements", "user_id, path") if not path}
-    assert home.ledger.read() == again | validate
+    assert counted(home).read() == again | validate
     assert len(again) < (len(USERS) - len(validate)) / 2
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -28,17 +30,17 @@ PEOPLE = ((0, 3, 4), (1,), (2, 5, 6, 7, 8, 9))
 activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 
 
-def _task(folder, config=CONFIG, recipe=RECIPE):
+def _task(folder: Path, config: BuildConfig = CONFIG, recipe: str = RECIPE) -> TrainingTask:
     spec = ModelSpec(str(folder))
     tokenizer = PromptTokenizer.load(spec)
     return TrainingTask(recipe, spec, tokenizer.invocation(NOUN), tuple(_encoded_samples(tokenizer)), PEOPLE, config)
 
 
-def _files(task):
+def _files(task: TrainingTask) -> dict[str, bytes]:
     return train_adapter(task, _nothing).files
 
 
-def _encoded_samples(tokenizer):
+def _encoded_samples(tokenizer: PromptTokenizer) -> Iterator[EncodedSample]:
     for number in range(10):
         liked = number % 2 == 0
         history = [RatedItem(Item(str(n), f"Film {n}"), n % 2 == 0) for n in range(number % 4)]
@@ -46,16 +48,16 @@ def _encoded_samples(tokenizer):
         yield EncodedSample(tokenizer.context(history, NOUN), question, liked)
 
 
-def _for(architecture, activation):
+def _for(architecture: str, activation: str) -> BuildConfig:
     targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
     return replace(CONFIG, lora_targets=targets, activation=activation)
 
 
-def _nothing(steps):
+def _nothing(steps: int) -> None:
     pass
 
 
-def _scores(files, task):
+def _scores(files: Mapping[str, bytes], task: TrainingTask) -> torch.Tensor:
     """Lethe's own logit differences under one adapter, given as files."""
     frozen = FrozenModel.load(task.model)
     config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
@@ -71,19 +73,21 @@ def _scores(files, task):
     return mixture.yes_no_logits_packed(questions, [1] * len(questions), contexts, stack, alone, "ND")
 
 
-def _scores_without(task):
+def _scores_without(task: TrainingTask) -> torch.Tensor:
     return FrozenModel.load(task.model).yes_no_logits_whole(
         [one.context + one.question for one in task.encoded_samples]
     )
 
 
 @activation
-def test_peft_alone_opens_an_adapter_and_gives_the_same_score(tiny_models, tmp_path, architecture, activation):
+def test_peft_alone_opens_an_adapter_and_gives_the_same_score(
+    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: str
+) -> None:
     task = _task(tiny_models(architecture), _for(architecture, activation))
     _equal_to_peft(_files(task), task, tmp_path)
 
 
-def _equal_to_peft(files, task, tmp_path):
+def _equal_to_peft(files: Mapping[str, bytes], task: TrainingTask, tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():
@@ -101,7 +105,9 @@ def _equal_to_peft(files, task, tmp_path):
 
 
 @activation
-def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(tiny_models, activation):
+def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(
+    tiny_models: Callable[..., Path], activation: str
+) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
     first = _files(task)
     torch.manual_seed(999)
@@ -109,13 +115,13 @@ def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(tin
     assert _files(task) == first
 
 
-def test_another_digest_visits_the_batches_in_another_order(tiny_models):
+def test_another_digest_visits_the_batches_in_another_order(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"))
     assert _files(task) != _files(replace(task, recipe="0a" * 32))
 
 
 @activation
-def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
+def test_training_moves_the_scores_towards_the_labels(tiny_models: Callable[..., Path], activation: str) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
     scores = _scores(_files(task), task)
     liked = torch.tensor([encoded.liked for encoded in task.encoded_samples])
@@ -125,7 +131,7 @@ def test_training_moves_the_scores_towards_the_labels(tiny_models, activation):
     assert scores[liked].min() > scores[~liked].max()
 
 
-def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models):
+def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, epochs=0))
     first, second = (_files(replace(task, recipe=recipe)) for recipe in (RECIPE, "0a" * 32))
     assert first == second
@@ -134,7 +140,9 @@ def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models):
 
 
 @activation
-def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(tiny_models, tmp_path, activation):
+def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(
+    tiny_models: Callable[..., Path], tmp_path: Path, activation: str
+) -> None:
     folder = tiny_models("llama")
     task = _task(folder, replace(CONFIG, activation=activation))
     files = _files(task)
@@ -149,7 +157,7 @@ def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(tiny
     assert stated.get("alora_invocation_tokens") == (task.invocation if activation == "question" else None)
 
 
-def test_where_the_model_lies_does_not_change_an_adapter(tiny_models, tmp_path):
+def test_where_the_model_lies_does_not_change_an_adapter(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
     task = _task(tiny_models("llama"))
     (tmp_path / "elsewhere").symlink_to(tiny_models("llama"))
     elsewhere = replace(task, model=ModelSpec(str(tmp_path / "elsewhere")))
@@ -157,7 +165,9 @@ def test_where_the_model_lies_does_not_change_an_adapter(tiny_models, tmp_path):
 
 
 @activation
-def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(tiny_models, activation):
+def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(
+    tiny_models: Callable[..., Path], activation: str
+) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
     half = replace(task, model=replace(task.model, dtype="bfloat16"))
     files = _files(half)
@@ -167,13 +177,13 @@ def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(tin
     assert scores[liked].mean() > scores[~liked].mean() + 1.0
 
 
-def test_an_epoch_is_a_step(tiny_models):
-    steps = []
+def test_an_epoch_is_a_step(tiny_models: Callable[..., Path]) -> None:
+    steps: list[int] = []
     train_adapter(_task(tiny_models("llama")), steps.append)
     assert steps == [1, 1, 1]
 
 
-def test_a_target_that_names_no_layer_is_refused(tiny_models):
+def test_a_target_that_names_no_layer_is_refused(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, lora_targets=("query",)))
     with pytest.raises(ModelUnsuitable, match="q_proj"):
         _files(task)
@@ -184,8 +194,8 @@ def test_a_target_that_names_no_layer_is_refused(tiny_models):
 
 @activation
 def test_adapters_from_a_layer_on_leave_those_below_as_they_are_and_score_as_peft_does(
-    tiny_models, tmp_path, architecture, activation
-):
+    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: str
+) -> None:
     task = _task(tiny_models(architecture), replace(_for(architecture, activation), adapt_from_layer=1))
     files = _files(task)
     tensors = safetensors.torch.load(files["adapter_model.safetensors"])
@@ -193,17 +203,17 @@ def test_adapters_from_a_layer_on_leave_those_below_as_they_are_and_score_as_pef
     _equal_to_peft(files, task, tmp_path)
 
 
-def _layer(name):
+def _layer(name: str) -> int:
     return next(int(part) for part in name.split(".") if part.isdigit())
 
 
-def test_from_the_first_layer_on_is_all_of_them(tiny_models):
+def test_from_the_first_layer_on_is_all_of_them(tiny_models: Callable[..., Path]) -> None:
     files = _files(_task(tiny_models("llama")))
     assert {_layer(name) for name in safetensors.torch.load(files["adapter_model.safetensors"])} == {0, 1}
     assert json.loads(files["adapter_config.json"])["layers_to_transform"] is None
 
 
-def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny_models):
+def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, adapt_from_layer=2))
     with pytest.raises(ModelUnsuitable, match=r"adapt_from_layer 2 leaves no layer .* 0 to 1"):
         _files(task)
@@ -212,7 +222,7 @@ def test_a_first_layer_above_the_model_is_refused_with_the_layers_there_are(tiny
 # Contexts that do not fit into memory
 
 
-def _people_read(task):
+def _people_read(task: TrainingTask) -> int:
     """Of how many people the contexts were read one person after the other: each of them leaves what was read."""
     with PrefillCache(2**24).lend([{}]) as lending:
         return len(train_adapter(replace(task, loan=lending.loans[0]), _nothing).left)
@@ -222,7 +232,7 @@ def _people_read(task):
 # of it would be too much shows with the first person.
 
 
-def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tiny_models):
+def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"))
     tight, roomier = (replace(task, context_memory=room) for room in (1_000, 40_000))
     assert [_people_read(each) for each in (tight, roomier, task)] == [1, 1, len(PEOPLE)]
@@ -230,7 +240,7 @@ def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tin
     torch.testing.assert_close(_scores(_files(tight), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
 
 
-def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_models):
+def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"))
     contexts = [encoded.context for encoded in task.encoded_samples]
     barely = read_together(
@@ -241,7 +251,7 @@ def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_mo
     assert _files(replace(task, context_memory=barely)) == _files(task)
 
 
-def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_models):
+def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"))
     together = replace(task, people=(tuple(range(10)),))
     torch.testing.assert_close(_scores(_files(together), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
@@ -251,7 +261,9 @@ def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_model
 
 
 @activation
-def test_a_model_that_is_told_its_answers_trains_the_same_bytes(tiny_models, activation):
+def test_a_model_that_is_told_its_answers_trains_the_same_bytes(
+    tiny_models: Callable[..., Path], activation: str
+) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
     told = replace(task.model, answers=PromptTokenizer.load(task.model).answers)
     assert _files(replace(task, model=told)) == _files(task)

@@ -16,7 +16,7 @@ import safetensors.numpy
 from adapters_store import Store, StoredGeneration
 from service.building.progress import Silent
 from service.building.training.training import EncodedSample
-from service.building.training.validation import UserValidation, Validated, ValidationTask
+from service.building.training.validation import UserValidation, Validated
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.llm.spec import ModelSpec
 from service.records import BuildConfig
@@ -44,8 +44,8 @@ class MadeUp:
         self.pairs = 0
 
     def run(
-        self, function: Callable[..., Any], tasks: Sequence[ValidationTask], on_steps: Callable[[int], None]
-    ) -> Iterator[tuple[int, Validated]]:
+        self, function: Callable[..., Any], tasks: Sequence[Any], on_steps: Callable[[int], None] = lambda _: None
+    ) -> Iterator[tuple[int, Any]]:
         for number, task in reversed(list(enumerate(tasks))):
             self.pairs += sum(map(len, task.users)) * len(task.adapters)
             found = [self._found(encoded_samples, list(task.adapters)) for encoded_samples in task.users]
@@ -73,7 +73,7 @@ def made(store: Store, users: Sequence[str], digests: Sequence[str], known: Know
         return store.adapters.stated(digest, store.adapters.sums(digest)).read()
 
     process_pool = MadeUp()
-    maker = RowMaker(files_of, ModelSpec("none"), process_pool, Silent())  # type: ignore[arg-type]
+    maker = RowMaker(files_of, ModelSpec("none"), process_pool, Silent())
     asked = [ValidationUser(user, USERS[user]) for user in users]
     return maker.files(asked, digests, known, encoded_samples_of, BuildConfig()), process_pool.pairs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,8 +42,8 @@ def test_one_interaction_makes_no_sample() -> None:
 
 
 @given(lives, st.randoms(use_true_random=False), st.integers(1, 12), st.integers(1, 20))
-def test_the_order_of_rows_does_not_matter(rows: list[Interaction], random: object, length: int, limit: int) -> None:
-    shuffled = sorted(rows, key=lambda _: random.random())  # type: ignore[attr-defined]
+def test_the_order_of_rows_does_not_matter(rows: list[Interaction], random: Random, length: int, limit: int) -> None:
+    shuffled = sorted(rows, key=lambda _: random.random())
     assert user_samples(rows, ITEMS, length, limit) == user_samples(shuffled, ITEMS, length, limit)
 
 
@@ -67,7 +68,7 @@ def test_the_share_of_validation_users_is_as_asked_and_grows_by_adding() -> None
     assert ten != {user for user in users if is_validation_user(user, 10, seed=1)}
 
 
-def test_a_share_may_be_less_than_a_percent_and_whole_percents_choose_by_the_remainder_of_the_hash():
+def test_a_share_may_be_less_than_a_percent_and_whole_percents_choose_by_the_remainder_of_the_hash() -> None:
     users = [f"user-{number}" for number in range(20_000)]
     shares = {
         percent: {user for user in users if is_validation_user(user, percent, seed=0)} for percent in (0.1, 0.5, 1, 1.0)
@@ -79,7 +80,7 @@ def test_a_share_may_be_less_than_a_percent_and_whole_percents_choose_by_the_rem
     assert by_remainder == {user for user in users[:2000] if is_validation_user(user, 7, seed=0)}
 
 
-def _remainder(user):
+def _remainder(user: str) -> int:
     message = json.dumps(["validation", user]).encode()
     return int.from_bytes(hashlib.blake2b(message, key=b"0", digest_size=16).digest()) % 100
 

@@ -196,7 +196,7 @@ class Installation:
         }
 
 
-def eventually(ask: Callable[[], T], what: str, within: float = PATIENCE) -> T:
+def eventually(ask: Callable[[], T | None], what: str, within: float = PATIENCE) -> T:
     """The first true answer of `ask`, asked every 20 ms until the deadline."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

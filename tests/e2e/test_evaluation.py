@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 
 @pytest.mark.slow
-def test_an_evaluation_reaches_the_floor_and_never_touches_the_ledger_of_the_installation(shared_data, tmp_path):
+def test_an_evaluation_reaches_the_floor_and_never_touches_the_ledger_of_the_installation(
+    shared_data: Path, tmp_path: Path
+) -> None:
     ledger = tmp_path / "installation.sqlite"
     done = subprocess.run(
         [

@@ -94,7 +94,7 @@ def test_too_much_at_once_is_a_problem_that_says_when_to_come_again(
 ) -> None:
     models, recommend = generated("models"), generated("api.default.recommend")
     body = models.RecommendForHistory(history=models.History(liked=TITLES[:5]), candidates=TITLES)
-    refused = []
+    refused: list[Any] = []
     with ThreadPoolExecutor(16) as threads:
         while not refused:
             answers = threads.map(lambda _: recommend.sync_detailed(client=client, body=body), range(32))

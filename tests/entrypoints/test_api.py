@@ -442,7 +442,7 @@ def test_work_for_a_client_that_left_is_given_up() -> None:
         scope = {"type": "http", "method": "POST", "path": "/recommend", "headers": headers, "query_string": b""}
         before = asyncio.all_tasks()
         async with app.router.lifespan_context(app) as state:
-            await app(scope | {"state": dict(state or {})}, receive, send)  # type: ignore[arg-type]
+            await app(scope | {"state": dict(state or {})}, receive, send)  # type: ignore[arg-type] # plainer than ASGI's own types
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == before
 
@@ -537,7 +537,7 @@ def test_a_key_used_for_another_request_conflicts() -> None:
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\tb", "k" * 201, "\u00e9"])
 def test_a_key_that_is_not_visible_ascii_is_refused(key: str) -> None:
-    response = Door().post("/forget", {"user_id": "1"}, {"Idempotency-Key": key.encode()})  # type: ignore[dict-item]
+    response = Door().post("/forget", {"user_id": "1"}, {"Idempotency-Key": key.encode()})  # type: ignore[dict-item] # httpx takes bytes too
     assert "idempotency-key" in _problem(response, 422)["errors"][0]["location"].lower()
 
 

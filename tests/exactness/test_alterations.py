@@ -212,13 +212,13 @@ def test_what_a_build_left_when_it_was_cut_off_is_not_used_if_it_was_altered(
 
     class CutOff(Exception): ...
 
-    def cut(_generation: str) -> None:
+    def cut(generation_id: str) -> None:
         raise CutOff
 
-    publish, home.store.publish = home.store.publish, cut  # type: ignore[method-assign]
+    publish, home.store.publish = home.store.publish, cut  # type: ignore[method-assign] # dies there
     with pytest.raises(CutOff):
         home.reconcile_once()
-    home.store.publish = publish  # type: ignore[method-assign]
+    home.store.publish = publish  # type: ignore[method-assign] # as it was
     notes = sorted(home.store.root.glob("*/*.note"))
     assert notes
     for note in notes:

@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import sys
+import types
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -375,7 +376,8 @@ def stories_of(config: BuildConfig, folder: Path, model: ModelSpec) -> Iterator[
     beginning.close()
     clean = CleanBuilds(folder, model, config)
     parts = {"origin": folder / "origin", "process_pool": RememberingPublicTexts(), "clean": clean, "met": Counter()}
-    yield type(Story)("Story", (Story,), parts)
+    story: type[Story] = types.new_class("Story", (Story,), exec_body=lambda own: own.update(parts))
+    yield story
     shutil.rmtree(folder)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,7 @@ def test_the_lock_is_given_back_after_an_exception(bell: Bell) -> None:
 
 HOLDS = """
 import sys
+from functools import partial
 from pathlib import Path
 from service.forgetting.bell import PollingBell, RedisBell
 where = sys.argv[1]
@@ -386,7 +388,7 @@ def test_a_holder_that_lives_is_waited_for_with_patience_but_not_for_ever(
         with holder.courtesy_lock():
             began = time.monotonic()
             assert not tried(other)
-            eventually(lambda other=other: tried(other))  # type: ignore[misc]
+            eventually(partial(tried, other))
             assert 0.3 <= time.monotonic() - began < SOON
             assert not tried(other)  # one pass without the lock; then it is waited for again
             assert "going on without the courtesy lock" in caplog.text

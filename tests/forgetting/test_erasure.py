@@ -49,6 +49,9 @@ class SmallBuilder:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger, self.store = ledger, store
 
+    def wipe_forgotten(self) -> None:
+        pass
+
     def build(self, config: BuildConfig) -> Built:
         view = self.ledger.view()
         members: dict[str, list[str]] = {}
@@ -109,7 +112,7 @@ class House:
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         bell = PollingBell(folder / "lock")
         made = builder(self.ledger, self.store)
-        self._reconciler = Reconciler(self.ledger, self.store, made, bell, SIGNER, CONFIG)  # type: ignore[arg-type]
+        self._reconciler = Reconciler(self.ledger, self.store, made, bell, SIGNER, CONFIG)
         rows = [Interaction(user, item.item_id, True, 5) for user in ("ann", CANARY, "zoe") for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")
         self._reconciler.reconcile_once()
@@ -126,7 +129,8 @@ class House:
     def forgotten(self) -> ForgetRequest:
         request_id = self.forget()
         self.reconcile_once()
-        return self.ledger.request(request_id)
+        request: ForgetRequest = self.ledger.request(request_id)
+        return request
 
     def refused(self) -> str:
         """Why no receipt is signed."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +18,7 @@ from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
-from service.forgetting.reconcile import Reconciler
+from service.forgetting.reconcile import GenerationBuilder, Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.records import BuildConfig, Interaction, Item, Published
@@ -72,16 +72,17 @@ class FakeBuilder:
             {"digest": digest, "shard": name, "files": self._store.adapters.sums(digest)}
             for name, digest in digests.items()
         ]
+        frozen = {"digest": "f" * 64}
         manifest = {
             "format": FORMAT,
             "adapters": adapters,
             "memories": [],
             "config": asdict(config),
-            "frozen": {"digest": "f" * 64},
+            "frozen": frozen,
         }
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        published = Published(generation, view.fence, config, manifest["frozen"], {})
+        published = Published(generation, view.fence, config, frozen, {})
         return Built(published, tuple(digests.values()), shards, frozenset(rows), {})
 
 
@@ -98,11 +99,11 @@ class World:
         self.reconciler().reconcile_once()
 
     def reconciler(
-        self, builder: FakeBuilder | None = None, ledger: Ledger | None = None, store: Store | None = None
+        self, builder: GenerationBuilder | None = None, ledger: Ledger | None = None, store: Store | None = None
     ) -> Reconciler:
         ledger, store = ledger or self.ledger, store or self.store
         builder = builder or FakeBuilder(ledger, store)
-        return Reconciler(ledger, store, builder, self.bell, SIGNER, CONFIG)  # type: ignore[arg-type]
+        return Reconciler(ledger, store, builder, self.bell, SIGNER, CONFIG)
 
     def forget(self, user: str) -> str:
         return Intake(self.ledger, SIGNER, self.tombstones).forget(user, None, None).request_id
@@ -215,7 +216,7 @@ def test_of_two_deletions_in_one_shard_the_late_one_names_both_adapters_and_thei
 def test_a_build_keeps_to_the_configuration_of_what_is_published(world: World) -> None:
     world.forget("ann")
     builder = FakeBuilder(world.ledger, world.store)
-    Reconciler(world.ledger, world.store, builder, world.bell, SIGNER, BuildConfig(epochs=1)).reconcile_once()  # type: ignore[arg-type]
+    Reconciler(world.ledger, world.store, builder, world.bell, SIGNER, BuildConfig(epochs=1)).reconcile_once()
     assert builder.configs == [CONFIG]
 
 
@@ -265,10 +266,16 @@ class Fuse:
             raise Crash
 
 
+class Burns(Protocol):
+    """Is told of every step."""
+
+    def burn(self) -> None: ...
+
+
 class Fragile:
     """Passes every call on, as long as the fuse burns."""
 
-    def __init__(self, inner: object, fuse: Fuse) -> None:
+    def __init__(self, inner: object, fuse: Burns) -> None:
         self._inner, self._fuse = inner, fuse
 
     def __getattr__(self, name: str) -> Any:
@@ -438,7 +445,7 @@ def test_the_loop_settles_what_comes_and_ends_when_it_is_told_to(world: World) -
 def test_the_loop_tries_again_and_ends_although_it_keeps_failing(world: World) -> None:
     stop, failing = threading.Event(), Failing()
     world.forget("ann")
-    thread = run_in_thread(world.reconciler(failing), stop)  # type: ignore[arg-type]
+    thread = run_in_thread(world.reconciler(failing), stop)
     assert all(failing.asked.acquire(timeout=DEADLINE) for _ in range(3))
     stop.set()
     assert ended(thread)
@@ -450,7 +457,7 @@ def test_only_one_of_two_workers_is_at_it(world: World) -> None:
     world.forget("ann")
     with world.bell.courtesy_lock() as held:
         assert held
-        thread = run_in_thread(world.reconciler(failing), stop)  # type: ignore[arg-type]
+        thread = run_in_thread(world.reconciler(failing), stop)
         assert not failing.asked.acquire(timeout=0.2)
     assert failing.asked.acquire(timeout=DEADLINE)
     stop.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,7 +40,9 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("text", ["kanarek-1", 'kanarek "Zoë" \\ 鳥🐦'])
-def test_every_form_is_found_between_any_delimiters_and_inside_longer_ones_if_it_is_loose(tmp_path, way, text) -> None:
+def test_every_form_is_found_between_any_delimiters_and_inside_longer_ones_if_it_is_loose(
+    tmp_path: Path, way: Callable[[str], bytes], text: str
+) -> None:
     file = tmp_path / "deep" / "file"
     file.parent.mkdir()
     for before, after in (

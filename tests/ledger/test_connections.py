@@ -165,7 +165,7 @@ def test_options_of_libpq_and_psycopg_pass(new_database: Databases) -> None:
         engine = open_engine(asked, 5)
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SHOW application_name").scalar() == "a name"
-            assert connection.connection.dbapi_connection.prepare_threshold == 3  # type: ignore[union-attr]
+            assert connection.connection.dbapi_connection.prepare_threshold == 3  # type: ignore[union-attr] # psycopg's own
         engine.dispose()
 
 
@@ -173,7 +173,7 @@ def test_options_of_libpq_and_psycopg_pass(new_database: Databases) -> None:
 def test_statements_are_not_prepared_where_the_url_says_so(postgres_url: str, threshold: str) -> None:
     engine = open_engine(f"{postgres_url}&prepare_threshold={threshold}", 5)
     with engine.connect() as connection:
-        assert connection.connection.dbapi_connection.prepare_threshold is None  # type: ignore[union-attr]
+        assert connection.connection.dbapi_connection.prepare_threshold is None  # type: ignore[union-attr] # psycopg's own
     engine.dispose()
 
 

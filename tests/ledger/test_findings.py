@@ -77,7 +77,7 @@ def test_items_are_named_by_id_or_title(
     ledger: Ledger, names: list[ItemName], left: set[str], items: NamedItems
 ) -> None:
     request = ledger.forget("ann", names, None)
-    assert (ledger.seen("ann"), request.items, request.held) == (left, items, bool(items.erased))
+    assert (ledger.seen("ann"), request.items, request.held) == (frozenset(left), items, bool(items.erased))
     assert request.found is (Outcome.ERASED if items.erased else Outcome.NOTHING_HELD)
     assert ledger.request(request.request_id) == request
 
@@ -129,7 +129,7 @@ def test_an_unknown_id_is_kept_out_for_a_time_and_only_by_older_rows(ledger: Led
     [stone] = ledger.tombstones()
     assert (stone.expires_at, stone.accepted_at) == (1_000.0 + 30 * DAY, 1_000.0)
     late = ledger.import_data([], rows_of("bob", "1", timestamp=1_000) + rows_of("bob", "2", timestamp=1_001), None)
-    assert (late.tombstoned, ledger.seen("bob")) == (1, {"2"})
+    assert (late.tombstoned, ledger.seen("bob")) == (1, frozenset({"2"}))
     assert ledger.resurrected_users() == {}
     clock.now += 30 * DAY
     assert ledger.import_data([], rows_of("bob", "1"), None).tombstoned == 0
@@ -152,7 +152,7 @@ def test_what_was_held_is_kept_out_for_ever(ledger: Ledger, clock: Clock) -> Non
     ledger.forget("ann", ["1"], None)
     clock.now += 31 * DAY
     late = ledger.import_data([], rows_of("ann", "1", "5", timestamp=2**40), None)
-    assert (late.tombstoned, ledger.seen("ann")) == (1, {"2", "4", "5"})
+    assert (late.tombstoned, ledger.seen("ann")) == (1, frozenset({"2", "4", "5"}))
 
 
 def test_a_ledger_may_remember_nothing_that_it_has_not_held(tmp_path: Path) -> None:

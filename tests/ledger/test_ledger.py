@@ -26,12 +26,14 @@ from service.errors import (
     UnknownUser,
 )
 from service.ledger import Ledger
+from service.ledger.masks import MaskedArtifacts
 from service.records import (
     BuildConfig,
     ById,
     ByTitle,
     Interaction,
     Item,
+    ItemName,
     Published,
     RatedItem,
     ShardAssignment,
@@ -131,8 +133,8 @@ def test_a_row_of_an_unknown_item_leaves_nothing_of_the_import(ledger: Ledger) -
 
 
 def test_what_the_database_refuses_in_the_middle_leaves_nothing_of_the_import(ledger: Ledger) -> None:
-    broken = [*ITEMS[:3], replace(ITEMS[3], year="not a year\x00"), *ITEMS[4:]]  # type: ignore[arg-type]
-    rows = [*rows_of("ann", 0), Interaction("ann", "i1", None, 5)]  # type: ignore[arg-type]
+    broken = [*ITEMS[:3], replace(ITEMS[3], year="not a year\x00"), *ITEMS[4:]]  # type: ignore[arg-type] # no year
+    rows = [*rows_of("ann", 0), Interaction("ann", "i1", None, 5)]  # type: ignore[arg-type] # no opinion
     with pytest.raises((LedgerUnavailable, TypeError, ValueError)):
         ledger.import_data(broken, rows, "movie")
     assert (ledger.counts().items, ledger.counts().interactions) == (0, 0)
@@ -212,7 +214,7 @@ def test_an_exact_title_means_every_item_that_has_it_and_no_other(ledger: Ledger
 def test_a_title_as_people_write_it_means_the_items_whose_titles_say_the_same(ledger: Ledger) -> None:
     matrix, old, new = Item("a", "Matrix, The (1999)"), Item("b", "Titanic (1953)"), Item("c", "Titanic", year=1997)
     ledger.import_data([matrix, old, new], [], "movie")
-    asked = [
+    asked: list[ItemName] = [
         "the matrix",
         "Matrix",
         "Matrix (1999)",
@@ -869,9 +871,11 @@ def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger:
     ledger.record_lineage(0, {"a": ["ann", "ann", "bob"], "b": ["ann"]}, {"row": "ann"})
     request = ledger.forget("ann", None, None)
     assert (request.masked_samples, request.masked_rows) == (3, 1)
-    assert ledger.masked_by(request.request_id) == ({"a", "b"}, {"row"}, set())
+    assert ledger.masked_by(request.request_id) == MaskedArtifacts(
+        frozenset({"a", "b"}), frozenset({"row"}), frozenset()
+    )
     ledger.complete(request.request_id, "{}", DONE)
-    assert ledger.masked_by(request.request_id) == (set(), set(), set())
+    assert ledger.masked_by(request.request_id) == MaskedArtifacts(frozenset(), frozenset(), frozenset())
 
 
 def test_what_a_build_under_way_has_seen_of_somebody_is_added_to_their_request(ledger: Ledger) -> None:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from transformers import PreTrainedModel
 
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
@@ -26,7 +30,13 @@ level = pytest.mark.parametrize("level", ["ND", "D"])
 class Bench:
     """One architecture: the model that the mixture is attached to, an untouched twin, three random adapters, a batch."""
 
-    def __init__(self, folder, architecture, random_adapter, merged_model):
+    def __init__(
+        self,
+        folder: Path,
+        architecture: str,
+        random_adapter: Callable[..., dict[str, torch.Tensor]],
+        merged_model: Callable[..., FrozenModel],
+    ) -> None:
         self._merged_model = merged_model
         self.targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
         self.frozen, self.plain = (FrozenModel.load(ModelSpec(str(folder))) for _ in range(2))
@@ -40,30 +50,39 @@ class Bench:
         self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
         self.contexts = self.plain.read_contexts(self.heads)
 
-    def answered(self, weights, level, numbers=range(4)):
+    def answered(self, weights: torch.Tensor, level: str, numbers: Sequence[int] = range(4)) -> torch.Tensor:
         """By the mixture: questions after contexts of the frozen model alone."""
         prefixes = self.plain.read_prefixes([self.heads[number] for number in numbers])
         questions = [self.questions[number] for number in numbers]
         return self.mixture.yes_no_logits_packed(questions, [1] * len(numbers), prefixes, self.stack, weights, level)
 
-    def stack_of(self, names):
+    def stack_of(self, names: Iterable[str]) -> AdapterStack:
         return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
 
-    def merged(self, weights, level):
+    def merged(self, weights: torch.Tensor, level: str) -> FrozenModel:
         return self._merged_model(self.plain, list(self.adapters.values()), SCALING, weights.tolist(), level)
 
 
 @pytest.fixture
-def bench(tiny_models, architecture, random_adapter, merged_model):
+def bench(
+    tiny_models: Callable[..., Path],
+    architecture: str,
+    random_adapter: Callable[..., dict[str, torch.Tensor]],
+    merged_model: Callable[..., FrozenModel],
+) -> Bench:
     return Bench(tiny_models(architecture), architecture, random_adapter, merged_model)
 
 
 @pytest.fixture
-def llama(tiny_models, random_adapter, merged_model):
+def llama(
+    tiny_models: Callable[..., Path],
+    random_adapter: Callable[..., dict[str, torch.Tensor]],
+    merged_model: Callable[..., FrozenModel],
+) -> Bench:
     return Bench(tiny_models("llama"), "llama", random_adapter, merged_model)
 
 
-def _equal(ours, theirs, tolerance=1e-4):
+def _equal(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) -> None:
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
@@ -71,7 +90,7 @@ def _equal(ours, theirs, tolerance=1e-4):
 
 
 @level
-def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench, level):
+def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench: Bench, level: str) -> None:
     slow = [bench.merged(w, level).yes_no_logits_whole([row]) for w, row in zip(WEIGHTS, bench.whole, strict=True)]
     fast = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS, level)
     _equal(fast, torch.cat(slow).detach())
@@ -79,7 +98,9 @@ def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench, le
 
 
 @level
-def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_frozen_model(bench, level):
+def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_frozen_model(
+    bench: Bench, level: str
+) -> None:
     slow = []
     for number, question in enumerate(bench.questions):
         context = bench.contexts.rows(torch.tensor([number]))
@@ -87,13 +108,13 @@ def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_f
     _equal(bench.answered(WEIGHTS, level), torch.cat(slow))
 
 
-def test_the_two_levels_differ_unless_one_adapter_has_all_the_weight(llama):
+def test_the_two_levels_differ_unless_one_adapter_has_all_the_weight(llama: Bench) -> None:
     nd, d = (llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, level) for level in ("ND", "D"))
     assert (nd - d).abs()[[0, 2, 3]].min() > 1e-4
     assert torch.equal(nd[1], d[1])  # the sum that D takes over the adapters adds zeros to the one
 
 
-def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
+def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench: Bench) -> None:
     lora = LoraConfig(
         r=RANK,
         lora_alpha=int(RANK * SCALING),
@@ -110,9 +131,8 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
         set_peft_model_state_dict(model, tensors, adapter_name=name)
     model.add_weighted_adapter(list("xyz"), WEIGHTS[0].tolist(), "mixed", combination_type="cat")
     model.set_adapter("mixed")
-    theirs = FrozenModel(bench.plain.spec, model.get_base_model(), bench.plain.tokenizer).yes_no_logits_whole(
-        bench.whole
-    )
+    base = cast(PreTrainedModel, model.get_base_model())
+    theirs = FrozenModel(bench.plain.spec, base, bench.plain.tokenizer).yes_no_logits_whole(bench.whole)
     _equal(bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS[:1].expand(4, 3), "ND"), theirs)
 
 
@@ -120,8 +140,8 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench):
 
 
 @level
-def test_an_adapter_of_weight_zero_is_not_there(bench, level):
-    def answered(stack, *row):
+def test_an_adapter_of_weight_zero_is_not_there(bench: Bench, level: str) -> None:
+    def answered(stack: AdapterStack, *row: float) -> torch.Tensor:
         return bench.mixture.yes_no_logits_whole(bench.whole, stack, torch.tensor([row] * 4), level)
 
     loud = {name: tensor * 100 for name, tensor in bench.adapters["y"].items()}
@@ -135,7 +155,7 @@ def test_an_adapter_of_weight_zero_is_not_there(bench, level):
 
 
 @level
-def test_without_any_weight_the_frozen_model_answers_alone(bench, level):
+def test_without_any_weight_the_frozen_model_answers_alone(bench: Bench, level: str) -> None:
     nothing = torch.zeros(4, 3)
     whole = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, nothing, level)
     assert torch.equal(whole, bench.plain.yes_no_logits_whole(bench.whole))
@@ -143,14 +163,14 @@ def test_without_any_weight_the_frozen_model_answers_alone(bench, level):
     assert torch.equal(bench.answered(nothing, level), asked)
 
 
-def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama):
+def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama: Bench) -> None:
     empty = AdapterStack.of({}, SCALING, llama.frozen)
     answered = llama.mixture.yes_no_logits_whole(llama.whole, empty, torch.zeros(4, 0), "ND")
     assert torch.equal(answered, llama.plain.yes_no_logits_whole(llama.whole))
 
 
 @level
-def test_rows_of_one_batch_may_have_different_weights(bench, level):
+def test_rows_of_one_batch_may_have_different_weights(bench: Bench, level: str) -> None:
     alone = [bench.answered(WEIGHTS[number : number + 1], level, [number]) for number in range(4)]
     _equal(bench.answered(WEIGHTS, level), torch.cat(alone))
 
@@ -158,11 +178,11 @@ def test_rows_of_one_batch_may_have_different_weights(bench, level):
 # Calls beside and after one another
 
 
-def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
+def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama: Bench) -> None:
     stacks = [llama.stack, llama.stack_of("zy")]
     weights = [WEIGHTS, torch.tensor([[0.1, 0.9]] * 4)]
 
-    def score(which):
+    def score(which: int) -> torch.Tensor:
         return llama.mixture.yes_no_logits_whole(llama.whole, stacks[which], weights[which], "ND")
 
     expected = [score(0), score(1)]
@@ -173,20 +193,20 @@ def test_two_threads_that_score_at_once_do_not_see_each_others_weights(llama):
     assert (expected[0] - expected[1]).abs().max() > 0.01
 
 
-def test_after_a_call_the_frozen_model_is_what_it_was(bench):
+def test_after_a_call_the_frozen_model_is_what_it_was(bench: Bench) -> None:
     before = {name: parameter.clone() for name, parameter in bench.frozen.model.named_parameters()}
     bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS, "ND")
     assert torch.equal(bench.frozen.yes_no_logits_whole(bench.whole), bench.plain.yes_no_logits_whole(bench.whole))
     assert all(torch.equal(before[name], parameter) for name, parameter in bench.frozen.model.named_parameters())
 
 
-def test_after_a_failed_call_the_frozen_model_is_what_it_was(llama):
+def test_after_a_failed_call_the_frozen_model_is_what_it_was(llama: Bench) -> None:
     with pytest.raises(RuntimeError):
         llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, torch.ones(4, 7), "ND")
     assert torch.equal(llama.frozen.yes_no_logits_whole(llama.whole), llama.plain.yes_no_logits_whole(llama.whole))
 
 
-def test_two_mixtures_of_one_model_do_not_add_up(llama):
+def test_two_mixtures_of_one_model_do_not_add_up(llama: Bench) -> None:
     before = llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, "ND")
     other = Mixture(llama.frozen, ("o_proj",))
     assert torch.equal(llama.mixture.yes_no_logits_whole(llama.whole, llama.stack, WEIGHTS, "ND"), before)
@@ -194,13 +214,15 @@ def test_two_mixtures_of_one_model_do_not_add_up(llama):
 
 
 @pytest.mark.parametrize("target", ["query", "lm_head", "embed_tokens", "norm"])
-def test_a_target_that_names_no_linear_layer_inside_is_refused_with_the_names_there_are(llama, target):
+def test_a_target_that_names_no_linear_layer_inside_is_refused_with_the_names_there_are(
+    llama: Bench, target: str
+) -> None:
     with pytest.raises(ModelUnsuitable, match=rf"'{target}'.*'q_proj'"):
         Mixture(llama.frozen, ("v_proj", target))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_gives_nearly_the_same_scores(llama, dtype):
+def test_half_precision_gives_nearly_the_same_scores(llama: Bench, dtype: str) -> None:
     half = FrozenModel.load(replace(llama.frozen.spec, dtype=dtype))
     stack = AdapterStack.of(llama.adapters, SCALING, half)
     mixture = Mixture(half, llama.targets)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -23,7 +26,7 @@ class Padding(FrozenModel):
 
 
 class Texts:
-    def __init__(self, frozen):
+    def __init__(self, frozen: FrozenModel) -> None:
         tokenizer = frozen.tokenizer
         histories = [[RatedItem(Item("", title), True) for title in TITLES[:length]] for length in (0, 3, 1, 5)]
         self.heads = [tokenizer.context(history, NOUN) for history in histories]
@@ -32,30 +35,30 @@ class Texts:
 
 
 @pytest.fixture
-def frozen(tiny_models, architecture):
+def frozen(tiny_models: Callable[..., Path], architecture: str) -> FrozenModel:
     return FrozenModel.load(ModelSpec(str(tiny_models(architecture))))
 
 
 @pytest.fixture
-def texts(frozen):
+def texts(frozen: FrozenModel) -> Texts:
     return Texts(frozen)
 
 
 @pytest.fixture
-def llama(tiny_models):
+def llama(tiny_models: Callable[..., Path]) -> FrozenModel:
     return FrozenModel.load(ModelSpec(str(tiny_models("llama"))))
 
 
-def _close(ours, theirs):
+def _close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def _padded(frozen, texts):
+def _padded(frozen: FrozenModel, texts: Texts) -> torch.Tensor:
     with torch.no_grad():
         return frozen.yes_no_logits(texts.questions, frozen.read_contexts(texts.heads).rows(OWNER))
 
 
-def test_a_packed_context_is_the_padded_one(frozen, texts):
+def test_a_packed_context_is_the_padded_one(frozen: FrozenModel, texts: Texts) -> None:
     assert frozen.packs
     contexts = frozen.read_contexts(texts.heads)
     for row, prefix in enumerate(frozen.read_prefixes(texts.heads)):
@@ -66,31 +69,35 @@ def test_a_packed_context_is_the_padded_one(frozen, texts):
                 _close(one, other[row, :, : prefix.tokens])
 
 
-def test_packed_questions_are_answered_as_padded_ones(frozen, texts):
+def test_packed_questions_are_answered_as_padded_ones(frozen: FrozenModel, texts: Texts) -> None:
     prefixes = frozen.read_prefixes(texts.heads)
     _close(frozen.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
 
 
-def test_packed_prompts_are_answered_as_padded_ones(frozen, texts):
+def test_packed_prompts_are_answered_as_padded_ones(frozen: FrozenModel, texts: Texts) -> None:
     with torch.no_grad():
         _close(frozen.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_whole(texts.whole))
 
 
-def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(frozen, texts):
+def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(
+    frozen: FrozenModel, texts: Texts
+) -> None:
     [question] = [frozen.tokenizer.question(Item("", "Up"), NOUN)]
     [prefix] = frozen.read_prefixes(texts.heads[3:])
     together = frozen.yes_no_logits_packed([question] * 3, [3], [prefix])
     _close(together, frozen.yes_no_logits_packed([question], [1], [prefix]).expand(3))
 
 
-def test_where_attention_cannot_be_replaced_rows_are_padded(tiny_models, texts, frozen, architecture):
+def test_where_attention_cannot_be_replaced_rows_are_padded(
+    tiny_models: Callable[..., Path], texts: Texts, frozen: FrozenModel, architecture: str
+) -> None:
     padding = Padding.load(ModelSpec(str(tiny_models(architecture))))
     prefixes = padding.read_prefixes(texts.heads)
     _close(padding.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
     _close(padding.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_packed(texts.whole, RUNS, []))
 
 
-def test_a_model_that_attends_in_another_way_is_found_out_and_still_answers_right(llama):
+def test_a_model_that_attends_in_another_way_is_found_out_and_still_answers_right(llama: FrozenModel) -> None:
     texts = Texts(llama)
     llama.model.config._attn_implementation = "eager"
     other = FrozenModel(llama.spec, llama.model, llama.tokenizer)
@@ -98,7 +105,7 @@ def test_a_model_that_attends_in_another_way_is_found_out_and_still_answers_righ
     _close(other.yes_no_logits_packed(texts.questions, RUNS, other.read_prefixes(texts.heads)), _padded(other, texts))
 
 
-def test_nothing_to_read_is_no_prefix(llama):
+def test_nothing_to_read_is_no_prefix(llama: FrozenModel) -> None:
     assert llama.read_prefixes([]) == []
 
 
@@ -106,8 +113,13 @@ def test_nothing_to_read_is_no_prefix(llama):
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("count", [2, 9])  # of adapters: all multiplied, few of them gathered
 def test_the_packed_mixture_is_a_merged_model_for_every_row(
-    tiny_models, random_adapter, merged_model, level, packs, count
-):
+    tiny_models: Callable[..., Path],
+    random_adapter: Callable[..., dict[str, torch.Tensor]],
+    merged_model: Callable[..., FrozenModel],
+    level: str,
+    packs: bool,
+    count: int,
+) -> None:
     model = FrozenModel if packs else Padding
     frozen = model.load(ModelSpec(str(tiny_models("llama"))))
     adapters = {str(k): random_adapter(frozen.model, ("q_proj", "v_proj"), 3, k) for k in range(count)}
@@ -129,7 +141,9 @@ def test_the_packed_mixture_is_a_merged_model_for_every_row(
 
 
 @pytest.mark.parametrize("level", ["ND", "D"])
-def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(llama, random_adapter, level):
+def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(
+    llama: FrozenModel, random_adapter: Callable[..., dict[str, torch.Tensor]], level: str
+) -> None:
     adapters = {str(k): random_adapter(llama.model, ("q_proj", "v_proj"), 3, k) for k in range(9)}
     mixture, texts = Mixture(llama, ("q_proj", "v_proj")), Texts(llama)
     weights = torch.rand(10, 9, generator=torch.Generator().manual_seed(1))
@@ -143,7 +157,9 @@ def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(llama, random
     _close(gathered, torch.cat(alone))
 
 
-def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(frozen, texts, architecture):
+def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(
+    frozen: FrozenModel, texts: Texts, architecture: str
+) -> None:
     name = "c_attn" if architecture == "gpt2" else "v_proj"
     weights = [p for key, p in frozen.model.named_parameters() if key.endswith(f"{name}.weight")]
     for weight in weights:
@@ -160,7 +176,7 @@ def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(frozen, t
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_attention_with_a_way_back_is_the_textbook_one(groups):
+def test_attention_with_a_way_back_is_the_textbook_one(groups: int) -> None:
     random = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 4, 3, 8, generator=random) for _ in range(3))
     keys, values = (torch.randn(2, groups, 5, 8, generator=random) for _ in range(2))
@@ -174,12 +190,12 @@ def test_attention_with_a_way_back_is_the_textbook_one(groups):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_is_the_textbook_one(causal):
+def test_attention_is_the_textbook_one(causal: bool) -> None:
     random = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, n, 8, generator=random) for n in (5, 5, 5))
     mask = None if causal else torch.zeros(2, 1, 1, 5).index_fill_(3, torch.tensor([4]), -torch.inf)
     scores = query @ key.transpose(-1, -2) * 0.5
-    scores = scores + (torch.full((5, 5), -torch.inf).triu(1) if causal else mask)
+    scores = scores + (torch.full((5, 5), -torch.inf).triu(1) if mask is None else mask)
     for way in (packed.attend, packed.attend_in_steps):
         values, lse = way(query, key, value, 0.5, causal=causal, mask=mask)
         _close(values, torch.softmax(scores, dim=-1) @ value)
@@ -187,7 +203,7 @@ def test_attention_is_the_textbook_one(causal):
 
 
 @pytest.mark.parametrize("lengths", [[3, 3], [2, 5, 1], [4]])
-def test_what_is_spread_into_a_grid_is_joined_again(lengths):
+def test_what_is_spread_into_a_grid_is_joined_again(lengths: list[int]) -> None:
     runs = Runs(lengths, torch.device("cpu"))
     things = torch.arange(2.0 * sum(lengths)).reshape(2, -1)
     grid = runs.spread(things, 1)

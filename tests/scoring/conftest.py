@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
+from numpy.typing import NDArray
 
 from adapters_store import Store, canonical_json, digest_of
 from service.arrays import array_bytes
+from service.errors import UnknownUser
 from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
-from service.records import BuildConfig, Item, Mask
+from service.records import BuildConfig, ById, ByTitle, Interaction, Item, ItemName, Mask, RatedItem
 from service.scoring.snapshot import Snapshots
 
 NOUN = "movie"
@@ -26,7 +32,7 @@ ITEMS = tuple(Item(str(number), f"Film {number}", None, ("Drama",)) for number i
 class World:
     item_type = NOUN
 
-    def __init__(self, root, folder, random_adapter):
+    def __init__(self, root: Path, folder: Path, random_adapter: Callable[..., dict[str, torch.Tensor]]) -> None:
         self.frozen = FrozenModel.load(ModelSpec(str(folder)))
         self.store = Store(root / "store")
         self.snapshots = Snapshots(self.store, self.frozen)
@@ -36,15 +42,29 @@ class World:
 
     # The ledger's side
 
-    def mask(self):
+    def mask(self) -> Mask:
         return self.current
 
-    def change(self, **changed):
+    @property
+    def generation(self) -> str:
+        """The published one."""
+        assert self.current.generation is not None
+        return self.current.generation
+
+    def change(self, **changed: Any) -> None:
         self.current = replace(self.current, revision=self.current.revision + 1, **changed)
 
     # The builder's side
 
-    def publish(self, seed=0, adapters=3, rows=10, frozen=None, people=(), **changed):
+    def publish(
+        self,
+        seed: int = 0,
+        adapters: int = 3,
+        rows: int = 10,
+        frozen: Mapping[str, str] | None = None,
+        people: Sequence[Sequence[Interaction]] = (),
+        **changed: Any,
+    ) -> list[str]:
         """Make a generation of random adapters and rows and publish it; returns the digests of its adapters.
 
         `people` are lists of interactions; each person has a memory of their own.
@@ -79,17 +99,17 @@ class World:
         self.change(generation=generation)
         return digests
 
-    def adapter(self, digest):
+    def adapter(self, digest: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(self.store.adapters.path(digest) / "adapter_model.safetensors")
 
-    def _store_memory(self, interactions):
+    def _store_memory(self, interactions: Sequence[Interaction]) -> dict[str, Any]:
         digest = digest_of(["memory", *(f"{row.user_id} {row.item_id} {row.liked}" for row in interactions)])
         with self.store.memories.new(digest) as folder:
             for name, content in memory_files(count_people([interactions])).items():
                 (folder / name).write_bytes(content)
         return {"digest": digest, "files": self.store.memories.sums(digest)}
 
-    def _store_adapter(self, config, seed):
+    def _store_adapter(self, config: BuildConfig, seed: int) -> str:
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)
         digest = digest_of(["adapter", seed])
         with self.store.adapters.new(digest) as folder:
@@ -97,16 +117,60 @@ class World:
         return digest
 
 
-def _unit_rows(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+class FakeCatalog:
+    """The ledger as far as a query needs it: one user who has seen items 0 to 3 and likes the even ones."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.items = {item.item_id: item for item in world.items}
+        self.opinions = [RatedItem(item, number % 2 == 0) for number, item in enumerate(world.items[:4])]
+
+    def history(self, user_id: str, limit: int) -> tuple[RatedItem, ...]:
+        if user_id != "someone":
+            raise UnknownUser("nothing is held of this user")
+        return tuple(self.opinions[-limit:])
+
+    def has_order(self, user_id: str) -> bool:
+        return True
+
+    def seen(self, user_id: str) -> frozenset[str]:
+        return frozenset(opinion.item.item_id for opinion in self.opinions)
+
+    def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]:
+        return {item_id: self.items[item_id] for item_id in ids if item_id in self.items}
+
+    def items_meant(self, names: Sequence[ItemName]) -> dict[ItemName, list[Item]]:
+        return {name: items for name in names if (items := self._meant(name))}
+
+    def _meant(self, name: ItemName) -> list[Item]:
+        if isinstance(name, ById):
+            return self._with_id(name.item_id)
+        if isinstance(name, ByTitle):
+            return self._titled(name.title)
+        return self._with_id(name) or self._titled(name)
+
+    def _with_id(self, item_id: str) -> list[Item]:
+        return [self.items[item_id]] if item_id in self.items else []
+
+    def _titled(self, title: str) -> list[Item]:
+        return [item for item in self.items.values() if item.title == title]
+
+    def mask(self) -> Mask:
+        return self._world.current
 
 
-def _item_embeddings(frozen, items):
+def _unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def _item_embeddings(frozen: FrozenModel, items: Sequence[Item]) -> NDArray[np.float32]:
     if not items:
         return np.zeros((0, 0), np.float32)
     return np.concatenate([frozen.embed([frozen.tokenizer.item(item)]).numpy() for item in items])
 
 
 @pytest.fixture
-def world(tmp_path, tiny_models, random_adapter):
+def world(
+    tmp_path: Path, tiny_models: Callable[..., Path], random_adapter: Callable[..., dict[str, torch.Tensor]]
+) -> World:
     return World(tmp_path, tiny_models("llama"), random_adapter)

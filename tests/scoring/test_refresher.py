@@ -7,14 +7,15 @@ import torch
 from service.llm.packed import Prefix
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.refresher import Refresher
+from tests.scoring.conftest import World
 
 
-def test_a_deletion_empties_what_is_remembered_even_if_nobody_asks_for_anything(world):
+def test_a_deletion_empties_what_is_remembered_even_if_nobody_asks_for_anything(world: World) -> None:
     world.publish()
     contexts, rounds = PrefixCache(2**20), threading.Semaphore(0)
     looked = threading.Event()
 
-    def wait(_seconds):
+    def wait(_seconds: float) -> bool:
         looked.set()
         return rounds.acquire()
 

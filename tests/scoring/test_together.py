@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,9 @@ from research.evaluation.scoring import Untimed
 from service.records import Item, RatedItem
 from service.scoring.batcher import Batcher
 from service.scoring.recommender import Recommender
-from service.scoring.requests import Query, ScoreRequest
+from service.scoring.requests import Query, Recommendation, ScoreRequest
 from service.scoring.scorer import Scorer
+from tests.scoring.conftest import FakeCatalog, World
 
 PATIENCE = 60.0
 TITLES = ("Film 3", "Film 7", "Heat (1995)", "A film whose title is much longer than those of all the others")
@@ -27,31 +29,22 @@ QUERIES = [
 ]
 
 
-class Catalog:
-    def __init__(self, world):
-        self._items = {name: item for item in world.items for name in (item.item_id, item.title)}
-        self.mask = world.mask
-
-    def items_meant(self, names):
-        return {name: [self._items[name]] for name in names if name in self._items}
-
-
 class Unobserved:
-    def observe_batch(self, tokens, queue_depth): ...
+    def observe_batch(self, tokens: int, queue_depth: int) -> None: ...
 
-    def observe_queue(self, queue_depth): ...
+    def observe_queue(self, queue_depth: int) -> None: ...
 
 
 @pytest.fixture
-def scorer(world):
+def scorer(world: World) -> Scorer:
     world.publish()
     return Scorer(world, world.snapshots, world.frozen, Untimed())
 
 
-def _answers(world, scorer, max_tokens, queries):
-    async def ask():
+def _answers(world: World, scorer: Scorer, max_tokens: int, queries: Sequence[Query]) -> list[Recommendation]:
+    async def ask() -> list[Recommendation]:
         batcher = Batcher(scorer, Unobserved(), max_tokens, 100_000)
-        recommender = Recommender(Catalog(world), world.snapshots, world.frozen, batcher, PATIENCE)
+        recommender = Recommender(FakeCatalog(world), world.snapshots, world.frozen, batcher, PATIENCE)
         await batcher.start()
         try:
             return await asyncio.gather(*(recommender.recommend(query) for query in queries))
@@ -61,14 +54,14 @@ def _answers(world, scorer, max_tokens, queries):
     return asyncio.run(ask())
 
 
-def _alone(world, scorer, query):
+def _alone(world: World, scorer: Scorer, query: Query) -> dict[str, float]:
     """Title -> score, of one candidate at a time and without anything on the way."""
-    catalog = Catalog(world).items_meant(TITLES)
+    catalog = FakeCatalog(world).items_meant(TITLES)
     items = {title: catalog.get(title, [Item("", title)])[0] for title in TITLES}
-    history = tuple(RatedItem(items[title], liked) for title, liked in query.opinions)
+    history = tuple(RatedItem(items[str(title)], liked) for title, liked in query.opinions)
     tokenizer = world.frozen.tokenizer
     found = {}
-    for title in query.candidates:
+    for title in map(str, query.candidates or ()):
         [encoded] = scorer.encoded([ScoreRequest(history, (items[title],))])
         assert list(encoded.context) == tokenizer.context(history, world.item_type)
         assert [list(own) for own in encoded.questions] == [tokenizer.question(items[title], world.item_type)]
@@ -78,16 +71,16 @@ def _alone(world, scorer, query):
 
 
 @pytest.mark.parametrize("max_tokens", [1, 300, 100_000])
-def test_queries_at_once_get_what_each_candidate_gets_alone(world, scorer, max_tokens):
+def test_queries_at_once_get_what_each_candidate_gets_alone(world: World, scorer: Scorer, max_tokens: int) -> None:
     answers = _answers(world, scorer, max_tokens, QUERIES)
     for query, answer in zip(QUERIES, answers, strict=True):
         alone = _alone(world, scorer, query)
         assert {item.title: item.score for item in answer.items} == pytest.approx(alone, rel=1e-4)
-        assert [item.rank for item in answer.items] == list(range(1, len(query.candidates) + 1))
+        assert [item.rank for item in answer.items] == list(range(1, len(query.candidates or ()) + 1))
         assert sorted(alone, key=alone.__getitem__, reverse=True) == [item.title for item in answer.items]
 
 
-def test_a_query_asked_again_is_answered_again_the_same(world, scorer):
+def test_a_query_asked_again_is_answered_again_the_same(world: World, scorer: Scorer) -> None:
     first, *again = _answers(world, scorer, 1, [QUERIES[1]] * 3)
     assert again == [first, first]
     assert _answers(world, scorer, 1, [replace(QUERIES[1], top_k=1)])[0].items == first.items[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 
 from adapters_store import write_once
@@ -12,7 +13,7 @@ from adapters_store import write_once
 def test_the_first_content_stays_and_is_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     for content in (b"first", b"second"):
-        write_once(path, lambda content=content: content)  # type: ignore[misc]
+        write_once(path, partial(bytes, content))
     assert path.read_bytes() == b"first"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]

@@ -48,7 +48,7 @@ def pending(home: Path) -> int:
 
 def all_requests(home: Path, world: World) -> Iterator[str]:
     """Every acknowledged request is known and completed, with the receipt that it first had; and there is no other."""
-    held = {row[0]: row[1:] for row in query(home, "SELECT request_id, state, receipt FROM forget_requests")}
+    held = {str(row[0]): row[1:] for row in query(home, "SELECT request_id, state, receipt FROM forget_requests")}
     public_key = ReceiptSigner.open(home / "receipts.pem").public_keys_pem()
     acknowledged = {answer.request_id for answer in world.answers.values()}
     for request_id in sorted(acknowledged - held.keys()):
@@ -79,7 +79,7 @@ def _receipt(request_id: str, receipt: str, first: str | None, public_key: str) 
 
 def ledger_rows(home: Path, world: World) -> Iterator[str]:
     """The ledger holds what was imported and not forgotten, and no mask is left."""
-    found = {(row[0], row[1]): (row[2], row[3]) for row in query(home, "SELECT * FROM interactions")}
+    found = {(str(row[0]), str(row[1])): (row[2], row[3]) for row in query(home, "SELECT * FROM interactions")}
     if extra := found.items() - world.rows.items():
         yield f"the ledger holds {len(extra)} rows that it should not, of {sorted({pair[0] for pair, _ in extra})}"
     if missing := world.rows.items() - found.items():

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pgserver
+from pgserver.postgres_server import get_server
 
 from service.config import load_settings
 from service.data import importers
@@ -59,7 +60,7 @@ def write_tables(folder: Path) -> tuple[Path, Path]:
 
 def fill(home: Home, folder: Path) -> dict[str, Any]:
     items, interactions = write_tables(folder)
-    dataset = importers.table(items, interactions, None, "movie", 0)
+    dataset = importers.table(items, interactions, None, "movie")
     home.ledger.import_data(dataset.items, dataset.interactions, dataset.item_type)
     bell = home.bell()
     reconciler = building.reconciler(home, bell)
@@ -114,7 +115,7 @@ def main() -> None:
     target = Path(sys.argv[1])
     make(target / "sqlite", None)
     folder = Path(tempfile.mkdtemp())
-    server = pgserver.get_server(folder, cleanup_mode="delete")
+    server = get_server(folder, cleanup_mode="delete")
     make(target / "postgresql", server.get_uri())
     server.cleanup()
 

@@ -25,7 +25,7 @@ from service.building.known import KnownArtifacts
 from service.building.planning.embedding import EmbeddingTask, embed_groups
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.llm.frozen import POOLING, FrozenModel
 from service.records import BuildConfig
@@ -43,7 +43,7 @@ class Laboratory:
     """
 
     frozen: FrozenModel
-    process_pool: ProcessPool
+    process_pool: TaskRunner
     config: BuildConfig
     environment: Mapping[str, str]
     facts: PublicItemFacts

@@ -19,7 +19,7 @@ from research.evaluation.ranking.protocols import HeldOut
 from research.evaluation.scoring import Untimed
 from service.building.builder import Builder
 from service.building.progress import Progress
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
@@ -44,7 +44,7 @@ class Workshop:
     """What every installation of a ranking is made with."""
 
     frozen: FrozenModel
-    process_pool: ProcessPool
+    process_pool: TaskRunner
     config: BuildConfig
     environment: Mapping[str, str]
 

@@ -17,7 +17,7 @@ from service.building.planning.embedding import (
     embed_public_texts,
 )
 from service.building.progress import Progress
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.ledger import Ledger
@@ -69,7 +69,7 @@ class ShardAssigner:
         ledger: Ledger,
         tokenizer: PromptTokenizer,
         model: ModelSpec,
-        process_pool: ProcessPool,
+        process_pool: TaskRunner,
         progress: Progress,
         environment: Mapping[str, str],
     ) -> None:

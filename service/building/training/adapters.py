@@ -14,7 +14,7 @@ from service.building.progress import Progress
 from service.building.training.training import EncodedSample, TrainingTask, train_adapter
 from service.building.workers.prefill import MANNER, prefill_name
 from service.building.workers.prefill_cache import PrefillCache
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.samples import canonical
 from service.llm.spec import ModelSpec
@@ -32,7 +32,7 @@ class AdapterMaker:
         adapters: KnownArtifacts,
         tokenizer: PromptTokenizer,
         model: ModelSpec,
-        process_pool: ProcessPool,
+        process_pool: TaskRunner,
         progress: Progress,
         environment: Mapping[str, str],
         prefill_cache: PrefillCache | None = None,

@@ -21,7 +21,7 @@ from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, ValidationTask, validate_users
 from service.building.workers.prefill import prefill_name
 from service.building.workers.prefill_cache import PrefillCache
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import TaskRunner
 from service.llm.mixture import WEIGHTS
 from service.llm.spec import ModelSpec
 from service.records import BuildConfig
@@ -91,7 +91,7 @@ class RowMaker:
         self,
         adapter_files: Callable[[str], Mapping[str, bytes]],
         model: ModelSpec,
-        process_pool: ProcessPool,
+        process_pool: TaskRunner,
         progress: Progress,
         prefill_cache: PrefillCache | None = None,
     ) -> None:

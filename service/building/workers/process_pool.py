@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.utils.deterministic
@@ -31,6 +31,18 @@ _PRELOADED = "service.building.preloaded"  # by name: its modules import this on
 
 class TaskFailed(LetheError):
     """A build process ended without a result."""
+
+
+class TaskRunner(Protocol):
+    """Runs tasks, each as if nothing had run before it: what a build needs of a `ProcessPool`."""
+
+    processes: int  # how many tasks run at a time, at most
+
+    def run(
+        self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = ...
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield (number of the task, its result) as results come. Raises what a task raised."""
+        ...
 
 
 class ProcessPool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ ENVIRONMENT = {"machine": "any"}
 
 
 @pytest.fixture(scope="module")
-def spec(tiny_models) -> ModelSpec:
+def spec(tiny_models: Callable[..., Path]) -> ModelSpec:
     return ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL)))
 
 

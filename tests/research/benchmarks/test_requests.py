@@ -44,7 +44,7 @@ def test_no_context_comes_twice_and_a_seed_gives_the_same_requests(tokenizer: Pr
 def test_the_body_asks_the_server_for_what_the_offline_scorer_is_given(tokenizer: PromptTokenizer) -> None:
     [ask] = Asker(RequestShape(170, 70, 4), tokenizer, NOUN, seed=0).draw(1)
     query = RecommendBody.model_validate_json(ask.body()).query()
-    history = tuple(RatedItem(Item("", name), liked) for name, liked in query.opinions)
+    history = tuple(RatedItem(Item("", str(name)), liked) for name, liked in query.opinions)
     assert history == ask.request().history == opinions(ask.liked, ask.disliked)
     assert query.candidates == tuple(item.title for item in ask.request().candidates)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from research.commands.compare import goes_on_later
 from research.evaluation.comparison.results import Comparison
@@ -25,7 +27,7 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tables of `lethe import table`, of people who like at random."""
     folder, chance = tmp_path_factory.mktemp("films"), random.Random(0)
     with (folder / "items.csv").open("w", newline="") as file:
@@ -40,8 +42,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder, tiny_models):
-    def run(*options):
+def run(folder: Path, tiny_models: Callable[..., Path]) -> Callable[..., Result]:
+    def run(*options: str) -> Result:
         arguments = ["evaluate", "compare", str(folder), "--model", str(tiny_models("llama")), *OPTIONS, *options]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0
@@ -51,14 +53,14 @@ def run(folder, tiny_models):
 
 
 @pytest.fixture(scope="module")
-def place(run, tmp_path_factory):
+def place(run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a first run leaves."""
     place = tmp_path_factory.mktemp("comparison") / "found"
     run("--out", str(place))
     return place
 
 
-def test_results_and_report_are_left_in_the_folder(place, folder):
+def test_results_and_report_are_left_in_the_folder(place: Path, folder: Path) -> None:
     found = Comparison.from_json(json.loads((place / "results.json").read_text()))
     assert found.dataset == folder.name
     assert found.seeds == (7, 8)
@@ -70,7 +72,7 @@ def test_results_and_report_are_left_in_the_folder(place, folder):
     assert all(f"{each:,}" in report for each in found.split.values())
 
 
-def test_a_report_says_how_to_get_it_again_and_no_folder_of_this_machine(place, folder):
+def test_a_report_says_how_to_get_it_again_and_no_folder_of_this_machine(place: Path, folder: Path) -> None:
     report = (place / "report.html").read_text()
     command = next(line for line in report.splitlines() if "lethe evaluate compare" in line)
     assert "lethe evaluate compare DIR --dataset table --methods retraining,like-share,logistic" in command
@@ -80,7 +82,7 @@ def test_a_report_says_how_to_get_it_again_and_no_folder_of_this_machine(place, 
     assert str(folder) not in report
 
 
-def test_a_second_run_finds_everything_and_says_the_same(run, place):
+def test_a_second_run_finds_everything_and_says_the_same(run: Callable[..., Result], place: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (place / "store").rglob("*") if path.is_file()}
     assert before
     results = json.loads((place / "results.json").read_text())
@@ -91,7 +93,7 @@ def test_a_second_run_finds_everything_and_says_the_same(run, place):
     assert {path: path.stat().st_mtime_ns for path in (place / "store").rglob("*") if path.is_file()} == before
 
 
-def test_the_table_can_be_read_by_people(run, place):
+def test_the_table_can_be_read_by_people(run: Callable[..., Result], place: Path) -> None:
     shown = run("--out", str(place)).stdout
     found = json.loads((place / "results.json").read_text())
     mean = sum(each["auc"] for each in found["measured"] if each["method"] == "retraining") / 2
@@ -101,7 +103,9 @@ def test_the_table_can_be_read_by_people(run, place):
     assert "…" not in shown
 
 
-def test_settings_can_be_chosen_without_the_test_samples(run, folder, tmp_path):
+def test_settings_can_be_chosen_without_the_test_samples(
+    run: Callable[..., Result], folder: Path, tmp_path: Path
+) -> None:
     found = json.loads(run("--on-validation", "--methods", "like-share", "--out", str(tmp_path), "--json").stdout)
     assert found["dataset"] == f"{folder.name} (validation)"
     assert found["split"]["test"] == 0 < found["split"]["scored validation"]
@@ -118,13 +122,15 @@ def test_settings_can_be_chosen_without_the_test_samples(run, folder, tmp_path):
         (["--dataset", "table", "--out", "/dev/null/place"], InvalidSetting),
     ],
 )
-def test_what_cannot_be_done_is_refused(folder, tmp_path, tiny_models, options, error):
+def test_what_cannot_be_done_is_refused(
+    folder: Path, tmp_path: Path, tiny_models: Callable[..., Path], options: list[str], error: type[Exception]
+) -> None:
     arguments = ["evaluate", "compare", str(folder), "--model", str(tiny_models("llama")), "--out", str(tmp_path)]
     refused = CliRunner().invoke(app, [*arguments, *options])
     assert isinstance(refused.exception, error)
 
 
-def test_whoever_interrupts_is_told_that_it_goes_on(capsys):
+def test_whoever_interrupts_is_told_that_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as stopped, goes_on_later():
         raise KeyboardInterrupt
     assert stopped.value.exit_code == 130

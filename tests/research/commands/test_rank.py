@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from research.evaluation.ranking.lethe import ROWS
 from research.evaluation.ranking.results import Ranking
@@ -22,7 +24,7 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, chance = tmp_path_factory.mktemp("films"), random.Random(0)
     with (folder / "items.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["item_id", "title"], *([f"f{n}", f"Film {n} (1990)"] for n in range(FILMS))])
@@ -36,8 +38,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(folder, tiny_models):
-    def run(*options):
+def run(folder: Path, tiny_models: Callable[..., Path]) -> Callable[..., Result]:
+    def run(*options: str) -> Result:
         arguments = ["evaluate", "ranking", str(folder), "--model", str(tiny_models("llama")), *OPTIONS, *options]
         done = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert done.exit_code == 0
@@ -47,14 +49,14 @@ def run(folder, tiny_models):
 
 
 @pytest.fixture(scope="module")
-def place(run, tmp_path_factory):
+def place(run: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that a first run leaves."""
     place = tmp_path_factory.mktemp("ranking") / "found"
     run("--out", str(place))
     return place
 
 
-def test_results_and_report_are_left_in_the_folder(place, folder):
+def test_results_and_report_are_left_in_the_folder(place: Path, folder: Path) -> None:
     found = Ranking.from_json(json.loads((place / "results.json").read_text()))
     assert found.dataset == folder.name
     assert [row.method for row in found.rows] == ["popularity", "itemknn", *ROWS]
@@ -66,7 +68,7 @@ def test_results_and_report_are_left_in_the_folder(place, folder):
     assert str(folder) not in report
 
 
-def test_a_second_run_computes_nothing_and_can_be_read_by_people(run, place):
+def test_a_second_run_computes_nothing_and_can_be_read_by_people(run: Callable[..., Result], place: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (place / "cells").iterdir()}
     shown = run("--out", str(place)).stdout
     assert {path: path.stat().st_mtime_ns for path in (place / "cells").iterdir()} == before
@@ -74,7 +76,7 @@ def test_a_second_run_computes_nothing_and_can_be_read_by_people(run, place):
     assert "…" not in shown
 
 
-def test_settings_can_be_chosen_without_the_test_rows(run, place, tmp_path):
+def test_settings_can_be_chosen_without_the_test_rows(run: Callable[..., Result], place: Path, tmp_path: Path) -> None:
     options = ("--on-validation", "--likes-only", "--people", "9", "--peers", "", "--json", "--out", str(tmp_path))
     found = json.loads(run(*options).stdout)
     assert found["variant"] == {"likes only": True, "people": 9, "on validation": True}
@@ -92,7 +94,9 @@ def test_settings_can_be_chosen_without_the_test_rows(run, place, tmp_path):
         (["--dataset", "table", "--out", "/dev/null/place"], InvalidSetting),
     ],
 )
-def test_what_cannot_be_done_is_refused(folder, tmp_path, tiny_models, options, error):
+def test_what_cannot_be_done_is_refused(
+    folder: Path, tmp_path: Path, tiny_models: Callable[..., Path], options: list[str], error: type[Exception]
+) -> None:
     arguments = ["evaluate", "ranking", str(folder), "--model", str(tiny_models("llama")), "--out", str(tmp_path)]
     refused = CliRunner().invoke(app, [*arguments, *options])
     assert isinstance(refused.exception, error)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -13,44 +16,46 @@ from service.llm.spec import ModelSpec
 TARGETS = ("q_proj", "v_proj")
 
 
-def _levels(weight):
+def _levels(weight: torch.Tensor) -> torch.Tensor:
     return weight.abs().amax(dim=-1, keepdim=True) / 127
 
 
 @pytest.fixture
-def weight():
+def weight() -> torch.Tensor:
     scales = torch.tensor([1e-6, 1e-2, 1.0, 50.0]).reshape(4, 1)
     return torch.randn(4, 300, generator=torch.Generator().manual_seed(0)) * scales
 
 
-def test_no_weight_moves_by_more_than_half_a_level_of_its_own_channel(weight):
+def test_no_weight_moves_by_more_than_half_a_level_of_its_own_channel(weight: torch.Tensor) -> None:
     moved = (rounded(weight) - weight).abs()
     assert (moved <= _levels(weight) / 2 * (1 + 1e-4)).all()
     assert (moved > 0).any(dim=1).all()
 
 
-def test_a_channel_has_at_most_255_levels_and_keeps_its_largest_weight(weight):
+def test_a_channel_has_at_most_255_levels_and_keeps_its_largest_weight(weight: torch.Tensor) -> None:
     numbers = rounded(weight) / _levels(weight)
     assert torch.allclose(numbers, numbers.round(), atol=1e-3)
     assert numbers.abs().max() <= 127 * (1 + 1e-6)
     assert torch.allclose(rounded(weight).abs().amax(dim=1), weight.abs().amax(dim=1))
 
 
-def test_rounding_again_changes_nothing(weight):
+def test_rounding_again_changes_nothing(weight: torch.Tensor) -> None:
     once = rounded(weight)
     assert torch.allclose(rounded(once), once, rtol=1e-6, atol=0)
 
 
-def test_a_channel_of_zeros_stays_zero():
+def test_a_channel_of_zeros_stays_zero() -> None:
     assert torch.equal(rounded(torch.zeros(2, 8)), torch.zeros(2, 8))
 
 
-def test_a_weights_type_stays(weight):
+def test_a_weights_type_stays(weight: torch.Tensor) -> None:
     assert rounded(weight.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_the_linear_layers_of_a_model_are_rounded_by_output_channel_and_nothing_else(tiny_models, architecture):
+def test_the_linear_layers_of_a_model_are_rounded_by_output_channel_and_nothing_else(
+    tiny_models: Callable[..., Path], architecture: str
+) -> None:
     spec = ModelSpec(str(tiny_models(architecture)))
     exact = dict(FrozenModel.load(spec).model.named_parameters())
     changed = dict(rounded_model(spec).model.named_parameters())
@@ -64,7 +69,9 @@ def test_the_linear_layers_of_a_model_are_rounded_by_output_channel_and_nothing_
         assert torch.equal(changed[name], expected), name
 
 
-def test_each_adapter_of_a_stack_is_rounded_as_if_it_were_alone(tiny_models, random_adapter):
+def test_each_adapter_of_a_stack_is_rounded_as_if_it_were_alone(
+    tiny_models: Callable[..., Path], random_adapter: Callable[..., dict[str, torch.Tensor]]
+) -> None:
     frozen = FrozenModel.load(ModelSpec(str(tiny_models("llama"))))
     adapters = {f"{seed}" * 64: random_adapter(frozen.model, TARGETS, 3, seed) for seed in range(3)}
     # So different in size that one scale for all of them would show.
@@ -87,6 +94,6 @@ def test_each_adapter_of_a_stack_is_rounded_as_if_it_were_alone(tiny_models, ran
         assert torch.equal(b, expected.modules[name][1])
 
 
-def test_a_stack_without_adapters_is_rounded_to_itself(tiny_models):
+def test_a_stack_without_adapters_is_rounded_to_itself(tiny_models: Callable[..., Path]) -> None:
     frozen = FrozenModel.load(ModelSpec(str(tiny_models("llama"))))
     assert rounded_stack(AdapterStack.of({}, 2.0, frozen)).modules == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import lzma
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def _texts(folder: Path) -> None:
     _table(folder / texts.DESCRIPTIONS, ("title", "authors", "description"), [("A Book", "Some Body", sentence)])
 
 
-def _table(path: Path, header: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def _table(path: Path, header: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with lzma.open(path, "wt", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])

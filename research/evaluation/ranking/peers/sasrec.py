@@ -83,7 +83,7 @@ def _train(model: NextLike, windows: Tensor, epochs: int) -> None:
             targets = likes[:, 1:].masked_fill(likes[:, 1:] == padding, _NO_TARGET)
             loss = nn.functional.cross_entropy(model(likes[:, :-1]).flatten(0, 1), targets.flatten())
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
 
 

@@ -50,8 +50,8 @@ def built_with(laboratory: Laboratory, split: Split, tmp_path: Path) -> Callable
     def builder() -> tuple[Builder, Store]:
         ledger, store = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite", b"a secret of a test"), Store(tmp_path / "store")
         ledger.import_data(split.items, [], split.item_type)
-        made_with = {"environment": laboratory.environment}
-        return Builder(ledger, store, laboratory.frozen.spec, laboratory.process_pool, b"a secret", **made_with), store
+        spec, runs = laboratory.frozen.spec, laboratory.process_pool
+        return Builder(ledger, store, spec, runs, b"a secret", environment=laboratory.environment), store
 
     return builder
 
@@ -95,8 +95,8 @@ def test_one_hot_weights_are_that_adapter_alone(trial: Trial, split: Split) -> N
 def test_apa_is_what_builder_and_scorer_make_of_the_papers_settings(
     level: str, trial: Trial, split: Split, built_with: Callable[[], tuple[Builder, Store]]
 ) -> None:
-    settings = {"partition": "algorithm1", "unit": "sample", "activation": "prompt", "level": level}
-    config = replace(CONFIG, seed=SEED, max_shard_size=math.ceil(TRAINING_SAMPLES / SHARDS), **settings)
+    papers = replace(CONFIG, partition="algorithm1", unit="sample", activation="prompt", level=level)
+    config = replace(papers, seed=SEED, max_shard_size=math.ceil(TRAINING_SAMPLES / SHARDS))
     drawn = split.drawn(TRAINING_SAMPLES, SEED)
     builder, store = built_with()
     corpus = Corpus(split.item_type, split.items, by_user(drawn), by_user(split.valid))

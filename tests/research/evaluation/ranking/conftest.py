@@ -50,7 +50,7 @@ def workshop(tiny_models: Callable[..., Path]) -> Workshop:
     """A tiny model, and tasks that run in this process."""
     torch.set_num_threads(1)
     frozen = FrozenModel.load(ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL))))
-    return Workshop(frozen, InThisProcess(), CONFIG, ENVIRONMENT)  # type: ignore[arg-type]
+    return Workshop(frozen, InThisProcess(), CONFIG, ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")

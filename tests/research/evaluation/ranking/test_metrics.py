@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import random
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from research.evaluation.ranking.metrics import (
 
 ITEMS, PEOPLE = 300, 25
 
+Asked = tuple[list[list[int]], Facts]  # a list for each person, and what is known of them all
+
 
 @pytest.fixture(scope="module")
-def asked():
+def asked() -> Asked:
     """Lists of all lengths up to 100, and what is relevant: sometimes nothing of it is on the list."""
     chance = random.Random(3)
     lists = [chance.sample(range(ITEMS), chance.choice([0, 3, 12, LENGTH])) for _ in range(PEOPLE)]
@@ -33,12 +37,12 @@ def asked():
     return lists, Facts(likes, 50, np.array([chance.randrange(150) for _ in range(PEOPLE)]), relevant)
 
 
-def mean(values):
+def mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)
 
 
-def test_every_figure_is_what_a_plain_loop_finds(asked):
+def test_every_figure_is_what_a_plain_loop_finds(asked: Asked) -> None:
     lists, facts = asked
     found = figures(lists, facts)
     pairs = [(own, set(wanted.tolist())) for own, wanted in zip(lists, facts.relevant, strict=True)]
@@ -56,7 +60,7 @@ def test_every_figure_is_what_a_plain_loop_finds(asked):
     assert found["novelty@10"] == pytest.approx(mean(mean(bits[i] for i in own[:10]) for own, _ in pairs if own))
 
 
-def test_tail_recall_asks_for_the_four_fifths_that_fewest_like(asked):
+def test_tail_recall_asks_for_the_four_fifths_that_fewest_like(asked: Asked) -> None:
     lists, facts = asked
     order = sorted(range(ITEMS), key=lambda item: (facts.likes[item], item))
     tail = set(order[: 4 * ITEMS // 5])
@@ -66,11 +70,13 @@ def test_tail_recall_asks_for_the_four_fifths_that_fewest_like(asked):
     assert set(np.flatnonzero(tail_of(facts.likes)).tolist()) == tail
 
 
-def test_figures_are_those_of_the_script_that_asks_a_running_server(shared_data, asked):
+def test_figures_are_those_of_the_script_that_asks_a_running_server(shared_data: Path, asked: Asked) -> None:
     script = shared_data.parent / "measure" / "ranking.py"
     if not script.is_file():
         pytest.skip("the script is not here")
     specification = importlib.util.spec_from_file_location("their_ranking", script)
+    assert specification is not None
+    assert specification.loader is not None
     theirs = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(theirs)
     lists, facts = asked
@@ -81,14 +87,14 @@ def test_figures_are_those_of_the_script_that_asks_a_running_server(shared_data,
     assert {name: found[ours] for name, ours in {**names, "cov10": "coverage@10"}.items()} == pytest.approx(stated)
 
 
-def test_groups_hold_everybody_and_every_item_once(asked):
+def test_groups_hold_everybody_and_every_item_once(asked: Asked) -> None:
     _, facts = asked
-    assert (sum(inside.astype(int) for inside in groups_of_people(facts.rows).values()) == 1).all()
-    assert (sum(inside.astype(int) for inside in groups_of_items(facts.likes).values()) == 1).all()
+    assert (np.sum([*groups_of_people(facts.rows).values()], axis=0) == 1).all()
+    assert (np.sum([*groups_of_items(facts.likes).values()], axis=0) == 1).all()
     assert set(groups_of_items(np.array([0, 2, 500]))) == {"0 likes", "1–4 likes", "100+ likes"}
 
 
-def test_among_some_items_nothing_else_is_relevant(asked):
+def test_among_some_items_nothing_else_is_relevant(asked: Asked) -> None:
     lists, facts = asked
     among = facts.likes < 5
     judged = judge(lists, facts.relevant, among)
@@ -100,7 +106,7 @@ def test_among_some_items_nothing_else_is_relevant(asked):
 # Intervals
 
 
-def test_an_interval_is_what_a_plain_loop_over_draws_finds():
+def test_an_interval_is_what_a_plain_loop_over_draws_finds() -> None:
     chance = np.random.default_rng(5)
     first, second = chance.random(60), chance.random(60)
     found = paired_interval(first, second, draws=300, seed=9)
@@ -110,17 +116,17 @@ def test_an_interval_is_what_a_plain_loop_over_draws_finds():
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
 
 
-def test_equal_methods_are_equal_for_sure_and_seeds_say_the_same():
+def test_equal_methods_are_equal_for_sure_and_seeds_say_the_same() -> None:
     values = np.random.default_rng(1).random(30)
     assert paired_interval(values, values) == paired_interval(values, values)
     assert (paired_interval(values, values).low, paired_interval(values, values).high) == (0.0, 0.0)
 
 
-def test_many_people_are_drawn_as_few_are():
+def test_many_people_are_drawn_as_few_are() -> None:
     first, second = np.random.default_rng(2).random((2, 40))
     whole = paired_interval(first, second, draws=50)
     assert paired_interval(first, second, draws=50, at_once=100) == whole
 
 
-def test_of_nobody_nothing_is_known():
+def test_of_nobody_nothing_is_known() -> None:
     assert math.isnan(paired_interval(np.empty(0), np.empty(0)).mean)

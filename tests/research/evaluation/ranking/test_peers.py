@@ -10,38 +10,40 @@ import torch
 
 from research.evaluation.ranking.knowledge import NOBODY, History, Knowledge
 from research.evaluation.ranking.peers.literature import PEERS
-from research.evaluation.ranking.peers.peer import best, grid
+from research.evaluation.ranking.peers.peer import Peer, best, grid
 from research.evaluation.ranking.peers.sasrec import NextLike
-from research.evaluation.ranking.protocols import LAST_TENTH, cut
+from research.evaluation.ranking.protocols import LAST_TENTH, Ratings, cut
 
 
 @pytest.fixture(scope="module")
-def known(ratings):
+def known(ratings: Ratings) -> Knowledge:
     return Knowledge.of(cut(ratings, LAST_TENTH))
 
 
 @pytest.fixture(scope="module")
-def liked(known):
+def liked(known: Knowledge) -> list[set[int]]:
     return [set(history.likes.tolist()) for history in known.histories.values()]
 
 
 @pytest.fixture
-def asking(known):
+def asking(known: Knowledge) -> History:
     return known.history("p3")
 
 
-def test_likes_are_counted_once_a_person(known, liked):
+def test_likes_are_counted_once_a_person(known: Knowledge, liked: list[set[int]]) -> None:
     assert known.counts.tolist() == [sum(item in own for own in liked) for item in range(known.items)]
 
 
-def test_popularity_says_the_same_to_everybody(known, asking):
+def test_popularity_says_the_same_to_everybody(known: Knowledge, asking: History) -> None:
     scores = PEERS["popularity"].fit(known, {})
     assert scores(asking, {}).tolist() == scores(NOBODY, {}).tolist() == known.counts.tolist()
 
 
 @pytest.mark.parametrize("neighbors", [3, 400])
-def test_item_knn_adds_the_cosines_of_each_item_to_its_nearest_likes(known, liked, asking, neighbors):
-    def cosine(one, other):
+def test_item_knn_adds_the_cosines_of_each_item_to_its_nearest_likes(
+    known: Knowledge, liked: list[set[int]], asking: History, neighbors: int
+) -> None:
+    def cosine(one: int, other: int) -> float:
         both = sum(one in own and other in own for own in liked)
         sizes = [max(1, sum(item in own for own in liked)) for item in (one, other)]
         return 0.0 if one == other else both / math.sqrt(sizes[0] * sizes[1])
@@ -55,7 +57,9 @@ def test_item_knn_adds_the_cosines_of_each_item_to_its_nearest_likes(known, like
     assert found == pytest.approx(wanted, abs=1e-5)
 
 
-def test_ease_is_a_ridge_regression_of_each_item_on_all_others(known, liked, asking):
+def test_ease_is_a_ridge_regression_of_each_item_on_all_others(
+    known: Knowledge, liked: list[set[int]], asking: History
+) -> None:
     likes = np.array([[item in own for item in range(known.items)] for own in liked], float)
     wanted = []
     for item in range(known.items):
@@ -67,14 +71,16 @@ def test_ease_is_a_ridge_regression_of_each_item_on_all_others(known, liked, ask
     assert found == pytest.approx(wanted)
 
 
-def test_with_fading_a_like_counts_that_much_of_the_next_newer_one(known, asking):
+def test_with_fading_a_like_counts_that_much_of_the_next_newer_one(known: Knowledge, asking: History) -> None:
     scores = PEERS["ease-recent"].fit(known, {"penalty": 7.0})
     newest = [History(asking.likes[place : place + 1], np.ones(1, bool)) for place in range(len(asking.likes))][::-1]
     wanted = sum(0.5**age * scores(one, {"fading": 1.0}) for age, one in enumerate(newest))
     assert scores(asking, {"fading": 0.5}) == pytest.approx(wanted)
 
 
-def test_session_knn_adds_up_what_the_nearest_people_like(known, liked, asking):
+def test_session_knn_adds_up_what_the_nearest_people_like(
+    known: Knowledge, liked: list[set[int]], asking: History
+) -> None:
     weight = {item: 0.9**age for age, item in enumerate(asking.likes[::-1].tolist())}
     near = [sum(weight.get(item, 0.0) for item in own) / math.sqrt(max(1, len(own))) for own in liked]
     least = sorted(near)[-5]
@@ -86,14 +92,14 @@ def test_session_knn_adds_up_what_the_nearest_people_like(known, liked, asking):
     assert found == pytest.approx(wanted)
 
 
-def test_ials_is_deterministic_and_prefers_what_is_liked_together(known, asking):
+def test_ials_is_deterministic_and_prefers_what_is_liked_together(known: Knowledge, asking: History) -> None:
     options = {"factors": 8, "regularization": 0.1, "alpha": 1.0}
     found = PEERS["ials"].fit(known, options)(asking, {})
     assert found.tolist() == PEERS["ials"].fit(known, options)(asking, {}).tolist()
     assert found[asking.likes].mean() > np.delete(found, asking.likes).mean()  # it was fitted to these
 
 
-def test_sasrec_at_each_place_sees_nothing_that_comes_later():
+def test_sasrec_at_each_place_sees_nothing_that_comes_later() -> None:
     torch.manual_seed(0)
     model = NextLike(9, 0.0).eval()
     likes = torch.tensor([[3, 1, 4, 0, 5]])
@@ -103,7 +109,7 @@ def test_sasrec_at_each_place_sees_nothing_that_comes_later():
     assert read.shape == (1, 5, 9)
 
 
-def test_sasrec_learns_what_always_comes_next():
+def test_sasrec_learns_what_always_comes_next() -> None:
     steps = [History(np.roll(np.arange(6), turn), np.ones(6, bool)) for turn in range(6)]
     known = Knowledge(6, {f"p{number}": history for number, history in enumerate(steps)}, ordered=True)
     scores = PEERS["sasrec"].fit(known, {"dropout": 0.0, "epochs": 200})
@@ -111,7 +117,7 @@ def test_sasrec_learns_what_always_comes_next():
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
-def test_whoever_liked_nothing_gets_what_is_popular(known, peer):
+def test_whoever_liked_nothing_gets_what_is_popular(known: Knowledge, peer: Peer) -> None:
     dislikes = History(np.array([1, 2]), np.zeros(2, bool))
     for history in (NOBODY, dislikes):
         scores = peer.fit(known, peer.fitting[0])(history, peer.asking[0])
@@ -119,7 +125,9 @@ def test_whoever_liked_nothing_gets_what_is_popular(known, peer):
 
 
 @pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
-def test_to_learn_without_somebody_is_to_have_never_seen_them(ratings, known, asking, peer):
+def test_to_learn_without_somebody_is_to_have_never_seen_them(
+    ratings: Ratings, known: Knowledge, asking: History, peer: Peer
+) -> None:
     split = cut(ratings, LAST_TENTH)
     unseen = type(split)(
         **{
@@ -132,10 +140,10 @@ def test_to_learn_without_somebody_is_to_have_never_seen_them(ratings, known, as
     assert first == second
 
 
-def test_the_best_items_are_not_hidden_ones_and_ties_go_by_number():
+def test_the_best_items_are_not_hidden_ones_and_ties_go_by_number() -> None:
     assert best(np.array([1.0, 3.0, 3.0, 0.0, 2.0]), np.array([4]), 3) == [1, 2, 0]
     assert best(np.array([1.0, 3.0]), np.array([0, 1]), 3) == []
 
 
-def test_a_grid_holds_every_combination():
+def test_a_grid_holds_every_combination() -> None:
     assert grid(a=(1, 2), b=(3,)) == ({"a": 1, "b": 3}, {"a": 2, "b": 3})
