@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG | INFO | WARNING | ERROR"
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Of servers and workers: json | text | auto (text on a terminal, JSON elsewhere)"
+    )
 
     model: str = Field(str(BUNDLED_MODEL), description="Frozen model: a folder or a Hugging Face hub id")
     model_revision: str | None = Field(None, description="Commit of the hub id")
@@ -182,7 +185,10 @@ class Settings(BaseSettings):
         return self.threads or max(1, self.cores() - 1)
 
     def cores(self) -> int:
-        return len(os.sched_getaffinity(0))
+        """Processors that this process may use; where the system does not say (outside Linux), all that there are."""
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
 
 def kernel_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:

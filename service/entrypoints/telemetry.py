@@ -238,26 +238,35 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = _exception_chain(record.exc_info[1])
-        return json.dumps(line, default=str)
+        """The line, without its end."""
+        return json.dumps(fields_of(record), default=str)
 
 
-def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Send every logger's lines as JSON to `stream` (standard error by default).
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What may be told of a record: time, level, logger, event, its known fields, and an exception's types and places."""
+    line: dict[str, Any] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": record.getMessage(),
+        **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
+        **getattr(record, "fields", {}),
+    }
+    if record.exc_info and record.exc_info[1] is not None:
+        line["exception"] = _exception_chain(record.exc_info[1])
+    return line
+
+
+def configure_logging(
+    level: str = "INFO", stream: TextIO | None = None, handler: logging.Handler | None = None
+) -> None:
+    """Send every logger's lines as JSON to `stream` (standard error by default), or to a `handler` that has its own form.
 
     Run uvicorn with `log_config=None`: its own access log holds query strings and stays off.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    if handler is None:
+        handler = logging.StreamHandler(stream or sys.stderr)
+        handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it names each database that is looked at
