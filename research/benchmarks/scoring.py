@@ -186,7 +186,7 @@ class _Blends:
         return times(self._load.rows, self._cost.read(self._load.tokens, rank=rank))
 
     def _blend_floor(self, way: str) -> Floor:
-        """Of the rows of one run. Counted are the pass and the making of the blend, without the decomposition of `svd`."""
+        """What the rows of one run cost at least. Counted are the pass and the blend, without `svd`'s decomposition."""
         load, cost, count = self._load, self._cost, len(self._few.digests)
         summed = 1 if way == "linear" else count  # adapters' worth of rank that the pass goes through
         each = cost.read(load.tokens, rank=summed * load.rank)
@@ -247,7 +247,7 @@ class _Request:
         return self._in_passes(self._questions, [read])
 
     def _in_passes(self, texts: Ids, read: Sequence[Prefix]) -> Tensor:
-        """As many passes as the scorer would make."""
+        """Logits of all texts, in as many passes as the scorer would make."""
         passes = [texts[one.start : one.stop] for one in chunks_of_tokens(list(map(len, texts)), FORWARD_TOKENS)]
         return torch.cat([self._pass(each, read) for each in passes])
 

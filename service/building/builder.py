@@ -255,7 +255,7 @@ class Builder:
         users: Sequence[ValidationUser],
         memories: Mapping[str, PlannedShard],
     ) -> None:
-        """Of those artifacts alone of which not everybody is known yet.
+        """Record who will have seen what, of those artifacts alone of which not everybody is known yet.
 
         An artifact's name decides whom it has seen, so nobody else is known of it, and equal sums mean everybody. Who is
         forgotten from now on is masked by what is known now; and who was forgotten before is not among those known.

@@ -62,7 +62,7 @@ def mark_changed(connection: sa.Connection, users: Iterable[str]) -> None:
 
 
 def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> None:
-    """The same for everybody who has met these items: their prompts name them."""
+    """Note that everybody who has met these items is changed: their prompts name them."""
     c, readers = tables.interactions.c, set[str]()
     for chunk in chunks(items):
         readers.update(connection.scalars(sa.select(c.user_id).where(c.item_id.in_(chunk)).distinct()))
@@ -103,12 +103,12 @@ def save_assignments(
 
 
 def read_columns(connection: sa.Connection) -> AssignmentColumns:
-    """Of all units that train."""
+    """The remembered assignments of all units that train, in columns."""
     return _read_between(connection, _TRAINING_BOUNDS)
 
 
 def read_memory_columns(connection: sa.Connection) -> AssignmentColumns:
-    """Of everybody's parts in memories."""
+    """The remembered assignments of everybody's parts in memories, in columns."""
     return _read_between(connection, _MEMORY_BOUNDS)
 
 
@@ -124,7 +124,7 @@ def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> Assignmen
 
 
 def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
-    """Of the units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
+    """The units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
 
     An aggregate takes what an ordered subquery gives it in that order, on both databases.
     """

@@ -136,7 +136,7 @@ class Mixture:
         weights: Tensor,
         level: str,
     ) -> Tensor:
-        """The same for consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K).
+        """Yes/no logits of consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K).
 
         Activation `question`: a prefix is what the frozen model alone made of the context.
         """

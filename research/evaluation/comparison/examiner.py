@@ -64,7 +64,7 @@ class Examiner:
         self._prompts = [self._context(sample) + self._question(sample) for sample in split.test]
 
     def quality(self, scores: Sequence[float]) -> Quality:
-        """Of N scores, in the order of the test samples."""
+        """How good N scores are, in the order of the test samples."""
         liked, users = self._liked, [sample.user_id for sample in self._split.test]
         return Quality(auc(scores, liked), uauc(scores, liked, users), accuracy(scores, liked), log_loss(scores, liked))
 

@@ -95,7 +95,7 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
 
 
 def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
-    """As PEFT wants them; None means all.
+    """The layers that adapters are on, for PEFT's configuration; None means all.
 
     Raises:
         ModelUnsuitable: the model ends below the first one.
@@ -169,7 +169,7 @@ class _Contexts:
         return [] if self._first else encoded.context
 
     def read(self, batch: Sequence[int]) -> PrefixGrid:
-        """Of these lessons, which are always asked for together."""
+        """What was read of the contexts of a batch, whose samples are always asked for together."""
         if not self._first:
             return PrefixGrid.of([])
         return self._batches.get(batch[0]) or self._side_by_side(batch)

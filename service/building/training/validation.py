@@ -41,7 +41,7 @@ class ValidationTask:
 
 @dataclass(frozen=True, slots=True)
 class UserValidation:
-    """Of one user with V rows: embeddings (V, H) and, by adapter digest, errors (V,) = 1 − P(y|x)."""
+    """The V rows of one user: embeddings (V, H) and, by adapter digest, errors (V,) = 1 − P(y|x)."""
 
     embeddings: Floats
     errors: dict[str, Floats]

@@ -98,7 +98,7 @@ class PrefillCache:
 
     @property
     def people(self) -> frozenset[str]:
-        """Of whom anything is kept."""
+        """The ids of those of whom anything is kept."""
         return frozenset(whose for whose, _ in self._kept.values())
 
     def forget(self, users: Collection[str]) -> None:
