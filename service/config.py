@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidSetting
-from service.records import BuildConfig
+from service.records import Activation, BuildConfig, Level, Partition, UnitKind
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
 _DEFAULTS = BuildConfig()
@@ -108,15 +108,15 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")
-    partition: Literal["tree", "algorithm1", "random"] = Field(
+    partition: Partition = Field(
         "tree", description="tree (public, strict) | algorithm1 (the paper's, recorded) | random"
     )
-    unit: Literal["user", "sample"] = Field("user", description="What a shard never splits: user | sample")
+    unit: UnitKind = Field("user", description="What a shard never splits: user | sample")
     tree_depth: int = Field(_DEFAULTS.tree_depth, ge=0, le=8, description="Semantic levels of the public tree")
-    activation: Literal["question", "prompt"] = Field(
+    activation: Activation = Field(
         "question", description="Tokens that meet the adapters: question (the target's) | prompt (all)"
     )
-    level: Literal["ND", "D"] = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
+    level: Level = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
     history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
     validation_percent: float = Field(

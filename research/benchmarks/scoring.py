@@ -41,6 +41,7 @@ from service.errors import LetheError
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
+from service.records import Level
 
 Ids = list[list[int]]
 _ALLOWED = {torch.float32: 0.02}  # share of the effect that rounding may hide
@@ -165,7 +166,8 @@ class _Blends:
         self._same("SISA", peft.passes(ids), alone, effect)
         self._same("PEFT adapter_names", peft.passes_by_name(ids), alone, effect)
         w = weights[:_CHECKED_ROWS]
-        for way, level in (("linear", "D"), ("cat", "ND"), ("svd", "ND")):
+        levels: dict[str, Level] = {"linear": "D", "cat": "ND", "svd": "ND"}
+        for way, level in levels.items():
             ours = self._mixture.yes_no_logits_whole(prompts, few, w, level)
             other = self._mixture.yes_no_logits_whole(prompts, few, w.roll(1, dims=1), level)
             self._same(_blend(way), peft.blended(ids, w, way), ours, (ours - other).abs().mean())

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,10 +30,10 @@ from prometheus_client.registry import Collector
 
 from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
-from service.records import ForgetRequest, Mask
+from service.records import ForgetRequest, Mask, RequestState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FORGET_STATES = ("accepted", "retraining", "completed", "failed")
+FORGET_STATES: tuple[RequestState, ...] = get_args(RequestState)
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
 LOGGED = ("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
@@ -174,7 +174,7 @@ class _StatsCollector(Collector):
 
     def _of_ledger(self) -> Iterator[Metric]:
         by_state = self._ledger.requests_by_state()
-        states = {state: by_state.get(state, 0) for state in FORGET_STATES}
+        states: dict[str, float] = {state: by_state.get(state, 0) for state in FORGET_STATES}
         yield _labelled("lethe_forget_requests", "Deletions by their state.", "state", states)
         took = [completed_at - accepted_at for accepted_at, completed_at in self._ledger.completion_times()]
         yield _histogram("lethe_forget_complete_seconds", "Time from acceptance to receipt.", took)

@@ -308,7 +308,7 @@ class Ledger:
     def pending(self) -> list[ForgetRequest]:
         """Deletions that are not completed, oldest first; failed ones are to be tried again."""
         with self._database.read_transaction() as connection:
-            return requests.find_requests(connection, requests.OWED)
+            return requests.find_requests(connection, requests.PENDING)
 
     def start(self, request_ids: Iterable[str]) -> None:
         """Note that work on these owed requests begins; completed ones are left as they are."""

@@ -92,39 +92,43 @@ def test_a_complaint_is_found() -> None:
     assert complaints('{"level": "warning", "event": "not_ready"}') != []
 
 
-@pytest.mark.parametrize("data", ["tables", pytest.param("demo", marks=pytest.mark.thorough)])
-def test_a_first_start_on_a_terminal_says_what_it_does_and_what_to_try(
-    data: str, installations: Callable[..., Installation]
-) -> None:
-    terminal, installation = Terminal(), installations(**HASTY)
-    if data == "tables":
-        installation.import_people()  # else the demo is imported, as the ledger is empty
-    environment = installation.environment | {"TERM": "xterm", "COLUMNS": "120"}
+def watched_start(installation: Installation, *options: str) -> Terminal:
+    """What `lethe serve` writes to a terminal until it is ready, its first `curl` is answered, and it has ended."""
+    terminal, environment = Terminal(), installation.environment | {"TERM": "xterm", "COLUMNS": "120"}
     try:
-        with started(environment, terminal.theirs, "--demo") as process:
+        with started(environment, terminal.theirs, *options) as process:
 
             def welcomed() -> bool:
                 assert process.poll() is None, terminal.text
                 return "curl " in terminal.text
 
             eventually(welcomed, "it says that it is ready", within=5 * PATIENCE)
-            lines = terminal.lines()
-            assert asked(lines[-1]).json()["items"][2]["title"]
-            docs = re.search(r"http://\S+/docs", lines[-2])
-            assert docs is not None
-            assert httpx.get(docs[0]).status_code == 200
+            docs, command = terminal.lines()[-2:]
+            assert asked(command).json()["items"][2]["title"]
+            found = re.search(r"http://\S+/docs", docs)
+            assert found is not None
+            assert httpx.get(found[0]).status_code == 200
             eventually(lambda: "request route=/recommend method=POST status=200" in terminal.text, "it is told")
     finally:
         terminal.close()
     assert complaints(terminal.text) == []
-    assert re.search(r"\d\d:\d\d:\d\d training adapters: 1 in [\d.]+ s", terminal.text)
-    assert "━" in terminal.text  # a bar
-    assert not [line for line in terminal.lines() if line.startswith("{")]  # and no JSON
+    assert not [line for line in terminal.lines() if line.startswith("{")]  # no JSON
+    return terminal
 
 
-def test_a_first_start_elsewhere_writes_json_lines_alone(installations: Callable[..., Installation]) -> None:
-    installation = installations(**HASTY)
-    installation.import_people()
+def test_a_start_on_a_terminal_ends_with_what_to_try(copies: Callable[..., Installation]) -> None:
+    watched_start(copies())
+
+
+@pytest.mark.thorough
+def test_a_first_start_shows_what_it_does(installations: Callable[..., Installation]) -> None:
+    shown = watched_start(installations(**HASTY), "--demo").text
+    assert re.search(r"\d\d:\d\d:\d\d training adapters: \d+ in [\d.]+ s", shown)
+    assert "━" in shown  # a bar
+
+
+def test_a_start_elsewhere_writes_json_lines_alone(copies: Callable[..., Installation]) -> None:
+    installation = copies()
     with installation.log.open("wb") as log, started(installation.environment, log.fileno(), "--demo") as process:
 
         def told() -> list[dict[str, object]]:
@@ -135,7 +139,6 @@ def test_a_first_start_elsewhere_writes_json_lines_alone(installations: Callable
         [ready] = eventually(lambda: [line for line in told() if line["event"] == "ready"], "it is ready")
         assert asked(str(ready["try"])).json()["items"]
         assert str(ready["docs"]).endswith("/docs")
-        assert "training adapters" in {line.get("phase") for line in told()}
     assert complaints(installation.log.read_text()) == []
 
 
