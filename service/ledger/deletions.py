@@ -114,7 +114,7 @@ def _stated(name: ItemName) -> str:
 def accept(
     connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
 ) -> ForgetRequest:
-    """The request that answers the wish: under a known idempotency key the earlier one.
+    """The request that answers the command: under a known idempotency key the earlier one.
 
     What is not held is remembered for `remember_seconds`. Raises IdempotencyConflict.
     """
@@ -203,7 +203,7 @@ def _erase_interactions(connection: sa.Connection, user_id: Key, findings: Forge
 
 def _erase_derived(connection: sa.Connection, command: ForgetCommand, erased: int) -> None:
     if command.names is not None:
-        # A user who stays keeps their exposures: what has seen them still has, for their next request.
+        # A user who stays keeps their lineage: what has seen them still has, for their next request.
         if erased:
             mark_changed(connection, [command.user_id])
         return

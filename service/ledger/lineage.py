@@ -43,7 +43,7 @@ def lineage_rows(
 
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
-    """Note the exposures. What has seen somebody who asked after `view_fence` is masked at once."""
+    """Note the lineage. What has seen somebody who asked after `view_fence` is masked at once."""
     late = late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
     insert_new(connection, tables.lineage, [row for row in seen if row["user_id"] not in gone])
@@ -103,7 +103,7 @@ def _known(connection: sa.Connection, table: sa.Table, kind: str) -> set[str]:
 def drop_except(
     connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
 ) -> None:
-    """Drop exposures of artifacts that exist no more, and masks that outlived both their request and artifact."""
+    """Drop the lineage of artifacts that exist no more, and masks that outlived both their request and artifact."""
     kept = {"adapter": frozenset(adapters), "row": frozenset(rows), "memory": frozenset(memories)}
     request = tables.forget_requests.c
     completed = sa.select(request.request_id).where(request.state == "completed")

@@ -1,6 +1,6 @@
 """What builds remember of each unit: its path in the public tree, how many samples it has, and their digest.
 
-All of it is a pure function of one user's rows, of the items in them, and of an outline (all that is not theirs: model,
+All of it is a pure function of one user's rows, of the items in them, and of a fingerprint (all that is not theirs: model,
 anchors, configuration), whose digest stands in the state. The transaction that changes a user's rows drops what is remembered
 of that user and notes the user under `changes`; only those are read again.
 """
@@ -70,7 +70,7 @@ def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> Non
 
 
 def begin_fingerprint(connection: sa.Connection, fingerprint: str) -> None:
-    """Forget what is remembered of everybody: from now on it is remembered under this outline."""
+    """Forget what is remembered of everybody: from now on it is remembered under this fingerprint."""
     connection.execute(sa.delete(tables.placements))
     connection.execute(sa.delete(tables.changes))
     revision = sa.literal(_next_revision(connection)).label("revision")

@@ -64,7 +64,7 @@ def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> 
 
 
 def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Mapping[str, Any]]) -> None:
-    """Add to a request the exposures (rows of `lineage`) that were recorded after it was accepted."""
+    """Add to a request the rows of `lineage` that were recorded after it was accepted."""
     adapters = [row for row in new if row["kind"] == "adapter"]
     values = {
         "affected_shards": json.dumps([*request.affected_shards, *(row["key"] for row in adapters)]),

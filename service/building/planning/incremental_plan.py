@@ -72,7 +72,7 @@ class IncrementalPlanner:
         return None if transaction.changed(None, 1) else self.plan(transaction, config)
 
     def plan(self, transaction: ReadTransaction, config: BuildConfig) -> RememberedPlan | None:
-        """The plan of this reading; None if what is remembered there belongs to another outline."""
+        """The plan of this reading; None if what is remembered there belongs to another fingerprint."""
         items = transaction.items()
         if transaction.fingerprint != self._assigner.fingerprint(items, transaction.item_type, config):
             return None

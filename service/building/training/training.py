@@ -51,7 +51,7 @@ class TrainingTask:
     model: ModelSpec
     invocation: list[int]
     encoded_samples: tuple[EncodedSample, ...]
-    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their lessons
+    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their samples
     config: BuildConfig
     loan: Loan = field(default_factory=Loan)
     context_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
@@ -141,7 +141,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 class _Contexts:
-    """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
+    """What the frozen model, without the adapter, made of the samples' contexts; with activation `prompt` nothing.
 
     Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
     of the task; how many batches stay side by side for the next epoch is not, and decides the time alone.
@@ -152,8 +152,8 @@ class _Contexts:
         self._model = model
         self._encoded_samples = task.encoded_samples
         self._first = task.config.activation == "question"  # contexts are read before the questions
-        self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
-        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first lesson
+        self._prefixes: dict[int, Prefix] = {}  # by the number of the sample
+        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first sample
         self._room = _spare_bytes(frozen.device, task.context_memory)
         self._reader = Reader(frozen, task.loan, embed=False)
         if self._first:

@@ -29,7 +29,7 @@ _BATCH = 32  # rows; what many more make on the way does not fit into a processo
 
 @dataclass(frozen=True, slots=True)
 class ValidationTask:
-    """Some users' lessons, and the adapters (digest -> PEFT tensors as numpy) whose errors on them are wanted."""
+    """Some users' samples, and the adapters (digest -> PEFT tensors as numpy) whose errors on them are wanted."""
 
     model: ModelSpec
     targets: tuple[str, ...]

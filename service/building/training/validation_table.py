@@ -27,7 +27,7 @@ from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]
-EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> lessons in canonical order
+EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> samples in canonical order
 _USERS_A_TASK = 64
 
 
