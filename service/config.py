@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidSetting
-from service.records import BuildConfig
+from service.records import Activation, BuildConfig, Level, Partition, UnitKind
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
 _DEFAULTS = BuildConfig()
@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="DEBUG | INFO | WARNING | ERROR"
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Of servers and workers: json | text | auto (text on a terminal, JSON elsewhere)"
+    )
 
     model: str = Field(str(BUNDLED_MODEL), description="Frozen model: a folder or a Hugging Face hub id")
     model_revision: str | None = Field(None, description="Commit of the hub id")
@@ -105,15 +108,15 @@ class Settings(BaseSettings):
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")
-    partition: Literal["tree", "algorithm1", "random"] = Field(
+    partition: Partition = Field(
         "tree", description="tree (public, strict) | algorithm1 (the paper's, recorded) | random"
     )
-    unit: Literal["user", "sample"] = Field("user", description="What a shard never splits: user | sample")
+    unit: UnitKind = Field("user", description="What a shard never splits: user | sample")
     tree_depth: int = Field(_DEFAULTS.tree_depth, ge=0, le=8, description="Semantic levels of the public tree")
-    activation: Literal["question", "prompt"] = Field(
+    activation: Activation = Field(
         "question", description="Tokens that meet the adapters: question (the target's) | prompt (all)"
     )
-    level: Literal["ND", "D"] = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
+    level: Level = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
     history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
     validation_percent: float = Field(
@@ -182,7 +185,10 @@ class Settings(BaseSettings):
         return self.threads or max(1, self.cores() - 1)
 
     def cores(self) -> int:
-        return len(os.sched_getaffinity(0))
+        """Processors that this process may use; where the system does not say (outside Linux), all that there are."""
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
 
 def kernel_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:

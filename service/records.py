@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, NewType, Self
+from typing import Any, Literal, NewType, Self
 from uuid import UUID
 
 LONGEST_KEY = 256  # characters (code points) of a key
@@ -81,6 +81,25 @@ def _decoded(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         raise KeyRefused("holds characters that are not text (NUL, or bytes that are not UTF-8)") from None
+
+
+Partition = Literal["tree", "algorithm1", "random"]
+"""How units fall into shards: by the public tree, by the paper's Algorithm 1 (recorded), or by hashes alone."""
+
+UnitKind = Literal["user", "sample"]
+"""What a shard never splits."""
+
+Activation = Literal["question", "prompt"]
+"""Which tokens meet the adapters: the question's (activated LoRA), or all."""
+
+Level = Literal["ND", "D"]
+"""How adapters blend: at non-decomposition level (eq. 6), or at decomposition level (eq. 5)."""
+
+Scope = Literal["user", "interactions"]
+"""What a deletion erases: everything of a user, or single interactions."""
+
+RequestState = Literal["accepted", "retraining", "completed", "failed"]
+"""Where a deletion stands; one that failed is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +204,11 @@ class BuildConfig:
     """All that decides a generation beside the ledger and the frozen model. It is written into the manifest."""
 
     max_shard_size: int = 2048  # t: training samples per shard, at most
-    partition: str = "tree"  # tree | algorithm1 | random
-    unit: str = "user"  # user | sample
+    partition: Partition = "tree"
+    unit: UnitKind = "user"
     tree_depth: int = 3  # semantic levels of the public tree
-    activation: str = "question"  # question | prompt
-    level: str = "ND"  # ND (eq. 6) | D (eq. 5)
+    activation: Activation = "question"
+    level: Level = "ND"
     samples_per_user: int = 16
     history_length: int = 10
     validation_percent: float = 10.0  # of users, by keyed hash
@@ -306,8 +325,8 @@ class ForgetRequest:
 
     request_id: str
     subject: str  # keyed hash of the user id
-    scope: str  # user | interactions
-    state: str  # accepted | retraining | completed | failed
+    scope: Scope
+    state: RequestState
     fence: int
     affected_shards: tuple[str, ...]  # digests of the adapters that were masked
     erased_interactions: int

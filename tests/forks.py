@@ -70,7 +70,7 @@ class Child:
     def ended(self, within: float = 0) -> bool:
         """Whether it has ended, after waiting for that at most so many seconds."""
         if self._code is None and select.select([self._descriptor], [], [], within)[0]:
-            self._code = self._forks.add_tombstones(self.pid)
+            self._code = self._forks.reap(self.pid)
             os.close(self._descriptor)
         return self._code is not None
 
@@ -130,9 +130,9 @@ class Forks:
         files = {"out": str(out), "err": str(err or out), "armed": armed and str(armed)}
         return Child(self, self._ask({"arguments": list(arguments), "environment": dict(environment), **files}))
 
-    def add_tombstones(self, pid: int) -> int:
+    def reap(self, pid: int) -> int:
         """The exit code of one that has ended."""
-        return self._ask({"bury": pid})
+        return self._ask({"reap": pid})
 
     def _ask(self, question: dict[str, Any]) -> int:
         assert self._process.stdin is not None

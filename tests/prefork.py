@@ -104,9 +104,9 @@ def _answer_commands() -> None:
     living: set[int] = set()
     for line in sys.stdin:
         command = json.loads(line)
-        if (buried := command.get("bury")) is not None:
-            print(os.waitstatus_to_exitcode(os.waitpid(buried, 0)[1]), flush=True)
-            living.discard(buried)
+        if (ended := command.get("reap")) is not None:
+            print(os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1]), flush=True)
+            living.discard(ended)
         else:
             born = _fork(command)
             living.add(born)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -17,7 +18,7 @@ PACKAGES = ("adapters_store", "service", "research")
 
 # A file imports from its own room and from rooms that stand further left. Rooms that stand together do not know each other.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("adapters_store", "service.arrays", "service.errors", "service.records", "service.bundled"),
+    ("adapters_store", "service.arrays", "service.errors", "service.records", "service.bundled", "service.version"),
     ("service.config",),
     ("service.data",),
     ("service.ledger",),
@@ -284,6 +285,39 @@ def _is_exception(node: ast.ClassDef) -> bool:
     return any(part in ast.unparse(base) for base in node.bases for part in ("Error", "Input", "Overloaded"))
 
 
+_NEEDS_ITS_NEIGHBOR = re.compile(r"(The same|As|Of)\b")
+
+
+def a_docstring_stands_alone(tree: Tree) -> Iterator[str]:
+    """An editor shows one docstring and not the one above it."""
+    for module in tree.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                opening = _NEEDS_ITS_NEIGHBOR.match(ast.get_docstring(node) or "")
+                if opening is not None:
+                    name = "" if isinstance(node, ast.Module) else f".{node.name}"
+                    yield f'{module.name}{name} begins with "{opening[1]}", as if something stood above it'
+
+
+def a_class_name_occurs_once(tree: Tree) -> Iterator[str]:
+    """In what is served: whoever reads a name knows which class is meant."""
+    homes: dict[str, list[str]] = {}
+    for module in tree.values():
+        if not within(module.name, ("research",)):
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.ClassDef):
+                    homes.setdefault(node.name, []).append(module.name)
+    yield from (f"{name} is defined in {' and in '.join(at)}" for name, at in sorted(homes.items()) if len(at) > 1)
+
+
+def nothing_else_imports_research(tree: Tree) -> Iterator[str]:
+    """Whether or not such a module is there: the served distribution knows of it by entry points alone."""
+    for module in tree.values():
+        if not within(module.name, ("research",)):
+            found = sorted(name for name in set(module.imports()) if within(name, ("research",)))
+            yield from (f"{module.name} imports {name}" for name in found[:1])
+
+
 RULES: tuple[Rule, ...] = (
     every_module_stands_in_a_room,
     imports_point_to_the_left,
@@ -297,6 +331,9 @@ RULES: tuple[Rule, ...] = (
     no_module_is_a_drawer_for_everything,
     no_function_is_long,
     what_is_public_says_what_it_is,
+    a_docstring_stands_alone,
+    a_class_name_occurs_once,
+    nothing_else_imports_research,
 )
 
 
@@ -388,6 +425,15 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
     (what_is_public_says_what_it_is, {"service/data/x.py": "'''X.'''\ndef f(a):\n    a += 1\n    return a"}, "x.f"),
     (what_is_public_says_what_it_is, {"service/data/x.py": "'''X.'''\nclass C:\n    a: int"}, "x.C"),
     (what_is_public_says_what_it_is, {"service/data/x.py": "a = 1"}, "service.data.x"),
+    (a_docstring_stands_alone, {"service/data/x.py": "'''X.'''\ndef f():\n    '''The same, sorted.'''"}, "x.f"),
+    (a_docstring_stands_alone, {"service/data/x.py": "'''X.'''\nclass C:\n  def _f(self):\n    '''As `C`.'''"}, "x._f"),
+    (a_docstring_stands_alone, {"research/datasets/x.py": "'''Of old data sets.'''"}, "research.datasets.x"),
+    (
+        a_class_name_occurs_once,
+        {"service/data/x.py": "class Plan: ...", "adapters_store/y.py": "def f():\n    class Plan: ..."},
+        "Plan is defined in adapters_store.y and in service.data.x",
+    ),
+    (nothing_else_imports_research, {"service/entrypoints/x.py": "from research import datasets"}, "entrypoints.x"),
 ]
 
 

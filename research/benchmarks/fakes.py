@@ -72,7 +72,7 @@ class StandIn(ProcessPool):
     def run(
         self, function: Callable[[Task, Report], Result], tasks: Sequence[Task], on_steps: Report = lambda steps: None
     ) -> Iterator[tuple[int, Result]]:
-        """As `ProcessPool.run`, without looking at `function`: the task says what is wanted."""
+        """Run tasks like `ProcessPool.run`, without looking at `function`: the task says what is wanted."""
         for number, task in enumerate(tasks):
             result: Any = self._made_up(task)
             yield number, result
@@ -119,7 +119,7 @@ def user_id(number: int) -> str:
 
 
 def interactions_of(number: int, count: int, draw: random.Random) -> Iterator[Interaction]:
-    """Of one made-up person."""
+    """The interactions of one simulated person."""
     for step, item in enumerate(draw.sample(range(_ITEMS), count)):
         yield Interaction(user_id(number), f"{item:04}", draw.random() < 0.5, _START + step)
 

@@ -140,7 +140,7 @@ class Installation:
 
 
 class Way(Protocol):
-    """Of forgetting."""
+    """A way of forgetting that is timed."""
 
     name: str
 
@@ -182,7 +182,7 @@ class OurWay:
         return Lap(here.bell.rung_at - masked_at)
 
     def floor(self) -> Floor:
-        """Of one deletion, at the median of the rounds."""
+        """What one deletion costs at least, at the median of the rounds."""
         return Floor(median(f.tokens for f in self._floors), median(f.flops for f in self._floors))
 
     def facts(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class OurWay:
         return _facts(self.name, self._crowd, len(self._built.shards), retrained, completed)
 
     def test_auc(self) -> float:
-        """As the service scores, of people whom it has never known."""
+        """AUC of the service's scores of people whom it has never known."""
         scorer = Scorer(
             Unmasked(self._built.generation), Snapshots(self._here.store, self._frozen), self._frozen, Untimed()
         )
@@ -234,7 +234,7 @@ class FullRetraining:
         return Lap(perf_counter() - began)
 
     def floor(self) -> Floor:
-        """Of the last round."""
+        """What the last round costs at least."""
         return self._work.floor(self._samples(), 0)
 
     def facts(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class FullRetraining:
         return _facts(self.name, self._crowd, 1, self._samples(), None)
 
     def test_auc(self) -> float:
-        """Of people whom it has never known."""
+        """AUC of the scores of people whom it has never known."""
         config, frozen, test = self._config, self._frozen, self._crowd.test
         adapters = {self._digest: load_adapter(self._store.adapters.path(self._digest))}
         stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)

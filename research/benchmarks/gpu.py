@@ -254,7 +254,7 @@ def retraining(
 
 
 def _people(encoded_samples: int, each: int) -> tuple[tuple[int, ...], ...]:
-    """As if each had said so many things, one after another."""
+    """Samples by person, if each had said so many things, one after another."""
     return tuple(tuple(range(first, min(first + each, encoded_samples))) for first in range(0, encoded_samples, each))
 
 

@@ -66,12 +66,12 @@ class WatchedLedger(Ledger):
 
     @contextmanager
     def read_transaction(self) -> Iterator[ReadTransaction]:
-        """As the ledger does."""
+        """One consistent look at the ledger, timed."""
         with super().read_transaction() as transaction:
             yield cast(ReadTransaction, WatchedReading(transaction, self._noting))
 
     def save_assignments(self, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]) -> None:
-        """As the ledger does."""
+        """Remember where units stand, timed."""
         with self._noting("save_places"):
             super().save_assignments(changed, assignments)
 
@@ -83,31 +83,31 @@ class WatchedLedger(Ledger):
         shards: Mapping[str, str] | None = None,
         memories: Mapping[str, Mapping[str, int]] | None = None,
     ) -> None:
-        """As the ledger does."""
+        """Record who will have seen what, timed."""
         with self._noting("record_exposures"):
             super().record_lineage(view_fence, adapters, rows, shards, memories)
         if adapters:
             self._before_training(adapters.keys())
 
     def set_shards_training(self, count: int) -> None:
-        """As the ledger does; a build calls it first when it knows what to train."""
+        """State how many shards are in training; a build calls it first when it knows what to train."""
         self.planned_at = self.planned_at or Moment.now()
         super().set_shards_training(count)
 
     def drop_lineage_except(
         self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
     ) -> None:
-        """As the ledger does."""
+        """Drop the lineage of what is no longer there, timed."""
         with self._noting("drop_exposures_except"):
             super().drop_lineage_except(adapters, rows, generation, memories)
 
     def erase_traces(self) -> None:
-        """As the ledger does."""
+        """Rewrite the database's file, timed."""
         with self._noting("erase_traces"):
             super().erase_traces()
 
     def resurrected_users(self) -> dict[str, list[str] | None]:
-        """As the ledger does."""
+        """Look for users who are held although a tombstone stands, timed."""
         with self._noting("found_again"):
             return super().resurrected_users()
 

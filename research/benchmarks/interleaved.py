@@ -63,7 +63,7 @@ class Timing:
         return self.work / self.median_seconds
 
     def ratios(self, base: Timing) -> tuple[float, ...]:
-        """Of each round: this throughput / that of `base`."""
+        """This throughput / that of `base`, round by round."""
         pairs = zip(self.seconds, base.seconds, strict=True)
         return tuple(self.work / ours * theirs / base.work for ours, theirs in pairs)
 

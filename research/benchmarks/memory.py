@@ -59,7 +59,7 @@ class Crowd:
         return tuple(f"item-{number:07}" for number in range(self.items))
 
     def histories(self) -> Iterator[list[Interaction]]:
-        """Of one person after the other, the same ones every time."""
+        """The histories of one person after the other, equal every time."""
         ids, rng = self.item_ids, np.random.default_rng(self.seed)
         every, own = _cumulated(self.items), _cumulated(-(-self.items // _KINDS))
         for person in range(self.people):

@@ -100,7 +100,7 @@ def only_load(spec: ModelSpec, report: Callable[[int], None]) -> None:
 
 
 def twin(frozen: FrozenModel, *, sharing: bool = True) -> FrozenModel:
-    """The same model with modules of its own, to which something else may be attached.
+    """A twin of the model with modules of its own, to which something else may be attached.
 
     `sharing`: it shares the weights' memory, so nothing may write to them.
     """
@@ -170,7 +170,7 @@ class Cost:
         return Floor(tokens, flops)
 
     def learn(self, tokens: int, seen: int = 0, rank: int = 0) -> Floor:
-        """The same, there and back. Seen tokens need no gradient, frozen weights none of their own, adapters one."""
+        """What a pass forward and back costs at least. Seen tokens need no gradient, frozen weights none of their own."""
         again = 4.0 * self.attention * tokens * (tokens + 1) / 2 + 2.0 * self.adapted * rank * tokens
         return Floor(tokens, 2 * self.read(tokens, seen, rank).flops + again)
 

@@ -41,7 +41,7 @@ class PeftPeer:
         return torch.stack([self.one(ids, name) for name in self.names], dim=1)
 
     def passes_by_name(self, ids: Tensor) -> Tensor:
-        """The same by mixed batches: in each of K passes every row names another adapter, (B, K)."""
+        """K passes by mixed batches: in each of K passes every row names another adapter, (B, K)."""
         count, rows = len(self.names), range(len(ids))
         found = torch.empty(len(ids), count, device=ids.device)
         for turn in range(count):

@@ -41,6 +41,7 @@ from service.errors import LetheError
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
+from service.records import Level
 
 Ids = list[list[int]]
 _ALLOWED = {torch.float32: 0.02}  # share of the effect that rounding may hide
@@ -165,7 +166,8 @@ class _Blends:
         self._same("SISA", peft.passes(ids), alone, effect)
         self._same("PEFT adapter_names", peft.passes_by_name(ids), alone, effect)
         w = weights[:_CHECKED_ROWS]
-        for way, level in (("linear", "D"), ("cat", "ND"), ("svd", "ND")):
+        levels: dict[str, Level] = {"linear": "D", "cat": "ND", "svd": "ND"}
+        for way, level in levels.items():
             ours = self._mixture.yes_no_logits_whole(prompts, few, w, level)
             other = self._mixture.yes_no_logits_whole(prompts, few, w.roll(1, dims=1), level)
             self._same(_blend(way), peft.blended(ids, w, way), ours, (ours - other).abs().mean())
@@ -186,7 +188,7 @@ class _Blends:
         return times(self._load.rows, self._cost.read(self._load.tokens, rank=rank))
 
     def _blend_floor(self, way: str) -> Floor:
-        """Of the rows of one run. Counted are the pass and the making of the blend, without the decomposition of `svd`."""
+        """What the rows of one run cost at least. Counted are the pass and the blend, without `svd`'s decomposition."""
         load, cost, count = self._load, self._cost, len(self._few.digests)
         summed = 1 if way == "linear" else count  # adapters' worth of rank that the pass goes through
         each = cost.read(load.tokens, rank=summed * load.rank)
@@ -247,7 +249,7 @@ class _Request:
         return self._in_passes(self._questions, [read])
 
     def _in_passes(self, texts: Ids, read: Sequence[Prefix]) -> Tensor:
-        """As many passes as the scorer would make."""
+        """Logits of all texts, in as many passes as the scorer would make."""
         passes = [texts[one.start : one.stop] for one in chunks_of_tokens(list(map(len, texts)), FORWARD_TOKENS)]
         return torch.cat([self._pass(each, read) for each in passes])
 

@@ -157,7 +157,7 @@ class _Offline:
         self.scorer = Scorer(opened.ledger, snapshots, self.frozen, Untimed())
 
     def floor(self, asker: Asker) -> Floor:
-        """Of one request: what its context costs once, and what each question costs after it."""
+        """What one request costs at least: its context once, and each question after it."""
         cost, shape = Cost.of(self.frozen, self._config.lora_targets), asker.shape
         rank = self._adapters * self._config.lora_rank
         question = cost.read(shape.question, shape.context, rank)

@@ -31,7 +31,7 @@ from service.entrypoints.commands.options import (
 )
 from service.forgetting.bell import open_bell
 from service.llm.tokenizer import PromptTokenizer
-from service.records import Interaction
+from service.records import Interaction, UnitKind
 
 FolderArgument = Annotated[Path, typer.Argument(help="MovieLens 100K")]
 
@@ -82,7 +82,7 @@ def _placement(
     with scratch_home(stated(given)) as opened:
         opened.ledger.import_data(dataset.items, dataset.interactions, dataset.item_type)
         config = opened.settings.build_config()
-        units = (given["unit"],) if given["unit"] else ("user", "sample")
+        units: Sequence[UnitKind] = (config.unit,) if given["unit"] else ("user", "sample")
         corpus = corpus_of(opened.ledger.view(), config)
         return placement_table(corpus, _assigner(opened, progress), config, units, tried, progress)
 

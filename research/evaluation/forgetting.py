@@ -98,7 +98,7 @@ class Precision:
 
 
 def precisions(spec: ModelSpec) -> tuple[Precision, ...]:
-    """As served, and int8."""
+    """The frozen model's precisions that are examined: the served one, and int8."""
     return (
         Precision("as served", FrozenModel.load(spec), Snapshots),
         Precision("int8", rounded_model(spec), RoundedSnapshots),
@@ -115,7 +115,7 @@ class Exam:
 
     @classmethod
     def of(cls, test: Sequence[Sample], members: Sequence[Sample], seed: int) -> Exam:
-        """As many non-members as members, as far as there are test samples."""
+        """An exam of as many non-members as members, as far as there are test samples."""
         drawn = random.Random(seed).sample(range(len(test)), min(len(members), len(test)))
         return cls(tuple(test), tuple(members), tuple(sorted(drawn)))
 

@@ -18,7 +18,7 @@ from service.building.planning import partition
 from service.building.planning.corpus import Corpus
 from service.building.planning.placement import ShardAssigner, Unit, units_of
 from service.building.progress import Progress
-from service.records import BuildConfig
+from service.records import BuildConfig, UnitKind
 
 Floats = NDArray[np.float32]
 Shards = Mapping[str, str]  # unit key -> shard
@@ -72,7 +72,12 @@ class Placed:
 
 
 def placement_table(
-    corpus: Corpus, assigner: ShardAssigner, config: BuildConfig, units: Sequence[str], people: int, progress: Progress
+    corpus: Corpus,
+    assigner: ShardAssigner,
+    config: BuildConfig,
+    units: Sequence[UnitKind],
+    people: int,
+    progress: Progress,
 ) -> list[PlacementRow]:
     """Every kind of unit × partition × number of shards. Each unit is embedded once."""
     tree = assigner.tree(corpus.items, corpus.item_type, config)

@@ -66,7 +66,7 @@ class RoundedSnapshots(Snapshots):
         self._rounded: Snapshot | None = None
 
     def of(self, generation: str | None) -> Snapshot:
-        """As the exact one, rounded."""
+        """The snapshot of a generation, with its adapters rounded."""
         exact = super().of(generation)
         if self._rounded is None or self._rounded.generation != exact.generation:
             self._rounded = replace(exact, stack=rounded_stack(exact.stack))

@@ -325,7 +325,7 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaCon
 
 
 def learning_rate_share(step: int, recipe: Recipe) -> float:
-    """Of the peak: linear warmup, then a cosine to 1/50."""
+    """Share of the peak rate at a step: linear warmup, then a cosine to 1/50."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)

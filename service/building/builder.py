@@ -130,7 +130,7 @@ class Builder:
         self._progress: Progress = progress or Silent()
         self._environment = environment
         self._prefill_cache = prefill_cache or PrefillCache(0)
-        self._seen_fence = 0  # up to which deletions have wiped readings
+        self._seen_fence = 0  # up to which deletions have wiped prefills
         self._on_damage = on_damage
         self._known_adapters = KnownArtifacts(store.adapters, secret, on_damage)
         self._known_memories = KnownArtifacts(store.memories, secret, on_damage)
@@ -181,7 +181,7 @@ class Builder:
     def wipe_forgotten(self, plan_fence: int | None = None) -> None:
         """Keep nothing of what was read of people of whom a deletion came since this was last done.
 
-        A build that was planned at `plan_fence` may leave readings of people who were forgotten after it.
+        A build that was planned at `plan_fence` may leave prefills of people who were forgotten after it.
         """
         now, users = self._ledger.forgotten_since(self._seen_fence, self._prefill_cache.people)
         self._prefill_cache.forget(users)
@@ -255,7 +255,7 @@ class Builder:
         users: Sequence[ValidationUser],
         memories: Mapping[str, PlannedShard],
     ) -> None:
-        """Of those artifacts alone of which not everybody is known yet.
+        """Record who will have seen what, of those artifacts alone of which not everybody is known yet.
 
         An artifact's name decides whom it has seen, so nobody else is known of it, and equal sums mean everybody. Who is
         forgotten from now on is masked by what is known now; and who was forgotten before is not among those known.
@@ -375,7 +375,7 @@ class Builder:
         except DamagedArtifact as failure:
             self._on_damage(StoreFault("generation", named or "", str(failure)))
         except MissingArtifact:
-            pass  # a rehearsal builds into an empty store
+            pass  # a dry run builds into an empty store
         self._known_adapters.begin(adapters)
         self._known_memories.begin(memories)
         return previous if previous is not None and previous.manifest["format"] == FORMAT else None

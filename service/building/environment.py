@@ -46,7 +46,7 @@ def _this_processor() -> str:
 
 
 def _facts(cpuinfo: str) -> dict[str, str]:
-    """Of the first processor: the others of a machine are like it."""
+    """What /proc/cpuinfo says of the first processor: the others of a machine are like it."""
     lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in lines}
 

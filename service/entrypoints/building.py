@@ -52,7 +52,7 @@ def process_pool(home: Home) -> ProcessPool:
 def _builder(
     home: Home, ledger: Ledger, store: Store, progress: Progress | None, prefill_cache: PrefillCache | None = None
 ) -> Builder:
-    # A rehearsal builds into an empty store, where nothing can be damaged.
+    # A dry run builds into an empty store, where nothing can be damaged.
     note = home.incidents.note if store is home.store else ignore_damage
     return Builder(
         ledger,

@@ -21,15 +21,20 @@ from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
 
-def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
-    """The application of one API replica: one frozen model, one scoring thread, one refresher."""
+def serving_app(
+    home: Home, on_start: Callable[[], None], on_stop: Callable[[], None], on_ready: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The application of one API replica: one frozen model, one scoring thread, one refresher.
+
+    `on_ready` is called once, when a generation can be scored with for the first time.
+    """
     settings = home.settings
     torch.set_num_threads(settings.scoring_threads())
     telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import IO
 
 from service.config import Settings
 
@@ -25,9 +27,13 @@ def exit_on_sigterm() -> None:
 class Supervisor:
     """Keeps one worker alive beside a server, started again with growing pauses when it ends."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, relay: Callable[[str], None] | None = None) -> None:
+        """`relay` is handed each line that the worker writes to standard error; without it the worker writes there itself."""
         self._command = [sys.executable, "-m", "service.entrypoints", "worker", "--supervised"]
         self._environment = settings.environment()
+        self._relay = relay
+        if relay is not None:
+            self._command.append("--relayed")
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -51,13 +57,27 @@ class Supervisor:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             # The worker ends when this pipe closes, also if this process is killed.
-            self._child = subprocess.Popen(self._command, env=self._environment, stdin=subprocess.PIPE)
+            self._child = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stderr=None if self._relay is None else subprocess.PIPE,
+            )
+            if self._child.stderr is not None:
+                threading.Thread(target=self._pass_on, args=[self._child.stderr], name="relay", daemon=True).start()
             status = self._child.wait()
             if self._stopping.is_set():
                 return
             log.warning("worker_ended", extra={"status": status, "again_in_seconds": pause})
             self._stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _pass_on(self, lines: IO[bytes]) -> None:
+        # Until its last child has ended too: whatever any of them writes is to be seen.
+        with lines:
+            for line in lines:
+                if self._relay is not None:
+                    self._relay(line.decode(errors="replace").rstrip("\n"))
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,10 +30,10 @@ from prometheus_client.registry import Collector
 
 from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
-from service.records import ForgetRequest, Mask
+from service.records import ForgetRequest, Mask, RequestState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-FORGET_STATES = ("accepted", "retraining", "completed", "failed")
+FORGET_STATES: tuple[RequestState, ...] = get_args(RequestState)
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
 LOGGED = ("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
@@ -174,7 +174,7 @@ class _StatsCollector(Collector):
 
     def _of_ledger(self) -> Iterator[Metric]:
         by_state = self._ledger.requests_by_state()
-        states = {state: by_state.get(state, 0) for state in FORGET_STATES}
+        states: dict[str, float] = {state: by_state.get(state, 0) for state in FORGET_STATES}
         yield _labelled("lethe_forget_requests", "Deletions by their state.", "state", states)
         took = [completed_at - accepted_at for accepted_at, completed_at in self._ledger.completion_times()]
         yield _histogram("lethe_forget_complete_seconds", "Time from acceptance to receipt.", took)
@@ -238,26 +238,35 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = _exception_chain(record.exc_info[1])
-        return json.dumps(line, default=str)
+        """The line, without its end."""
+        return json.dumps(fields_of(record), default=str)
 
 
-def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Send every logger's lines as JSON to `stream` (standard error by default).
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What may be told of a record: time, level, logger, event, its known fields, and an exception's types and places."""
+    line: dict[str, Any] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": record.getMessage(),
+        **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
+        **getattr(record, "fields", {}),
+    }
+    if record.exc_info and record.exc_info[1] is not None:
+        line["exception"] = _exception_chain(record.exc_info[1])
+    return line
+
+
+def configure_logging(
+    level: str = "INFO", stream: TextIO | None = None, handler: logging.Handler | None = None
+) -> None:
+    """Send every logger's lines as JSON to `stream` (standard error by default), or to a `handler` that has its own form.
 
     Run uvicorn with `log_config=None`: its own access log holds query strings and stays off.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    if handler is None:
+        handler = logging.StreamHandler(stream or sys.stderr)
+        handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it names each database that is looked at

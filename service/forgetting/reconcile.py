@@ -227,7 +227,7 @@ class Reconciler:
         )
 
     def _files(self, built: Built, stated: Stated, adapters: Collection[str], masked: Collection[str]) -> Stated:
-        """Of these adapters, and of the memories that stand where the masked ones stood: the SHA-256 of each file.
+        """The SHA-256 of each file of these adapters, and of the memories that stand where the masked ones stood.
 
         After a crash it is no longer known where these stood, and then those of all memories are stated.
         """

@@ -19,7 +19,7 @@ from service.ledger.hashes import KeyedHashes
 from service.ledger.masks import add_masks
 from service.ledger.placements import mark_changed
 from service.ledger.requests import (
-    OWED,
+    PENDING,
     add_request,
     find_requests,
     one_request,
@@ -33,7 +33,7 @@ from service.ledger.statements import (
     keyed,
 )
 from service.ledger.tombstones import add_tombstones
-from service.records import ById, ByTitle, ForgetRequest, ItemName, Key
+from service.records import ById, ByTitle, ForgetRequest, ItemName, Key, Scope
 
 Clock = Callable[[], float]
 
@@ -86,7 +86,7 @@ class ForgetCommand:
         )
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         return _scope(self.names)
 
 
@@ -94,7 +94,7 @@ def _content(hashes: KeyedHashes, user_id: Key, content: Sequence[str]) -> str:
     return hashes.of("content", hashes.subject(user_id), *content)
 
 
-def _scope(names: object) -> str:
+def _scope(names: object) -> Scope:
     return "user" if names is None else "interactions"
 
 
@@ -114,7 +114,7 @@ def _stated(name: ItemName) -> str:
 def accept(
     connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
 ) -> ForgetRequest:
-    """The request that answers the wish: under a known idempotency key the earlier one.
+    """The request that answers the command: under a known idempotency key the earlier one.
 
     What is not held is remembered for `remember_seconds`. Raises IdempotencyConflict.
     """
@@ -142,7 +142,7 @@ def _accept(
     erased = _erase_interactions(connection, command.user_id, findings)
     drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, command, erased)
-    pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), OWED)
+    pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), PENDING)
     if command.names is None and not erased and not lineage:
         for earlier in pending:
             if earlier.scope == command.scope:
@@ -203,7 +203,7 @@ def _erase_interactions(connection: sa.Connection, user_id: Key, findings: Forge
 
 def _erase_derived(connection: sa.Connection, command: ForgetCommand, erased: int) -> None:
     if command.names is not None:
-        # A user who stays keeps their exposures: what has seen them still has, for their next request.
+        # A user who stays keeps their lineage: what has seen them still has, for their next request.
         if erased:
             mark_changed(connection, [command.user_id])
         return

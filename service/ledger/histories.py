@@ -63,7 +63,7 @@ def read_view(connection: sa.Connection) -> LedgerView:
 
 
 def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerView:
-    """The same of these users alone, and of the items alone that they have met."""
+    """A view of these users alone, and of the items alone that they have met."""
     by_user: dict[str, tuple[Interaction, ...]] = {}
     for chunk in chunks(sorted(users)):
         by_user |= _by_user(connection, tables.interactions.c.user_id.in_(chunk))

@@ -114,14 +114,14 @@ class Arrivals:
 
     def _past_tombstones(self, rows: Sequence[Interaction]) -> list[Interaction]:
         subjects = {user_id: self.hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
-        buried = tombstones.over(self.connection, rows, subjects, self.hashes, self.now)
+        covered = tombstones.over(self.connection, rows, subjects, self.hashes, self.now)
         if self.allow_returning:
-            returning = {stone for stones in buried.values() for stone in stones}
+            returning = {tombstone for over in covered.values() for tombstone in over}
             tombstones.remove(self.connection, returning)
             self.returned += len(returning)
             return list(rows)
-        self.tombstoned += len(buried)
-        return [row for row in rows if _pair(row) not in buried]
+        self.tombstoned += len(covered)
+        return [row for row in rows if _pair(row) not in covered]
 
     def _hold_items(self, ids: set[str]) -> None:
         asked = ids - self._items

@@ -126,7 +126,7 @@ class Ledger:
         unless `allow_returning` says that their users came back of their own will: then these tombstones are removed.
         With `create_items` an unknown item is made, its id as its title; it lives as long as somebody's row names it.
         `advance` is told of interactions taken in. Raises ImportRefused for an interaction with an unknown item, or another
-        noun than the catalog's.
+        item type than the catalog's.
         """
         given = Given.of(items, interactions)
         with self._database.write_transaction() as connection:
@@ -203,7 +203,7 @@ class Ledger:
             yield ReadTransaction(connection)
 
     def begin_fingerprint(self, fingerprint: str) -> None:
-        """Forget what builds remember of everybody: from now on it is remembered under this outline."""
+        """Forget what builds remember of everybody: from now on it is remembered under this fingerprint."""
         with self._database.write_transaction() as connection:
             placements.begin_fingerprint(connection, fingerprint)
 
@@ -308,7 +308,7 @@ class Ledger:
     def pending(self) -> list[ForgetRequest]:
         """Deletions that are not completed, oldest first; failed ones are to be tried again."""
         with self._database.read_transaction() as connection:
-            return requests.find_requests(connection, requests.OWED)
+            return requests.find_requests(connection, requests.PENDING)
 
     def start(self, request_ids: Iterable[str]) -> None:
         """Note that work on these owed requests begins; completed ones are left as they are."""
@@ -408,7 +408,7 @@ class Ledger:
 
         False, and nothing noted, if what is published was built from a later view: deletions that are completed by then
         are not in the earlier one. Also if nobody knows any more who was seen by one of its parts, because
-        another worker finished meanwhile and dropped the exposures of what it did not know.
+        another worker finished meanwhile and dropped the lineage of what it did not know.
         """
         with self._database.write_transaction() as connection:
             known = lineage.all_known(connection, adapters, rows, memories)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service.ledger import tables
 from service.ledger.hashes import KeyedHashes
 from service.ledger.masks import add_masks, masked_by
-from service.ledger.requests import OWED_STATES, add_late, find_requests
+from service.ledger.requests import PENDING_STATES, add_late, find_requests
 from service.ledger.state import raise_revision
 from service.ledger.statements import chunks, insert_new
 from service.records import ForgetRequest
@@ -43,7 +43,7 @@ def lineage_rows(
 
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
-    """Note the exposures. What has seen somebody who asked after `view_fence` is masked at once."""
+    """Note the lineage. What has seen somebody who asked after `view_fence` is masked at once."""
     late = late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
     insert_new(connection, tables.lineage, [row for row in seen if row["user_id"] not in gone])
@@ -51,7 +51,7 @@ def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: in
         own = [row for row in seen if row["user_id"] == user]
         for request in requests:
             # One that found nothing to erase is completed from the start: nothing would lift its masks.
-            if request.state in OWED_STATES or request.erased_interactions:
+            if request.state in PENDING_STATES or request.erased_interactions:
                 _mask_late(connection, request, own)
 
 
@@ -60,7 +60,7 @@ def _mask_late(connection: sa.Connection, request: ForgetRequest, own: Sequence[
     new = [row for row in own if row["key"] not in known]
     if add_masks(connection, [(row["kind"], row["key"], request.request_id) for row in new]):
         raise_revision(connection)
-    if request.state in OWED_STATES:  # or its receipt is signed
+    if request.state in PENDING_STATES:  # or its receipt is signed
         add_late(connection, request, new)
 
 
@@ -103,7 +103,7 @@ def _known(connection: sa.Connection, table: sa.Table, kind: str) -> set[str]:
 def drop_except(
     connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
 ) -> None:
-    """Drop exposures of artifacts that exist no more, and masks that outlived both their request and artifact."""
+    """Drop the lineage of artifacts that exist no more, and masks that outlived both their request and artifact."""
     kept = {"adapter": frozenset(adapters), "row": frozenset(rows), "memory": frozenset(memories)}
     request = tables.forget_requests.c
     completed = sa.select(request.request_id).where(request.state == "completed")

@@ -1,6 +1,6 @@
 """What builds remember of each unit: its path in the public tree, how many samples it has, and their digest.
 
-All of it is a pure function of one user's rows, of the items in them, and of an outline (all that is not theirs: model,
+All of it is a pure function of one user's rows, of the items in them, and of a fingerprint (all that is not theirs: model,
 anchors, configuration), whose digest stands in the state. The transaction that changes a user's rows drops what is remembered
 of that user and notes the user under `changes`; only those are read again.
 """
@@ -62,7 +62,7 @@ def mark_changed(connection: sa.Connection, users: Iterable[str]) -> None:
 
 
 def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> None:
-    """The same for everybody who has met these items: their prompts name them."""
+    """Note that everybody who has met these items is changed: their prompts name them."""
     c, readers = tables.interactions.c, set[str]()
     for chunk in chunks(items):
         readers.update(connection.scalars(sa.select(c.user_id).where(c.item_id.in_(chunk)).distinct()))
@@ -70,7 +70,7 @@ def mark_readers_changed(connection: sa.Connection, items: Iterable[str]) -> Non
 
 
 def begin_fingerprint(connection: sa.Connection, fingerprint: str) -> None:
-    """Forget what is remembered of everybody: from now on it is remembered under this outline."""
+    """Forget what is remembered of everybody: from now on it is remembered under this fingerprint."""
     connection.execute(sa.delete(tables.placements))
     connection.execute(sa.delete(tables.changes))
     revision = sa.literal(_next_revision(connection)).label("revision")
@@ -103,12 +103,12 @@ def save_assignments(
 
 
 def read_columns(connection: sa.Connection) -> AssignmentColumns:
-    """Of all units that train."""
+    """The remembered assignments of all units that train, in columns."""
     return _read_between(connection, _TRAINING_BOUNDS)
 
 
 def read_memory_columns(connection: sa.Connection) -> AssignmentColumns:
-    """Of everybody's parts in memories."""
+    """The remembered assignments of everybody's parts in memories, in columns."""
     return _read_between(connection, _MEMORY_BOUNDS)
 
 
@@ -124,7 +124,7 @@ def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> Assignmen
 
 
 def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
-    """Of the units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
+    """The units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
 
     An aggregate takes what an ordered subquery gives it in that order, on both databases.
     """

@@ -13,15 +13,15 @@ from service.errors import UnknownRequest
 from service.ledger import tables
 from service.ledger.state import raise_revision
 from service.ledger.statements import chunks, is_storable
-from service.records import ForgetRequest, NamedItems, Outcome
+from service.records import ForgetRequest, NamedItems, Outcome, RequestState
 
-OWED_STATES = ("accepted", "retraining", "failed")
-REQUEST_STATES = (*OWED_STATES, "completed")
+PENDING_STATES: tuple[RequestState, ...] = ("accepted", "retraining", "failed")
+REQUEST_STATES = (*PENDING_STATES, "completed")
 
 _LISTS = ("affected_shards", "shard_names")  # stored as JSON
 
 _requests = tables.forget_requests
-OWED = _requests.c.state.in_(OWED_STATES)
+PENDING = _requests.c.state.in_(PENDING_STATES)
 
 
 def add_request(connection: sa.Connection, request: ForgetRequest) -> None:
@@ -64,7 +64,7 @@ def start(connection: sa.Connection, request_ids: Iterable[str], now: float) -> 
 
 
 def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Mapping[str, Any]]) -> None:
-    """Add to a request the exposures (rows of `lineage`) that were recorded after it was accepted."""
+    """Add to a request the rows of `lineage` that were recorded after it was accepted."""
     adapters = [row for row in new if row["kind"] == "adapter"]
     values = {
         "affected_shards": json.dumps([*request.affected_shards, *(row["key"] for row in adapters)]),
@@ -82,7 +82,7 @@ def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> 
 
 def _change_pending(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> None:
     for ids in chunks(request_ids):
-        connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), OWED).values(**values))
+        connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), PENDING).values(**values))
 
 
 def complete(connection: sa.Connection, request_id: str, receipt: str, now: float) -> None:
@@ -117,11 +117,11 @@ def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
 
 def count_pending_since(connection: sa.Connection, moment: float) -> int:
     """How many owed deletions were accepted before `moment`."""
-    query = sa.select(sa.func.count()).select_from(_requests).where(OWED, _requests.c.accepted_at < moment)
+    query = sa.select(sa.func.count()).select_from(_requests).where(PENDING, _requests.c.accepted_at < moment)
     return int(connection.scalar(query) or 0)
 
 
 def oldest_pending_since(connection: sa.Connection) -> float | None:
     """When the oldest owed deletion was accepted."""
-    since: float | None = connection.scalar(sa.select(sa.func.min(_requests.c.accepted_at)).where(OWED))
+    since: float | None = connection.scalar(sa.select(sa.func.min(_requests.c.accepted_at)).where(PENDING))
     return since

@@ -1,4 +1,4 @@
-"""The one row of `state`: the fence, the revision, what is published, and the catalog's noun."""
+"""The one row of `state`: the fence, the revision, what is published, and the catalog's item type."""
 
 from __future__ import annotations
 

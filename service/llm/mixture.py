@@ -30,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel, token_runs
 from service.llm.packed import Prefix, Runs
+from service.records import Level
 
 WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
 _PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
@@ -65,7 +66,7 @@ class AdapterStack:
 class _Dense:
     """Every adapter is multiplied. `weights` (B, T, K), T or B may be 1: they stand for all."""
 
-    def __init__(self, stack: AdapterStack, weights: Tensor, level: str) -> None:
+    def __init__(self, stack: AdapterStack, weights: Tensor, level: Level) -> None:
         self._stack = stack
         self._weights = weights[..., None]  # (B, T, K, 1)
         self._spread = (weights * stack.scaling).repeat_interleave(stack.rank, dim=-1)  # (B, T, K·r)
@@ -90,7 +91,7 @@ class _Sparse:
     `runs` divides the tokens of one packed row; without it every row is a run. `weights` is (R, K).
     """
 
-    def __init__(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs | None, most: int) -> None:
+    def __init__(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None, most: int) -> None:
         self._stack = stack
         kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
         self._weights = kept[:, None, :, None]  # (R, 1, m, 1)
@@ -121,7 +122,7 @@ class Mixture:
             self._attach(name, module)
 
     def yes_no_logits_whole(
-        self, prompts: Sequence[Sequence[int]], stack: AdapterStack, weights: Tensor, level: str
+        self, prompts: Sequence[Sequence[int]], stack: AdapterStack, weights: Tensor, level: Level
     ) -> Tensor:
         """Activation `prompt`: logit differences (B,) after whole prompts; every token meets the adapters."""
         with self._blending(stack, weights, level), torch.no_grad():
@@ -134,9 +135,9 @@ class Mixture:
         prefixes: Sequence[Prefix],
         stack: AdapterStack,
         weights: Tensor,
-        level: str,
+        level: Level,
     ) -> Tensor:
-        """The same for consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K).
+        """Yes/no logits of consecutive texts in R runs, each with one prefix (or none) and one row of `weights` (R, K).
 
         Activation `question`: a prefix is what the frozen model alone made of the context.
         """
@@ -148,14 +149,14 @@ class Mixture:
             return self.frozen.yes_no_logits_packed(texts, runs, prefixes)
 
     @contextmanager
-    def _blending(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs | None = None) -> Iterator[None]:
+    def _blending(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None = None) -> Iterator[None]:
         token = self._blend.set(self._blend_of(stack, weights, level, runs) if stack.digests else None)
         try:
             yield
         finally:
             self._blend.reset(token)
 
-    def _blend_of(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs | None) -> _Dense | _Sparse:
+    def _blend_of(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None) -> _Dense | _Sparse:
         count = max(1, int((weights != 0).sum(dim=1).max()))
         of_runs = weights.to(dtype=self.frozen.model.dtype, device=self.frozen.device)
         if count * _SPARSE_FROM <= weights.shape[1]:

@@ -45,7 +45,7 @@ class Prefix:
         return sum(tensor.nbytes for pair in self.keys_values for tensor in pair) + self.embedding.nbytes
 
     def copy(self) -> Prefix:
-        """The same in memory of its own."""
+        """A copy of the prefix in memory of its own."""
         return Prefix(
             tuple((keys.clone(), values.clone()) for keys, values in self.keys_values), self.embedding.clone()
         )
@@ -168,7 +168,7 @@ def attend(
 def attend_in_steps(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same, one plain step after the other: for devices whose fused kernels keep their log-sum-exps to themselves."""
+    """Attention and its log-sum-exps, one plain step after the other: where fused kernels keep these to themselves."""
     scores = (query * scale) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores + mask
@@ -182,7 +182,7 @@ def attend_in_steps(
 def attend_both(
     query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float, unseen: Tensor | None
 ) -> Tensor:
-    """The same of each text over its own earlier tokens and a prefix of its own (B, G, T, D), with a way back: (B, H, n, D).
+    """Attend each text to its own earlier tokens and a prefix of its own (B, G, T, D), differentiably: (B, H, n, D).
 
     Fused kernels have none through their log-sum-exps.
     """

@@ -102,7 +102,7 @@ def add_up(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
 
 
 def fitting(values: Ints) -> Counts32:
-    """The same in 32 bits. Raises OverflowError if one does not fit."""
+    """These numbers in 32 bits. Raises OverflowError if one does not fit."""
     if values.size and values.max() > np.iinfo(np.int32).max:
         raise OverflowError("a count of people's likes does not fit into 32 bits; make memory shards smaller")
     return values.astype(np.int32)
@@ -143,7 +143,7 @@ class _Sequence:
 
 
 def _summed(parts: Sequence[tuple[Ints, Ints]], count: int) -> Pairs:
-    """Of a person each pair counts once, so that one part is one of the people behind each of its pairs."""
+    """Pairs of all parts. A person's pair counts once, so that one part is one of the people behind each of its pairs."""
     keys = np.concatenate([keys for keys, _ in parts]) if parts else np.empty(0, np.int64)
     weights = np.concatenate([weights for _, weights in parts]) if parts else np.empty(0, np.int64)
     found, sums = add_up(keys, np.stack([np.ones_like(weights), weights], axis=1))

@@ -30,7 +30,7 @@ class PairTable:
         return self.columns[own], self.values[own].astype(np.int64)
 
     def pairs(self) -> Pairs:
-        """The same as a list, in order of the first item and then of the second."""
+        """The table as a list, in order of the first item and then of the second."""
         first = np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
         return Pairs(first, self.columns, self.values[:, 0], self.values[:, 1])
 
@@ -121,7 +121,7 @@ def _renumbered(pairs: Pairs, numbers: Numbers) -> Pairs:
 
 
 def _summed(parts: Sequence[Pairs], count: int, least_people: int, at_once: int) -> PairTable:
-    """Of pairs that are in order of their first item each."""
+    """The sum of pairs that are in order of their first item each."""
     keys, values = [np.empty(0, np.int64)], [np.empty((0, 2), np.int32)]
     for block in _blocks(parts, count, at_once):
         own = np.concatenate([_keys(pairs, count) for pairs in block])

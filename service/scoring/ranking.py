@@ -57,7 +57,7 @@ class Reasons:
 
 
 def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: NDArray[np.int64]) -> Reasons:
-    """Of every item of the catalog. Without an item model the counts alone speak.
+    """What speaks for each item of the catalog. Without an item model the counts alone speak.
 
     `near` (N, k) are the nearest items in content, nearest first; -1 where there is none.
     """

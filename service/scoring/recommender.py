@@ -132,7 +132,7 @@ class Recommender:
         )
 
     def _named(self, query: Query, snapshot: Snapshot, live: LiveCounts) -> dict[ItemName, Item]:
-        """Of several items that a name may mean, that which most people have met."""
+        """The item that each name means: of several, that which most people have met."""
         meant = self._catalog.items_meant(query.names) if query.names else {}
 
         def known(item: Item) -> int:

@@ -37,12 +37,15 @@ class Refresher:
         contexts: PrefixCache,
         wait: Callable[[float], bool],
         on_damage: Callable[[StoreFault], None] = _ignore,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_ready` is called once, from this thread, when a generation can be scored with for the first time."""
         self._masks = masks
         self._snapshots = snapshots
         self._contexts = contexts
         self._wait = wait
         self._on_damage = on_damage
+        self._on_ready: Callable[[], None] | None = on_ready
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -96,12 +99,19 @@ class Refresher:
                 mask = self._masks.mask()
                 self._contexts.follow(mask.fence)
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
+                self._tell_once_that_it_is_ready()
             except (NotReady, Damaged, LedgerUnavailable) as error:
                 if str(error) != self.reason:
-                    log.warning("not_ready", extra={"reason": str(error)})
+                    first_start = mask is not None and mask.generation is None
+                    log.log(logging.INFO if first_start else logging.WARNING, "not_ready", extra={"reason": str(error)})
                     self._tell_of_damage(error, mask)
                 self.reason = str(error)
             self._wait(_POLL_SECONDS)
+
+    def _tell_once_that_it_is_ready(self) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+            self._on_ready = None
 
     def _tell_of_damage(self, error: Exception, mask: Mask | None) -> None:
         if not isinstance(error, Damaged) or mask is None:

@@ -16,6 +16,7 @@ from research.evaluation.comparison.shards import (
     train,
     validation_errors,
 )
+from service.records import Level
 
 SHARDS = 4  # K of the APA paper
 
@@ -47,7 +48,7 @@ class AdaptiveBlend:
     """The adapters are blended inside one pass, by what they got wrong near the sample (APA, Hu et al. 2024, eqs. 5-8)."""
 
     partitioning: Partitioning
-    level: str
+    level: Level
     count: int = SHARDS
 
     def measure(self, trial: Trial, removals: Sequence[Removal]) -> Finding:

@@ -21,7 +21,7 @@ from research.evaluation.metrics import (
 )
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.records import Sample
+from service.records import Level, Sample
 
 Floats = NDArray[np.float32]
 Value = TypeVar("Value")
@@ -64,11 +64,11 @@ class Examiner:
         self._prompts = [self._context(sample) + self._question(sample) for sample in split.test]
 
     def quality(self, scores: Sequence[float]) -> Quality:
-        """Of N scores, in the order of the test samples."""
+        """How good N scores are, in the order of the test samples."""
         liked, users = self._liked, [sample.user_id for sample in self._split.test]
         return Quality(auc(scores, liked), uauc(scores, liked, users), accuracy(scores, liked), log_loss(scores, liked))
 
-    def scores(self, stack: AdapterStack, weights: Floats, level: str) -> Timed[list[float]]:
+    def scores(self, stack: AdapterStack, weights: Floats, level: Level) -> Timed[list[float]]:
         """P(Yes) of the N test samples under a mixture with weights (N, K), level D or ND."""
         return timed(lambda: self._scores(stack, torch.from_numpy(weights), level))
 
@@ -108,7 +108,7 @@ class Examiner:
     def _question(self, sample: Sample) -> list[int]:
         return self._frozen.tokenizer.question(sample.target, self._split.item_type)
 
-    def _scores(self, stack: AdapterStack, weights: torch.Tensor, level: str) -> list[float]:
+    def _scores(self, stack: AdapterStack, weights: torch.Tensor, level: Level) -> list[float]:
         order = _by_length(self._prompts)
         scores: list[float] = []
         for batch in _batches(order):

@@ -80,7 +80,7 @@ def _meant(item: Item) -> Iterator[_Film]:
 
 
 def _names(title: str) -> Iterator[str]:
-    """Of "Postino, Il (Postman, The) (1994)": ilpostino, thepostman."""
+    """The names in a title: of "Postino, Il (Postman, The) (1994)" these are ilpostino and thepostman."""
     named = _YEAR_BEHIND.sub("", title)
     yield from filter(None, map(_folded, (_IN_PARENTHESES.sub("", named), *_IN_PARENTHESES.findall(named))))
 

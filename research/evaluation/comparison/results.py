@@ -92,7 +92,7 @@ class Comparison:
         return self.split["scored validation" if self.is_rehearsal else "test"]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; a figure that is NaN is written as null."""
+        """The comparison in JSON values; a figure that is NaN is written as null."""
         stated: dict[str, Any] = plain(asdict(self))
         return stated
 

@@ -25,7 +25,7 @@ from service.building.training.training import EncodedSample
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.data.samples import canonical_order
 from service.llm.mixture import AdapterStack, load_adapter
-from service.records import Shard
+from service.records import Level, Shard
 from service.routing.neighbors import Neighbors
 from service.routing.weights import mean_errors, softmax_weights
 
@@ -97,7 +97,7 @@ def sharpened(badness: Doubles, tau: float) -> Floats:
     return softmax_weights(badness, tau, np.ones(badness.shape[1], np.bool_))
 
 
-def adaptive_scores(trial: Trial, trained: Trained, level: str) -> Timed[list[float]]:
+def adaptive_scores(trial: Trial, trained: Trained, level: Level) -> Timed[list[float]]:
     """P(Yes) of the test samples under adaptive weights, eqs. 5 to 8. The seconds hold the routing too."""
     routing = {"top_n": trial.config.top_n, "tau": trial.config.tau}
 
@@ -110,7 +110,7 @@ def adaptive_scores(trial: Trial, trained: Trained, level: str) -> Timed[list[fl
     return Timed(**trial.notebook.recall("adaptive", inputs, score))
 
 
-def blended_scores(trial: Trial, trained: Trained, weights: Floats, level: str) -> Timed[list[float]]:
+def blended_scores(trial: Trial, trained: Trained, weights: Floats, level: Level) -> Timed[list[float]]:
     """P(Yes) of the N test samples under weights (N, K), in one pass; without the routing."""
     return trial.examiner.scores(_stack(trial, trained.digests), weights, level)
 

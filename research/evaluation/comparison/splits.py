@@ -47,7 +47,7 @@ class Split:
     is_rehearsed: bool = False
 
     def validation_run(self) -> Split:
-        """The same pool, but every second validation user routes and the others are scored in the place of the test samples.
+        """This split's pool, but every second validation user routes and the others are scored in place of test samples.
 
         Raises InvalidSetting where fewer than two users validate.
         """

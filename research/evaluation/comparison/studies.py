@@ -30,6 +30,7 @@ from research.evaluation.comparison.shards import (
     train,
     validation_errors,
 )
+from service.records import Level
 from service.routing.neighbors import Neighbors
 from service.routing.weights import mean_errors
 
@@ -84,7 +85,7 @@ def _inference_times(trial: Trial) -> Iterator[Point]:
         yield partial(_seconds_of, trial, name)
 
 
-def _adaptive(trial: Trial, partitioning: Partitioning, count: int, level: str) -> list[float]:
+def _adaptive(trial: Trial, partitioning: Partitioning, count: int, level: Level) -> list[float]:
     return adaptive_scores(trial, train(trial, partitioning, count), level).value
 
 

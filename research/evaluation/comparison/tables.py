@@ -86,7 +86,7 @@ def spread(figure: Figure | None, form: str = ".4f", sd: bool = True) -> str:
 
 
 def named(method: str) -> str:
-    """As people read it; a method without a name of its own is called what the command line calls it."""
+    """A method's name for people; one without is called what the command line calls it."""
     return METHODS.get(method, method)
 
 

@@ -43,7 +43,7 @@ class Contest:
 
     @cached_property
     def facts(self) -> Facts:
-        """Of the tested people, and what is relevant to them."""
+        """Facts about the tested people, and what is relevant to them."""
         return facts_of(self.split, self.knowledge)
 
     @cached_property

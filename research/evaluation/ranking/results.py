@@ -58,7 +58,7 @@ class Ranking:
     outcomes: tuple[Outcome, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; a figure that is NaN is written as null."""
+        """The ranking in JSON values; a figure that is NaN is written as null."""
         stated: dict[str, Any] = plain(asdict(self))
         return stated
 

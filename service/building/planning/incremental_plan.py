@@ -72,7 +72,7 @@ class IncrementalPlanner:
         return None if transaction.changed(None, 1) else self.plan(transaction, config)
 
     def plan(self, transaction: ReadTransaction, config: BuildConfig) -> RememberedPlan | None:
-        """The plan of this reading; None if what is remembered there belongs to another outline."""
+        """The plan of this reading; None if what is remembered there belongs to another fingerprint."""
         items = transaction.items()
         if transaction.fingerprint != self._assigner.fingerprint(items, transaction.item_type, config):
             return None
@@ -127,14 +127,14 @@ class RememberedPlan:
         )
 
     def people(self, shard: str) -> Mapping[str, int]:
-        """As `Plan` says."""
+        """User id -> samples in a shard, or interactions in a memory, of this name."""
         people: Counter[str] = Counter()
         for assignment in self._members(shard):
             people[assignment.user_id] += assignment.samples
         return people
 
     def material(self, shards: Collection[str], users: Collection[str]) -> RememberedMaterial:
-        """As `Plan` says."""
+        """The rows of these shards and memories, and of these users who validate, read of the ledger."""
         members = {name: self._members(name) for name in shards}
         wanted = {assignment.user_id for own in members.values() for assignment in own}.union(users)
         asked = [user for user in self.users if user.user_id in users]
@@ -163,7 +163,7 @@ class RememberedMaterial:
         _compare({user.user_id: user.digest for user in users}, self._validation.values())
 
     def shard(self, name: str) -> Shard:
-        """As `Material` says."""
+        """A planned shard with its samples."""
         wanted = {assignment.unit_key: assignment.digest for assignment in self._members[name]}
         training = self._corpus({assignment.user_id for assignment in self._members[name]}).training
         units = [unit for unit in units_of(training, self._view.item_type, self._config) if unit.key in wanted]
@@ -171,7 +171,7 @@ class RememberedMaterial:
         return shard_of(name, units, self._config.seed)
 
     def memory(self, name: str) -> list[tuple[Interaction, ...]]:
-        """As `Material` says."""
+        """The interactions of each part of a planned memory."""
         rows = {
             assignment.user_id: self._view.interactions.get(assignment.user_id, ())
             for assignment in self._members[name]
@@ -183,7 +183,7 @@ class RememberedMaterial:
         return list(rows.values())
 
     def samples(self, user_id: str) -> tuple[Sample, ...]:
-        """As `Material` says."""
+        """The samples of a user who validates, in canonical order."""
         return canonical_order(self._validation[user_id].samples, self._config.seed)
 
     def _corpus(self, users: Iterable[str]) -> Corpus:

@@ -49,7 +49,7 @@ class Material(Protocol):
         ...
 
     def samples(self, user_id: str) -> tuple[Sample, ...]:
-        """Of a user who validates, in canonical order."""
+        """The samples of a user who validates, in canonical order."""
         ...
 
 
@@ -105,7 +105,7 @@ class WholePlan:
         ]
 
     def people(self, shard: str) -> Mapping[str, int]:
-        """As `Plan` says."""
+        """User id -> samples in a shard, or interactions in a memory, of this name."""
         if shard in self._memories:
             return {assignment.user_id: assignment.samples for assignment in self._memories[shard]}
         return Counter(sample.user_id for unit in self._members[shard] for sample in unit.samples)
@@ -115,15 +115,15 @@ class WholePlan:
         return self
 
     def shard(self, name: str) -> Shard:
-        """As `Material` says."""
+        """A planned shard with its samples."""
         return shard_of(name, self._members[name], self._seed)
 
     def memory(self, name: str) -> list[tuple[Interaction, ...]]:
-        """As `Material` says."""
+        """The interactions of each part of a planned memory."""
         return [self._corpus.interactions[assignment.user_id] for assignment in self._memories[name]]
 
     def samples(self, user_id: str) -> tuple[Sample, ...]:
-        """As `Material` says."""
+        """The samples of a user who validates, in canonical order."""
         return canonical_order(self._corpus.validation[user_id], self._seed)
 
 
@@ -151,5 +151,5 @@ def _memories(
 
 
 def shard_of(name: str, units: Sequence[Unit], seed: int) -> Shard:
-    """The same with its samples."""
+    """The shard of these units, with its samples in canonical order."""
     return Shard(name, canonical_order([sample for unit in units for sample in unit.samples], seed))

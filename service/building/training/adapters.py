@@ -50,7 +50,7 @@ class AdapterMaker:
         return digest_of([self._recipe_digest(shard, item_type, config), MANNER, self._environment])
 
     def digest_by_content(self, content: str, config: BuildConfig) -> str:
-        """The same of a shard whose samples are not at hand, but what names them (`content_of`).
+        """The adapter's digest of a shard whose samples are not at hand, but what names them (`content_of`).
 
         As that names order and people too, adapters of one such digest have the same bytes and have seen the same people.
         """
@@ -77,7 +77,7 @@ class AdapterMaker:
                 self._adapters.add(digests[number], trained.files)
 
     def encoded_samples(self, samples: Sequence[Sample], item_type: str) -> tuple[EncodedSample, ...]:
-        """The same as token ids, in the same order."""
+        """Samples as token ids, in the same order."""
         contexts = self._tokenizer.contexts([sample.history for sample in samples], item_type)
         questions = self._tokenizer.questions([sample.target for sample in samples], item_type)
         return tuple(
@@ -86,7 +86,7 @@ class AdapterMaker:
         )
 
     def _recipe_digest(self, shard: Shard, item_type: str, config: BuildConfig) -> str:
-        """Of an adapter as it is meant, on whatever machine and whoever said it: from it training draws its order."""
+        """Digest of an adapter as it is meant, on whatever machine and whoever said it: from it training draws its order."""
         return digest_of(
             {**self._recipe(config), "samples": [canonical(sample, item_type) for sample in shard.samples]}
         )

@@ -51,7 +51,7 @@ class TrainingTask:
     model: ModelSpec
     invocation: list[int]
     encoded_samples: tuple[EncodedSample, ...]
-    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their lessons
+    people: tuple[tuple[int, ...], ...]  # of each person the numbers of their samples
     config: BuildConfig
     loan: Loan = field(default_factory=Loan)
     context_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
@@ -95,7 +95,7 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
 
 
 def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
-    """As PEFT wants them; None means all.
+    """The layers that adapters are on, for PEFT's configuration; None means all.
 
     Raises:
         ModelUnsuitable: the model ends below the first one.
@@ -141,7 +141,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 class _Contexts:
-    """What the frozen model, without the adapter, made of the lessons' contexts; with activation `prompt` nothing.
+    """What the frozen model, without the adapter, made of the samples' contexts; with activation `prompt` nothing.
 
     Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
     of the task; how many batches stay side by side for the next epoch is not, and decides the time alone.
@@ -152,8 +152,8 @@ class _Contexts:
         self._model = model
         self._encoded_samples = task.encoded_samples
         self._first = task.config.activation == "question"  # contexts are read before the questions
-        self._prefixes: dict[int, Prefix] = {}  # by the number of the lesson
-        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first lesson
+        self._prefixes: dict[int, Prefix] = {}  # by the number of the sample
+        self._batches: dict[int, PrefixGrid] = {}  # by the number of the first sample
         self._room = _spare_bytes(frozen.device, task.context_memory)
         self._reader = Reader(frozen, task.loan, embed=False)
         if self._first:
@@ -169,7 +169,7 @@ class _Contexts:
         return [] if self._first else encoded.context
 
     def read(self, batch: Sequence[int]) -> PrefixGrid:
-        """Of these lessons, which are always asked for together."""
+        """What was read of the contexts of a batch, whose samples are always asked for together."""
         if not self._first:
             return PrefixGrid.of([])
         return self._batches.get(batch[0]) or self._side_by_side(batch)

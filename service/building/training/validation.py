@@ -21,6 +21,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Prefix
 from service.llm.spec import ModelSpec
+from service.records import Activation
 
 Floats = NDArray[np.float32]
 _BATCH = 32  # rows; what many more make on the way does not fit into a processor's caches
@@ -28,12 +29,12 @@ _BATCH = 32  # rows; what many more make on the way does not fit into a processo
 
 @dataclass(frozen=True, slots=True)
 class ValidationTask:
-    """Some users' lessons, and the adapters (digest -> PEFT tensors as numpy) whose errors on them are wanted."""
+    """Some users' samples, and the adapters (digest -> PEFT tensors as numpy) whose errors on them are wanted."""
 
     model: ModelSpec
     targets: tuple[str, ...]
     scaling: float
-    activation: str
+    activation: Activation
     users: tuple[tuple[EncodedSample, ...], ...]
     adapters: dict[str, dict[str, Floats]]
     loan: Loan = field(default_factory=Loan)
@@ -41,7 +42,7 @@ class ValidationTask:
 
 @dataclass(frozen=True, slots=True)
 class UserValidation:
-    """Of one user with V rows: embeddings (V, H) and, by adapter digest, errors (V,) = 1 − P(y|x)."""
+    """The V rows of one user: embeddings (V, H) and, by adapter digest, errors (V,) = 1 − P(y|x)."""
 
     embeddings: Floats
     errors: dict[str, Floats]
@@ -77,7 +78,7 @@ def _validate(
     stacks: dict[str, AdapterStack],
     encoded_samples: tuple[EncodedSample, ...],
     prefixes: list[Prefix],
-    activation: str,
+    activation: Activation,
 ) -> UserValidation:
     batches = [slice(i, i + _BATCH) for i in range(0, len(encoded_samples), _BATCH)]
     errors = {
@@ -94,7 +95,7 @@ def _errors(
     stack: AdapterStack,
     encoded_samples: Sequence[EncodedSample],
     prefixes: list[Prefix],
-    activation: str,
+    activation: Activation,
 ) -> Floats:
     alone, runs = torch.ones(len(encoded_samples), 1), [1] * len(encoded_samples)
     if activation == "question":

@@ -27,7 +27,7 @@ from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 Floats = NDArray[np.float32]
-EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> lessons in canonical order
+EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> samples in canonical order
 _USERS_A_TASK = 64
 
 
@@ -50,7 +50,7 @@ class KnownRows:
 
     @classmethod
     def of(cls, generation: StoredGeneration | None, frozen: Mapping[str, str]) -> Self:
-        """Of a generation of the same frozen model; of any other, none."""
+        """The rows of a generation of the same frozen model; none of any other."""
         if generation is None or generation.manifest["frozen"] != frozen:
             return cls({}, {}, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
         return cls(

@@ -32,7 +32,7 @@ class Prefill:
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix]) -> Prefill:
-        """The same in memory of its own."""
+        """Copy prefixes into memory of one's own."""
         layers = zip(*(prefix.keys_values for prefix in prefixes), strict=True)
         joined = [torch.cat(parts, dim=1) for layer in layers for parts in zip(*layer, strict=True)]
         embeddings = torch.stack([prefix.embedding for prefix in prefixes])
@@ -48,7 +48,7 @@ class Prefill:
         ]
 
     def to(self, device: torch.device) -> Prefill:
-        """The same there."""
+        """A copy of it on the device."""
         return Prefill(self.lengths, tuple(tensor.to(device) for tensor in self.tensors))
 
     @property

@@ -31,7 +31,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """To a task: readings that are kept (by name), and room to leave its own in. By default nothing."""
+    """To a task: prefills that are kept (by name), and room to leave its own in. By default nothing."""
 
     memory: SharedMemory | None = None
     kept: Mapping[str, Kept] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class PrefillCache:
 
     @contextmanager
     def lend(self, wanted: Sequence[Mapping[str, str]]) -> Iterator[Lending]:
-        """To tasks that run together, each of which wants readings (name -> whose)."""
+        """To tasks that run together, each of which wants prefills (name -> whose)."""
         lending = Lending([self._loan(names, self._room // len(wanted)) for names in wanted])
         try:
             yield lending
@@ -98,7 +98,7 @@ class PrefillCache:
 
     @property
     def people(self) -> frozenset[str]:
-        """Of whom anything is kept."""
+        """The ids of those of whom anything is kept."""
         return frozenset(whose for whose, _ in self._kept.values())
 
     def forget(self, users: Collection[str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 
 from adapters_store import StoreFailure
@@ -13,6 +15,7 @@ from service.entrypoints.commands.console import err
 from service.entrypoints.commands.lazy import CommandEntry, lazy_app
 from service.entrypoints.tracebacks import describe
 from service.errors import LetheError
+from service.version import VERSION
 
 _HERE = "service.entrypoints.commands"
 SERVICE: Mapping[str, CommandEntry] = {
@@ -39,6 +42,21 @@ def commands() -> dict[str, CommandEntry]:
 
 
 app = lazy_app(commands(), "A recommendation service that can forget.")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lethe {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before any command."""
 
 
 def main() -> None:

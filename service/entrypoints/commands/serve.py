@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import gc
+import json
+import shlex
+import sys
+import threading
+import time
 from typing import Annotated, Any
 
 import typer
 import uvicorn
 
-from service.config import load_settings
+from service.config import Settings, load_settings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.imports import import_demo_if_empty
 from service.entrypoints.commands.options import DemoOption, HomeOption, with_settings
+from service.entrypoints.output import Output, output_to_stderr
 from service.entrypoints.serving import serving_app
 from service.entrypoints.supervisor import Supervisor, exit_on_sigterm
-from service.entrypoints.telemetry import configure_logging
 
-SERVE_SETTINGS = ("host", "port", "threads", "request_timeout", "max_batch_tokens", "max_queued_tokens", "log_level")
+SERVE_SETTINGS = (
+    "host",
+    "port",
+    "threads",
+    "request_timeout",
+    "max_batch_tokens",
+    "max_queued_tokens",
+    "log_level",
+    "log_format",
+)
+
+_DEMO_HISTORY = {"liked": ["Toy Story", "Finding Nemo"]}
+_START_POLL = 0.05  # seconds
+_NEVER_STARTED = 3  # exit code, as uvicorn's own
 
 
 @with_settings(SERVE_SETTINGS)
@@ -28,28 +46,62 @@ def serve(
 ) -> None:
     """Answer HTTP requests, and (with a worker) build what is missing and carry out deletions."""
     settings = load_settings(home=home, **given)
-    configure_logging(settings.log_level)  # first: an upgrade at this start is to be seen
-    opened = Home.open(settings)
-    if demo:
-        import_demo_if_empty(opened)
-    opened.restore_check()
-    supervisor = Supervisor(settings) if worker else None
+    # First: an upgrade at this start is to be seen.
+    with output_to_stderr(settings.log_format, settings.log_level) as output:
+        opened = Home.open(settings)
+        if demo:
+            import_demo_if_empty(opened)
+        opened.restore_check()
+        _serve(opened, output, Supervisor(settings, output.relay if output.shows else None) if worker else None, demo)
+
+
+def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bool) -> None:
+    settings, loaded = opened.settings, threading.Event()
     application = serving_app(
         opened,
         on_start=supervisor.start if supervisor else lambda: None,
         on_stop=supervisor.stop if supervisor else lambda: None,
+        on_ready=loaded.set,
     )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.request_timeout) + 1,
+        )
+    )
+    threading.Thread(
+        target=_welcome, args=[server, settings, loaded, output, demo], name="welcome", daemon=True
+    ).start()
     keep_for_good()
     # uvicorn drains on SIGTERM and then raises it again, for whoever was listening before.
     exit_on_sigterm()
-    uvicorn.run(
-        application,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(settings.request_timeout) + 1,
-    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        return
+    if not server.started:
+        sys.exit(_NEVER_STARTED)
+
+
+def _welcome(server: uvicorn.Server, settings: Settings, loaded: threading.Event, output: Output, demo: bool) -> None:
+    """Say where to look, as soon as there is something to see."""
+    loaded.wait()
+    while not server.started:
+        time.sleep(_START_POLL)
+    port = server.servers[0].sockets[0].getsockname()[1]  # the one that was found, if any would do
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}{settings.root_path}"
+    output.ready(f"{url}/docs", first_request(url, demo))
+
+
+def first_request(url: str, demo: bool) -> str:
+    """A command for a shell that gets recommendations: for somebody who liked two films of the demo, or for a stranger."""
+    body = json.dumps({"history": _DEMO_HISTORY if demo else {}, "top_k": 3})
+    return f"curl -s {shlex.quote(url)}/recommend -H 'content-type: application/json' -d {shlex.quote(body)}"
 
 
 def keep_for_good() -> None:

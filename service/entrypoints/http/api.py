@@ -28,6 +28,7 @@ from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady, TimedOut
 from service.records import ForgetRequest, ItemName
 from service.scoring.requests import Query, Recommendation
+from service.version import VERSION
 
 
 class Recommends(Protocol):
@@ -216,6 +217,7 @@ def create_app(services: Services, root_path: str = "") -> FastAPI:
     app = FastAPIOffline(  # FastAPI whose page of documentation fetches nothing from elsewhere
         title="Lethe",
         summary="Recommendations that can forget.",
+        version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,

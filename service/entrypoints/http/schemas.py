@@ -332,7 +332,7 @@ class FoundCounts(BaseModel):
 
 
 class FoundItems(BaseModel):
-    """Of the distinct items that were named: those erased, erased before, not this user's, and not items at all."""
+    """How many of the distinct items that were named were erased now, erased before, not this user's, and no items at all."""
 
     model_config = _answer({"named": 3, "erased": 2, "already_erased": 0, "not_held": 0, "unknown": 1})
 

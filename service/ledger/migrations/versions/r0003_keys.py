@@ -87,7 +87,7 @@ def _delete_items(connection: sa.Connection, items: dict[str, str]) -> None:
 
 
 def _respell_interactions(connection: sa.Connection, users: dict[str, str], items: dict[str, str]) -> set[str]:
-    """Of two rows that become one the newest stays. Returns whose rows are others now."""
+    """Where two rows become one, the newest stays. Returns whose rows are others now."""
     c, changed = _interactions.c, set[str]()
     for column, ids in ((c.user_id, users), (c.item_id, items)):
         for old in ids:
