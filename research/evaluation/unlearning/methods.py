@@ -182,3 +182,6 @@ METHODS: Mapping[str, Method] = {
 }
 LETHE = "lethe"  # the exact row, which is measured by itself
 NAMES = (*METHODS, LETHE)
+
+# The paper's tables, its ablation, the exact row, and each baseline by its adapters alone.
+DEFAULT_ROWS = tuple(name for name in NAMES if name not in ("bad-t-flipped", "e2urec-full"))
