@@ -143,7 +143,7 @@ class Row:
             "relearning": self._run.wanted.relearning_limit if self._first else 0,
             "int8": self._first,
         }
-        measure = partial(self._exact) if setting is None else partial(self._measure, name, setting)
+        measure = self._exact if setting is None else partial(self._measure, name, setting)
         found = self._run.bench.notebook.recall("unlearned", inputs, lambda: plain(asdict(measure())))
         return measured_of(found)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from tests.exactness.homes import SMALLEST_MODEL, InThisProcess
 
 ITEMS = tuple(Item(f"i{n:02}", f"Film {n} ({1950 + n})", 1950 + n, ("Drama",)) for n in range(16))
 CONFIG = BuildConfig(
-    max_shard_size=16, tree_depth=1, history_length=3, lora_rank=2, lora_alpha=4, epochs=2, batch_size=8, top_n=5
+    max_shard_size=64, tree_depth=1, history_length=3, lora_rank=2, lora_alpha=4, epochs=2, batch_size=8, top_n=5
 )
 WANTED = Wanted(("original", "retrain", "neggrad", "e2urec"), (0,), 4, 0, 1)
 
@@ -87,4 +86,4 @@ def new_run(tiny_spec: ModelSpec, cut: Cut, tmp_path: Path) -> NewRun:
 
 @pytest.fixture
 def learner(tiny_spec: ModelSpec) -> MortalLearner:
-    return MortalLearner(tiny_spec, replace(CONFIG))
+    return MortalLearner(tiny_spec, CONFIG)
