@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -78,7 +79,8 @@ def new_run(tiny_spec: ModelSpec, cut: Cut, tmp_path: Path) -> NewRun:
         wanted: Wanted = WANTED, cut: Cut = cut, learner: MortalLearner | None = None, out: Path = tmp_path
     ) -> Run:
         out.mkdir(exist_ok=True)
-        laboratory = Laboratory(FrozenModel.load(tiny_spec), InThisProcess(), CONFIG, {"machine": "of a test"}, {})
+        pool: Any = InThisProcess()
+        laboratory = Laboratory(FrozenModel.load(tiny_spec), pool, CONFIG, {"machine": "of a test"}, {})
         return Run(cut, laboratory, learner or MortalLearner(tiny_spec, CONFIG), wanted, out, Silent())
 
     return made

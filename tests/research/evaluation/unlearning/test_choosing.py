@@ -22,7 +22,7 @@ class Untouchable(tuple[Any, ...]):
     def __iter__(self) -> Any:
         raise AssertionError("somebody looks at the test samples")
 
-    __len__ = __getitem__ = __contains__ = __eq__ = __hash__ = __iter__
+    __len__ = __getitem__ = __contains__ = __eq__ = __hash__ = __iter__  # type: ignore[assignment]
 
 
 def test_every_setting_is_chosen_and_every_model_trained_where_no_test_sample_can_be_read(
@@ -65,7 +65,11 @@ def test_the_epochs_of_a_longer_run_begin_with_those_of_a_shorter_one(new_run: N
         assert isinstance(method, Approximate)
         trial = Trial(run.bench, 0, run.chooser.recipe)
         seen: list[Any] = []
-        method.run(trial, replace(setting, epochs=2), lambda _, seen=seen: seen.append(run.bench.learner.state()))
+
+        def note(_epochs: int, seen: list[Any] = seen) -> None:
+            seen.append(run.bench.learner.state())
+
+        method.run(trial, replace(setting, epochs=2), note)
         [alone] = method.run(trial, replace(setting, epochs=1)).states
         assert len(seen) == 2
         assert all(torch.equal(alone[key], seen[0][key]) for key in alone)

@@ -26,7 +26,7 @@ def found_by(run: Run) -> UnlearningComparison:
 
 
 def without_seconds(found: UnlearningComparison) -> list[dict[str, Any]]:
-    rows = [asdict(one) for one in (*found.measured, *found.stream)]
+    rows = [*(asdict(one) for one in found.measured), *(asdict(one) for one in found.stream)]
     return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
 
 

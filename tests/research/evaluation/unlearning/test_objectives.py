@@ -77,8 +77,8 @@ class Batch:
 
     def answered(self, model: TwoLayers) -> Answered:
         logits = model.logits(torch.tensor(self.x, dtype=torch.float64))
-        teachers = (torch.tensor(rows, dtype=torch.float64) for rows in (self.original, self.augmented))
-        return Answered(logits, *teachers, torch.tensor(self.liked), torch.tensor(self.drawn))
+        original, augmented = (torch.tensor(rows, dtype=torch.float64) for rows in (self.original, self.augmented))
+        return Answered(logits, original, augmented, torch.tensor(self.liked), torch.tensor(self.drawn))
 
 
 FORGOTTEN, RETAINED = Batch(1), Batch(2)
