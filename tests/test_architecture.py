@@ -56,7 +56,11 @@ OWNERS = {
     "typer": ("service.entrypoints", "research.commands"),
     "rich": ("service.entrypoints", "research.commands"),
     "prometheus_client": ("service.entrypoints",),
-    "peft": ("service.building.training.training", "research.benchmarks.peers"),
+    "peft": (
+        "service.building.training.training",
+        "research.benchmarks.peers",
+        "research.evaluation.unlearning.learner",
+    ),
     "cryptography": ("service.forgetting.receipts", "service.forgetting.receipt_keys"),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),

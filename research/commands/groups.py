@@ -13,6 +13,9 @@ evaluate_app = lazy_app(
             f"{_HERE}.compare:compare_methods", "The papers' methods and Lethe on the same samples."
         ),
         "ranking": CommandEntry(f"{_HERE}.rank:rank_methods", "What a user of `POST /recommend` sees, beside peers."),
+        "unlearning": CommandEntry(
+            f"{_HERE}.unlearning:evaluate_unlearning", "Approximate unlearning beside retraining and Lethe."
+        ),
     },
     "Measure how good the recommendations are, and the forgetting.",
 )
