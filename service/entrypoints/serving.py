@@ -7,17 +7,21 @@ from collections.abc import Callable
 import torch
 from fastapi import FastAPI
 
+from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
+from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
+from service.forgetting.arriving import EventIntake
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
 from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
+from service.scoring.shelf import Shelves
 from service.scoring.snapshot import Snapshots
 
 
@@ -47,18 +51,30 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
 
     return create_app(
         Services(
-            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout),
+            recommender=Recommender(
+                home.ledger, snapshots, frozen, batcher, settings.request_timeout, Shelves(home.ledger)
+            ),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,
-            limits=Limits(settings.max_body_bytes, settings.request_timeout),
+            limits=Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes),
             writable=Writability(
                 home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
             ),
             on_start=start,
             on_stop=stop,
+            online=OnlineServices(
+                ledger=home.ledger,
+                intake=home.intake(),
+                events=EventIntake(home.ledger, home.tombstones),
+                meanings=EventMeanings.of(
+                    settings.liked_above, settings.liked_events, settings.disliked_events, settings.ignored_events
+                ),
+                bell=bell,
+                telemetry=telemetry,
+            ),
         ),
         settings.root_path,
     )

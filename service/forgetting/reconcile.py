@@ -71,12 +71,18 @@ class Reconciler:
         """
         if not self._ledger.pending() and self._in_line():
             return False
-        self.rebuild(self.config())
+        # A deletion's build reads of everybody who stays what the build before it read, however much has arrived since.
+        self.rebuild(self.config(), advance=self._ledger.generation() is None)
         return True
 
-    def rebuild(self, config: BuildConfig) -> Built:
-        """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
+    def rebuild(self, config: BuildConfig, advance: bool = True) -> Built:
+        """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles.
+
+        With `advance` all counts that has arrived by now: a full build. Else what counted in the build before.
+        """
         self._look_at_published()
+        if advance:
+            self._ledger.advance_horizon()
         ids = [request.request_id for request in self._ledger.pending()]
         self._ledger.start(ids)
         pending = [self._ledger.request(request_id) for request_id in ids]
@@ -126,10 +132,12 @@ class Reconciler:
         """What the ledger calls published is what the store serves, as its manifest states it, and nothing else is there.
 
         An older version's generation lacks what this one serves; and what a worker that was overtaken and died has left may
-        have seen somebody whose deletion is completed.
+        have seen somebody whose deletion is completed. A full build that did not come to its end has moved the horizon.
         """
         if self._ledger.generation() is None:
             return self._ledger.counts().interactions == 0
+        if self._ledger.is_behind():
+            return False
         found = self._look_at_published()
         return found is not None and found.clean and found.manifest is not None and found.manifest["format"] == FORMAT
 

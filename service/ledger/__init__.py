@@ -9,6 +9,7 @@ that had seen them, until these artifacts are replaced.
 
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
+from service.ledger.events import Event, EventOutcome
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
@@ -23,6 +24,7 @@ from service.ledger.rekeying import (
     rekey,
 )
 from service.ledger.searching import ColumnSearch
+from service.ledger.shelf import ItemOutcome
 
 __all__ = [
     "KEY_ID_LENGTH",
@@ -30,7 +32,10 @@ __all__ = [
     "VALIDATES",
     "AssignmentColumns",
     "ColumnSearch",
+    "Event",
+    "EventOutcome",
     "ImportCounts",
+    "ItemOutcome",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",

@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.entrypoints.http.schemas import Problem, RecommendBody, SignedReceipt
+from service.entrypoints.http.recommend_schemas import RecommendBody
+from service.entrypoints.http.schemas import Problem, SignedReceipt
 
 # Responses of these are made by hand, so that FastAPI does not know of them.
 _MODELS: tuple[type[BaseModel], ...] = (Problem, SignedReceipt)

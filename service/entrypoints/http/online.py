@@ -1,0 +1,71 @@
+"""What the routes of the online service reach, beside those that it was ordered with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from service.data.events import EventMeanings
+from service.entrypoints.telemetry import Telemetry
+from service.errors import NotReady, Overloaded
+from service.forgetting.arriving import EventIntake
+from service.forgetting.intake import Intake
+from service.ledger import Ledger
+
+_WRITERS = 4  # batches that wait for the ledger at a time; further ones are refused
+
+
+class Turnstile:
+    """Lets few writers in at a time: writers queue before the ledger, and whoever cannot be served soon should hear it."""
+
+    def __init__(self, places: int = _WRITERS) -> None:
+        self._free = threading.BoundedSemaphore(places)
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """Raises Overloaded where too many wait."""
+        if not self._free.acquire(blocking=False):
+            raise Overloaded("Too many batches wait to be written. Send this one again later.")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+class Rings(Protocol):
+    """The bell that wakes workers."""
+
+    def ring(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineServices:
+    """The ledger's doors for events, items and people."""
+
+    ledger: Ledger
+    intake: Intake
+    events: EventIntake
+    meanings: EventMeanings
+    bell: Rings
+    telemetry: Telemetry
+    turnstile: Turnstile = field(default_factory=Turnstile)
+
+
+class _HasOnline(Protocol):
+    online: OnlineServices | None
+
+
+async def _online(request: Request) -> OnlineServices:
+    services = cast(_HasOnline, request.state.services)
+    if services.online is None:
+        raise NotReady("this process takes neither events nor items")
+    return services.online
+
+
+Online = Annotated[OnlineServices, Depends(_online)]
