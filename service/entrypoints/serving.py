@@ -15,6 +15,7 @@ from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
 from service.forgetting.arriving import EventIntake
+from service.forgetting.bell import Bell
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
@@ -65,16 +66,21 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
             ),
             on_start=start,
             on_stop=stop,
-            online=OnlineServices(
-                ledger=home.ledger,
-                intake=home.intake(),
-                events=EventIntake(home.ledger, home.tombstones),
-                meanings=EventMeanings.of(
-                    settings.liked_above, settings.liked_events, settings.disliked_events, settings.ignored_events
-                ),
-                bell=bell,
-                telemetry=telemetry,
-            ),
+            online=_online(home, bell, telemetry),
         ),
         settings.root_path,
+    )
+
+
+def _online(home: Home, bell: Bell, telemetry: Telemetry) -> OnlineServices:
+    settings = home.settings
+    kinds = (settings.liked_events, settings.disliked_events, settings.ignored_events)
+    return OnlineServices(
+        ledger=home.ledger,
+        intake=home.intake(),
+        events=EventIntake(home.ledger, home.tombstones),
+        meanings=EventMeanings.of(settings.liked_above, *kinds),
+        bell=bell,
+        telemetry=telemetry,
+        forget_deadline=settings.forget_deadline,
     )

@@ -10,6 +10,7 @@ that had seen them, until these artifacts are replaced.
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
 from service.ledger.events import Event, EventOutcome
+from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
@@ -34,12 +35,14 @@ __all__ = [
     "ColumnSearch",
     "Event",
     "EventOutcome",
+    "ForgetPreview",
     "ImportCounts",
     "ItemOutcome",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "MaskedArtifacts",
+    "PersonExport",
     "ReadTransaction",
     "Rekeyed",
     "known_check",

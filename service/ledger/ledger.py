@@ -16,6 +16,7 @@ from service.errors import LetheError
 from service.ledger import (
     catalog,
     deletions,
+    exporting,
     histories,
     horizon,
     lineage,
@@ -31,6 +32,7 @@ from service.ledger import (
 )
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.events import Event, EventOutcome, EventTaker
+from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import (
@@ -379,6 +381,21 @@ class Ledger:
         """Raises UnknownRequest."""
         with self._database.read_transaction() as connection:
             return requests.one_request(connection, request_id)
+
+    def requests_after(self, place: tuple[float, str] | None, in_state: str | None, limit: int) -> list[ForgetRequest]:
+        """The first `limit` deletions behind this place (time of acceptance, request id), of one state or of all."""
+        with self._database.read_transaction() as connection:
+            return requests.read_page(connection, place, in_state, limit)
+
+    def preview(self, user_id: str, item_ids: Collection[ItemName] | None) -> ForgetPreview:
+        """What a deletion would find if it came now; nothing is changed. Raises InvalidInput for what is no id."""
+        with self._database.read_transaction() as connection:
+            return exporting.preview(connection, user_id, item_ids, self._hashes)
+
+    def export(self, user_id: str) -> PersonExport:
+        """All that is held of a person, and where it counts. Raises InvalidInput for what is no id."""
+        with self._database.read_transaction() as connection:
+            return exporting.export(connection, user_id, self._hashes)
 
     def pending(self) -> list[ForgetRequest]:
         """Deletions that are not completed, oldest first; failed ones are to be tried again."""

@@ -71,6 +71,7 @@ class Prepared:
     item_model: bool  # whether it speaks, too
     numbers: tuple[int | None, ...]  # of the candidates in the catalog
     cold: bool  # nothing is held of the user who asks
+    names: Mapping[tuple[str, str], tuple[ItemName, ...]]  # of named candidates, by their ids and titles
 
 
 class Recommender:
@@ -128,7 +129,8 @@ class Recommender:
             candidates = self._retrieve(history, seen, found, snapshot, shown, query.offset + query.top_k + RETRIEVED)
         else:
             given = _distinct(_items(query.candidates, named))
-            candidates = self._allowed([item for item in given if not item.item_id or item.item_id not in out], query)
+            wanted = [item for item in given if not item.item_id or item.item_id not in out]
+            candidates = self._allowed(wanted, query)
         # Whoever states a history has chosen it; of a person's own the newest part is what adapters were trained on.
         read = history if query.user_id is None else history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
@@ -145,6 +147,7 @@ class Recommender:
             item_model is not None,
             tuple(snapshot.item_number.get(item.item_id) for item in candidates),
             cold,
+            _names(query.candidates or (), named),
         )
 
     def _shown(self, query: Query, snapshot: Snapshot) -> NDArray[np.bool_] | None:
@@ -239,7 +242,11 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
     value = values(prepared.reasons, prepared.numbers, _logits(scores)) if by_model else scores
     best = _order(query, prepared, value)[query.offset :]
     first = query.offset + 1
-    ranked = [_ranked(prepared.request.candidates[n], float(scores[n]), rank) for rank, n in enumerate(best, first)]
+    chosen = prepared.request.candidates
+    ranked = [
+        Ranked(item.item_id or None, item.title, float(scores[n]), rank, names=prepared.names.get(_identity(item), ()))
+        for rank, (n, item) in enumerate(((n, chosen[n]) for n in best), first)
+    ]
     items = tuple(_explained(ranked, [prepared.numbers[n] for n in best], prepared) if query.explain else ranked)
     return Recommendation(
         generation=scored.generation,
@@ -278,8 +285,15 @@ def _known(history: Sequence[RatedItem], snapshot: Snapshot) -> dict[int, Item]:
     return {numbers[o.item.item_id]: o.item for o in history if o.item.item_id in numbers}
 
 
-def _ranked(item: Item, score: float, rank: int) -> Ranked:
-    return Ranked(item.item_id or None, item.title, score, rank)
+def _identity(item: Item) -> tuple[str, str]:
+    return item.item_id, item.title
+
+
+def _names(given: Sequence[ItemName], named: Mapping[ItemName, Item]) -> dict[tuple[str, str], tuple[ItemName, ...]]:
+    found: dict[tuple[str, str], tuple[ItemName, ...]] = {}
+    for name, item in zip(given, _items(given, named), strict=True):
+        found[_identity(item)] = (*found.get(_identity(item), ()), name)
+    return found
 
 
 def _explained(ranked: Sequence[Ranked], numbers: Sequence[int | None], prepared: Prepared) -> list[Ranked]:
@@ -317,4 +331,4 @@ def _foreign(name: ItemName) -> Item:
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
     """Each item once, where it stood first, however it was named."""
-    return list({(item.item_id, item.title): item for item in items}.values())
+    return list({_identity(item): item for item in items}.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.records import Item, ItemName, RatedItem
@@ -98,6 +98,7 @@ class Ranked:
     rank: int
     parts: Mapping[str, float] | None = None
     because: tuple[Item, ...] = ()
+    names: tuple[ItemName, ...] = field(default=(), compare=False)  # by which the query named it among its candidates
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from service.entrypoints.http import events, items, problems, recommend_schemas, schemas
+from service.entrypoints.http import events, forgetting, items, people, problems, rankings, recommend_schemas, schemas
+from service.entrypoints.http.awaited import while_awaited
 from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
-from service.errors import LetheError, NotReady, TimedOut
+from service.errors import LetheError, NotReady
 from service.records import ForgetRequest, ItemName
 from service.scoring.requests import Query, Recommendation
 
@@ -94,7 +95,7 @@ async def _services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(_services)]
 
 router = APIRouter()
-ONLINE = (events.router, items.router)
+ONLINE = (events.router, items.router, rankings.router, forgetting.router, people.router)
 
 
 @router.post(
@@ -107,7 +108,7 @@ async def recommend(
 ) -> recommend_schemas.RecommendAnswer:
     """Rank candidates for a user, or for a history."""
     work = asyncio.create_task(services.recommender.recommend(body.query()))
-    found = await _while_awaited(work, request, services.limits.request_seconds)
+    found = await while_awaited(work, request, services.limits.request_seconds)
     return body.page(found)
 
 
@@ -183,24 +184,6 @@ def readyz(services: Wired) -> schemas.Health:
 def metrics(services: Wired) -> Response:
     """Prometheus metrics."""
     return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
-
-
-async def _while_awaited(work: asyncio.Task[Recommendation], request: Request, seconds: float) -> Recommendation:
-    # Whoever gave up often asks again: under load, scoring for those who left would starve those who stayed.
-    gone = asyncio.create_task(_disconnection(request))
-    try:
-        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise TimedOut(f"No answer within {seconds:g} seconds, or nobody waits for it any more. Try again later.")
-    finally:
-        work.cancel()
-        gone.cancel()
-
-
-async def _disconnection(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def create_app(services: Services, root_path: str = "") -> FastAPI:

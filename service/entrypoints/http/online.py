@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 from fastapi import Depends
 from starlette.requests import Request
 
 from service.data.events import EventMeanings
+from service.entrypoints.http.middleware import Limits
 from service.entrypoints.telemetry import Telemetry
 from service.errors import NotReady, Overloaded
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.ledger import Ledger
+from service.scoring.requests import Query, Recommendation
 
 _WRITERS = 4  # batches that wait for the ledger at a time; further ones are refused
 
@@ -38,6 +40,14 @@ class Turnstile:
             self._free.release()
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The recommender, and the seconds within which it must answer."""
+
+    recommender: Recommends
+    seconds: float
+
+
 class Rings(Protocol):
     """The bell that wakes workers."""
 
@@ -54,18 +64,33 @@ class OnlineServices:
     meanings: EventMeanings
     bell: Rings
     telemetry: Telemetry
+    forget_deadline: float  # seconds until an owed deletion is overdue
     turnstile: Turnstile = field(default_factory=Turnstile)
 
 
-class _HasOnline(Protocol):
+class Recommends(Protocol):
+    """The recommender."""
+
+    def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
+
+
+class _Services(Protocol):
     online: OnlineServices | None
+    recommender: Recommends
+    limits: Limits
 
 
 async def _online(request: Request) -> OnlineServices:
-    services = cast(_HasOnline, request.state.services)
+    services = cast(_Services, request.state.services)
     if services.online is None:
         raise NotReady("this process takes neither events nor items")
     return services.online
 
 
+async def _ranking(request: Request) -> Ranking:
+    services = cast(_Services, request.state.services)
+    return Ranking(services.recommender, services.limits.request_seconds)
+
+
+Ranks = Annotated[Ranking, Depends(_ranking)]
 Online = Annotated[OnlineServices, Depends(_online)]
