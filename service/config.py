@@ -118,6 +118,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Days for which a deletion that found nothing keeps out rows older than itself, which may be under way",
     )
+    build_every: float = Field(
+        0.0, ge=0, description="Seconds after which a worker lets count what has arrived, by a full build; 0: never"
+    )
+    build_after_interactions: int = Field(
+        0, ge=0, description="Rows that have arrived after which it does; 0: never, only `lethe build` does"
+    )
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
     max_shard_size: int = Field(_DEFAULTS.max_shard_size, ge=1, description="t: training samples per shard, at most")

@@ -55,7 +55,11 @@ OWNERS = {
     "rich": ("service.entrypoints", "research.commands"),
     "prometheus_client": ("service.entrypoints",),
     "peft": ("service.building.training.training", "research.benchmarks.peers"),
-    "cryptography": ("service.forgetting.receipts", "service.forgetting.receipt_keys"),
+    "cryptography": (
+        "service.forgetting.receipts",
+        "service.forgetting.receipt_keys",
+        "research.commands.bench_ingestion",  # a key of its own, for nobody's receipts
+    ),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),
     "matplotlib": ("research.evaluation.comparison.charts",),

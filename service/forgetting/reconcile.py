@@ -19,6 +19,7 @@ from service.forgetting.bell import Bell
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
+from service.forgetting.schedule import BuildSchedule
 from service.ledger import Ledger
 from service.records import BuildConfig, ForgetRequest
 
@@ -50,7 +51,9 @@ class Reconciler:
         signer: ReceiptSigner,
         first_config: BuildConfig,
         incidents: Incidents | None = None,
+        schedule: BuildSchedule | None = None,
     ) -> None:
+        """By default no full build is scheduled."""
         self._ledger = ledger
         self._store = store
         self._builder = builder
@@ -58,6 +61,7 @@ class Reconciler:
         self._signer = signer
         self._first_config = first_config
         self._incidents = incidents or Incidents(store.root.parent / INCIDENTS)
+        self._schedule = schedule or BuildSchedule()
         self._inspector = Inspector(store)
         self._nodes: dict[
             str, str
@@ -69,11 +73,14 @@ class Reconciler:
         Raises:
             LetheError, StoreFailure: the pass failed. Requests are `failed` with the reason, and still owed.
         """
-        if not self._ledger.pending() and self._in_line():
-            return False
-        # A deletion's build reads of everybody who stays what the build before it read, however much has arrived since.
-        self.rebuild(self.config(), advance=self._ledger.generation() is None)
-        return True
+        if self._ledger.pending() or not self._in_line():
+            # A deletion's build reads of everybody who stays what the build before it read, however much has arrived since.
+            self.rebuild(self.config(), advance=self._ledger.generation() is None)
+            return True
+        if self._schedule.is_due(self._ledger):
+            self.rebuild(self.config())
+            return True
+        return False
 
     def rebuild(self, config: BuildConfig, advance: bool = True) -> Built:
         """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles.
@@ -82,6 +89,7 @@ class Reconciler:
         """
         self._look_at_published()
         if advance:
+            self._schedule.note()
             self._ledger.advance_horizon()
         ids = [request.request_id for request in self._ledger.pending()]
         self._ledger.start(ids)

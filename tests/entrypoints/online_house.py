@@ -15,6 +15,7 @@ from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import OnlineServices, Turnstile
 from service.entrypoints.telemetry import Telemetry
+from service.errors import NotReady
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
@@ -40,9 +41,13 @@ class Echo:
         self.queries.append(query)
         out = {getattr(name, "item_id", name) for name in query.exclude}
         items = [item for item in self._ledger.items() if item.item_id not in out][: query.top_k]
+        ranked = tuple(Ranked(item.item_id, item.title, 1 / (n + 1), n) for n, item in enumerate(items, 1))
         if query.candidates is not None:
-            items = [Item("", str(getattr(name, "title", name))) for name in query.candidates][: query.top_k]
-        ranked = tuple(Ranked(i.item_id or None, i.title, 1 / (n + 1), n) for n, i in enumerate(items, 1))
+            # The last is the best, and what begins with "hidden" may not be shown.
+            told = [name for name in reversed(query.candidates) if not str(name).startswith("hidden")]
+            ranked = tuple(
+                Ranked(None, f"title of {name}", 1 / (n + 1), n, names=(name,)) for n, name in enumerate(told, 1)
+            )
         cold = query.user_id is not None and not self._ledger.seen(query.user_id)
         return Recommendation("g", 0, False, ranked, {}, (), RankBy.MODEL, cold=cold)
 
@@ -57,7 +62,7 @@ class Asleep:
         return False
 
     def generation_info(self) -> Mapping[str, Any]:
-        return {}
+        raise NotReady(self.reason)
 
     def ring(self) -> None:
         self.rung += 1

@@ -30,7 +30,7 @@ def take_interactions(body: EventsBody, online: Online) -> EventsAnswer:
     """Take in what people did. Their next recommendation knows of it; samples and counts do from the next full build on."""
     with online.turnstile.passed():
         now = int(online.ledger.now())
-        read = [_event_of(row, online.meanings, now) for row in body.interactions]
+        read = [event_of(row, online.meanings, now) for row in body.interactions]
         taken = iter(online.events.take([one for one in read if isinstance(one, Event)], body.allow_returning))
     outcomes: list[EventWord] = [next(taken).value if isinstance(one, Event) else one for one in read]
     answer = EventsAnswer.of(outcomes)
@@ -56,8 +56,8 @@ def forget_interactions(
     return ForgetAnswer.of(accepted)
 
 
-def _event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:
-    """The row that an event makes, or what becomes of it instead."""
+def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:
+    """The row that an event makes, or what becomes of it instead. `now` is its time if it states none."""
     liked = row.liked
     try:
         if row.event is not None:
