@@ -37,15 +37,17 @@ def waiting(connection: sa.Connection) -> int:
 
 
 def note_arrival(connection: sa.Connection) -> None:
-    """To be called in each transaction that brings rows. It makes no cache old: nothing that is served depends on it."""
+    """To be called in each transaction that brings what will count. It makes no cache old: nothing served depends on it."""
     set_state(connection, arrived=tables.state.c.arrived + 1)
 
 
 def note_former(connection: sa.Connection, ids: Iterable[str]) -> None:
     """Keep what these items are, before they change: samples and anchors know them so until the horizon moves."""
-    if not is_set(connection):
+    changing = list(ids)
+    if not changing or not is_set(connection):
         return
-    for some in chunks(ids):
+    note_arrival(connection)
+    for some in chunks(changing):
         held = connection.execute(sa.select(tables.items).where(tables.items.c.item_id.in_(some))).mappings().all()
         known = {row["item_id"]: {name: row[name] for name in _FACTS} for row in held}
         unknown = {"title": "", "year": None, "genres": "[]", "author": None, "created": False, "deleted": False}
