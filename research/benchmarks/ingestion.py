@@ -21,7 +21,6 @@ from typing import Any
 import httpx
 import numpy as np
 import psycopg
-from fastapi import FastAPI
 
 from research.benchmarks.report import Section
 from service.building.progress import Progress
@@ -33,7 +32,7 @@ _COLUMNS = "user_id, item_id, liked, timestamp, rating"
 _FLOOR_TABLE = "bench_floor"
 
 Row = tuple[str, str, bool, int, None]
-AppOf = Callable[[Ledger], FastAPI]
+AppOf = Callable[[Ledger], Any]  # the HTTP application over a ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ def _floor(at: Path | str) -> Iterator[Callable[[list[Row]], None]]:
         server.commit()
 
 
-async def _posted(app: FastAPI, body: bytes) -> httpx.Response:
+async def _posted(app: Any, body: bytes) -> httpx.Response:
     async with app.router.lifespan_context(app) as state:
 
         async def with_state(scope: Any, receive: Any, send: Any) -> None:

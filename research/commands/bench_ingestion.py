@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI
 
 from research.benchmarks.ingestion import IngestionBench, Stream, open_ledger
 from research.commands.bench import OutOption, RoundsOption, tell
@@ -82,7 +81,7 @@ async def _at_ease() -> None:
     return None
 
 
-def _app(ledger: Ledger, folder: Path) -> FastAPI:
+def _app(ledger: Ledger, folder: Path) -> Any:
     nothing, telemetry = _Nothing(), Telemetry(_DEADLINE)
     tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(b"a secret of the benchmark"))
     intake = Intake(ledger, ReceiptSigner(Ed25519PrivateKey.generate()), tombstones)

@@ -34,7 +34,8 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     snapshots = Snapshots(home.store, frozen)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note)
+    shelves = Shelves(home.ledger)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, shelves)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
@@ -52,9 +53,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
 
     return create_app(
         Services(
-            recommender=Recommender(
-                home.ledger, snapshots, frozen, batcher, settings.request_timeout, Shelves(home.ledger)
-            ),
+            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout, shelves),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,

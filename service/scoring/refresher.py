@@ -16,6 +16,7 @@ from adapters_store import StoreFault
 from service.errors import Damaged, LedgerUnavailable, NotReady
 from service.records import Mask
 from service.scoring.prefix_cache import PrefixCache
+from service.scoring.shelf import Shelves
 from service.scoring.snapshot import MaskSource, Snapshots
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ class Refresher:
         contexts: PrefixCache,
         wait: Callable[[float], bool],
         on_damage: Callable[[StoreFault], None] = _ignore,
+        shelves: Shelves | None = None,
     ) -> None:
         self._masks = masks
         self._snapshots = snapshots
         self._contexts = contexts
         self._wait = wait
         self._on_damage = on_damage
+        self._shelves = shelves
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -95,6 +98,8 @@ class Refresher:
             try:
                 mask = self._masks.mask()
                 self._contexts.follow(mask.fence)
+                if self._shelves is not None:  # an item that only one person named must not stay here
+                    self._shelves.current()
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
             except (NotReady, Damaged, LedgerUnavailable) as error:
                 if str(error) != self.reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -34,7 +35,9 @@ def with_named_models(document_of: Callable[[], dict[str, Any]]) -> Callable[[],
 
     def completed() -> dict[str, Any]:
         document = copy.deepcopy(document_of())  # it keeps its own
-        _, schemas = models_json_schema([(model, "serialization") for model in _MODELS], ref_template=_TEMPLATE)
+        paths = json.dumps(document["paths"])
+        used = [model for model in _MODELS if json.dumps(reference_to(model))[1:-1] in paths]
+        _, schemas = models_json_schema([(model, "serialization") for model in used], ref_template=_TEMPLATE)
         named = document["components"]["schemas"]
         named.update(schemas["$defs"])
         for model, bodies in _ONE_OF.items():

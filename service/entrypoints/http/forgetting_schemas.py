@@ -29,6 +29,27 @@ StateWord = Literal["accepted", "retraining", "completed", "failed"]
 class DueForget(ForgetStatus):
     """Where a deletion stands, and until when it is due."""
 
+    model_config = answer_config(
+        {
+            "request_id": "f-81b2",
+            "state": "completed",
+            "scope": "user",
+            "held": True,
+            "outcome": "erased",
+            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
+            "items": None,
+            "fence": 4,
+            "affected_shards": ["9c0d"],
+            "accepted_at": "2025-01-01T12:00:00Z",
+            "masked_at": "2025-01-01T12:00:00.005Z",
+            "retraining_at": "2025-01-01T12:00:01Z",
+            "completed_at": "2025-01-01T12:01:30Z",
+            "attempts": 1,
+            "error": None,
+            "due_at": "2025-01-02T12:00:00Z",
+        }
+    )
+
     due_at: AwareDatetime
 
     @classmethod

@@ -14,6 +14,17 @@ from service.ledger import PersonExport
 class ExportedRow(BaseModel):
     """One interaction. `counted`: the served model knows it as it is; else it does from the next full build on."""
 
+    model_config = answer_config(
+        {
+            "item_id": "242",
+            "title": "Kolya (1996)",
+            "liked": True,
+            "rating": 4.0,
+            "timestamp": 881250949,
+            "counted": True,
+        }
+    )
+
     item_id: str
     title: str
     liked: bool
@@ -24,6 +35,8 @@ class ExportedRow(BaseModel):
 
 class ExportedUse(BaseModel):
     """A part of the model that has seen the person. Of a `row`, they validate: their samples decide weights."""
+
+    model_config = answer_config({"kind": "adapter", "key": "9c0d", "shard": "010", "samples": 16})
 
     kind: Literal["adapter", "memory", "row"]
     key: str
