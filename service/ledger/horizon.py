@@ -103,8 +103,10 @@ def deleted_at_horizon(connection: sa.Connection) -> frozenset[str]:
 
 
 def served_items(connection: sa.Connection) -> tuple[Item, ...]:
-    """The catalog of now, by item id: without the deleted items, and whatever the horizon is."""
-    query = sa.select(tables.items).where(~tables.items.c.deleted).order_by(tables.items.c.item_id)
+    """The catalog of a generation, by item id: the facts of now. A deleted item is in it while rows of it count."""
+    c, was = tables.items.c, tables.former_items.c
+    counts_still = c.item_id.in_(sa.select(was.item_id).where(was.stated, ~was.deleted))
+    query = sa.select(tables.items).where(sa.or_(~c.deleted, counts_still)).order_by(c.item_id)
     return tuple(map(item_of, connection.execute(query)))
 
 

@@ -123,8 +123,9 @@ class World:
         self.ledger.import_data([replace(self.chance.choice(ITEMS), title=f"Other {self.titles} (2001)")], [], None)
 
     def an_item_goes(self) -> None:
-        if len(self.ledger.view().catalog or ()) > len(ITEMS) - 2:
-            self.ledger.delete_item(self.chance.choice(self.ledger.entries_after(None, 50)).item.item_id)
+        there = self.ledger.entries_after(None, 50)
+        if len(there) > len(ITEMS) - 2:
+            self.ledger.delete_item(self.chance.choice(there).item.item_id)
 
     def the_horizon_moves(self) -> None:
         self.ledger.advance_horizon()

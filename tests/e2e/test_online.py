@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import ALONE, BYSTANDER, ITEMS, OTHERS, Installation, Server, eventually
 
-RECOMMENDABLE_WITHIN = 120.0  # seconds on a machine that many share; docs/benchmarks.md says what it takes alone
+RECOMMENDABLE_WITHIN = 300.0  # seconds: where many share a machine, the libraries of a first build alone take minutes
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(homes: 
     assert (home.manifest()["adapters"], home.manifest()["memories"]) == (manifest["adapters"], manifest["memories"])
     served = home.store.generation(home.ledger.generation() or "").read("items.json").decode()
     assert "item-9a" in served
-    assert f'"{ITEMS[1].item_id}"' not in served
+    assert f'"{ITEMS[1].item_id}"' in served  # counts name it, until the horizon moves; nobody is shown it
     assert not home.reconcile_once()
     home.build()  # now they count
     gone = ITEMS[1].item_id
