@@ -81,7 +81,9 @@ class FakeBuilder:
         }
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        published = Published(generation, view.fence, config, manifest["frozen"], {})
+        published = Published(
+            generation, view.fence, config, manifest["frozen"], {}, view.horizon, view.catalog_revision
+        )
         return Built(published, tuple(digests.values()), shards, frozenset(rows), {})
 
 

@@ -11,7 +11,6 @@ from starlette.requests import Request
 
 from service.entrypoints.http import problems
 from service.entrypoints.http.awaited import while_awaited
-from service.entrypoints.http.contract import reference_to
 from service.entrypoints.http.items import ItemId
 from service.entrypoints.http.online import Ranking, Ranks
 from service.entrypoints.http.ranking_schemas import BatchBody, BatchLine, RerankAnswer, RerankBody, SimilarBody
@@ -54,8 +53,8 @@ async def rerank(body: RerankBody, request: Request, ranks: Ranks) -> RerankAnsw
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "A line of JSON for each person, in their order",
-            "content": {_LINES: {"schema": reference_to(BatchLine)}},
+            "description": "A line of JSON for each person, in their order: `index`, and `answer` or `error`",
+            "content": {_LINES: {"schema": {"type": "string"}}},
         },
         **problems.documented(400, 408, 413, 415, 422, 500, 503),
     },
