@@ -43,6 +43,12 @@ def all_ids(connection: sa.Connection) -> frozenset[str]:
     return frozenset(connection.scalars(sa.select(tables.items.c.item_id)))
 
 
+def known_ids(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Those of these ids that items have."""
+    c = tables.items.c.item_id
+    return {one for some in chunks(ids) for one in connection.scalars(sa.select(c).where(c.in_(some)))}
+
+
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
     """Id -> item; unknown ids are absent."""
     found: dict[str, Item] = {}

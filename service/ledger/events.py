@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import sqlalchemy as sa
 
 from service.errors import InvalidInput
 from service.ledger import horizon, tables, tombstones
-from service.ledger.catalog import items_by_id
+from service.ledger.catalog import known_ids
 from service.ledger.hashes import KeyedHashes
 from service.ledger.importing import Pair, age_of, interaction_row, pair_of
 from service.ledger.placements import mark_changed
@@ -50,10 +50,12 @@ class EventTaker:
     hashes: KeyedHashes
     now: float  # seconds since the epoch
     allow_returning: bool = False
+    _subjects: dict[str, str] = field(default_factory=dict)  # of users, by their ids
 
     def take(self, events: Sequence[Event]) -> list[EventOutcome]:
         """One outcome an event, in their order. Raises InvalidInput for what is no id."""
         given = [_keyed(event) for event in events]
+        self._subjects = {user: self.hashes.subject(user) for user in {event.row.user_id for event in given}}
         hashed = [self._hash(event) for event in given]
         outcomes = dict(self._known_before(given, hashed))
         rows = {at: event.row for at, event in enumerate(given) if at not in outcomes}
@@ -69,7 +71,7 @@ class EventTaker:
             return None
         if not is_storable(event.event_id):
             raise InvalidInput("an event_id holds characters that are not text")
-        return self.hashes.of("event", self.hashes.subject(event.row.user_id), event.event_id)
+        return self.hashes.of("event", self._subjects[event.row.user_id], event.event_id)
 
     def _known_before(self, events: Sequence[Event], hashed: Sequence[str | None]) -> dict[int, EventOutcome]:
         known: set[str] = set()
@@ -87,12 +89,12 @@ class EventTaker:
         return found
 
     def _refused(self, rows: Mapping[int, Interaction]) -> dict[int, EventOutcome]:
-        subjects = {user: self.hashes.subject(user) for user in {row.user_id for row in rows.values()}}
+        subjects = {user: self._subjects[user] for user in {row.user_id for row in rows.values()}}
         buried = tombstones.over(self.connection, rows.values(), subjects, self.hashes, self.now)
         if self.allow_returning and buried:
             tombstones.remove(self.connection, {stone for stones in buried.values() for stone in stones})
             buried = {}
-        known = items_by_id(self.connection, {row.item_id for row in rows.values()})
+        known = known_ids(self.connection, {row.item_id for row in rows.values()})
         refused = {at: EventOutcome.UNKNOWN_ITEM for at, row in rows.items() if row.item_id not in known}
         return refused | {at: EventOutcome.FORGOTTEN for at, row in rows.items() if pair_of(row) in buried}
 
