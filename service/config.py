@@ -70,6 +70,22 @@ class Settings(BaseSettings):
         description="Prefix of the URL behind a proxy, e.g. /lethe, whether or not the proxy takes it off",
     )
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, also after gzip is unpacked")
+    max_batch_bytes: int = Field(
+        4 * 2**20,
+        ge=1024,
+        description="Largest body of many rows (events, items, deletions), also after gzip is unpacked",
+    )
+    liked_above: float = Field(3.0, description="A rating of an event above this counts as liked")
+    liked_events: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("like", "play", "purchase", "save", "share"),
+        description="Kinds of events that say that the item is liked, comma-separated",
+    )
+    disliked_events: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("dislike", "return", "skip"), description="Kinds of events that say that it is not"
+    )
+    ignored_events: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("click", "impression", "view"), description="Kinds of events that are taken for neither, and not held"
+    )
     request_timeout: float = Field(10.0, gt=0, description="Seconds until a request is answered 503")
     max_batch_tokens: int = Field(2048, ge=1, description="Tokens of contexts and questions scored in one batch")
     max_queued_tokens: int = Field(1_048_576, ge=1, description="Tokens that may wait before 429")
@@ -104,6 +120,12 @@ class Settings(BaseSettings):
         30,
         ge=0,
         description="Days for which a deletion that found nothing keeps out rows older than itself, which may be under way",
+    )
+    build_every: float = Field(
+        0.0, ge=0, description="Seconds after which a worker lets count what has arrived, by a full build; 0: never"
+    )
+    build_after_interactions: int = Field(
+        0, ge=0, description="Rows that have arrived after which it does; 0: never, only `lethe build` does"
     )
     retry_seconds: float = Field(5.0, gt=0, description="First pause after a failed deletion; doubles up to 5 minutes")
 
@@ -147,7 +169,9 @@ class Settings(BaseSettings):
         _DEFAULTS.min_people, ge=1, description="Distinct people behind a pair of items, or it counts for nothing"
     )
 
-    @field_validator("lora_targets", "retired_secrets", mode="before")
+    @field_validator(
+        "lora_targets", "retired_secrets", "liked_events", "disliked_events", "ignored_events", mode="before"
+    )
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -156,6 +180,13 @@ class Settings(BaseSettings):
     @classmethod
     def _without_final_slash(cls, value: str) -> str:
         return value.removesuffix("/")
+
+    @model_validator(mode="after")
+    def _an_event_has_one_meaning(self) -> Settings:
+        kinds = [kind.casefold() for kind in (*self.liked_events, *self.disliked_events, *self.ignored_events)]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("a kind of event stands in two of liked_events, disliked_events and ignored_events")
+        return self
 
     @model_validator(mode="after")
     def _a_user_fits_into_a_shard(self) -> Settings:

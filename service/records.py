@@ -118,6 +118,30 @@ class Item:
     created: bool = False
 
 
+Attribute = str | float | bool
+"""A value of an item's attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """An item with what only serving looks at: no sample and no count depends on it. Times are seconds since the epoch."""
+
+    item: Item
+    description: str | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    hidden: bool = False
+    available_from: float | None = None
+    available_until: float | None = None
+    deleted: bool = False
+
+    def shown_at(self, now: float) -> bool:
+        """Whether it may be recommended now."""
+        if self.hidden or self.deleted:
+            return False
+        begun = self.available_from is None or self.available_from <= now
+        return begun and (self.available_until is None or now < self.available_until)
+
+
 @dataclass(frozen=True, slots=True)
 class ById:
     """An item as a caller names it, by its id alone."""
@@ -253,12 +277,19 @@ class ShardAssignment:
 
 @dataclass(frozen=True, slots=True)
 class LedgerView:
-    """One consistent reading of the ledger, as a build wants it. `interactions` are by user, each in order of time."""
+    """One consistent reading of the ledger, as a build wants it. `interactions` are by user, each in order of time.
+
+    Interactions and `items` are those up to the horizon, of which samples and counts are made. `catalog` is what is served
+    (None: the same items), as of `catalog_revision`.
+    """
 
     fence: int
     item_type: str
     items: tuple[Item, ...]
     interactions: dict[str, tuple[Interaction, ...]]
+    catalog: tuple[Item, ...] | None = None
+    horizon: int = 0
+    catalog_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +301,8 @@ class Published:
     config: BuildConfig
     frozen: Mapping[str, str]  # what identifies the frozen model
     environment: Mapping[str, str]  # platform and library versions
+    horizon: int = 0  # up to which rows and items make its samples and counts
+    catalog: int = 0  # revision of the catalog that it serves
 
 
 @dataclass(frozen=True, slots=True)

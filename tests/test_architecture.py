@@ -61,7 +61,11 @@ OWNERS = {
         "research.benchmarks.peers",
         "research.evaluation.unlearning.learner",
     ),
-    "cryptography": ("service.forgetting.receipts", "service.forgetting.receipt_keys"),
+    "cryptography": (
+        "service.forgetting.receipts",
+        "service.forgetting.receipt_keys",
+        "research.commands.bench_ingestion",  # a key of its own, for nobody's receipts
+    ),
     "pyarrow": ("service.data.importers",),
     "pydantic_settings": ("service.config",),
     "matplotlib": ("research.evaluation.comparison.charts",),

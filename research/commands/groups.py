@@ -27,6 +27,9 @@ bench_app = lazy_app(
         "forgetting": CommandEntry(f"{_HERE}.bench:bench_forgetting", "One deletion after another, beside retraining."),
         "serving": CommandEntry(f"{_HERE}.bench_load:bench_serving", "A real server under load."),
         "scale": CommandEntry(f"{_HERE}.bench_load:bench_scale", "The control plane alone, at any size."),
+        "ingestion": CommandEntry(
+            f"{_HERE}.bench_ingestion:bench_ingestion", "Events into the ledger, beside its floor."
+        ),
         "memory": CommandEntry(f"{_HERE}.bench_load:bench_memory", "The counts alone, at any size."),
     },
     "Measure speed against peers, in one run and in turns.",

@@ -88,6 +88,8 @@ class Work:
     """What a generation will consist of, and what must be computed for it."""
 
     fence: int
+    horizon: int
+    catalog_revision: int
     item_type: str
     items: tuple[Item, ...]
     catalog: str  # digest of the items, and of what embeds them
@@ -209,7 +211,13 @@ class Builder:
         manifest = self._manifest(work, config) | {"item_model": item_model}
         return Built(
             published=Published(
-                self._store.add_generation(manifest, files), work.fence, config, self.frozen, self._environment
+                self._store.add_generation(manifest, files),
+                work.fence,
+                config,
+                self.frozen,
+                self._environment,
+                horizon=work.horizon,
+                catalog=work.catalog_revision,
             ),
             trained=trained,
             shards={digest: shard.name for digest, shard in work.shards.items()},
@@ -235,6 +243,8 @@ class Builder:
         catalog = digest_of([self._made_with, [_row_of(item) for item in plan.items]])
         return Work(
             fence=plan.fence,
+            horizon=plan.horizon,
+            catalog_revision=plan.catalog_revision,
             item_type=plan.item_type,
             items=plan.items,
             catalog=catalog,

@@ -14,6 +14,7 @@ from service.config import kernel_variables
 from service.entrypoints.bootstrap import Home
 from service.forgetting.bell import Bell
 from service.forgetting.reconcile import Reconciler
+from service.forgetting.schedule import BuildSchedule
 from service.ledger import Ledger
 
 # What a child would otherwise import (every one of them runs the main module again) or load anew.
@@ -33,7 +34,11 @@ def dry_run_builder(home: Home, store: Store, progress: Progress | None = None) 
 def reconciler(home: Home, bell: Bell, progress: Progress | None = None) -> Reconciler:
     """What brings the published generation to what the ledger says, and completes deletions."""
     made = _builder(home, home.ledger, home.store, progress, PrefillCache(home.settings.prefill_cache_bytes))
-    return Reconciler(home.ledger, home.store, made, bell, home.signer, home.settings.build_config(), home.incidents)
+    settings = home.settings
+    schedule = BuildSchedule(settings.build_every, settings.build_after_interactions)
+    return Reconciler(
+        home.ledger, home.store, made, bell, home.signer, settings.build_config(), home.incidents, schedule
+    )
 
 
 def environment(home: Home) -> dict[str, str]:

@@ -7,17 +7,22 @@ from collections.abc import Callable
 import torch
 from fastapi import FastAPI
 
+from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
+from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
+from service.forgetting.arriving import EventIntake
+from service.forgetting.bell import Bell
 from service.llm.frozen import FrozenModel
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
 from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
+from service.scoring.shelf import Shelves
 from service.scoring.snapshot import Snapshots
 
 
@@ -34,7 +39,8 @@ def serving_app(
     snapshots = Snapshots(home.store, frozen)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready)
+    shelves = Shelves(home.ledger)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready, shelves)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
@@ -52,18 +58,33 @@ def serving_app(
 
     return create_app(
         Services(
-            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout),
+            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout, shelves),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,
-            limits=Limits(settings.max_body_bytes, settings.request_timeout),
+            limits=Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes),
             writable=Writability(
                 home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
             ),
             on_start=start,
             on_stop=stop,
+            online=_online(home, bell, telemetry),
         ),
         settings.root_path,
+    )
+
+
+def _online(home: Home, bell: Bell, telemetry: Telemetry) -> OnlineServices:
+    settings = home.settings
+    kinds = (settings.liked_events, settings.disliked_events, settings.ignored_events)
+    return OnlineServices(
+        ledger=home.ledger,
+        intake=home.intake(),
+        events=EventIntake(home.ledger, home.tombstones),
+        meanings=EventMeanings.of(settings.liked_above, *kinds),
+        bell=bell,
+        telemetry=telemetry,
+        forget_deadline=settings.forget_deadline,
     )

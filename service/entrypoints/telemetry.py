@@ -91,6 +91,9 @@ class Telemetry:
         self._queue_tokens = Gauge("lethe_queue_tokens", "Tokens that wait to be scored.", registry=registry)
         self._forward = self._timer("lethe_forward_seconds", "Time of one forward pass.")
         self._neighbors = self._timer("lethe_neighbor_seconds", "Time of one search for neighbors.")
+        self._events = Counter(
+            "lethe_events", "Events that came in, by what became of them.", ["outcome"], registry=registry
+        )
         self._mask = self._timer("lethe_forget_mask_seconds", "Time until a deletion is masked and recorded.")
 
     def watch(self, ledger: LedgerStats, generations: GenerationStats) -> None:
@@ -126,6 +129,11 @@ class Telemetry:
     def observe_mask(self, seconds: float) -> None:
         """Count one accepted deletion, timed from the call until the ledger has masked it."""
         self._mask.observe(seconds)
+
+    def observe_events(self, outcomes: Mapping[str, int]) -> None:
+        """Count events by what became of them: a closed set of words."""
+        for outcome, number in outcomes.items():
+            self._events.labels(outcome).inc(number)
 
     def render(self) -> bytes:
         """The text exposition (`CONTENT_TYPE`). It asks the ledger, so it blocks; without one, the rest still comes."""

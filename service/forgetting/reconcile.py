@@ -19,6 +19,7 @@ from service.forgetting.bell import Bell
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
+from service.forgetting.schedule import BuildSchedule
 from service.ledger import Ledger
 from service.records import BuildConfig, ForgetRequest
 
@@ -62,7 +63,9 @@ class Reconciler:
         signer: ReceiptSigner,
         first_config: BuildConfig,
         incidents: Incidents | None = None,
+        schedule: BuildSchedule | None = None,
     ) -> None:
+        """By default no full build is scheduled."""
         self._ledger = ledger
         self._store = store
         self._builder = builder
@@ -70,6 +73,7 @@ class Reconciler:
         self._signer = signer
         self._first_config = first_config
         self._incidents = incidents or Incidents(store.root.parent / INCIDENTS)
+        self._schedule = schedule or BuildSchedule()
         self._inspector = Inspector(store)
         self._nodes: dict[
             str, str
@@ -81,14 +85,24 @@ class Reconciler:
         Raises:
             LetheError, StoreFailure: the pass failed. Requests are `failed` with the reason, and still owed.
         """
-        if not self._ledger.pending() and self._in_line():
-            return False
-        self.rebuild(self.config())
-        return True
+        if self._ledger.pending() or not self._in_line():
+            # A deletion's build reads of everybody who stays what the build before it read, however much has arrived since.
+            self.rebuild(self.config(), advance=self._ledger.generation() is None)
+            return True
+        if self._schedule.is_due(self._ledger):
+            self.rebuild(self.config())
+            return True
+        return False
 
-    def rebuild(self, config: BuildConfig) -> Built:
-        """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles."""
+    def rebuild(self, config: BuildConfig, advance: bool = True) -> Built:
+        """Build from the ledger as it is, publish, erase what is no longer used, and complete what that settles.
+
+        With `advance` all counts that has arrived by now: a full build. Else what counted in the build before.
+        """
         self._look_at_published()
+        if advance:
+            self._schedule.note()
+            self._ledger.advance_horizon()
         ids = [request.request_id for request in self._ledger.pending()]
         self._ledger.start(ids)
         pending = [self._ledger.request(request_id) for request_id in ids]
@@ -138,10 +152,12 @@ class Reconciler:
         """What the ledger calls published is what the store serves, as its manifest states it, and nothing else is there.
 
         An older version's generation lacks what this one serves; and what a worker that was overtaken and died has left may
-        have seen somebody whose deletion is completed.
+        have seen somebody whose deletion is completed. A full build that did not come to its end has moved the horizon.
         """
         if self._ledger.generation() is None:
             return self._ledger.counts().interactions == 0
+        if self._ledger.is_behind():
+            return False
         found = self._look_at_published()
         return found is not None and found.clean and found.manifest is not None and found.manifest["format"] == FORMAT
 

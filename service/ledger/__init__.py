@@ -9,6 +9,8 @@ that had seen them, until these artifacts are replaced.
 
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
+from service.ledger.events import Event, EventOutcome
+from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
@@ -23,6 +25,7 @@ from service.ledger.rekeying import (
     rekey,
 )
 from service.ledger.searching import ColumnSearch
+from service.ledger.shelf import ItemOutcome
 
 __all__ = [
     "KEY_ID_LENGTH",
@@ -30,11 +33,16 @@ __all__ = [
     "VALIDATES",
     "AssignmentColumns",
     "ColumnSearch",
+    "Event",
+    "EventOutcome",
+    "ForgetPreview",
     "ImportCounts",
+    "ItemOutcome",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "MaskedArtifacts",
+    "PersonExport",
     "ReadTransaction",
     "Rekeyed",
     "known_check",

@@ -11,6 +11,8 @@ import sqlalchemy as sa
 
 from service.data.titles import plain_title, year_in
 from service.ledger import tables
+from service.ledger.rows import TABLES, items_of, named_items
+from service.ledger.state import set_state
 from service.ledger.statements import Row, chunks, is_storable
 from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_of
 
@@ -41,6 +43,12 @@ def all_ids(connection: sa.Connection) -> frozenset[str]:
     return frozenset(connection.scalars(sa.select(tables.items.c.item_id)))
 
 
+def known_ids(connection: sa.Connection, ids: Iterable[str]) -> set[str]:
+    """Those of these ids that items have."""
+    c = tables.items.c.item_id
+    return {one for some in chunks(ids) for one in connection.scalars(sa.select(c).where(c.in_(some)))}
+
+
 def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item]:
     """Id -> item; unknown ids are absent."""
     found: dict[str, Item] = {}
@@ -52,18 +60,18 @@ def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item
 
 def created_of(connection: sa.Connection, user_id: str) -> list[str]:
     """Ids of the created items that this user's rows name."""
-    c = tables.items.c
-    theirs = sa.select(c.item_id).join(tables.interactions, tables.interactions.c.item_id == c.item_id)
-    return list(connection.scalars(theirs.where(tables.interactions.c.user_id == user_id, c.created)))
+    return [one for one, item in items_by_id(connection, items_of(connection, user_id)).items() if item.created]
 
 
 def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
     """Delete those of these created items that no row names any more."""
-    named = tables.interactions.c.item_id
-    for chunk in chunks(created):
-        # No index leads from an item to its rows: one reading of the interactions for all of them, and none as a rule.
-        held = set(connection.scalars(sa.select(named).where(named.in_(chunk)).distinct()))
-        connection.execute(sa.delete(tables.items).where(tables.items.c.item_id.in_(set(chunk) - held)))
+    chosen = list(created)
+    gone = set(chosen) - named_items(connection, chosen)
+    if gone:  # whoever keeps the catalog in memory must not keep these titles
+        set_state(connection, availability=tables.state.c.availability + 1)
+    for chunk in chunks(gone):
+        for table in (tables.items, tables.former_items):
+            connection.execute(sa.delete(table).where(table.c.item_id.in_(chunk)))
 
 
 def count_unnamed(connection: sa.Connection) -> int:
@@ -72,7 +80,9 @@ def count_unnamed(connection: sa.Connection) -> int:
     created = set(connection.scalars(sa.select(c.item_id).where(c.created)))
     if not created:
         return 0
-    return len(created.difference(connection.scalars(sa.select(tables.interactions.c.item_id).distinct())))
+    for table in TABLES:
+        created.difference_update(connection.scalars(sa.select(table.c.item_id).distinct()))
+    return len(created)
 
 
 def items_meant(connection: sa.Connection, names: Iterable[ItemName]) -> dict[ItemName, list[Item]]:

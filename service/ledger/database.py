@@ -29,6 +29,8 @@ BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
 
 _HOLDING_USERS = (
     tables.interactions,
+    tables.arrivals,
+    tables.events,
     tables.placements,
     tables.changes,
     tables.memberships,

@@ -12,7 +12,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
-from service.ledger import tables
+from service.ledger import rows, tables
 from service.ledger.catalog import created_of, drop_unnamed, id_in
 from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
@@ -27,7 +27,6 @@ from service.ledger.requests import (
 from service.ledger.state import raise_revision, read_state
 from service.ledger.statements import (
     Row,
-    chunks,
     insert_new,
     is_storable,
     keyed,
@@ -194,11 +193,9 @@ def _new_request(
 
 
 def _erase_interactions(connection: sa.Connection, user_id: Key, findings: ForgetFindings) -> int:
-    c = tables.interactions.c
-    mine = sa.delete(tables.interactions).where(c.user_id == user_id)
-    if findings.held is None:
-        return connection.execute(mine).rowcount
-    return sum(connection.execute(mine.where(c.item_id.in_(chunk))).rowcount for chunk in chunks(findings.held))
+    held = rows.items_of(connection, user_id, findings.held)
+    rows.erase(connection, user_id, findings.held)
+    return len(held)
 
 
 def _erase_derived(connection: sa.Connection, command: ForgetCommand, erased: int) -> None:

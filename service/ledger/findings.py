@@ -11,7 +11,7 @@ from service.ledger import tables
 from service.ledger.catalog import all_named, id_in
 from service.ledger.hashes import KeyedHashes
 from service.ledger.requests import find_requests
-from service.ledger.statements import chunks
+from service.ledger.rows import items_of
 from service.ledger.tombstones import read_tombstones
 from service.records import ForgetRequest, ItemName, Key, NamedItems, Outcome, Tombstone
 
@@ -50,7 +50,9 @@ def look_up(
     earlier = find_requests(connection, tables.forget_requests.c.subject.in_(known_as))
     filled = _filled(stones, earlier)
     if names is None:
-        outcome = _outcome(seen or _holds(connection, user_id), bool(filled) or any(one.held for one in earlier))
+        outcome = _outcome(
+            seen or bool(items_of(connection, user_id)), bool(filled) or any(one.held for one in earlier)
+        )
         return ForgetFindings(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
     return _look_up_items(connection, user_id, names, standing, filled, hashes)
 
@@ -68,7 +70,7 @@ def _look_up_items(
     # Of an id that no item has, rows may still be under way, or the item may have left with its last row.
     ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
     scope_hashes = {item_id: hashes.scope_hash(subject, item_id) for own in ids.values() for item_id in own}
-    held = _held(connection, user_id, scope_hashes)
+    held = items_of(connection, user_id, scope_hashes)
     gone = {item_id for item_id in scope_hashes if not filled.isdisjoint(hashes.scope_hashes(user_id, item_id))}
     if tables.WHOLE_USER in filled:
         gone |= {item_id for own in meant.values() for item_id in own}
@@ -93,15 +95,3 @@ def _filled(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -
     return frozenset(
         stone.scope_hash for stone in stones if stone.accepted_at is None and stone.request_id not in empty
     )
-
-
-def _holds(connection: sa.Connection, user_id: Key) -> bool:
-    c = tables.interactions.c
-    return connection.execute(sa.select(c.item_id).where(c.user_id == user_id).limit(1)).first() is not None
-
-
-def _held(connection: sa.Connection, user_id: Key, item_ids: Collection[str]) -> set[str]:
-    c, found = tables.interactions.c, set[str]()
-    for chunk in chunks(item_ids):
-        found.update(connection.scalars(sa.select(c.item_id).where(c.user_id == user_id, c.item_id.in_(chunk))))
-    return found

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from service.errors import UnknownUser
 from service.ledger import tables
-from service.ledger.catalog import all_items, item_of, items_by_id
+from service.ledger.catalog import item_of, items_by_id
+from service.ledger.horizon import as_at_horizon, deleted_at_horizon, items_at_horizon, served_items, waiting
+from service.ledger.rows import current_rows, everything, items_of, of_user
 from service.ledger.state import item_type, read_state
 from service.ledger.statements import chunks, count, keyed
 from service.records import Interaction, LedgerView, RatedItem
@@ -28,9 +30,12 @@ class LedgerCounts:
 
 def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[RatedItem, ...]:
     """The user's last opinions, oldest first. Raises UnknownUser when there are none."""
-    c = tables.interactions.c
-    query = sa.select(*tables.items.c, c.liked).join_from(tables.interactions, tables.items)
-    newest_first = query.where(c.user_id == keyed(user_id)).order_by(c.timestamp.desc(), c.item_id.desc())
+    rows_of_now = current_rows(of_user(keyed(user_id)))
+    c = rows_of_now.c
+    query = sa.select(*tables.items.c, c.liked).join_from(
+        rows_of_now, tables.items, c.item_id == tables.items.c.item_id
+    )
+    newest_first = query.order_by(c.timestamp.desc(), c.item_id.desc())
     rows = connection.execute(newest_first.limit(limit)).all()
     if not rows:
         raise UnknownUser("nothing is held of this user")
@@ -39,27 +44,36 @@ def read_history(connection: sa.Connection, user_id: str, limit: int) -> tuple[R
 
 def read_has_order(connection: sa.Connection, user_id: str) -> bool:
     """Whether the user's interactions came at more than one time: otherwise nothing says which was first."""
-    c = tables.interactions.c
-    times = sa.select(sa.func.min(c.timestamp), sa.func.max(c.timestamp)).where(c.user_id == keyed(user_id))
+    c = current_rows(of_user(keyed(user_id))).c
+    times = sa.select(sa.func.min(c.timestamp), sa.func.max(c.timestamp))
     first, last = connection.execute(times).one()
     return bool(first != last)
 
 
 def read_seen(connection: sa.Connection, user_id: str) -> frozenset[str]:
     """Ids of the user's items; of an unknown user none."""
-    c = tables.interactions.c
-    return frozenset(connection.scalars(sa.select(c.item_id).where(c.user_id == keyed(user_id))))
+    return frozenset(items_of(connection, keyed(user_id)))
 
 
 def read_counts(connection: sa.Connection) -> LedgerCounts:
     """Three countings in one transaction."""
-    users = connection.scalar(sa.select(sa.func.count(tables.interactions.c.user_id.distinct())))
-    return LedgerCounts(count(connection, tables.items), count(connection, tables.interactions), int(users or 0))
+    c = current_rows(everything).c if waiting(connection) else tables.interactions.c
+    rows, users = connection.execute(sa.select(sa.func.count(c.item_id), sa.func.count(c.user_id.distinct()))).one()
+    return LedgerCounts(count(connection, tables.items), int(rows), int(users))
 
 
 def read_view(connection: sa.Connection) -> LedgerView:
     """Everything that a build wants, in an order that does not depend on how it came in."""
-    return LedgerView(read_state(connection).fence, item_type(connection), all_items(connection), _by_user(connection))
+    state = read_state(connection)
+    return LedgerView(
+        fence=state.fence,
+        item_type=item_type(connection),
+        items=items_at_horizon(connection),
+        interactions=_by_user(connection),
+        catalog=served_items(connection),
+        horizon=state.horizon or 0,
+        catalog_revision=state.catalog,
+    )
 
 
 def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerView:
@@ -67,14 +81,16 @@ def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerVie
     by_user: dict[str, tuple[Interaction, ...]] = {}
     for chunk in chunks(sorted(users)):
         by_user |= _by_user(connection, tables.interactions.c.user_id.in_(chunk))
-    met = items_by_id(connection, {row.item_id for own in by_user.values() for row in own})
+    met = as_at_horizon(connection, items_by_id(connection, {row.item_id for own in by_user.values() for row in own}))
     return LedgerView(read_state(connection).fence, item_type(connection), tuple(met.values()), by_user)
 
 
 def _by_user(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> dict[str, tuple[Interaction, ...]]:
     c = tables.interactions.c
     query = sa.select(c.user_id, c.item_id, c.liked, c.timestamp).where(*of)
-    rows = connection.execute(query.order_by(c.user_id, c.timestamp, c.item_id))
+    gone = deleted_at_horizon(connection)
+    found = connection.execute(query.order_by(c.user_id, c.timestamp, c.item_id))
+    rows = (row for row in found if row.item_id not in gone) if gone else found
     return {
         user_id: tuple(Interaction(user_id, sys.intern(item_id), liked, time) for _, item_id, liked, time in mine)
         for user_id, mine in groupby(rows, key=lambda row: str(row.user_id))

@@ -1,7 +1,8 @@
 """Taking in a catalog and interactions, past the tombstones of those who asked to be forgotten.
 
 Of two rows of one user and item the newest counts, whichever came first: within an import, and between an import and what is
-held. So the ledger is the same whatever the order of lines and files.
+held. So the ledger is the same whatever the order of lines and files. Once a full build has begun, what comes in lies beyond
+the horizon (`horizon`): it is held at once, and counts from the next full build on.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import sqlalchemy as sa
 
 from service.data.interactions import Interactions, Newest
 from service.errors import ImportRefused
-from service.ledger import tables, tombstones
+from service.ledger import horizon, tables, tombstones
 from service.ledger.catalog import items_by_id, row_of
 from service.ledger.hashes import KeyedHashes
 from service.ledger.placements import mark_changed, mark_readers_changed
+from service.ledger.rows import COLUMNS, TABLES
 from service.ledger.state import raise_revision, read_state, set_state
 from service.ledger.statements import (
     chunks,
@@ -88,6 +90,10 @@ class Arrivals:
     returned: int = 0
     unknown: set[str] = field(default_factory=set)
     _items: set[str] = field(default_factory=set)  # known to be held
+    _beyond: bool = field(init=False)  # the horizon
+
+    def __post_init__(self) -> None:
+        self._beyond = horizon.is_set(self.connection)
 
     def take(self, rows: Sequence[Interaction]) -> None:
         """All that is given of some users."""
@@ -98,19 +104,24 @@ class Arrivals:
         users = {row.user_id for row in wanted}
         known = self._known(users)
         if not known:  # as a rule, and there may be millions
-            upsert(self.connection, tables.interactions, list(map(_row_of, wanted)))
-            mark_changed(self.connection, users)
+            self._hold(wanted, users)
             self.new += len(wanted)
             return
-        newer = [row for row in wanted if (held := known.get(_pair(row))) is None or _age(row) > _age(held)]
-        upsert(self.connection, tables.interactions, list(map(_row_of, newer)))
+        newer = [row for row in wanted if (held := known.get(pair_of(row))) is None or age_of(row) > age_of(held)]
         # A rating alone changes nothing that is built.
-        differing = [row for row in newer if known.get(_pair(row)) != row]
-        mark_changed(self.connection, {row.user_id for row in differing})
-        new = sum(_pair(row) not in known for row in differing)
+        differing = [row for row in newer if known.get(pair_of(row)) != row]
+        self._hold(newer, {row.user_id for row in differing})
+        new = sum(pair_of(row) not in known for row in differing)
         self.new += new
         self.changed += len(differing) - new
-        self.outdated += sum(_pair(row) in known and _age(row) < _age(known[_pair(row)]) for row in wanted)
+        self.outdated += sum(pair_of(row) in known and age_of(row) < age_of(known[pair_of(row)]) for row in wanted)
+
+    def _hold(self, rows: Sequence[Interaction], changed: set[str]) -> None:
+        upsert(
+            self.connection, tables.arrivals if self._beyond else tables.interactions, list(map(interaction_row, rows))
+        )
+        if not self._beyond:
+            mark_changed(self.connection, changed)
 
     def _past_tombstones(self, rows: Sequence[Interaction]) -> list[Interaction]:
         subjects = {user_id: self.hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
@@ -121,7 +132,7 @@ class Arrivals:
             self.returned += len(returning)
             return list(rows)
         self.tombstoned += len(covered)
-        return [row for row in rows if _pair(row) not in covered]
+        return [row for row in rows if pair_of(row) not in covered]
 
     def _hold_items(self, ids: set[str]) -> None:
         asked = ids - self._items
@@ -130,17 +141,19 @@ class Arrivals:
             self.unknown |= missing
             return
         created = [row_of(Item(item_id, item_id, created=True)) for item_id in sorted(missing)]
+        horizon.note_former(self.connection, missing)
         upsert(self.connection, tables.items, created)
         self.created += len(created)
         self._items |= asked
 
     def _known(self, users: set[str]) -> dict[Pair, Interaction]:
-        c = tables.interactions.c
         known: dict[Pair, Interaction] = {}
-        for chunk in chunks(users):
-            theirs = sa.select(c.user_id, c.item_id, c.liked, c.timestamp, c.rating).where(c.user_id.in_(chunk))
-            for row in self.connection.execute(theirs):
-                known[row.user_id, row.item_id] = Interaction(*row)
+        for table in TABLES:  # of two rows of a pair the one beyond the horizon is the newer
+            c = table.c
+            for chunk in chunks(users):
+                theirs = sa.select(*(c[name] for name in COLUMNS)).where(c.user_id.in_(chunk))
+                for row in self.connection.execute(theirs):
+                    known[row.user_id, row.item_id] = Interaction(*row)
         return known
 
 
@@ -164,6 +177,10 @@ def take(
             "import their items first or along with them, or have them made (--create-items)"
         )
     new_items += arrivals.created
+    if arrivals.new or arrivals.changed:
+        horizon.note_arrival(connection)
+    if new_items or changed_items:
+        set_state(connection, catalog=tables.state.c.catalog + 1, availability=tables.state.c.availability + 1)
     if named or arrivals.returned or new_items or changed_items or arrivals.new or arrivals.changed:
         raise_revision(connection)
     return ImportCounts(
@@ -196,8 +213,10 @@ def _take_items(connection: sa.Connection, given: Mapping[str, Item]) -> tuple[i
     """How many were new, and how many had changed."""
     known = items_by_id(connection, given)
     differing = [item for item in given.values() if known.get(item.item_id) != item]
+    horizon.note_former(connection, [item.item_id for item in differing])
     upsert(connection, tables.items, [row_of(item) for item in differing])
-    mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})
+    if not horizon.is_set(connection):
+        mark_readers_changed(connection, known.keys() & {item.item_id for item in differing})
     new = sum(item.item_id not in known for item in differing)
     return new, len(differing) - new
 
@@ -210,16 +229,18 @@ def _keyed(item: Item) -> Item:
     return item if key == item.item_id else replace(item, item_id=key)
 
 
-def _pair(row: Interaction) -> Pair:
+def pair_of(row: Interaction) -> Pair:
+    """User and item."""
     return row.user_id, row.item_id
 
 
-def _age(row: Interaction) -> tuple[int, float, bool]:
+def age_of(row: Interaction) -> tuple[int, float, bool]:
     """What sorts rows of one pair: by time, then rating (any before none), then liked."""
     return row.timestamp, -math.inf if row.rating is None else row.rating, row.liked
 
 
-def _row_of(given: Interaction) -> dict[str, Any]:
+def interaction_row(given: Interaction) -> dict[str, Any]:
+    """The columns of a row, by their names."""
     # By hand: `asdict` copies every value, and there may be millions.
     return {
         "user_id": given.user_id,

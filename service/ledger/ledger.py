@@ -16,18 +16,23 @@ from service.errors import LetheError
 from service.ledger import (
     catalog,
     deletions,
+    exporting,
     histories,
+    horizon,
     lineage,
     masks,
     memberships,
     placements,
     rekeying,
     requests,
+    shelf,
     state,
     tables,
     tombstones,
 )
 from service.ledger.database import BUSY_SECONDS, Database
+from service.ledger.events import Event, EventOutcome, EventTaker
+from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import (
@@ -39,7 +44,9 @@ from service.ledger.importing import (
 )
 from service.ledger.read_transaction import ReadTransaction
 from service.ledger.searching import ColumnSearch, search_columns
+from service.ledger.shelf import ItemOutcome
 from service.records import (
+    CatalogEntry,
     ForgetRequest,
     Interaction,
     Item,
@@ -163,6 +170,46 @@ class Ledger:
         with self._database.read_transaction() as connection:
             return catalog.items_meant(connection, names)
 
+    def put_items(self, entries: Sequence[CatalogEntry]) -> list[ItemOutcome]:
+        """State items as they are from now on, all or none; the outcome of each, in their order. Raises InvalidInput."""
+        with self._database.write_transaction() as connection:
+            return shelf.put(connection, entries)
+
+    def change_item(self, item_id: str, change: Callable[[CatalogEntry], CatalogEntry]) -> CatalogEntry:
+        """Change an item as it is held, and return what it is now. Raises UnknownItem, InvalidInput."""
+        with self._database.write_transaction() as connection:
+            changed = change(shelf.read_entry(connection, item_id))
+            shelf.put(connection, [changed])
+            return changed
+
+    def delete_item(self, item_id: str) -> None:
+        """Take an item out of the catalog: nobody gets it any more.
+
+        Rows that name it stay, and count until the next full build. Raises UnknownItem.
+        """
+        with self._database.write_transaction() as connection:
+            shelf.delete(connection, item_id)
+
+    def entry(self, item_id: str) -> CatalogEntry:
+        """One item with all that is stated of it. Raises UnknownItem."""
+        with self._database.read_transaction() as connection:
+            return shelf.read_entry(connection, item_id)
+
+    def entries_after(self, item_id: str | None, limit: int) -> list[CatalogEntry]:
+        """The first `limit` items behind this id, by item id."""
+        with self._database.read_transaction() as connection:
+            return shelf.read_page(connection, item_id, limit)
+
+    def catalog_entries(self) -> tuple[int, tuple[CatalogEntry, ...]]:
+        """The revision of what may be shown, and every item, deleted ones too."""
+        with self._database.read_transaction() as connection:
+            return shelf.read_all(connection)
+
+    def availability_revision(self) -> int:
+        """Grows with every change of what may be shown, or is stated of items."""
+        with self._database.read_transaction() as connection:
+            return int(state.read_state(connection).availability)
+
     def history(self, user_id: str, limit: int) -> tuple[RatedItem, ...]:
         """The user's last `limit` opinions, oldest first. Raises UnknownUser when there are none."""
         with self._database.read_transaction() as connection:
@@ -193,6 +240,36 @@ class Ledger:
             now = int(state.read_state(connection).fence)
             late = lineage.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
         return now, frozenset(late)
+
+    def take_events(self, events: Sequence[Event], allow_returning: bool = False) -> list[EventOutcome]:
+        """Take rows as they stream in, of anybody and in any order; the outcome of each, in their order.
+
+        The newest of a user and item counts, as in an import. Of an event with an id every further one with it changes
+        nothing. One that is refused (its user asked for deletion, or no item has its id) keeps no other out. With
+        `allow_returning` the tombstones that the rows lie under are removed. Raises InvalidInput for what is no id.
+        """
+        with self._database.write_transaction() as connection:
+            return EventTaker(connection, self._hashes, self._clock(), allow_returning).take(events)
+
+    # The horizon
+
+    def advance_horizon(self) -> int:
+        """Let all that has arrived make samples and counts; how many rows that is. To be called before a full build.
+
+        What comes from then on lies beyond the horizon, also when nothing had arrived.
+        """
+        with self._database.write_transaction() as connection:
+            return horizon.advance(connection)
+
+    def beyond_horizon(self) -> int:
+        """How many rows have arrived that make no samples and counts yet."""
+        with self._database.read_transaction() as connection:
+            return horizon.waiting(connection)
+
+    def is_behind(self) -> bool:
+        """Whether what is published is not of this horizon and this catalog; False where nothing is published."""
+        with self._database.read_transaction() as connection:
+            return state.is_behind(connection)
 
     # Where each unit stands
 
@@ -304,6 +381,21 @@ class Ledger:
         """Raises UnknownRequest."""
         with self._database.read_transaction() as connection:
             return requests.one_request(connection, request_id)
+
+    def requests_after(self, place: tuple[float, str] | None, in_state: str | None, limit: int) -> list[ForgetRequest]:
+        """The first `limit` deletions behind this place (time of acceptance, request id), of one state or of all."""
+        with self._database.read_transaction() as connection:
+            return requests.read_page(connection, place, in_state, limit)
+
+    def preview(self, user_id: str, item_ids: Collection[ItemName] | None) -> ForgetPreview:
+        """What a deletion would find if it came now; nothing is changed. Raises InvalidInput for what is no id."""
+        with self._database.read_transaction() as connection:
+            return exporting.preview(connection, user_id, item_ids, self._hashes)
+
+    def export(self, user_id: str) -> PersonExport:
+        """All that is held of a person, and where it counts. Raises InvalidInput for what is no id."""
+        with self._database.read_transaction() as connection:
+            return exporting.export(connection, user_id, self._hashes)
 
     def pending(self) -> list[ForgetRequest]:
         """Deletions that are not completed, oldest first; failed ones are to be tried again."""

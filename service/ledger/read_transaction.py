@@ -7,8 +7,8 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from service.ledger import (
-    catalog,
     histories,
+    horizon,
     lineage,
     placements,
     state,
@@ -26,10 +26,16 @@ class ReadTransaction:
         self.fence = int(now.fence)
         self.fingerprint: str | None = now.fingerprint  # under which places are remembered
         self.item_type = state.item_type(connection)
+        self.horizon = int(now.horizon or 0)
+        self.catalog_revision = int(now.catalog)
 
     def items(self) -> tuple[Item, ...]:
-        """The catalog, by item id."""
-        return catalog.all_items(self._connection)
+        """The items up to the horizon, by item id: samples and anchors are made of these."""
+        return horizon.items_at_horizon(self._connection)
+
+    def catalog(self) -> tuple[Item, ...]:
+        """The items of now, by item id: these are served."""
+        return horizon.served_items(self._connection)
 
     def view(self, users: Collection[str] | None = None) -> LedgerView:
         """Everything, or what concerns these users."""

@@ -37,6 +37,19 @@ def find_requests(connection: sa.Connection, *conditions: sa.ColumnElement[bool]
     return [_request_of(dict(row)) for row in connection.execute(in_order.where(*conditions)).mappings()]
 
 
+def read_page(
+    connection: sa.Connection, place: tuple[float, str] | None, state: str | None, limit: int
+) -> list[ForgetRequest]:
+    """The first `limit` requests behind a place (time of acceptance, request id), of one state or of all."""
+    c = _requests.c
+    query = sa.select(_requests).order_by(c.accepted_at, c.request_id).limit(limit)
+    if state is not None:
+        query = query.where(c.state == state)
+    if place is not None:
+        query = query.where(sa.tuple_(c.accepted_at, c.request_id) > sa.tuple_(*map(sa.literal, place)))
+    return [_request_of(dict(row)) for row in connection.execute(query).mappings()]
+
+
 def _request_of(row: dict[str, Any]) -> ForgetRequest:
     lists = {name: tuple(json.loads(row[name])) for name in _LISTS}
     outcome = None if row["outcome"] is None else Outcome(row["outcome"])

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from service.errors import InvalidSetting, LedgerNewer
 from service.ledger import tables
-from service.ledger.migrations import VERSION_TABLE
+from service.ledger.migrations import OLDEST_SCHEMA, VERSION_TABLE
 from service.ledger.statements import insert_new
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Schema:
     def _make(self, connection: sa.Connection) -> None:
         tables.metadata.create_all(connection)
         _context(connection).stamp(self._scripts, self.newest)
-        insert_new(connection, tables.state, [{"id": 1}])
+        insert_new(connection, tables.state, [{"id": 1, "oldest_schema": OLDEST_SCHEMA}])
 
     def _upgrade(self, connection: sa.Connection, version: str | None, whole: bool) -> None:
         pending = [*self._scripts.iterate_revisions(self.newest, version or "base")]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from service.data.traces import is_delimited, is_distinctive
 from service.ledger import tables
+from service.ledger.rows import TABLES, named_items
 from service.ledger.statements import count
 
 _CLOSED = {"kind", "scope", "state"}  # their few words are ours
@@ -40,7 +41,7 @@ def search_columns(connection: sa.Connection, text: str) -> ColumnSearch:
             if delimited:
                 name = f"{table.name}.{column.name}"
                 found[name] = found.get(name, 0) + delimited
-    item_ids = sum(_whole(connection, table.c.item_id, text) for table in (tables.items, tables.interactions))
+    item_ids = sum(_whole(connection, table.c.item_id, text) for table in (tables.items, *TABLES))
     if item_ids and found.get("items.title") == 1 and _is_named_item(connection, text):
         del found["items.title"]  # an item that has no other title than its id, and that somebody's rows name
     return ColumnSearch(values, found, item_ids, longer)
@@ -72,5 +73,5 @@ def _inside(connection: sa.Connection, column: sa.Column[str], text: str) -> tup
 
 def _is_named_item(connection: sa.Connection, text: str) -> bool:
     own = sa.and_(tables.items.c.item_id == text, tables.items.c.title == text)
-    named = sa.select(tables.interactions.c.item_id).where(tables.interactions.c.item_id == text)
-    return bool(connection.scalar(sa.select(sa.func.count()).select_from(tables.items).where(own, sa.exists(named))))
+    stated = connection.scalar(sa.select(sa.func.count()).select_from(tables.items).where(own))
+    return bool(stated) and bool(named_items(connection, [text]))

@@ -42,7 +42,7 @@ def item_type(connection: sa.Connection) -> str:
 def publish(connection: sa.Connection, published: Published) -> bool:
     """Whether this view is not older than the published one. Raises the revision only when something changes."""
     state = read_state(connection)
-    if published.fence < state.published_fence:
+    if published.fence < state.published_fence or published.horizon < _published_horizon(state):
         return False
     values = {
         "generation": published.generation,
@@ -52,6 +52,8 @@ def publish(connection: sa.Connection, published: Published) -> bool:
                 "config": asdict(published.config),
                 "frozen": dict(published.frozen),
                 "environment": dict(published.environment),
+                "horizon": published.horizon,
+                "catalog": published.catalog,
             }
         ),
     }
@@ -67,7 +69,27 @@ def published(connection: sa.Connection) -> Published | None:
         return None
     made = json.loads(state.published)
     config = BuildConfig.of(made["config"])
-    return Published(state.generation, state.published_fence, config, made["frozen"], made["environment"])
+    return Published(
+        state.generation,
+        state.published_fence,
+        config,
+        made["frozen"],
+        made["environment"],
+        horizon=made.get("horizon", 0),
+        catalog=made.get("catalog", 0),
+    )
+
+
+def is_behind(connection: sa.Connection) -> bool:
+    """Whether the horizon has moved, or the catalog has changed, since what is published was read."""
+    state, known = read_state(connection), published(connection)
+    if known is None:
+        return False
+    return (known.horizon, known.catalog) != (int(state.horizon or 0), int(state.catalog))
+
+
+def _published_horizon(state: Row) -> int:
+    return 0 if state.published is None else int(json.loads(state.published).get("horizon", 0))
 
 
 def raise_fence(connection: sa.Connection, fence: int) -> None:

@@ -49,18 +49,28 @@ def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[Mappin
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert the rows, replacing those of the same key."""
+    """Insert the rows; of those with a known key the given columns are replaced."""
     if not rows:
         return
     keys = [column.name for column in table.primary_key]
     statement = _insert(connection, table)
-    replaced = {column.name: statement.excluded[column.name] for column in table.c if column.name not in keys}
+    replaced = {name: statement.excluded[name] for name in rows[0] if name not in keys}
     merge = statement.on_conflict_do_update(index_elements=keys, set_=replaced)
     # Straight to the driver: SQLAlchemy takes longer over the parameters of a row than SQLite over the row.
     compiled = merge.compile(dialect=connection.dialect, column_keys=list(rows[0]))
     named = compiled.positiontup
     given = rows if named is None else [tuple(row[name] for name in named) for row in rows]
     connection.exec_driver_sql(compiled.string, given)
+
+
+def upsert_from(connection: sa.Connection, table: sa.Table, rows: sa.Select[Any]) -> sa.Insert:
+    """The statement that inserts what a query finds (columns by their names), replacing those of the same key."""
+    keys = [column.name for column in table.primary_key]
+    names = [column.name for column in rows.selected_columns]
+    # With a condition, or SQLite takes what follows for a part of the query.
+    statement = _insert(connection, table).from_select(names, rows.where(sa.true()))
+    replaced = {name: statement.excluded[name] for name in names if name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=replaced)
 
 
 def _insert(connection: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

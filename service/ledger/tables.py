@@ -31,6 +31,14 @@ def _whole(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False, default=0)
 
 
+def _counter(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default=sa.text("0"))
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
+
+
 items = _table(
     "items",
     _key("item_id"),
@@ -39,9 +47,27 @@ items = _table(
     _text("genres"),
     _text("author", nullable=True),
     # Made by an import because a row named it; lives as long as a row does.
-    sa.Column("created", sa.Boolean, nullable=False, server_default=sa.false()),
+    _flag("created"),
     _text("plain_title", nullable=True),  # as `plain_title` makes it, by which requests may name an item
+    _text("description", nullable=True),
+    _text("attributes", nullable=True),  # a flat JSON object
+    _flag("hidden"),
+    sa.Column("available_from", sa.Double),  # seconds since the epoch
+    sa.Column("available_until", sa.Double),
+    _flag("deleted"),  # nobody gets it any more; the rows that name it stay, and count until the horizon moves
     indexed=("title", "plain_title"),
+)
+# Items that changed beyond the horizon, as samples and anchors know them until it moves; not `stated`: they know it not at all.
+former_items = _table(
+    "former_items",
+    _key("item_id"),
+    _flag("stated"),
+    _text("title"),
+    sa.Column("year", sa.Integer),
+    _text("genres"),
+    _text("author", nullable=True),
+    _flag("created"),
+    _flag("deleted"),
 )
 interactions = _table(
     "interactions",
@@ -50,6 +76,24 @@ interactions = _table(
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
     sa.Column("rating", sa.Double),  # as it was stated, if one was
+)
+# Rows beyond the horizon: of each user and item the newest. People's histories know them; samples and counts do not yet.
+arrivals = _table(
+    "arrivals",
+    _key("user_id"),
+    sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
+    sa.Column("liked", sa.Boolean, nullable=False),
+    _whole("timestamp"),
+    sa.Column("rating", sa.Double),
+)
+# Events that were taken, by a keyed hash of their ids, so that one that is sent again is known.
+events = _table(
+    "events",
+    _key("user_id"),
+    _key("event_hash"),
+    _text("item_id"),
+    sa.Column("accepted_at", sa.Double, nullable=False),
+    indexed=("accepted_at",),
 )
 state = _table(
     "state",
@@ -64,6 +108,10 @@ state = _table(
     _text("outline", nullable=True, key="fingerprint"),
     _text("secret_check", nullable=True),
     _text("oldest_schema", nullable=True),  # the oldest version of this schema whose processes may write; null: any
+    _counter("arrived"),  # grows with every transaction that brings rows
+    sa.Column("horizon", sa.BigInteger),  # `arrived` as it was when the last full build began; null: none has yet
+    _counter("catalog"),  # grows with every change of the catalog's facts
+    _counter("availability"),  # grows with every change of what may be shown
 )
 placements = _table(
     "placements",

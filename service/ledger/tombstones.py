@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from service.ledger import tables
 from service.ledger.hashes import KeyedHashes
+from service.ledger.rows import TABLES, current_rows
 from service.ledger.statements import chunks, upsert
 from service.records import Interaction, Tombstone
 
@@ -102,15 +103,15 @@ def resurrected_users(connection: sa.Connection, hashes: KeyedHashes, now: float
 
 def held_users(connection: sa.Connection) -> Iterator[str]:
     """Everybody of whom anything is held."""
-    users = (sa.select(table.c.user_id) for table in (tables.interactions, *_DERIVED))
+    users = (sa.select(table.c.user_id) for table in (*TABLES, tables.events, *_DERIVED))
     yield from connection.scalars(sa.union(*users))
 
 
 def _tombstoned_items(
     connection: sa.Connection, user_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes, now: float
 ) -> list[str]:
-    c = tables.interactions.c
-    held = connection.execute(sa.select(c.item_id, c.timestamp).where(c.user_id == user_id).order_by(c.item_id)).all()
+    c = current_rows(lambda table: table.c.user_id == user_id).c
+    held = connection.execute(sa.select(c.item_id, c.timestamp).order_by(c.item_id)).all()
     return [
         item_id
         for item_id, timestamp in held

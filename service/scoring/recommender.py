@@ -11,14 +11,16 @@ import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import UnknownItem
+from service.errors import UnknownItem, UnknownUser
 from service.llm.frozen import FrozenModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, liked_next, liked_together
 from service.records import ById, ByTitle, Item, ItemName, Mask, RatedItem
+from service.scoring.diversity import diversified
 from service.scoring.encoding import RequestEncoder
 from service.scoring.ranking import Reasons, because, reasons, values
 from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
+from service.scoring.shelf import Shelves
 from service.scoring.snapshot import Snapshot, Snapshots
 
 RETRIEVED = 40  # candidates that compete for the last places, beside as many as are wanted, when a query names none
@@ -68,15 +70,25 @@ class Prepared:
     reasons: Reasons
     item_model: bool  # whether it speaks, too
     numbers: tuple[int | None, ...]  # of the candidates in the catalog
+    cold: bool  # nothing is held of the user who asks
+    names: Mapping[tuple[str, str], tuple[ItemName, ...]]  # of named candidates, by their ids and titles
 
 
 class Recommender:
     """Answers queries with the published generation."""
 
     def __init__(
-        self, catalog: Catalog, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, timeout: float
+        self,
+        catalog: Catalog,
+        snapshots: Snapshots,
+        frozen: FrozenModel,
+        queue: Queue,
+        timeout: float,
+        shelves: Shelves | None = None,
     ) -> None:
+        """Without `shelves` every item of the catalog may be shown, and no filter can be asked for."""
         self._catalog = catalog
+        self._shelves = shelves
         self._snapshots = snapshots
         self._frozen = frozen
         self._tokenizer = RequestEncoder(frozen.tokenizer)
@@ -105,15 +117,20 @@ class Recommender:
         mask, snapshot = self._snapshots.served(self._catalog)
         live = snapshot.live(mask)
         named = self._named(query, snapshot, live)
-        history = self._history(query, named)
+        history, cold = self._history(query, named)
         taste = self._taste(query, history, snapshot)
         # It has seen everybody, so from any mask on it is out.
         item_model = snapshot.item_model if mask.empty else None
         found = reasons(live, taste, item_model, snapshot.near)
+        out = _excluded(query, named)
         if query.candidates is None:
-            candidates = self._retrieve(history, self._seen(query, history), found, snapshot, query.top_k + RETRIEVED)
+            shown = self._shown(query, snapshot)
+            seen = self._seen(query, history) | out
+            candidates = self._retrieve(history, seen, found, snapshot, shown, query.offset + query.top_k + RETRIEVED)
         else:
-            candidates = _distinct(_items(query.candidates, named))
+            given = _distinct(_items(query.candidates, named))
+            wanted = [item for item in given if not item.item_id or item.item_id not in out]
+            candidates = self._allowed(wanted, query)
         # Whoever states a history has chosen it; of a person's own the newest part is what adapters were trained on.
         read = history if query.user_id is None else history[-snapshot.config.history_length :]
         request = ScoreRequest(read, tuple(candidates), mask.fence)
@@ -129,7 +146,23 @@ class Recommender:
             found,
             item_model is not None,
             tuple(snapshot.item_number.get(item.item_id) for item in candidates),
+            cold,
+            _names(query.candidates or (), named),
         )
+
+    def _shown(self, query: Query, snapshot: Snapshot) -> NDArray[np.bool_] | None:
+        """(N,): what may be shown now, and is wanted; None for everything."""
+        if self._shelves is None:
+            return None
+        shelf, now = self._shelves.current(), self._shelves.clock()
+        return shelf.shown(snapshot.generation, snapshot.item_number, query.conditions, now)
+
+    def _allowed(self, items: Sequence[Item], query: Query) -> list[Item]:
+        """Those of the named candidates that may be shown; of a title that no catalog knows nothing forbids it."""
+        if self._shelves is None:
+            return list(items)
+        shelf, now = self._shelves.current(), self._shelves.clock()
+        return [item for item in items if not item.item_id or shelf.shows(item.item_id, query.conditions, now)]
 
     def _named(self, query: Query, snapshot: Snapshot, live: LiveCounts) -> dict[ItemName, Item]:
         """The item that each name means: of several, that which most people have met."""
@@ -141,11 +174,17 @@ class Recommender:
 
         return {name: max(items, key=known) for name, items in meant.items()}
 
-    def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[RatedItem, ...]:
+    def _history(self, query: Query, named: Mapping[ItemName, Item]) -> tuple[tuple[RatedItem, ...], bool]:
+        """What is read of the past, and whether nothing is held of the user who asks."""
         if query.user_id is not None:
-            return self._catalog.history(query.user_id, REMEMBERED)
+            try:
+                return self._catalog.history(query.user_id, REMEMBERED), False
+            except UnknownUser:
+                if query.strict:
+                    raise
+                return (), True
         items = _items([name for name, _ in query.opinions], named)
-        return tuple(RatedItem(item, liked) for item, (_, liked) in zip(items, query.opinions, strict=True))
+        return tuple(RatedItem(item, liked) for item, (_, liked) in zip(items, query.opinions, strict=True)), False
 
     def _taste(self, query: Query, history: Sequence[RatedItem], snapshot: Snapshot) -> Taste:
         known = {
@@ -160,9 +199,17 @@ class Recommender:
         return frozenset(opinion.item.item_id for opinion in history)
 
     def _retrieve(
-        self, history: Sequence[RatedItem], seen: frozenset[str], found: Reasons, snapshot: Snapshot, count: int
+        self,
+        history: Sequence[RatedItem],
+        seen: frozenset[str],
+        found: Reasons,
+        snapshot: Snapshot,
+        shown: NDArray[np.bool_] | None,
+        count: int,
     ) -> list[Item]:
         """Unseen items of the catalog of which most speaks for them; where no counts do, the nearest in content.
+
+        Only items that are `shown` (N,) compete, so that a narrow filter finds as many as a wide one.
 
         A history of titles that no catalog knows says too little for that: it gets what is liked by many, if anything is.
         """
@@ -171,7 +218,8 @@ class Recommender:
         known = any(opinion.item.item_id in snapshot.item_number for opinion in history)
         counted = found.personal or not history or (found.popular.any() and not known)
         value = found.value if counted else self._nearness(history, snapshot)
-        numbers = np.argsort(-value, kind="stable")[: count + len(seen)]
+        order = np.argsort(-value, kind="stable")
+        numbers = (order if shown is None else order[shown[order]])[: count + len(seen)]
         ids = [snapshot.item_ids[number] for number in numbers]
         unseen = [item_id for item_id in ids if item_id not in seen][:count]
         items = self._catalog.items_by_id(unseen)
@@ -192,8 +240,13 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
     scores = np.array(scored.scores, np.float64)
     by_model = query.ranked_by is RankBy.MODEL
     value = values(prepared.reasons, prepared.numbers, _logits(scores)) if by_model else scores
-    best = np.argsort(-value, kind="stable")[: query.top_k].tolist()
-    ranked = [_ranked(prepared.request.candidates[n], float(scores[n]), rank) for rank, n in enumerate(best, 1)]
+    best = _order(query, prepared, value)[query.offset :]
+    first = query.offset + 1
+    chosen = prepared.request.candidates
+    ranked = [
+        Ranked(item.item_id or None, item.title, float(scores[n]), rank, names=prepared.names.get(_identity(item), ()))
+        for rank, (n, item) in enumerate(((n, chosen[n]) for n in best), first)
+    ]
     items = tuple(_explained(ranked, [prepared.numbers[n] for n in best], prepared) if query.explain else ranked)
     return Recommendation(
         generation=scored.generation,
@@ -205,7 +258,26 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
         ranked_by=query.ranked_by,
         memories=prepared.live.digests,
         item_model=prepared.item_model,
+        cold=prepared.cold,
     )
+
+
+def _order(query: Query, prepared: Prepared, value: NDArray[np.float64]) -> list[int]:
+    """The places of the best candidates, as many as the page and all before it have."""
+    count = query.offset + query.top_k
+    if not query.diversity:
+        return [int(n) for n in np.argsort(-value, kind="stable")[:count]]
+    known = prepared.snapshot.item_embeddings
+    rows = np.zeros((len(value), known.shape[1] if known.ndim == 2 else 0))
+    for place, number in enumerate(prepared.numbers):
+        if number is not None:
+            rows[place] = known[number] / (np.linalg.norm(known[number]) or 1.0)
+    return diversified(value, rows, count, query.diversity)
+
+
+def _excluded(query: Query, named: Mapping[ItemName, Item]) -> frozenset[str]:
+    """Ids of what the caller wants to be left out; a name that no item has leaves out nothing."""
+    return frozenset(named[name].item_id for name in query.exclude if name in named)
 
 
 def _known(history: Sequence[RatedItem], snapshot: Snapshot) -> dict[int, Item]:
@@ -213,8 +285,15 @@ def _known(history: Sequence[RatedItem], snapshot: Snapshot) -> dict[int, Item]:
     return {numbers[o.item.item_id]: o.item for o in history if o.item.item_id in numbers}
 
 
-def _ranked(item: Item, score: float, rank: int) -> Ranked:
-    return Ranked(item.item_id or None, item.title, score, rank)
+def _identity(item: Item) -> tuple[str, str]:
+    return item.item_id, item.title
+
+
+def _names(given: Sequence[ItemName], named: Mapping[ItemName, Item]) -> dict[tuple[str, str], tuple[ItemName, ...]]:
+    found: dict[tuple[str, str], tuple[ItemName, ...]] = {}
+    for name, item in zip(given, _items(given, named), strict=True):
+        found[_identity(item)] = (*found.get(_identity(item), ()), name)
+    return found
 
 
 def _explained(ranked: Sequence[Ranked], numbers: Sequence[int | None], prepared: Prepared) -> list[Ranked]:
@@ -252,4 +331,4 @@ def _foreign(name: ItemName) -> Item:
 
 def _distinct(items: Sequence[Item]) -> list[Item]:
     """Each item once, where it stood first, however it was named."""
-    return list({(item.item_id, item.title): item for item in items}.values())
+    return list({_identity(item): item for item in items}.values())

@@ -16,6 +16,7 @@ from adapters_store import StoreFault
 from service.errors import Damaged, LedgerUnavailable, NotReady
 from service.records import Mask
 from service.scoring.prefix_cache import PrefixCache
+from service.scoring.shelf import Shelves
 from service.scoring.snapshot import MaskSource, Snapshots
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Refresher:
         wait: Callable[[float], bool],
         on_damage: Callable[[StoreFault], None] = _ignore,
         on_ready: Callable[[], None] = lambda: None,
+        shelves: Shelves | None = None,
     ) -> None:
         """`on_ready` is called once, from this thread, when a generation can be scored with for the first time."""
         self._masks = masks
@@ -46,6 +48,7 @@ class Refresher:
         self._wait = wait
         self._on_damage = on_damage
         self._on_ready: Callable[[], None] | None = on_ready
+        self._shelves = shelves
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -98,6 +101,8 @@ class Refresher:
             try:
                 mask = self._masks.mask()
                 self._contexts.follow(mask.fence)
+                if self._shelves is not None:  # an item that only one person named must not stay here
+                    self._shelves.current()
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
                 self._tell_once_that_it_is_ready()
             except (NotReady, Damaged, LedgerUnavailable) as error:

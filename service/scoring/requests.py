@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from service.records import Item, ItemName, RatedItem
+from service.scoring.filters import Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,16 @@ class Query:
     top_k: int
     rank_by: RankBy | None = None
     explain: bool = False
+    strict: bool = False  # a user of whom nothing is held is refused; else they are a stranger, without a history
+    exclude: tuple[ItemName, ...] = ()  # never in the answer
+    conditions: Conditions = ()  # that items of the catalog must meet
+    offset: int = 0  # items of the order that are left out at its beginning
+    diversity: float = 0.0  # 0: the plain order; towards 1: unlike items one after another
 
     @property
     def names(self) -> tuple[ItemName, ...]:
         """Every item id or title in it."""
-        return (*(name for name, _ in self.opinions), *(self.candidates or ()))
+        return (*(name for name, _ in self.opinions), *(self.candidates or ()), *self.exclude)
 
     @property
     def ranked_by(self) -> RankBy:
@@ -92,6 +98,7 @@ class Ranked:
     rank: int
     parts: Mapping[str, float] | None = None
     because: tuple[Item, ...] = ()
+    names: tuple[ItemName, ...] = field(default=(), compare=False)  # by which the query named it among its candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +114,4 @@ class Recommendation:
     ranked_by: RankBy
     memories: tuple[str, ...] = ()  # whose counts were summed
     item_model: bool = False  # whether it answered
+    cold: bool = False  # nothing is held of the user who asked

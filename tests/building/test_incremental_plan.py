@@ -90,7 +90,15 @@ class World:
 
     def something_happens(self) -> None:
         self.chance.choice(
-            [self.some_come, self.some_change, self.somebody_leaves, self.an_opinion_goes, self.an_item_changes]
+            [
+                self.some_come,
+                self.some_change,
+                self.somebody_leaves,
+                self.an_opinion_goes,
+                self.an_item_changes,
+                self.an_item_goes,
+                self.the_horizon_moves,
+            ]
         )()
 
     def some_come(self) -> None:
@@ -113,6 +121,14 @@ class World:
     def an_item_changes(self) -> None:
         self.titles += 1
         self.ledger.import_data([replace(self.chance.choice(ITEMS), title=f"Other {self.titles} (2001)")], [], None)
+
+    def an_item_goes(self) -> None:
+        there = self.ledger.entries_after(None, 50)
+        if len(there) > len(ITEMS) - 2:
+            self.ledger.delete_item(self.chance.choice(there).item.item_id)
+
+    def the_horizon_moves(self) -> None:
+        self.ledger.advance_horizon()
 
     def held(self, count: int) -> list[Interaction]:
         rows = [row for own in self.ledger.view().interactions.values() for row in own]

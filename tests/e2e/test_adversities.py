@@ -61,7 +61,7 @@ def assert_serves_without(server: Server, request_id: str, user: str) -> None:
     """Others get their answers; of the person nothing is known, and what has seen them is masked."""
     assert any(shard["masked"] for shard in server.get("/generation").json()["shards"])
     assert len(server.recommend(user_id=BYSTANDER, candidates=TITLES[:3])["items"]) == 3
-    assert server.post("/recommend", {"user_id": user}).status_code == 404
+    assert server.post("/recommend", {"user_id": user, "strict": True}).status_code == 404
     assert server.state_of(request_id)["state"] != "completed"
 
 

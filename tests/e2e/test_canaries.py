@@ -127,7 +127,7 @@ def refused_requests() -> list[tuple[str, str, bytes | None, dict[str, str], int
         ("POST", "/recommend", body(user_id=PERSON)[:-1], {}, 400),
         ("POST", "/recommend", body(user_id=f"{PERSON}\0"), {}, 422),
         ("POST", "/recommend", body(user_id=PERSON * 40), {}, 422),
-        ("POST", "/recommend", body(user_id=canary("stranger")), {}, 404),
+        ("POST", "/recommend", body(user_id=canary("stranger"), strict=True), {}, 404),
         ("POST", "/recommend", body(user_id=PERSON, history=history), {}, 422),
         ("POST", "/recommend", body(history=history, **{ITEM: ITEM}), {}, 422),
         ("POST", "/recommend", body(history=history, top_k=ITEM), {}, 422),
@@ -192,7 +192,7 @@ def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     server: Server, installed: Installation, own_redis: OwnRedis, tmp_path: Path
 ) -> None:
     request_id = server.post("/forget", {"user_id": PERSON}, **{"Idempotency-Key": ASCII}).json()["request_id"]
-    assert server.post("/recommend", {"user_id": PERSON}).status_code == 404
+    assert server.post("/recommend", {"user_id": PERSON, "strict": True}).status_code == 404
     server.completed(request_id)
     assert own_redis.client.save()
     assert files_holding(own_redis.folder, [b"lethe:lock"]).hits  # the worker was there

@@ -325,12 +325,12 @@ def restored(
 
 def answers_until_ready(server: Server, user: str, meanwhile: Callable[[], object]) -> list[int]:
     """The statuses of one question asked again and again; what makes the server ready happens after the first."""
-    statuses = [server.post("/recommend", {"user_id": user}).status_code]
+    statuses = [server.post("/recommend", {"user_id": user, "strict": True}).status_code]
     meanwhile()
 
     def asked() -> bool:
         ready = server.ready()
-        statuses.append(server.post("/recommend", {"user_id": user}).status_code)
+        statuses.append(server.post("/recommend", {"user_id": user, "strict": True}).status_code)
         return ready
 
     eventually(asked, "the server is ready")
@@ -352,7 +352,7 @@ def test_whom_an_old_ledger_brings_back_is_forgotten_again_before_the_first_answ
         assert server.state_of(again["request_id"])["state"] == "completed"
 
         assert f"{RATED_EACH} of forgotten people skipped" in import_of(restored, RETURNING)
-        assert server.post("/recommend", {"user_id": RETURNING}).status_code == 404
+        assert server.post("/recommend", {"user_id": RETURNING, "strict": True}).status_code == 404
         assert f"({RATED_EACH} new interactions" in import_of(restored, RETURNING, "--allow-returning")
         # Every start begins with this check, here in a process of its own.
         again_asked = restored.report("restore-check")

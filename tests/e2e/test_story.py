@@ -141,7 +141,7 @@ def _nothing_is_left(server: Server, installed: Installation, user: str, request
     for path in (*installed.home.rglob("*"), installed.log):
         assert not path.is_file() or user.encode() not in path.read_bytes(), path
     assert user not in server.get("/metrics").text
-    refused = server.post("/recommend", {"user_id": user})
+    refused = server.post("/recommend", {"user_id": user, "strict": True})
     assert (refused.status_code, refused.headers["content-type"]) == (404, "application/problem+json")
     assert user not in refused.text
     assert server.post("/forget", {"user_id": user}, **{"Idempotency-Key": "k-1"}).json()["request_id"] == request_id
@@ -159,7 +159,7 @@ def test_any_text_can_be_a_title(server: Server, title: str) -> None:
 
 
 BAD: list[tuple[str, bytes, int]] = [
-    ("/recommend", b'{"user_id": "nobody-of-this-name"}', 404),
+    ("/recommend", b'{"user_id": "nobody-of-this-name", "strict": true}', 404),
     ("/recommend", b'{"history": {"liked": ["Heat"]}, "candidates": []}', 422),
     ("/recommend", b'{"user_id": "x", "history": {}}', 422),
     ("/recommend", b'{"history": {}, "top_k": NaN}', 422),

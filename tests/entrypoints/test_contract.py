@@ -9,14 +9,22 @@ from typing import Any
 import pytest
 
 from service.entrypoints.http.problems import MEDIA_TYPE
+from tests.entrypoints.online_house import OnlineHouse
 from tests.entrypoints.test_api import Door
 
 METHODS = {"get", "post"}
 
 
-@pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    return dict(Door().get("/openapi.json").json())
+@pytest.fixture(scope="module", params=["ordered", "online"])
+def document(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of the routes that the service was ordered with, and of those of the online service beside them."""
+    if request.param == "ordered":
+        return dict(Door().get("/openapi.json").json())
+    folder = tmp_path_factory.mktemp("house")
+    house = OnlineHouse(folder, f"sqlite:///{folder}/ledger.db")
+    found = dict(house.ask("GET", "/openapi.json").json())
+    house.ledger.close()
+    return found
 
 
 def schemas_in(node: Any) -> Iterator[dict[str, Any]]:

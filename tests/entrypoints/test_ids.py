@@ -356,5 +356,5 @@ def test_a_server_erases_by_the_text_of_the_file(house: House) -> None:
             assert house.take(text, "an item")
             assert client.post("/recommend", json={"user_id": text}).status_code == 200
             assert client.post("/forget", json={"user_id": text}).json()["held"] is True
-            assert client.post("/recommend", json={"user_id": text}).status_code == 404
+            assert client.post("/recommend", json={"user_id": text, "strict": True}).status_code == 404
         assert house.ledger.counts().interactions == 0

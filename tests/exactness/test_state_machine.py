@@ -31,6 +31,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from service.ledger import Event, EventOutcome
 from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction
 
@@ -176,10 +177,10 @@ class Story(RuleBasedStateMachine):
         folder = copied(self.origin, self.origin.with_name(f"live-{next(self.numbers)}"))
         self.home = Home(folder, self.clean.model, self.clean.config, self.process_pool)
         self.rows = {(row.user_id, row.item_id): row for row in AT_FIRST}
+        self.counted = dict(self.rows)  # up to the horizon
         self.gone: set[str] = set()  # users under a tombstone
         self.gone_pairs: set[tuple[str, str]] = set()
         self.acknowledged: list[str] = []
-        self.unbuilt = False  # data came in, which alone makes nobody build
         self.unsettled = False  # something happened since the last pass was completed
 
     def teardown(self) -> None:
@@ -209,7 +210,6 @@ class Story(RuleBasedStateMachine):
             changed = replace(held, liked=not held.liked, timestamp=held.timestamp + 1)
             assert self.home.ledger.import_data([], [changed], None).changed_interactions == 1
             self.rows[pair] = changed
-            self.unbuilt = self.unsettled = True
 
     @precondition(lambda self: self.gone or self.gone_pairs)
     @rule(data=st.data())
@@ -220,7 +220,6 @@ class Story(RuleBasedStateMachine):
         self.gone.discard(user)
         self.gone_pairs -= rows.keys()
         self.rows.update(rows)
-        self.unbuilt = self.unsettled = True
 
     def _import(self, rows: list[Interaction]) -> None:
         counts = self.home.ledger.import_data([], rows, None)
@@ -234,9 +233,24 @@ class Story(RuleBasedStateMachine):
             for pair, row in taken.items()
             if pair not in self.rows or self.rows[pair].timestamp < row.timestamp
         }
-        if newer:
-            self.unbuilt = self.unsettled = True
         self.rows.update(newer)
+
+    @rule(somebody=st.lists(users, min_size=1, max_size=3, unique=True), pick=st.integers(1, 31), again=st.booleans())
+    def events_stream_in(self, somebody: list[str], pick: int, again: bool) -> None:
+        rows = [EVERYTHING[user, item] for user in somebody for item in _some_items(user, pick)]
+        told = [Event(row, f"{row.user_id} met {row.item_id}") for row in rows]
+        before = self.home.ledger.mask().revision
+        outcomes = self.home.ledger.take_events(told)
+        if again:  # at least once: whoever did not hear the answer sends it again
+            assert self.home.ledger.take_events(told) == [
+                outcome if outcome is EventOutcome.FORGOTTEN else EventOutcome.DUPLICATE for outcome in outcomes
+            ]
+        for row, outcome in zip(rows, outcomes, strict=True):
+            pair = row.user_id, row.item_id
+            assert (outcome is EventOutcome.FORGOTTEN) == (row.user_id in self.gone or pair in self.gone_pairs)
+            if outcome in (EventOutcome.NEW, EventOutcome.CHANGED):
+                self.rows[pair] = row
+        assert self.home.ledger.mask().revision == before  # or every request would read the mask anew
 
     # Somebody asks to be forgotten
 
@@ -266,11 +280,9 @@ class Story(RuleBasedStateMachine):
 
     def _note_forgotten(self, user: str, items: list[str] | None) -> None:
         self.unsettled = True
-        self.rows = {
-            pair: row
-            for pair, row in self.rows.items()
-            if pair[0] != user or (items is not None and pair[1] not in items)
-        }
+        for rows in (self.rows, self.counted):
+            for pair in [pair for pair in rows if pair[0] == user and (items is None or pair[1] in items)]:
+                del rows[pair]
         if items is None:
             self.gone.add(user)
         else:
@@ -280,11 +292,33 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def reconcile_once(self) -> None:
-        if self.unbuilt:
-            self.home.build()
+        """Whatever lies beyond the horizon."""
         self.home.reconcile_once()
-        self.unbuilt = self.unsettled = False
+        self.unsettled = False
         self._compare()
+
+    @rule()
+    def build_in_full(self) -> None:
+        self.counted = dict(self.rows)
+        self.home.build()
+        self.reconcile_once()
+        assert self.home.table("arrivals", "user_id") == []
+
+    @rule()
+    def crash_before_the_horizon_has_moved(self) -> None:
+        with TRAP.set_at("lethe.horizon.before_commit", 1):
+            try:
+                self.home.build()
+                self.counted = dict(self.rows)
+                return  # nothing had arrived
+            except Crash:
+                self.met["lethe.horizon.before_commit"] += 1
+        self._reopen()
+
+    def _counted_by_the_ledger(self) -> dict[tuple[str, str], Interaction]:
+        columns = "user_id, item_id, liked, timestamp"
+        found = (Interaction(u, i, bool(liked), time) for u, i, liked, time in self.home.table("interactions", columns))
+        return {(row.user_id, row.item_id): row for row in found}
 
     @rule()
     def restart(self) -> None:
@@ -308,10 +342,10 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.unsettled)
     @rule(step=st.sampled_from(IN_A_PASS), times=st.sampled_from([1, 1, 1, 2]))
     def crash_in_a_pass(self, step: str, times: int) -> None:
+        self.counted = dict(self.rows)  # a pass begins with that
         with TRAP.set_at(step, times):
             try:
                 self.home.build()
-                self.unbuilt = False
                 return  # this pass has no such step
             except Crash:
                 self.met[step] += 1
@@ -320,7 +354,6 @@ class Story(RuleBasedStateMachine):
         left.mkdir()
         (left / "adapter_model.safetensors").write_bytes(b"half of an adapter")
         self._reopen()
-        self.unbuilt = True
 
     def _reopen(self) -> None:
         self.home.close()
@@ -332,9 +365,11 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def nothing_names_a_user_who_is_gone(self) -> None:
         held = {user for user, _ in self.rows}
-        for table in ("interactions", "exposures", "placements", "changes", "memberships"):
+        for table in ("interactions", "arrivals", "events", "exposures", "placements", "changes", "memberships"):
             assert not {user for (user,) in self.home.table(table, "user_id")} & self.gone, table
-        assert {user for (user,) in self.home.table("interactions", "user_id")} == held
+        assert self._counted_by_the_ledger() == self.counted
+        arrived = {user for (user,) in self.home.table("arrivals", "user_id")}
+        assert {user for user, _ in self.counted} | arrived == held
         remembered = {user for (user,) in self.home.table("placements", "user_id")}
         changed = {user for (user,) in self.home.table("changes", "user_id")}
         assert remembered | changed <= held
@@ -354,7 +389,7 @@ class Story(RuleBasedStateMachine):
             assert request.state == "completed"
             assert request.receipt is not None
         recorded = self.home.table("memberships", "partition_digest, unit_key, user_id, shard")
-        generation, files = self.clean.of(list(self.rows.values()), recorded)
+        generation, files = self.clean.of(list(self.counted.values()), recorded)
         assert self.home.ledger.generation() == generation
         assert self.home.files() == files
         self.met["compared"] += 1

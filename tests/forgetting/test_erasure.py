@@ -88,7 +88,9 @@ class SmallBuilder:
         }
         files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
         generation = self.store.add_generation({"format": FORMAT, **parts, "config": asdict(config)}, files)
-        published = Published(generation, view.fence, config, {"digest": "f" * 64}, {})
+        published = Published(
+            generation, view.fence, config, {"digest": "f" * 64}, {}, view.horizon, view.catalog_revision
+        )
         return Built(published, tuple(shards), shards, frozenset(rows), memories)
 
     def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:

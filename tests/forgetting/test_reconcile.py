@@ -82,7 +82,7 @@ class FakeBuilder:
         }
         generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        published = Published(generation, view.fence, config, frozen, {})
+        published = Published(generation, view.fence, config, frozen, {}, view.horizon, view.catalog_revision)
         return Built(published, tuple(digests.values()), shards, frozenset(rows), {})
 
 

@@ -26,7 +26,7 @@ from .conftest import Populated
 from .load import ledger_url
 
 RANKING = {"history": {"liked": TITLES[:2]}, "candidates": TITLES[5:7], "explain": True}
-OF_A_USER = {"user_id": "ann", "candidates": TITLES[5:7]}
+OF_A_USER = {"user_id": "ann", "strict": True, "candidates": TITLES[5:7]}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Run:
         for wish, _ in tuple(self._forgotten):
             history = {"liked": self.people.rated[wish.user_id][-4:-1]}
             for replica in self.replicas:
-                for subject in ({"user_id": wish.user_id}, {"history": history}):
+                for subject in ({"user_id": wish.user_id, "strict": True}, {"history": history}):
                     self.recommend(replica, {**subject, "candidates": TITLES[:1], "explain": True})
 
 
@@ -177,14 +177,14 @@ class Visitor:
         rated = self._run.people.rated[user]
         self._run.forget(here, user, () if whole else rated[-1:])
         for replica in (elsewhere, here):
-            self._recommend(replica, {"user_id": user})
+            self._recommend(replica, {"user_id": user, "strict": True})
             # Nobody's rows are nearer to this question than their own.
             self._recommend(replica, {"history": {"liked": rated[-4:-1]}})
 
     def _anything(self) -> dict[str, Any]:
         user = self._chance.choice(self._run.people.names)  # who may have left
         questions: list[dict[str, Any]] = [
-            {"user_id": user},
+            {"user_id": user, "strict": True},
             {"history": {"liked": self._run.people.rated[user][:3]}},
             {"history": {"liked": self._chance.sample(TITLES, 2), "disliked": ["Nobody Made This (2031)"]}},
         ]

@@ -134,6 +134,8 @@ class FakeCatalog:
         return True
 
     def seen(self, user_id: str) -> frozenset[str]:
+        if user_id != "someone":
+            return frozenset()
         return frozenset(opinion.item.item_id for opinion in self.opinions)
 
     def items_by_id(self, ids: Sequence[str]) -> dict[str, Item]:

@@ -338,10 +338,17 @@ def test_an_answer_states_what_it_was_scored_with(desk: Desk) -> None:
 # No answer
 
 
-def test_an_unknown_user_is_refused_before_anything_is_scored(desk: Desk) -> None:
+def test_an_unknown_user_is_refused_before_anything_is_scored_if_that_is_asked_for(desk: Desk) -> None:
     with pytest.raises(UnknownUser):
-        desk.ask(replace(ASKED, user_id="nobody"))
+        desk.ask(replace(ASKED, user_id="nobody", strict=True))
     assert desk.queue.requests == []
+
+
+def test_an_unknown_user_is_a_stranger(desk: Desk) -> None:
+    answer = desk.ask(replace(ASKED, user_id="nobody"))
+    assert (answer.cold, desk.ask(ASKED).cold) == (True, False)
+    stranger = desk.ask(replace(ASKED, user_id=None, opinions=()))
+    assert (answer.items, stranger.cold) == (stranger.items, False)
 
 
 def test_retrieval_from_an_empty_catalog_is_refused_but_named_candidates_are_scored(world: World) -> None:

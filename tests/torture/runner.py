@@ -309,11 +309,11 @@ class Torture:
         fence = max((answer.fence for answer in self.world.answers.values()), default=0)
         with suppress(httpx.TransportError):
             if gone:
-                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(gone)})
+                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(gone), "strict": True})
                 if answer.status_code not in (404, 503):
                     self._find(f"a forgotten person was answered {answer.status_code}: {answer.text}")
             if people:
-                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(people)})
+                answer = self._serving().post("/recommend", {"user_id": self._chance.choice(people), "strict": True})
                 if answer.status_code not in (200, 503) or (answer.is_success and answer.json()["fence"] < fence):
                     self._find(f"after fence {fence} a recommendation was answered {answer.status_code}: {answer.text}")
 

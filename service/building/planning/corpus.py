@@ -18,6 +18,9 @@ class Corpus:
     training: dict[str, tuple[Sample, ...]]
     validation: dict[str, tuple[Sample, ...]]
     interactions: Mapping[str, tuple[Interaction, ...]] = field(default_factory=dict)
+    catalog: tuple[Item, ...] | None = None  # what is served; None: the items that samples are made of
+    horizon: int = 0
+    catalog_revision: int = 0
 
 
 def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
@@ -30,4 +33,13 @@ def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
         if samples:
             held_out = is_validation_user(user_id, config.validation_percent, config.seed)
             (validation if held_out else training)[user_id] = samples
-    return Corpus(view.item_type, view.items, training, validation, view.interactions)
+    return Corpus(
+        view.item_type,
+        view.items,
+        training,
+        validation,
+        view.interactions,
+        view.catalog,
+        view.horizon,
+        view.catalog_revision,
+    )

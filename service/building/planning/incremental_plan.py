@@ -81,7 +81,7 @@ class IncrementalPlanner:
         if changed := transaction.changed(None, None):
             tree = self._assigner.tree(items, transaction.item_type, config)
             fresh = self._assignments(transaction.view(changed), tree, config)
-        return RememberedPlan(transaction, items, fresh, config)
+        return RememberedPlan(transaction, transaction.catalog(), fresh, config)
 
     def distrust(self) -> None:
         """Let everybody be read anew."""
@@ -110,6 +110,7 @@ class RememberedPlan:
         config: BuildConfig,
     ) -> None:
         self.fence, self.item_type, self.items = transaction.fence, transaction.item_type, items
+        self.horizon, self.catalog_revision = transaction.horizon, transaction.catalog_revision
         self._transaction, self._config = transaction, config
         self._fresh = [assignment for assignment in fresh if assignment.path != VALIDATES]
         counted = [assignment for assignment in self._fresh if assignment.path.startswith(MEMORIZED)]

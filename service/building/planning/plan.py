@@ -63,7 +63,15 @@ class Plan(Protocol):
     def item_type(self) -> str: ...
 
     @property
-    def items(self) -> tuple[Item, ...]: ...
+    def items(self) -> tuple[Item, ...]:
+        """The catalog that is served."""
+        ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def catalog_revision(self) -> int: ...
 
     @property
     def shards(self) -> Sequence[PlannedShard]: ...
@@ -89,7 +97,9 @@ class WholePlan:
     """Computed from everybody's samples."""
 
     def __init__(self, corpus: Corpus, assigner: ShardAssigner, config: BuildConfig, fence: int) -> None:
-        self.fence, self.item_type, self.items = fence, corpus.item_type, corpus.items
+        self.fence, self.item_type = fence, corpus.item_type
+        self.items = corpus.items if corpus.catalog is None else corpus.catalog
+        self.horizon, self.catalog_revision = corpus.horizon, corpus.catalog_revision
         self._corpus, self._seed = corpus, config.seed
         self._members: dict[str, list[Unit]] = {}
         units = units_of(corpus.training, corpus.item_type, config)

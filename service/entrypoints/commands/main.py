@@ -20,6 +20,7 @@ from service.version import VERSION
 _HERE = "service.entrypoints.commands"
 SERVICE: Mapping[str, CommandEntry] = {
     "import": CommandEntry(f"{_HERE}.imports:import_app", "Read interactions into the ledger."),
+    "ingest": CommandEntry(f"{_HERE}.ingest:ingest", "Take in events, lines of JSON, as they come."),
     "build": CommandEntry(f"{_HERE}.build:build", "Make the generation that the ledger describes, and publish it."),
     "serve": CommandEntry(f"{_HERE}.serve:serve", "Answer HTTP requests, and (with a worker) build and forget."),
     "worker": CommandEntry(f"{_HERE}.worker:worker", "Carry out deletions and build what is missing, until stopped."),

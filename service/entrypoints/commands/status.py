@@ -43,6 +43,7 @@ def _status(opened: Home) -> dict[str, Any]:
         "store": store,
         "fence": mask.fence,
         **dataclasses.asdict(counts),
+        "beyond_horizon": opened.ledger.beyond_horizon(),
         "validation_rows": manifest.get("validation_rows", 0),
         "config": manifest.get("config", {}),
         "shards": [

@@ -107,7 +107,7 @@ def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published
         raise StoreFailure(
             f"a clean build gives generation {built.generation}, but {published.generation} is served; "
             f"they differ in {differing}; "
-            "if rows were imported since, run `lethe build`"
+            "run `lethe build`: what differs is made again"
         )
     adapters, memories, files = (len(manifest[kind]) for kind in ("adapters", "memories", "files"))
     typer.echo(
@@ -121,6 +121,11 @@ def _require_at_rest(opened: Home, published: Published) -> None:
         raise InvalidInput(
             f"deletions that are not completed yet: {pending}; until they are, a clean build gives another generation than is "
             "served; verify again when `lethe status` names none"
+        )
+    if opened.ledger.is_behind():
+        raise InvalidInput(
+            "the horizon has moved, or the catalog has changed, since what is served was built; a worker makes it good in a "
+            "moment, and so does `lethe build`; then verify again"
         )
     now = opened.ledger.published()
     if now is None or now.generation != published.generation:

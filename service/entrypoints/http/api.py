@@ -19,13 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from service.entrypoints.http import problems, schemas
+from service.entrypoints.http import events, forgetting, items, people, problems, rankings, recommend_schemas, schemas
+from service.entrypoints.http.awaited import while_awaited
 from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
+from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
-from service.errors import LetheError, NotReady, TimedOut
+from service.errors import LetheError, NotReady
 from service.records import ForgetRequest, ItemName
 from service.scoring.requests import Query, Recommendation
 from service.version import VERSION
@@ -80,6 +82,7 @@ class Services:
     writable: Writable
     on_start: Callable[[], Awaitable[None]]
     on_stop: Callable[[], Awaitable[None]]
+    online: OnlineServices | None = None  # events, items and people; None: this process takes none
 
 
 class State(TypedDict):
@@ -93,6 +96,7 @@ async def _services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(_services)]
 
 router = APIRouter()
+ONLINE = (events.router, items.router, rankings.router, forgetting.router, people.router)
 
 
 @router.post(
@@ -100,11 +104,13 @@ router = APIRouter()
     response_model_exclude_unset=True,
     responses=problems.documented(400, 404, 408, 413, 415, 422, 429, 500, 503),
 )
-async def recommend(body: schemas.RecommendBody, request: Request, services: Wired) -> schemas.RecommendAnswer:
+async def recommend(
+    body: recommend_schemas.RecommendBody, request: Request, services: Wired
+) -> recommend_schemas.RecommendAnswer:
     """Rank candidates for a user, or for a history."""
     work = asyncio.create_task(services.recommender.recommend(body.query()))
-    found = await _while_awaited(work, request, services.limits.request_seconds)
-    return schemas.RecommendAnswer.of(found, body.explain)
+    found = await while_awaited(work, request, services.limits.request_seconds)
+    return body.page(found)
 
 
 @router.post("/forget", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 500, 503))
@@ -181,24 +187,6 @@ def metrics(services: Wired) -> Response:
     return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _while_awaited(work: asyncio.Task[Recommendation], request: Request, seconds: float) -> Recommendation:
-    # Whoever gave up often asks again: under load, scoring for those who left would starve those who stayed.
-    gone = asyncio.create_task(_disconnection(request))
-    try:
-        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise TimedOut(f"No answer within {seconds:g} seconds, or nobody waits for it any more. Try again later.")
-    finally:
-        work.cancel()
-        gone.cancel()
-
-
-async def _disconnection(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def create_app(services: Services, root_path: str = "") -> FastAPI:
     """The application over `services`. It starts and stops them with its own life.
 
@@ -232,5 +220,8 @@ def create_app(services: Services, root_path: str = "") -> FastAPI:
         exception_handlers=dict.fromkeys((LetheError, RequestValidationError, HTTPException), problems.handle),
     )
     app.include_router(router)
+    if services.online is not None:
+        for online_router in ONLINE:
+            app.include_router(online_router)
     publish_contract(app)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -10,10 +11,12 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.entrypoints.http.schemas import Problem, RecommendBody, SignedReceipt
+from service.entrypoints.http.people_schemas import ExportAnswer
+from service.entrypoints.http.recommend_schemas import RecommendBody
+from service.entrypoints.http.schemas import Problem, SignedReceipt
 
 # Responses of these are made by hand, so that FastAPI does not know of them.
-_MODELS: tuple[type[BaseModel], ...] = (Problem, SignedReceipt)
+_MODELS: tuple[type[BaseModel], ...] = (ExportAnswer, Problem, SignedReceipt)
 # Bodies of which a validator wants exactly one of some fields -> the name of the body with each of these.
 _ONE_OF: dict[type[BaseModel], dict[str, str]] = {
     RecommendBody: {"user_id": "RecommendForUser", "history": "RecommendForHistory"}
@@ -31,7 +34,9 @@ def with_named_models(document_of: Callable[[], dict[str, Any]]) -> Callable[[],
 
     def completed() -> dict[str, Any]:
         document = copy.deepcopy(document_of())  # it keeps its own
-        _, schemas = models_json_schema([(model, "serialization") for model in _MODELS], ref_template=_TEMPLATE)
+        paths = json.dumps(document["paths"])
+        used = [model for model in _MODELS if json.dumps(reference_to(model))[1:-1] in paths]
+        _, schemas = models_json_schema([(model, "serialization") for model in used], ref_template=_TEMPLATE)
         named = document["components"]["schemas"]
         named.update(schemas["$defs"])
         for model, bodies in _ONE_OF.items():

@@ -21,6 +21,7 @@ from service.entrypoints.http.problems import problem_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_BATCHES = ("/interactions", "/items", "/forget/batch")  # paths whose bodies hold many rows
 # Without it, the rest of a refused body would be read and thrown away.
 _CLOSE = {"Connection": "close"}
 
@@ -33,6 +34,7 @@ class Limits:
 
     max_body_bytes: int = 256 * 1024
     request_seconds: float = 10.0
+    max_batch_bytes: int = 4 * 2**20  # of a body of many rows
 
 
 class RequestObserver(Protocol):
@@ -117,6 +119,8 @@ class _Body:
         self._headers = Headers(scope=scope)
         self._receive = receive
         self._limits = limits
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        self._most_bytes = max(limits.max_body_bytes, limits.max_batch_bytes if path in _BATCHES else 0)
         self._bytes = 0
         self._deadline: float | None = None
         self._complete = False
@@ -167,11 +171,11 @@ class _Body:
         if encoding not in ENCODINGS:
             detail = "Send the body as it is, or packed once with Content-Encoding: gzip."
             raise HTTPException(415, detail, {**_CLOSE, "Accept-Encoding": "gzip"})
-        self._gunzip = Gunzip(self._limits.max_body_bytes)
+        self._gunzip = Gunzip(self._most_bytes)
 
     def _check_size(self, size: int) -> None:
-        if size > self._limits.max_body_bytes:
-            raise HTTPException(413, f"A body may have at most {self._limits.max_body_bytes} bytes.", _CLOSE)
+        if size > self._most_bytes:
+            raise HTTPException(413, f"A body may have at most {self._most_bytes} bytes.", _CLOSE)
 
 
 def _route(scope: Scope) -> str:

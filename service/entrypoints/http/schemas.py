@@ -15,7 +15,6 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -30,7 +29,6 @@ from service.records import (
     KeyRefused,
     key_of,
 )
-from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
 
 def _key(text: str) -> Key:
@@ -56,14 +54,15 @@ IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200, 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
-def _body(*examples: dict[str, Any]) -> ConfigDict:
+def body_config(*examples: dict[str, Any]) -> ConfigDict:
+    """How bodies are read: strictly, with these examples in the document."""
     return ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": list(examples)})
 
 
 class ItemById(BaseModel):
     """The item with this id."""
 
-    model_config = _body({"item_id": "34"})
+    model_config = body_config({"item_id": "34"})
 
     item_id: Id
 
@@ -74,7 +73,7 @@ class ItemById(BaseModel):
 class ItemByTitle(BaseModel):
     """The item with exactly this title; of several that with the smallest id."""
 
-    model_config = _body({"title": "Babe (1995)"})
+    model_config = body_config({"title": "Babe (1995)"})
 
     title: Text
 
@@ -112,180 +111,16 @@ NamedItem = Annotated[
         "title, `{item_id: ...}` or `{title: ...}` says which is meant"
     ),
 ]
-Names = Annotated[list[NamedItem], Field(max_length=50)]
 
 
-def _name_of(item: str | ItemById | ItemByTitle) -> ItemName:
+def name_of(item: str | ItemById | ItemByTitle) -> ItemName:
+    """The item that is named, as the rooms know it."""
     return item if isinstance(item, str) else item.name()
 
 
-def _answer(example: dict[str, Any]) -> ConfigDict:
+def answer_config(example: dict[str, Any]) -> ConfigDict:
+    """How answers are made: frozen, with this example in the document."""
     return ConfigDict(frozen=True, json_schema_extra={"examples": [example]})
-
-
-class Opinion(BaseModel):
-    """An item, by its id or title, and whether it was liked."""
-
-    model_config = _body({"item": "Toy Story (1995)", "liked": True})
-
-    item: NamedItem
-    liked: bool = True
-
-
-class History(BaseModel):
-    """Item ids or titles, oldest first.
-
-    `opinions` keeps the order in which likes and dislikes came; the shorter form, `liked` and `disliked`, counts dislikes as
-    newer than all likes. An empty history is that of a stranger.
-    """
-
-    model_config = _body(
-        {"liked": ["Toy Story (1995)"], "disliked": ["Heat (1995)"]},
-        {"opinions": [{"item": "Heat (1995)", "liked": False}, {"item": "Toy Story (1995)"}]},
-        {},
-    )
-
-    liked: Names = []
-    disliked: Names = []
-    opinions: Annotated[list[Opinion], Field(max_length=100)] = []
-
-    @model_validator(mode="after")
-    def _one_form(self) -> History:
-        if self.opinions and (self.liked or self.disliked):
-            raise PydanticCustomError("one_form", "Give either opinions, or liked and disliked")
-        return self
-
-    def in_order(self) -> tuple[tuple[ItemName, bool], ...]:
-        """Names and whether they were liked, oldest first."""
-        stated = [(opinion.item, opinion.liked) for opinion in self.opinions]
-        stated += [(item, True) for item in self.liked] + [(item, False) for item in self.disliked]
-        return tuple((_name_of(item), liked) for item, liked in stated)
-
-
-class RecommendBody(BaseModel):
-    """Exactly one of `user_id` and `history`. Without `candidates`, they are retrieved from the catalog.
-
-    Titles need not be exact here: `the matrix` is `Matrix, The (1999)`, and of several items that say the same the one is meant
-    that most people have met. An item that `candidates` names more than once, in whatever way, is answered once.
-
-    `rank_by` decides the order: `model` (what people like together, content and the score; the default without `candidates`)
-    or `score` (the default with them).
-    """
-
-    model_config = _body(
-        {"user_id": "196", "top_k": 5},
-        {"history": {"liked": ["Toy Story (1995)"]}, "candidates": ["Heat (1995)", "Babe (1995)"], "explain": True},
-    )
-
-    user_id: Id | None = None
-    history: History | None = None
-    candidates: Annotated[list[NamedItem], Field(min_length=1, max_length=200)] | None = None
-    top_k: Annotated[int, Field(ge=1, le=200)] = 10
-    rank_by: Literal["score", "model"] | None = None
-    explain: bool = False
-
-    @model_validator(mode="after")
-    def _one_subject(self) -> RecommendBody:
-        if (self.user_id is None) == (self.history is None):
-            raise PydanticCustomError("one_subject", "Give exactly one of user_id and history")
-        return self
-
-    def query(self) -> Query:
-        history = self.history or History()
-        return Query(
-            user_id=self.user_id,
-            opinions=history.in_order(),
-            candidates=None if self.candidates is None else tuple(map(_name_of, self.candidates)),
-            top_k=self.top_k,
-            rank_by=None if self.rank_by is None else RankBy(self.rank_by),
-            explain=self.explain,
-        )
-
-
-class Because(BaseModel):
-    """An item of the history that speaks for an item of the answer: people liked both."""
-
-    model_config = _answer({"item_id": "1", "title": "Toy Story (1995)"})
-
-    item_id: str
-    title: str
-
-
-class RankedItem(BaseModel):
-    """`score` is P(Yes) / (P(Yes) + P(No)), what the language model and the adapters expect: the chance of a like.
-
-    With `explain`: `weights` (adapter digest -> weight); for items of the catalog `parts` (of the value that `rank_by: model`
-    orders by, beside the language model's) and `because` (the items of the history that speak most for this one).
-    """
-
-    item_id: str | None
-    title: str
-    score: float
-    rank: int
-    weights: dict[str, float] | None = None
-    parts: dict[str, float] | None = None
-    because: list[Because] | None = None
-
-
-class RecommendAnswer(BaseModel):
-    """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
-
-    Present with `explain`: `neighbors`, the validation rows that decided the weights, nearest first (a row is known by a keyed
-    hash, which tells nothing about any person to whoever does not hold the installation's secret; `neighbours` is the same,
-    until 1.0); `memories`, the digests of
-    the memories whose counts were summed; and `item_model`, whether it answered too: under any mask it does not.
-    """
-
-    model_config = _answer(
-        {
-            "generation": "g-5f1c",
-            "fence": 3,
-            "degraded": False,
-            "ranked_by": "model",
-            "items": [{"item_id": "34", "title": "Babe (1995)", "score": 0.81, "rank": 1}],
-        }
-    )
-
-    generation: str
-    fence: int
-    degraded: bool
-    ranked_by: Literal["score", "model"]
-    items: list[RankedItem]
-    neighbors: list[str] | None = None
-    # Until 1.0, for callers of before.
-    neighbours: Annotated[list[str] | None, Field(json_schema_extra={"deprecated": True})] = None
-    memories: list[str] | None = None
-    item_model: bool | None = None
-
-    @classmethod
-    def of(cls, found: Recommendation, explain: bool) -> RecommendAnswer:
-        # Fields that are not set are left out of the answer; an unknown item_id is set, to null.
-        seen: dict[str, Any] = {}
-        if explain:
-            seen = {
-                "neighbors": list(found.neighbors),
-                "neighbours": list(found.neighbors),
-                "memories": list(found.memories),
-                "item_model": found.item_model,
-            }
-        return cls(
-            generation=found.generation,
-            fence=found.fence,
-            degraded=found.degraded,
-            ranked_by=found.ranked_by.value,
-            items=[_item(item, found.weights if explain else None) for item in found.items],
-            **seen,
-        )
-
-
-def _item(item: Ranked, weights: dict[str, float] | None) -> RankedItem:
-    plain: dict[str, Any] = {"item_id": item.item_id, "title": item.title, "score": item.score, "rank": item.rank}
-    if weights is not None:
-        plain["weights"] = weights
-    if item.parts is not None:
-        plain["parts"] = dict(item.parts)
-        plain["because"] = [Because(item_id=other.item_id, title=other.title) for other in item.because]
-    return RankedItem(**plain)
 
 
 class ForgetBody(BaseModel):
@@ -296,7 +131,7 @@ class ForgetBody(BaseModel):
     kept out meanwhile: they may still be under way. With `remember` it is kept out for ever, too.
     """
 
-    model_config = _body(
+    model_config = body_config(
         {"user_id": "196"},
         {"user_id": "196", "item_ids": ["242", {"item_id": "302"}, {"title": "Babe (1995)"}]},
         {"user_id": "196", "remember": True},
@@ -308,13 +143,13 @@ class ForgetBody(BaseModel):
 
     def names(self) -> list[ItemName] | None:
         """The items that are named; None: everything."""
-        return None if self.item_ids is None else list(map(_name_of, self.item_ids))
+        return None if self.item_ids is None else list(map(name_of, self.item_ids))
 
 
 class FoundCounts(BaseModel):
     """How much was held when the deletion was accepted."""
 
-    model_config = _answer({"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1})
+    model_config = answer_config({"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1})
 
     interactions: int
     training_samples: int
@@ -334,7 +169,7 @@ class FoundCounts(BaseModel):
 class FoundItems(BaseModel):
     """How many of the distinct items that were named were erased now, erased before, not this user's, and no items at all."""
 
-    model_config = _answer({"named": 3, "erased": 2, "already_erased": 0, "not_held": 0, "unknown": 1})
+    model_config = answer_config({"named": 3, "erased": 2, "already_erased": 0, "not_held": 0, "unknown": 1})
 
     named: int
     erased: int
@@ -367,7 +202,7 @@ class ForgetAnswer(BaseModel):
     `held` says whether there was anything to erase. A deletion that found nothing is `completed` at once, with `held` false.
     """
 
-    model_config = _answer(
+    model_config = answer_config(
         {
             "request_id": "f-81b2",
             "state": "accepted",
@@ -403,7 +238,7 @@ class ForgetAnswer(BaseModel):
 class ForgetStatus(BaseModel):
     """Where a deletion stands: accepted, retraining, completed or failed (and then tried again)."""
 
-    model_config = _answer(
+    model_config = answer_config(
         {
             "request_id": "f-81b2",
             "state": "completed",
@@ -469,7 +304,7 @@ class ServedShard(BaseModel):
 class GenerationAnswer(BaseModel):
     """The generation that this process serves, and what it was built from."""
 
-    model_config = _answer(
+    model_config = answer_config(
         {
             "generation": "g-5f1c",
             "fence": 3,
@@ -497,7 +332,7 @@ class GenerationAnswer(BaseModel):
 class Health(BaseModel):
     """One word."""
 
-    model_config = _answer({"status": "ok"})
+    model_config = answer_config({"status": "ok"})
 
     status: str
 
@@ -523,7 +358,7 @@ class SignedReceipt(BaseModel):
 class Fault(BaseModel):
     """One place of a request that is wrong, and why."""
 
-    model_config = _answer({"location": "body.top_k", "message": "Input should be less than or equal to 200"})
+    model_config = answer_config({"location": "body.top_k", "message": "Input should be less than or equal to 200"})
 
     location: str
     message: str
@@ -532,7 +367,7 @@ class Fault(BaseModel):
 class Problem(BaseModel):
     """RFC 9457. `errors` says, for an invalid request, where it is wrong; it never repeats what was sent."""
 
-    model_config = _answer(
+    model_config = answer_config(
         {
             "type": "urn:lethe:problem:unknown-request",
             "title": "Unknown forget request",

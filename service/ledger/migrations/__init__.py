@@ -11,3 +11,6 @@ processes may. Whatever it does, requests, receipts, masks and tombstones stay; 
 """
 
 VERSION_TABLE = "lethe_schema"  # not Alembic's own name: others may keep theirs in the same database
+
+# A process of an earlier version would forget a person and leave their rows beyond the horizon.
+OLDEST_SCHEMA = "0006"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from research.benchmarks.requests import Asker, RequestShape, opinions
-from service.entrypoints.http.schemas import RecommendBody
+from service.entrypoints.http.recommend_schemas import RecommendBody
 from service.errors import ModelUnsuitable
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer

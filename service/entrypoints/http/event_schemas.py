@@ -1,0 +1,104 @@
+"""Events on the wire."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from service.entrypoints.http.schemas import Id, NamedItem, answer_config, body_config, name_of
+from service.records import ItemName
+
+MOST_EVENTS = 10_000
+_LATEST = 99_999_999_999  # seconds: a time in milliseconds is no time of ours
+
+EventKind = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[\w.:-]+$")]
+EventId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+class EventRow(BaseModel):
+    """What somebody did with an item: `liked`, a `rating`, or an `event` (play, purchase, ...) that settings give a meaning.
+
+    `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
+    taken before of this user changes nothing.
+    """
+
+    model_config = body_config({"user_id": "196", "item_id": "242", "event": "play", "event_id": "e-1"})
+
+    user_id: Id
+    item_id: Id
+    liked: bool | None = None
+    rating: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
+    event: EventKind | None = None
+    timestamp: Annotated[int, Field(ge=0, le=_LATEST)] | None = None
+    event_id: EventId | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> EventRow:
+        if (self.event is None) == (self.liked is None and self.rating is None):
+            raise PydanticCustomError("one_opinion", "Give liked, a rating or both, or an event")
+        return self
+
+
+class EventsBody(BaseModel):
+    """Rows of any number of people, taken in one transaction: all of them, or (where the answer is an error) none."""
+
+    model_config = body_config(
+        {"interactions": [{"user_id": "196", "item_id": "242", "liked": True, "timestamp": 881250949}]}
+    )
+
+    interactions: Annotated[list[EventRow], Field(min_length=1, max_length=MOST_EVENTS)]
+    allow_returning: Annotated[
+        bool, Field(description="Take people back in who were forgotten: their tombstones are removed")
+    ] = False
+
+
+EventWord = Annotated[
+    Literal[
+        "new",
+        "changed",
+        "unchanged",
+        "outdated",
+        "duplicate",
+        "ignored",
+        "forgotten",
+        "unknown_item",
+        "unknown_event",
+    ],
+    Field(
+        description="new, changed: it is held. unchanged: it was held already. outdated: what is held is newer. duplicate: its "
+        "event_id was taken before. ignored: events of its kind say nothing here. Refused: forgotten (its user asked for "
+        "deletion), unknown_item, unknown_event (no setting gives it a meaning)"
+    ),
+]
+
+
+class EventsAnswer(BaseModel):
+    """What became of each row, in their order, and how many had each outcome."""
+
+    model_config = answer_config({"taken": 1, "counts": {"new": 1}, "outcomes": ["new"]})
+
+    taken: int
+    counts: dict[EventWord, int]
+    outcomes: list[EventWord]
+
+    @classmethod
+    def of(cls, outcomes: Sequence[EventWord]) -> EventsAnswer:
+        counts = Counter(outcomes)
+        return cls(taken=counts["new"] + counts["changed"], counts=dict(counts), outcomes=list(outcomes))
+
+
+class ForgetInteractionsBody(BaseModel):
+    """Single interactions of one user, to be forgotten: the items that they name, by id or exact title."""
+
+    model_config = body_config({"user_id": "196", "item_ids": ["242", {"title": "Babe (1995)"}]})
+
+    user_id: Id
+    item_ids: Annotated[list[NamedItem], Field(min_length=1, max_length=1000)]
+    remember: bool = False
+
+    def names(self) -> list[ItemName]:
+        return [name_of(item) for item in self.item_ids]

@@ -1,0 +1,72 @@
+"""What people do, as it happens: `POST /interactions`, and the deletion of single interactions."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Header, Response
+from starlette.requests import Request
+
+from service.data.events import EventMeanings, UnknownEvent
+from service.entrypoints.http import problems
+from service.entrypoints.http.event_schemas import (
+    EventRow,
+    EventsAnswer,
+    EventsBody,
+    EventWord,
+    ForgetInteractionsBody,
+)
+from service.entrypoints.http.online import Online
+from service.entrypoints.http.schemas import ForgetAnswer, IdempotencyKey
+from service.ledger import Event
+from service.records import Interaction
+
+router = APIRouter(tags=["events"])
+
+
+@router.post("/interactions", responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))
+def take_interactions(body: EventsBody, online: Online) -> EventsAnswer:
+    """Take in what people did. Their next recommendation knows of it; samples and counts do from the next full build on."""
+    with online.turnstile.passed():
+        now = int(online.ledger.now())
+        read = [event_of(row, online.meanings, now) for row in body.interactions]
+        taken = iter(online.events.take([one for one in read if isinstance(one, Event)], body.allow_returning))
+    outcomes: list[EventWord] = [next(taken).value if isinstance(one, Event) else one for one in read]
+    answer = EventsAnswer.of(outcomes)
+    online.telemetry.observe_events({str(word): number for word, number in answer.counts.items()})
+    return answer
+
+
+@router.delete("/interactions", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 500, 503))
+def forget_interactions(
+    body: ForgetInteractionsBody,
+    online: Online,
+    request: Request,
+    response: Response,
+    after: BackgroundTasks,
+    idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+) -> ForgetAnswer:
+    """Forget single interactions: `POST /forget` with `item_ids`."""
+    began = perf_counter()
+    accepted = online.intake.forget(body.user_id, body.names(), idempotency_key, body.remember)
+    online.telemetry.observe_mask(perf_counter() - began)
+    after.add_task(online.bell.ring)
+    response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
+    return ForgetAnswer.of(accepted)
+
+
+def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:
+    """The row that an event makes, or what becomes of it instead. `now` is its time if it states none."""
+    liked = row.liked
+    try:
+        if row.event is not None:
+            liked = meanings.of_kind(row.event)
+        elif liked is None and row.rating is not None:
+            liked = meanings.of_rating(row.rating)
+    except UnknownEvent:
+        return "unknown_event"
+    if liked is None:
+        return "ignored"
+    time = now if row.timestamp is None else row.timestamp
+    return Event(Interaction(row.user_id, row.item_id, liked, time, row.rating), row.event_id)

@@ -1,0 +1,96 @@
+"""What the routes of the online service reach, beside those that it was ordered with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, cast
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from service.data.events import EventMeanings
+from service.entrypoints.http.middleware import Limits
+from service.entrypoints.telemetry import Telemetry
+from service.errors import NotReady, Overloaded
+from service.forgetting.arriving import EventIntake
+from service.forgetting.intake import Intake
+from service.ledger import Ledger
+from service.scoring.requests import Query, Recommendation
+
+_WRITERS = 4  # batches that wait for the ledger at a time; further ones are refused
+
+
+class Turnstile:
+    """Lets few writers in at a time: writers queue before the ledger, and whoever cannot be served soon should hear it."""
+
+    def __init__(self, places: int = _WRITERS) -> None:
+        self._free = threading.BoundedSemaphore(places)
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """Raises Overloaded where too many wait."""
+        if not self._free.acquire(blocking=False):
+            raise Overloaded("Too many batches wait to be written. Send this one again later.")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The recommender, and the seconds within which it must answer."""
+
+    recommender: Recommends
+    seconds: float
+
+
+class Rings(Protocol):
+    """The bell that wakes workers."""
+
+    def ring(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineServices:
+    """The ledger's doors for events, items and people."""
+
+    ledger: Ledger
+    intake: Intake
+    events: EventIntake
+    meanings: EventMeanings
+    bell: Rings
+    telemetry: Telemetry
+    forget_deadline: float  # seconds until an owed deletion is overdue
+    turnstile: Turnstile = field(default_factory=Turnstile)
+
+
+class Recommends(Protocol):
+    """The recommender."""
+
+    def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
+
+
+class _Services(Protocol):
+    online: OnlineServices | None
+    recommender: Recommends
+    limits: Limits
+
+
+async def _online(request: Request) -> OnlineServices:
+    services = cast(_Services, request.state.services)
+    if services.online is None:
+        raise NotReady("this process takes neither events nor items")
+    return services.online
+
+
+async def _ranking(request: Request) -> Ranking:
+    services = cast(_Services, request.state.services)
+    return Ranking(services.recommender, services.limits.request_seconds)
+
+
+Ranks = Annotated[Ranking, Depends(_ranking)]
+Online = Annotated[OnlineServices, Depends(_online)]

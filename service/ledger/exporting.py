@@ -1,0 +1,103 @@
+"""All that is held of one person, and where it counts; and what a deletion would find. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from service.ledger import tables
+from service.ledger.findings import look_up
+from service.ledger.hashes import KeyedHashes
+from service.ledger.requests import find_requests
+from service.ledger.rows import current_rows, items_of, of_user
+from service.ledger.statements import count, keyed
+from service.records import ForgetRequest, ItemName, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """One interaction. `counted`: samples and counts are made of it as it is; else it waits for the next full build."""
+
+    item_id: str
+    title: str
+    liked: bool
+    rating: float | None
+    timestamp: int
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeenBy:
+    """An artifact that has seen the person: an adapter or a memory by its digest, or a validation row by its opaque key."""
+
+    kind: str  # adapter | memory | row
+    key: str
+    shard: str | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersonExport:
+    """All that is held of one person."""
+
+    rows: tuple[HeldRow, ...]
+    seen_by: tuple[SeenBy, ...]
+    events: int  # whose ids are remembered
+    requests: tuple[ForgetRequest, ...]  # deletions of theirs
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetPreview:
+    """What a deletion would find if it came now."""
+
+    outcome: Outcome
+    interactions: int
+    seen_by: tuple[SeenBy, ...]  # would be masked at once
+
+
+def export(connection: sa.Connection, user_id: str, hashes: KeyedHashes) -> PersonExport:
+    """Of somebody who is not held: nothing, but for their deletions."""
+    key = keyed(user_id)
+    known_events = sa.select(sa.func.count()).where(tables.events.c.user_id == key)
+    theirs = tables.forget_requests.c.subject.in_(hashes.subjects(key))
+    return PersonExport(
+        rows=_rows(connection, key),
+        seen_by=_seen_by(connection, key),
+        events=int(connection.scalar(known_events) or 0),
+        requests=tuple(find_requests(connection, theirs)),
+    )
+
+
+def preview(
+    connection: sa.Connection, user_id: str, names: Collection[ItemName] | None, hashes: KeyedHashes
+) -> ForgetPreview:
+    """What a deletion of a user, or of these of their interactions, would find and mask."""
+    key = keyed(user_id)
+    seen_by = _seen_by(connection, key)
+    findings = look_up(connection, key, names, seen=bool(seen_by), hashes=hashes)
+    held = items_of(connection, key, findings.held)
+    owing = bool(held) or (names is None and bool(seen_by))
+    return ForgetPreview(findings.outcome, len(held), seen_by if owing else ())
+
+
+def _rows(connection: sa.Connection, user_id: str) -> tuple[HeldRow, ...]:
+    rows = current_rows(of_user(user_id))
+    c, beyond = rows.c, set[str]()
+    if count(connection, tables.arrivals):
+        mine = tables.arrivals.c.user_id == user_id
+        beyond.update(connection.scalars(sa.select(tables.arrivals.c.item_id).where(mine)))
+    query = sa.select(c.item_id, tables.items.c.title, c.liked, c.rating, c.timestamp)
+    joined = query.join_from(rows, tables.items, c.item_id == tables.items.c.item_id)
+    found = connection.execute(joined.order_by(c.timestamp, c.item_id))
+    return tuple(
+        HeldRow(item, title, bool(liked), rating, time, item not in beyond)
+        for item, title, liked, rating, time in found
+    )
+
+
+def _seen_by(connection: sa.Connection, user_id: str) -> tuple[SeenBy, ...]:
+    c = tables.lineage.c
+    mine = sa.select(c.kind, c.key, c.shard, c.samples).where(c.user_id == user_id).order_by(c.kind, c.key)
+    return tuple(SeenBy(*row) for row in connection.execute(mine))

@@ -1,0 +1,110 @@
+"""A day of an online service: events, new items, hidden items and deletions at once, on two replicas of one installation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .conftest import ALONE, BYSTANDER, ITEMS, OTHERS, Installation, Server, eventually
+
+RECOMMENDABLE_WITHIN = 300.0  # seconds: where many share a machine, the libraries of a first build alone take minutes
+
+
+@pytest.fixture(scope="module")
+def installed(copies: Callable[..., Installation]) -> Installation:
+    return copies()
+
+
+@pytest.fixture(scope="module")
+def servers(installed: Installation) -> Iterator[tuple[Server, Server]]:
+    """One with a worker, one without."""
+    with installed.serving_ready() as one, installed.serving_ready(ALONE) as other:
+        yield one, other
+
+
+def shown(server: Server, **asked: Any) -> list[str]:
+    body = {"user_id": BYSTANDER, "top_k": 60, **asked}
+    return [item["item_id"] for item in server.recommend(**body)["items"]]
+
+
+def test_the_next_answer_knows_what_somebody_has_just_done(servers: tuple[Server, Server]) -> None:
+    one, other = servers
+    first, second = shown(other)[:2]
+    rows = [
+        {"user_id": BYSTANDER, "item_id": first, "liked": True, "event_id": "e-1"},
+        {"user_id": BYSTANDER, "item_id": second, "event": "view"},
+        {"user_id": "a newcomer", "item_id": second, "rating": 5},
+    ]
+    told = one.post("/interactions", {"interactions": rows}).json()
+    assert told["outcomes"] == ["new", "ignored", "new"]
+    assert first not in shown(other)
+    assert second in shown(other)
+    assert "cold" not in other.recommend(user_id="a newcomer")
+    assert other.recommend(user_id="nobody knows them")["cold"] is True
+    assert other.post("/recommend", {"user_id": "nobody knows them", "strict": True}).status_code == 404
+
+
+def test_a_new_item_can_be_recommended_and_a_hidden_one_is_gone_on_every_replica(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    one, other = servers
+    before = installed.adapter_files()
+    began = time.monotonic()
+    item = {"title": "A film that is new (2026)", "categories": ["Drama"], "attributes": {"in_stock": True}}
+    assert one.client.put("/items/new-film", json=item).status_code == 201
+    wanted = {"filter": {"attributes": {"in_stock": True}}}
+    eventually(lambda: shown(other, **wanted) == ["new-film"], "the new item is recommended", RECOMMENDABLE_WITHIN)
+    print(f"recommendable after {time.monotonic() - began:.1f} s")
+    assert installed.adapter_files() == before
+    assert other.client.patch("/items/new-film", json={"hidden": True}).status_code == 200
+    assert shown(one, **wanted) == shown(other, **wanted) == []
+    one.client.patch("/items/new-film", json={"hidden": False})
+    assert shown(one, **wanted) == shown(other, **wanted) == ["new-film"]
+    assert one.client.delete("/items/new-film").status_code == 204
+    assert shown(one, **wanted) == shown(other, **wanted) == []
+
+
+def test_a_deletion_is_completed_beside_what_has_arrived_and_a_rebuild_gives_the_same(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    one, other = servers
+    events = [
+        {"user_id": user, "item_id": ITEMS[n % len(ITEMS)][0], "liked": n % 3 > 0, "timestamp": 2_000 + n}
+        for n, user in enumerate([*OTHERS[2:], *(f"streamed-{n}" for n in range(200))] * 5)
+    ]
+    assert one.post("/interactions", {"interactions": events}).status_code == 200
+    before = installed.adapter_files()
+    preview = one.post("/forget/preview", {"user_id": OTHERS[0]}).json()
+    accepted = one.post("/forget", {"user_id": OTHERS[0]}).json()
+    assert accepted["affected_shards"] == [use["key"] for use in preview["masked"] if use["kind"] == "adapter"]
+    one.completed(accepted["request_id"])
+    after = installed.adapter_files()
+    assert len(after.keys() - before.keys()) <= 1
+    assert before.keys() - after.keys() == set(accepted["affected_shards"])
+    eventually(lambda: not installed.report("status")["owed"], "nothing is owed")
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+    assert json.loads(other.get(f"/users/{OTHERS[0]}/export").text)["interactions"] == []
+
+
+def test_lines_of_events_are_taken_in_and_a_full_build_lets_them_count(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    file = installed.folder / "events.jsonl"
+    rows = [{"user_id": OTHERS[1], "item_id": item, "event": "play", "event_id": item} for item, _ in ITEMS[:3]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "no event\n\n")
+    first, again = installed.run("ingest", str(file), "--json"), installed.run("ingest", str(file), "--json")
+    assert (first.code, again.code) == (1, 1)
+    told = json.loads(first.out)
+    assert told.pop("malformed") == 1
+    assert sum(told.values()) == 3
+    assert json.loads(again.out) == {"duplicate": 3, "malformed": 1}
+    uses = servers[1].get(f"/users/{OTHERS[1]}/export").json()["interactions"]
+    assert any(not row["counted"] for row in uses)
+    installed.build()
+    uses = servers[1].get(f"/users/{OTHERS[1]}/export").json()["interactions"]
+    assert all(row["counted"] for row in uses)
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")

@@ -1,0 +1,173 @@
+"""Exports, lists and previews of deletions, and rankings beside `POST /recommend`, over HTTP."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.records import ById
+from tests.entrypoints.online_house import OnlineHouse
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineHouse]:
+    if request.param == "sqlite":
+        opened = OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db")
+        yield _filled(opened)
+        opened.ledger.close()
+        return
+    with request.getfixturevalue("new_database")() as url:
+        opened = OnlineHouse(tmp_path, url)
+        yield _filled(opened)
+        opened.ledger.close()
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> Iterator[OnlineHouse]:
+    """A house on SQLite, for what does not depend on the database."""
+    opened = OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db")
+    yield _filled(opened)
+    opened.ledger.close()
+
+
+def _filled(house: OnlineHouse) -> OnlineHouse:
+    """Ann and Bob count and were seen; Ann has done something since."""
+    rows = [_row("ann", "i0"), _row("ann", "i1", rating=2), _row("bob", "i2")]
+    assert house.post("/interactions", {"interactions": rows}).status_code == 200
+    house.ledger.advance_horizon()
+    shards, memories = {"ad1": "010"}, {"me1": {"ann": 2, "bob": 1}}
+    house.ledger.record_lineage(0, {"ad1": ["ann", "ann"]}, {"row-1": "bob"}, shards, memories)
+    later = {**_row("ann", "i3"), "event_id": "e1", "timestamp": 5_000}
+    assert house.post("/interactions", {"interactions": [later]}).status_code == 200
+    return house
+
+
+def _row(user: str, item: str, **opinion: Any) -> dict[str, Any]:
+    return {"user_id": user, "item_id": item, "timestamp": 1_000 + int(item[1:]), **(opinion or {"liked": True})}
+
+
+# What is held
+
+
+def test_a_person_gets_all_that_is_held_and_where_it_counts(house: OnlineHouse) -> None:
+    told = house.ask("GET", "/users/ann/export").json()
+    counted = {row["item_id"]: row["counted"] for row in told["interactions"]}
+    assert counted == {"i0": True, "i1": True, "i3": False}
+    assert told["interactions"][1] == {
+        "item_id": "i1",
+        "title": "Title 1 (1999)",
+        "liked": False,
+        "rating": 2.0,
+        "timestamp": 1_001,
+        "counted": True,
+    }
+    assert told["used_by"] == [
+        {"kind": "adapter", "key": "ad1", "shard": "010", "samples": 2},
+        {"kind": "memory", "key": "me1", "shard": None, "samples": 2},
+    ]
+    assert (told["user_id"], told["known_event_ids"], told["deletions"]) == ("ann", 1, [])
+    table = house.ask("GET", "/users/ann/export", params={"format": "csv"})
+    rows = list(csv.DictReader(io.StringIO(table.text)))
+    assert [row["item_id"] for row in rows] == ["i0", "i1", "i3"]
+    assert table.headers["content-type"] == "text/csv; charset=utf-8"
+
+
+def test_of_the_forgotten_the_export_names_their_deletions_alone(house: OnlineHouse) -> None:
+    request_id = house.post("/forget", {"user_id": "ann"}).json()["request_id"]
+    told = house.ask("GET", "/users/ann/export").json()
+    assert (told["interactions"], told["used_by"], told["known_event_ids"]) == ([], [], 0)
+    assert [one["request_id"] for one in told["deletions"]] == [request_id]
+    assert house.ask("GET", "/users/never%20held/export").json()["deletions"] == []
+
+
+# Deletions
+
+
+def test_a_preview_says_what_a_deletion_then_does_and_changes_nothing(house: OnlineHouse) -> None:
+    before = house.ledger.mask(), house.ledger.counts()
+    told = house.post("/forget/preview", {"user_id": "ann"}).json()
+    assert (told["outcome"], told["interactions"], told["expected_seconds"]) == ("erased", 3, None)
+    assert [use["key"] for use in told["masked"]] == ["ad1", "me1"]
+    one = house.post("/forget/preview", {"user_id": "ann", "item_ids": ["i3", "i5"]}).json()
+    assert (one["outcome"], one["interactions"]) == ("erased", 1)
+    nobody = house.post("/forget/preview", {"user_id": "nobody"}).json()
+    assert nobody == {"outcome": "nothing_held", "interactions": 0, "masked": [], "expected_seconds": None}
+    assert (house.ledger.mask(), house.ledger.counts()) == before
+    done = house.post("/forget", {"user_id": "ann"}).json()
+    assert (done["outcome"], done["counts"]["interactions"], done["affected_shards"]) == ("erased", 3, ["ad1"])
+
+
+def test_deletions_are_listed_in_order_with_their_due_dates(house: OnlineHouse) -> None:
+    asked = [house.post("/forget", {"user_id": user}).json()["request_id"] for user in ("ann", "nobody", "bob")]
+    found, cursor = [], ""
+    while cursor is not None:
+        page = house.ask("GET", "/forget", params={"cursor": cursor, "limit": 2}).json()
+        found += page["requests"]
+        cursor = page["cursor"]
+    assert [one["request_id"] for one in found] == asked
+    assert all(one["accepted_at"][:10] < one["due_at"][:10] for one in found)  # a day
+    owed = house.ask("GET", "/forget", params={"state": "accepted"}).json()["requests"]
+    assert [one["request_id"] for one in owed] == [asked[0], asked[2]]
+    for params in ({"state": "lost"}, {"cursor": "bm8="}, {"limit": 0}):
+        assert house.ask("GET", "/forget", params=params).status_code == 422
+
+
+def test_a_batch_of_deletions_has_a_request_for_each_and_rings_once(house: OnlineHouse) -> None:
+    rung = house.asleep.rung
+    answer = house.post("/forget/batch", {"user_ids": ["ann", "nobody", "bob"]})
+    assert answer.status_code == 202
+    told = answer.json()
+    assert (told["held"], [one["held"] for one in told["requests"]]) == (2, [True, False, True])
+    assert [one["state"] for one in told["requests"]] == ["accepted", "completed", "accepted"]
+    assert house.asleep.rung == rung + 1
+    assert house.ledger.counts().interactions == 0
+    again = house.post("/forget/batch", {"user_ids": ["ann"]}).json()
+    assert again["requests"][0]["request_id"] == told["requests"][0]["request_id"]
+
+
+# Rankings
+
+
+def test_similar_items_are_those_for_whoever_likes_one(light: OnlineHouse) -> None:
+    body = {"top_k": 3, "filter": {"year": {"min": 1990}}, "exclude": ["i0"]}
+    answer = light.post("/items/i1/similar", body)
+    assert (answer.status_code, len(answer.json()["items"])) == (200, 3)
+    [query] = light.recommender.queries
+    assert (query.opinions, query.exclude, query.user_id) == (((ById("i1"), True),), (ById("i1"), "i0"), None)
+    assert len(query.conditions) == 1
+
+
+def test_documents_are_reranked_in_the_shape_that_clients_send(light: OnlineHouse) -> None:
+    body = {
+        "model": "rerank-v3",
+        "query": "Title 0 (1999)\n\n i1 ",
+        "documents": ["first", {"text": "second" + "x" * 600}, "first", "hidden"],
+        "top_n": 2,
+        "return_documents": True,
+        "max_chunks_per_doc": 10,
+    }
+    told = light.post("/rerank", body).json()
+    assert (told["model"], told["object"]) == ("rerank-v3", "list")
+    assert [(one["index"], one["document"]["text"][:6]) for one in told["results"]] == [(1, "second"), (0, "first")]
+    assert told["results"][0]["relevance_score"] > told["results"][1]["relevance_score"]
+    assert light.recommender.queries[0].opinions == (("Title 0 (1999)", True), ("i1", True))
+    everything = light.post("/rerank", {**body, "top_n": None, "return_documents": False}).json()["results"]
+    assert [one["index"] for one in everything] == [1, 0, 2]
+    assert "document" not in everything[0]
+    assert light.post("/rerank", {"user_id": "ann", "query": "x", "documents": ["a"]}).status_code == 422
+    assert light.post("/rerank", {"query": "x", "documents": []}).status_code == 422
+
+
+def test_many_people_are_answered_in_lines_in_their_order(light: OnlineHouse) -> None:
+    answer = light.post("/recommend/batch", {"user_ids": ["ann", "nobody", "bob"] * 20, "top_k": 2})
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["index"] for line in lines] == list(range(60))
+    assert ["cold" in line["answer"] for line in lines] == [False, True, False] * 20
+    assert all(len(line["answer"]["items"]) == 2 for line in lines)
