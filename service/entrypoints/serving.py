@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
 from fastapi import FastAPI
 
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.devices import computing_of, served_model
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.readiness import Writability
 from service.entrypoints.telemetry import Telemetry
 from service.llm.frozen import FrozenModel
+from service.routing.neighbors import index_place
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
@@ -20,16 +23,22 @@ from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
+log = logging.getLogger(__name__)
+
 
 def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
     """The application of one API replica: one frozen model, one scoring thread, one refresher."""
     settings = home.settings
     torch.set_num_threads(settings.scoring_threads())
-    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
-    snapshots = Snapshots(home.store, frozen)
+    chosen = computing_of(settings)
+    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(served_model(home))
+    place = index_place(chosen.device)
+    computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
+    log.info("computing_on", extra={**computing, "neighbors": place.where})
+    snapshots = Snapshots(home.store, frozen, place)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note)
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, computing)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 

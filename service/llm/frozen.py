@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from service.errors import ModelUnsuitable
 from service.llm import packed
+from service.llm.attention import kernels_for
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
 from service.llm.spec import Answers, ModelSpec
 from service.llm.tokenizer import PromptTokenizer, model_folder
@@ -97,6 +98,13 @@ class FrozenModel:
         if self._tokenizer is None:
             self._tokenizer = PromptTokenizer.load(self.spec)
         return self._tokenizer
+
+    @property
+    def attention(self) -> str:
+        """In words, by what it attends."""
+        config = self.model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return kernels_for(self.device, self.model.dtype, width).words if self.packs else "by the model's own way"
 
     @classmethod
     def load(cls, spec: ModelSpec) -> FrozenModel:

@@ -24,6 +24,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from service.llm.attention import join, kernels_for
+
 FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 _NAME = "lethe_packed"
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -149,40 +151,23 @@ class Packing:
         theirs, theirs_lse = attend(folded, *self.prefixes.keys_values[layer], scale, mask=self.prefixes.unseen)
         seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
         seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
-        share = torch.sigmoid(lse - seen_lse)[..., None].to(out.dtype)
-        return torch.lerp(seen, out, share)
+        return join(out, lse, seen, seen_lse)
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of (b, h, n, D) over (b, h, t, D): values (b, h, n, D) and log-sum-exps (b, h, n) float32."""
-    if query.device.type != "cpu":
-        return attend_in_steps(query, key, value, scale, causal=causal, mask=mask)
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    kernels = kernels_for(query.device, query.dtype, query.shape[-1])
+    return (kernels.plain if mask is None else kernels.masked).attend(
+        query, key, value, scale, causal=causal, mask=mask
     )
-    return found
-
-
-def attend_in_steps(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The same, one plain step after the other: for devices whose fused kernels keep their log-sum-exps to themselves."""
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    lse = torch.logsumexp(scores.float(), dim=-1)
-    return torch.exp(scores.float() - lse[..., None]).to(value.dtype) @ value, lse
 
 
 def attend_both(
     query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, scale: float, unseen: Tensor | None
 ) -> Tensor:
-    """The same of each text over its own earlier tokens and a prefix of its own (B, G, T, D), with a way back: (B, H, n, D).
+    """Attention of each text over its own earlier tokens and a prefix of its own (B, G, T, D), with a way back: (B, H, n, D).
 
     Fused kernels have none through their log-sum-exps.
     """

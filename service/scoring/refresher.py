@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -37,12 +37,15 @@ class Refresher:
         contexts: PrefixCache,
         wait: Callable[[float], bool],
         on_damage: Callable[[StoreFault], None] = _ignore,
+        computing: Mapping[str, str] | None = None,
     ) -> None:
+        """`computing` says on what this process computes, for `generation_info`."""
         self._masks = masks
         self._snapshots = snapshots
         self._contexts = contexts
         self._wait = wait
         self._on_damage = on_damage
+        self._computing = computing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -87,6 +90,9 @@ class Refresher:
                 for adapter in snapshot.manifest["adapters"]
             ],
             "validation_rows": snapshot.manifest["validation_rows"],
+            "computing": None
+            if self._computing is None
+            else {**self._computing, "neighbors": snapshot.neighbors.where},
         }
 
     def _run(self) -> None:

@@ -21,7 +21,7 @@ from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask
-from service.routing.neighbors import Neighbors
+from service.routing.neighbors import ON_CPU, IndexPlace, Neighbors
 
 Floats = NDArray[np.float32]
 
@@ -71,9 +71,14 @@ class Snapshot:
 
 
 def load_snapshot(
-    store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures, before: Snapshot | None = None
+    store: Store,
+    generation: str,
+    frozen: FrozenModel,
+    mixtures: Mixtures,
+    before: Snapshot | None = None,
+    place: IndexPlace = ON_CPU,
 ) -> Snapshot:
-    """Read a generation, from the counts of the one `before` it where that comes to the same.
+    """Read a generation, from the counts of the one `before` it where that comes to the same; its indexes are at `place`.
 
     Raises:
         Damaged: a file is missing or does not have its digest; the worker will build it again.
@@ -81,14 +86,12 @@ def load_snapshot(
     """
     try:
         stored = store.generation(generation)
-        stated, counted = (
-            stored.artifacts()
-        )  # the ledger names the generation, and its manifest says what belongs to it
-        adapters = {d: adapter_tensors(store.adapters.stated(d, own).read()) for d, own in stated.items()}
+        # The ledger names the generation, and its manifest says what belongs to it.
+        stated, counted = stored.artifacts()
         files = {name: stored.read(name) for name in stored.manifest["files"]}
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
-        stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
+        stack = _stack(store, stated, config, frozen)
         # A generation that an older version made has no memories; the worker will make it anew.
         source = _memories(store, counted, config.min_people)
         item_ids = tuple(json.loads(files["items.json"]))
@@ -97,7 +100,7 @@ def load_snapshot(
         raise Damaged(str(failure)) from failure
     row_keys = tuple(json.loads(files["rows.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
-    catalog = Neighbors(item_embeddings)
+    catalog = Neighbors(item_embeddings, place)
     return Snapshot(
         generation=generation,
         manifest=stored.manifest,
@@ -106,7 +109,7 @@ def load_snapshot(
         mixture=mixtures.of(config.lora_targets),
         stack=stack,
         errors=load_array(files["errors.npy"]),
-        neighbors=Neighbors(load_array(files["embeddings.npy"])),
+        neighbors=Neighbors(load_array(files["embeddings.npy"]), place),
         row_keys=row_keys,
         row_number={key: number for number, key in enumerate(row_keys)},
         item_ids=item_ids,
@@ -117,6 +120,13 @@ def load_snapshot(
         item_model=ItemModel.of(files),
         near=_near_in_content(catalog, item_embeddings, memory.without().likes),
     )
+
+
+def _stack(
+    store: Store, stated: Mapping[str, Mapping[str, str]], config: BuildConfig, frozen: FrozenModel
+) -> AdapterStack:
+    adapters = {digest: adapter_tensors(store.adapters.stated(digest, own).read()) for digest, own in stated.items()}
+    return AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
 
 
 def _memories(store: Store, stated: Mapping[str, Mapping[str, str]], least_people: int) -> Source:
@@ -157,8 +167,9 @@ class Mixtures:
 class Snapshots:
     """Holds the newest snapshot. Anybody may ask for a generation; it is loaded once and replaces the one before."""
 
-    def __init__(self, store: Store, frozen: FrozenModel) -> None:
+    def __init__(self, store: Store, frozen: FrozenModel, place: IndexPlace = ON_CPU) -> None:
         self._store = store
+        self._place = place
         self._frozen = frozen
         self._loading = threading.Lock()
         self._mixtures = Mixtures(frozen)
@@ -200,7 +211,9 @@ class Snapshots:
             return current
         with self._loading:
             if self._current is None or self._current.generation != generation:
-                self._current = load_snapshot(self._store, generation, self._frozen, self._mixtures, self._current)
+                self._current = load_snapshot(
+                    self._store, generation, self._frozen, self._mixtures, self._current, self._place
+                )
             return self._current
 
 
