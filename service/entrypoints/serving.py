@@ -35,7 +35,7 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
     place = index_place(chosen.device)
     computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
     log.info("computing_on", extra={**computing, "neighbors": place.where})
-    snapshots = Snapshots(home.store, frozen, place)
+    snapshots = Snapshots(home.store, frozen, place, 0 if chosen.device == "cpu" else settings.adapter_bytes)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
     refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, computing)

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from service.llm.attention import join, kernels_for
+from service.llm.staging import sent
 
 FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 _NAME = "lethe_packed"
@@ -91,8 +92,8 @@ class Runs:
             starts = torch.tensor([0, *accumulate(lengths)][:-1])
             place = torch.arange(self.longest)
             inside = place[None] < torch.tensor(lengths)[:, None]
-            self._taken = torch.where(inside, starts[:, None] + place[None], 0).flatten().to(device)
-            self._kept = inside.flatten().nonzero()[:, 0].to(device)
+            taken = torch.where(inside, starts[:, None] + place[None], 0).flatten()
+            self._taken, self._kept = sent(device, taken, inside.flatten().nonzero()[:, 0])
 
     def spread(self, things: Tensor, dim: int) -> Tensor:
         """Dimension `dim` of N -> two dimensions (runs, longest); the margin repeats the first thing."""
@@ -107,7 +108,7 @@ class Runs:
 
     def repeat(self, of_runs: Tensor) -> Tensor:
         """What belongs to runs (R, …) -> the same for each of their things (N, …)."""
-        lengths = torch.tensor(self.lengths, device=of_runs.device)
+        [lengths] = sent(of_runs.device, torch.tensor(self.lengths))
         return of_runs.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
 
 
@@ -199,7 +200,8 @@ def chunks_of_tokens(lengths: Sequence[int], most: int) -> Iterator[range]:
 def _unseen(tokens: Sequence[int], keys: Tensor) -> Tensor:
     longest = max(tokens)
     beyond = torch.arange(longest) >= torch.tensor(tokens)[:, None, None, None]
-    return torch.zeros(len(tokens), 1, 1, longest).masked_fill_(beyond, -torch.inf).to(keys)
+    mask = torch.zeros(len(tokens), 1, 1, longest).masked_fill_(beyond, -torch.inf)
+    return sent(keys.device, mask.to(keys.dtype))[0]
 
 
 def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:

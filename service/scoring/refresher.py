@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from adapters_store import StoreFault
-from service.errors import Damaged, LedgerUnavailable, NotReady
+from service.errors import Damaged, LedgerUnavailable, NotReady, OutOfMemory
 from service.records import Mask
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.snapshot import MaskSource, Snapshots
@@ -102,7 +102,7 @@ class Refresher:
                 mask = self._masks.mask()
                 self._contexts.follow(mask.fence)
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
-            except (NotReady, Damaged, LedgerUnavailable) as error:
+            except (NotReady, Damaged, LedgerUnavailable, OutOfMemory) as error:
                 if str(error) != self.reason:
                     log.warning("not_ready", extra={"reason": str(error)})
                     self._tell_of_damage(error, mask)
