@@ -1,8 +1,8 @@
 """One request's questions in a few fixed shapes: a pass of each shape is recorded once, and then replayed in one launch.
 
-Launching kernel by kernel takes a GPU longer than a small model's arithmetic. A recorded pass reads and writes the same memory each
-time: what a request brings is copied there, padded to the shape, and wiped afterwards. Padding changes no answer: a text's own
-tokens never see what comes after them, and what is padded of the context is masked.
+Launching kernel by kernel takes a GPU longer than a small model's arithmetic. A recorded pass reads and writes the same memory
+each time: what a request brings is copied there, padded to the shape, and wiped afterwards. Padding changes no answer: a text's
+own tokens never see what comes after them, and what is padded of the context is masked.
 """
 
 from __future__ import annotations
