@@ -231,7 +231,8 @@ class FrozenModel:
         """The last layer where each text ends, (B, H)."""
         tokens = torch.tensor([token for text in texts for token in text])
         last = torch.tensor(list(accumulate(map(len, texts)))) - 1
-        return self._last_of(*sent(self.device, tokens, torch.tensor(positions), last), packing)
+        ids, places, last = sent(self.device, tokens, torch.tensor(positions), last)
+        return self._last_of(ids, places, last, packing)
 
     def answer_tensors(self, ids: Tensor, positions: Tensor, last: Tensor, packing: Packing) -> Tensor:
         """logit(Yes) − logit(No) (B,) float32 at the places `last` (B,) of a packed row: ids and positions (N,)."""
