@@ -15,6 +15,7 @@ from service.records import Activation, BuildConfig, Level, Partition, UnitKind
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
 _DEFAULTS = BuildConfig()
+_DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 # Of torch, oneDNN (once DNNL), MKL, FBGEMM, OpenBLAS, NumPy and cuBLAS. How many threads they take is not among them: a task
 # of a build has one.
@@ -107,14 +108,33 @@ class Settings(BaseSettings):
 
     model: str = Field(str(BUNDLED_MODEL), description="Frozen model: a folder or a Hugging Face hub id")
     model_revision: str | None = Field(None, description="Commit of the hub id")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Of the frozen model: float32 | bfloat16 | float16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Of the frozen model: auto (bfloat16 on a GPU that has it, else float32) | float32 | bfloat16 | float16",
     )
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu | cuda | cuda:N")
+    device: str = Field(
+        "auto",
+        pattern=_DEVICE,
+        description="What serves: auto (the first GPU that torch sees, else cpu) | cpu | cuda:N",
+    )
+    train_device: str = Field(
+        "auto",
+        pattern=_DEVICE,
+        description="What builds: auto (a GPU of the same kind that does not serve, else what serves) | cpu | cuda:N",
+    )
+    train_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory (and, under MPS, of its processors) that builds may take where it also serves",
+    )
+    adapter_bytes: int = Field(
+        0, ge=0, description="Memory of a GPU for adapters; the others wait in the host's memory. 0: all are resident"
+    )
     threads: int = Field(
         0, ge=0, description="CPU threads for scoring; 0: all cores but one, which the event loop and builds want"
     )
-    build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on CUDA")
+    build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on a GPU")
     forget_deadline: float = Field(86_400, gt=0, description="Seconds after which an owed deletion is overdue")
     remember_days: float = Field(
         30,

@@ -16,6 +16,7 @@ LetheError
 │   ├── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
 │   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
 ├── ReceiptInvalid          a receipt's signature does not match its content
+├── OutOfMemory             the device's memory is full
 └── Overloaded              too much is waiting; come back after `retry_after` seconds
     └── TimedOut              the answer did not come within the request's time
 """
@@ -72,6 +73,10 @@ class SecretChanged(LedgerUnavailable):
 
 
 class ReceiptInvalid(LetheError): ...
+
+
+class OutOfMemory(LetheError):
+    """What could be given back has been: the next request may find room."""
 
 
 class Overloaded(LetheError):

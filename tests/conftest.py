@@ -37,8 +37,14 @@ _LONG = ("e2e", "torture", "exactness", "history", "build")  # folders
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that of two test processes neither ends long before the other."""
+    """Long files first, so that of two test processes neither ends long before the other. Without a GPU, `gpu` is skipped."""
     items.sort(key=lambda item: item.path.parent.name not in _LONG)
+    if torch.cuda.is_available():
+        return
+    without = pytest.mark.skip(reason=f"needs a GPU: torch {torch.__version__} sees none here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(without)
 
 
 @pytest.fixture(scope="session")

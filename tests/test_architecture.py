@@ -79,8 +79,14 @@ OWNERS = {
 SERVING = "service.entrypoints.serving"  # an API replica without a worker
 
 READS_ENVIRONMENT = ("service.config",)
-# cuBLAS takes this setting from nowhere else, and only before its first use in a process.
-WRITES_ENVIRONMENT = {"service.building.workers.process_pool": {"CUBLAS_WORKSPACE_CONFIG"}}
+# cuBLAS and CUDA take these from nowhere else, and only before their first use in a process.
+WRITES_ENVIRONMENT = {
+    "service.building.workers.process_pool": {
+        "CUBLAS_WORKSPACE_CONFIG",
+        "CUDA_MPS_CLIENT_PRIORITY",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    }
+}
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 LONGEST_FUNCTION = 50  # lines

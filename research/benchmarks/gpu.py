@@ -1,19 +1,24 @@
 """What only a GPU can show: `research/benchmarks/gpu.sh`. Random weights are made on the device; nothing is downloaded.
 
-Throughput of the frozen model and of mixtures of more and more resident adapters, in turns; latency at batch 1; seconds to
-retrain a shard of 256 samples by the code that a build runs. Everything is set beside the fastest large matrix product of this
-device.
+Throughput of the frozen model, of mixtures of more and more resident adapters and of what others do with a few (PEFT, SISA), in
+turns; latency at batch 1; what loading takes; seconds to retrain a shard of 256 samples by the code that a build runs; neighbor
+search on processor and GPU where faiss is there; a server over HTTP where all of Lethe is. Everything is set beside the fastest
+large matrix product of this device.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -39,6 +44,7 @@ from research.benchmarks.models import (
     times,
     twin,
 )
+from research.benchmarks.peers import PeftPeer
 from research.benchmarks.report import Section, document, text_of
 from research.benchmarks.scoring import check_last, random_ids
 from service.building.training.training import EncodedSample, TrainingTask, train_adapter
@@ -48,18 +54,23 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Prefix
 from service.llm.spec import ModelSpec
+from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig
 
 TOKENIZER = Path(__file__).parents[2] / "service" / "bundled" / "base_model"
 COLUMNS = (
     *("model", "what", "samples/s", "x no adapters", "overhead %", "TFLOP/s of floor", "share of ceiling"),
-    *("p50 ms", "p99 ms", "seconds", "of which loading", "note"),
+    *("p50 ms", "p99 ms", "seconds", "of which loading", "peak / weights", "note"),
 )
 NOTES = (
     "Floor: the frozen model's own arithmetic (2 operations per weight of the linear layers and token, 4 per pair of tokens in "
     "causal attention and unit of width). What adapters add does not count as useful, so the share of the ceiling falls with "
     "them.",
     "question: one context for all its questions, read in every run. Cached: the context was read before.",
+    "PEFT cat: a weighted adapter made for each sample, used once and dropped. SISA: the batch once under each adapter.",
+    "Loading: from files straight to the device. Peak / weights: bytes of the device at most, beside those of the weights.",
+    "Neighbors: inner products of unit vectors, 64 nearest; both indexes are exact, and were found to agree first.",
+    "HTTP: `lethe bench serving` on this device, with its own model; its other tables are in the JSON.",
     "Retraining: a process of its own, which starts, loads the model from files and trains; loading is timed by itself.",
 )
 BARE = "no adapters"
@@ -83,6 +94,12 @@ class Plan:
     single_rounds: int = 50
     shard: int = 256
     matrix: int = 8_192
+    peft_rows: int = 2  # of a run of what blends row by row
+    neighbors: tuple[int, int, int] = (200_000, 1_024, 256)  # rows, width, queries
+    http: tuple[str, ...] = (
+        *("--shape", "qwen3-0.6b", "--requests", "200+56x50", "--people", "40", "--rounds", "2"),
+        *("--minutes", "0.1", "--saturated-seconds", "3", "--overload-seconds", "5"),
+    )
 
 
 SMOKE = Plan(
@@ -99,6 +116,12 @@ SMOKE = Plan(
     single_rounds=3,
     shard=8,
     matrix=64,
+    peft_rows=1,
+    neighbors=(200, 16, 3),
+    http=(
+        *("--shape", "tiny", "--requests", "60+40x3", "--people", "20", "--rounds", "1"),
+        *("--minutes", "0.02", "--saturated-seconds", "0.5", "--overload-seconds", "1"),
+    ),
 )
 
 
@@ -142,11 +165,30 @@ class Room:
     def _batches(self, stacks: dict[int, AdapterStack]) -> list[dict[str, Any]]:
         plan = self._plan
         floor = times(plan.rows, self._cost.read(plan.context + plan.question))
-        runs = {BARE: partial(self._bare, self._prompts)}
+        runs: dict[str, Callable[[], object]] = {BARE: partial(self._bare, self._prompts)}
         runs |= {f"K = {count}": partial(self._prompt, stack) for count, stack in stacks.items()}
-        timings = self._race(runs, plan.rows, floor, plan.rounds)
+        contestants = [Contestant(name, run, plan.rows, floor) for name, run in runs.items()]
+        few = stacks.get(min(plan.adapters))
+        contestants += [] if few is None else self._peers(few, floor)
+        timings = self._run(contestants, plan.rounds)
         shown = f"{plan.rows} x {plan.context + plan.question} tokens, prompt"
         return [self._throughput(f"{shown}, {timing.name}", timing, timings[0]) for timing in timings]
+
+    def _peers(self, few: AdapterStack, floor: Floor) -> list[Contestant]:
+        """What others do with as many adapters as they hold easily."""
+        plan, count = self._plan, len(few.digests)
+        peft = PeftPeer(self.frozen, few, plan.targets)
+        ids = torch.tensor(self._prompts, device=self.frozen.device)
+        some, weights = ids[: plan.peft_rows], routed_weights(plan.rows, count, 0)
+        return [
+            Contestant(
+                f"PEFT cat per sample, K = {count}",
+                partial(peft.blended, some, weights, "cat"),
+                len(some),
+                times(len(some) / plan.rows, floor),
+            ),
+            Contestant(f"SISA, K = {count}", partial(peft.passes, ids), plan.rows, floor),
+        ]
 
     def _requests(self, stacks: dict[int, AdapterStack]) -> list[dict[str, Any]]:
         plan = self._plan
@@ -177,7 +219,9 @@ class Room:
     def _race(
         self, runs: Mapping[str, Callable[[], object]], work: float, floor: Floor, rounds: int
     ) -> tuple[Timing, ...]:
-        contestants = [Contestant(name, run, work, floor) for name, run in runs.items()]
+        return self._run([Contestant(name, run, work, floor) for name, run in runs.items()], rounds)
+
+    def _run(self, contestants: Sequence[Contestant], rounds: int) -> tuple[Timing, ...]:
         return race(contestants, rounds, warmups=2, settle=partial(_settle, self._plan.device))
 
     def _throughput(self, what: str, timing: Timing, bare: Timing) -> dict[str, Any]:
@@ -258,7 +302,57 @@ def _people(encoded_samples: int, each: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(range(first, min(first + each, encoded_samples))) for first in range(0, encoded_samples, each))
 
 
-def measure(plan: Plan, process_pool: TaskRunner) -> dict[str, Any]:
+def loading(name: str, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
+    """Seconds to load from files, and on a GPU how much of it that took at most."""
+    told = replace(spec, answers=PromptTokenizer.load(spec).answers)
+    on_gpu = plan.device != "cpu"
+    before = torch.cuda.memory_allocated(plan.device) if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(plan.device)
+    began = perf_counter()
+    frozen = FrozenModel.load(told)
+    _settle(plan.device)
+    seconds = perf_counter() - began
+    weights = sum(parameter.nbytes for parameter in frozen.model.parameters())
+    peak = (torch.cuda.max_memory_allocated(plan.device) - before) / weights if on_gpu else None
+    return line(model=name, what=f"loading {weights / 1e9:.2f} GB", seconds=seconds, **{"peak / weights": peak})
+
+
+def of_neighbors(plan: Plan) -> list[dict[str, Any]]:
+    """The search of neighbors, where faiss is."""
+    if find_spec("faiss") is None:
+        return [line(what="neighbors", note="faiss is not installed")]
+    rows, width, queries = plan.neighbors
+    found: list[dict[str, Any]] = import_module("research.benchmarks.gpu_neighbors").neighbor_rows(
+        line, plan.device, rows, width, queries, plan.rounds
+    )
+    return found
+
+
+def of_http(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A server at saturation, where all of Lethe is installed: rows of the one table, and the sections that it printed."""
+    if missing := [name for name in ("fastapi", "uvicorn", "sqlalchemy", "faiss", "typer") if find_spec(name) is None]:
+        return [line(what="HTTP at saturation", note=f"not installed: {', '.join(missing)}")], []
+    command = [sys.executable, "-m", "service.entrypoints", "bench", "serving", "--json", *plan.http]
+    command += ["--device", plan.device, "--dtype", plan.dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["no word"]
+        return [line(what="HTTP at saturation", note=f"failed: {said[0][:200]}")], []
+    sections: list[dict[str, Any]] = json.loads(done.stdout)["sections"]
+    told = [(section["title"], row) for section in sections for row in section["rows"]]
+    return [_of_served(title, row) for title, row in told if "candidates/s" in row or "p50 ms" in row], sections
+
+
+def _of_served(title: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    speed = row.get("candidates/s")
+    return line(
+        what=f"HTTP: {title}: {next(iter(row.values()))}",
+        **{"samples/s": speed, "p50 ms": row.get("p50 ms"), "p99 ms": row.get("p99 ms")},
+    )
+
+
+def measure(plan: Plan, process_pool: TaskRunner, http: bool = True) -> dict[str, Any]:
     """All of it, as the document that is written."""
     began = perf_counter()
     # Or else the first task would pay for the start of the server that processes fork from.
@@ -267,9 +361,14 @@ def measure(plan: Plan, process_pool: TaskRunner) -> dict[str, Any]:
     rows = [line(what="ceiling: matrix product", **{"TFLOP/s of floor": ceiling, "share of ceiling": 1.0})]
     for name in plan.shapes:
         rows += _of_one_model(name, plan, ceiling, process_pool)
+    rows += of_neighbors(plan)
+    served: list[dict[str, Any]] = []
+    if http:
+        told, served = of_http(plan)
+        rows += told
     section = Section(f"one {plan.device}, {plan.dtype}", tuple(rows), NOTES)
     settings = {**asdict(plan), "seconds of all": perf_counter() - began}
-    return document("gpu", settings, [section])
+    return document("gpu", settings, [section]) | {"http": served}
 
 
 def main(arguments: Sequence[str] | None = None, process_pool: TaskRunner | None = None) -> int:
@@ -277,12 +376,14 @@ def main(arguments: Sequence[str] | None = None, process_pool: TaskRunner | None
     parser = argparse.ArgumentParser(prog="research/benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a tiny model on the CPU: does all of it run?")
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark.json"), help="where the JSON goes")
+    parser.add_argument("--no-http", action="store_true", help="leave out the server")
     given = parser.parse_args(arguments)
     if not given.smoke and not torch.cuda.is_available():
         print("torch sees no GPU here; --smoke runs a tiny model on the CPU", file=sys.stderr)
         return 1
     preload = ("service.building.training.training", "research.benchmarks.models")
-    found = measure(SMOKE if given.smoke else Plan(), process_pool or ProcessPool(1, preload))
+    plan = SMOKE if given.smoke else Plan()
+    found = measure(plan, process_pool or ProcessPool(1, preload), not given.no_http)
     given.out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     for section in found["sections"]:
         print(text_of(Section(**section)))
@@ -297,8 +398,9 @@ def _of_one_model(name: str, plan: Plan, ceiling: float, process_pool: TaskRunne
     with tempfile.TemporaryDirectory() as folder:
         spec = save_random_model(room.frozen, TOKENIZER, Path(folder))
         del room  # training is another process, which needs the memory
-        if plan.device != "cpu":
-            torch.cuda.empty_cache()
+        _give_back(plan.device)
+        rows.append(loading(name, plan, spec))
+        _give_back(plan.device)
         return rows + retraining(name, plan, spec, encoded_samples, process_pool)
 
 
@@ -321,6 +423,12 @@ def _seconds(run: Callable[[], object]) -> float:
 def _settle(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize()
+
+
+def _give_back(device: str) -> None:
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()
 
 
 def _quantile(timing: Timing, share: float) -> float:

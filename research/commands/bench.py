@@ -28,9 +28,9 @@ from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.entrypoints.devices import model_of, served_model
 from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
-from service.llm.spec import ModelSpec
 from service.records import BuildConfig
 
 _MAX_SHARD_SHARE = 0.38  # of all samples: makes four shards of the demo's people
@@ -82,10 +82,11 @@ def bench_scoring(
         targets=tuple(targets.split(",")),
     )
     frozen = _model(shape, settings)
+    spec = frozen.spec
     with progress_for_stderr() as progress:
-        bench = scoring.Bench(frozen, rounds, progress, _settle(settings.device))
+        bench = scoring.Bench(frozen, rounds, progress, _settle(spec.device))
         sections = scoring.measure(bench, load)
-    told = {"shape": shape.value, "dtype": settings.dtype, "device": settings.device, "rounds": rounds}
+    told = {"shape": shape.value, "dtype": spec.dtype, "device": spec.device, "rounds": rounds}
     tell("scoring", told, sections, out, json_)
 
 
@@ -105,7 +106,7 @@ def bench_forgetting(
     prompt = stated_ | shard | {"activation": "prompt", "adapt_from_layer": 0}  # what others would do
     with scratch_home(ours) as one, scratch_home(prompt) as other, progress_for_stderr() as progress:
         config, dataset = one.settings.build_config(), importers.demo()
-        frozen = FrozenModel.load(one.model())
+        frozen = FrozenModel.load(served_model(one))
         torch.set_num_threads(one.settings.cores())
         crowd = _crowd(dataset, config, samples, rounds, tested)
         ways = [
@@ -129,10 +130,10 @@ def tell(name: str, settings: Mapping[str, Any], sections: Sequence[Section], ou
 
 
 def _model(shape: Shape, settings: Settings) -> FrozenModel:
+    spec = model_of(settings)
     if shape is Shape.CONFIGURED:
-        spec = ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
         return FrozenModel.load(spec)
-    return random_model(SHAPES[shape.value], BUNDLED_MODEL, settings.dtype, settings.device)
+    return random_model(SHAPES[shape.value], BUNDLED_MODEL, spec.dtype, spec.device)
 
 
 def _settle(device: str) -> Callable[[], None]:
@@ -175,7 +176,7 @@ def _retraining(home: Home, crowd: forgetting.Crowd, frozen: FrozenModel) -> for
     # Beside the worker's own files: nothing erases there what it does not know.
     store = Store(home.settings.home / "retraining")
     known = KnownArtifacts(store.adapters, home.secret)
-    spec, config = replace(home.model(), answers=frozen.tokenizer.answers), home.settings.build_config()
+    spec, config = replace(served_model(home), answers=frozen.tokenizer.answers), home.settings.build_config()
     maker = AdapterMaker(
         known, frozen.tokenizer, spec, building.process_pool(home), Silent(), building.environment(home)
     )

@@ -40,10 +40,10 @@ from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.entrypoints.devices import model_of, served_model
 from service.errors import InvalidSetting
 from service.forgetting.bell import open_bell
 from service.llm.frozen import FrozenModel
-from service.llm.spec import ModelSpec
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
@@ -114,7 +114,7 @@ def bench_scale(
     """
     settings = load_settings(**stated(given))
     plan = Plan(users, shards, interactions, deletions, training_seconds, adapter_bytes, settings.seed)
-    model = ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
+    model = model_of(settings)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
         site = scale.Site(Path(scratch), database_url)
         sections = scale.Simulation(site, model, settings.build_config(), plan, progress).run()
@@ -150,7 +150,7 @@ class _Offline:
     def __init__(self, opened: Home) -> None:
         settings = opened.settings
         torch.set_num_threads(settings.scoring_threads())
-        self.frozen = FrozenModel.load(opened.model())
+        self.frozen = FrozenModel.load(served_model(opened))
         self._config = settings.build_config()
         snapshots = Snapshots(opened.store, self.frozen)
         self._adapters = len(snapshots.of(opened.ledger.generation()).stack.digests)
@@ -196,7 +196,8 @@ def _model(shape: Shape, given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         return
     settings = load_settings(**stated(given))
     with tempfile.TemporaryDirectory() as folder:
-        made = random_model(SHAPES[shape.value], BUNDLED_MODEL, settings.dtype, settings.device, settings.seed)
+        as_set = model_of(settings)
+        made = random_model(SHAPES[shape.value], BUNDLED_MODEL, as_set.dtype, as_set.device, settings.seed)
         yield {"model": save_random_model(made, BUNDLED_MODEL, Path(folder)).name}
 
 

@@ -26,6 +26,7 @@ from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import err, print_report, progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.entrypoints.devices import served_model
 from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
 
@@ -119,7 +120,7 @@ def made_folder(place: Path) -> Path:
 
 
 def _laboratory(opened: Home, facts: PublicItemFacts) -> Laboratory:
-    frozen = FrozenModel.load(opened.model())
+    frozen = FrozenModel.load(served_model(opened))
     return Laboratory(
         frozen=frozen,
         process_pool=building.process_pool(opened),

@@ -29,6 +29,7 @@ from service.entrypoints.commands.options import (
     JsonOption,
     with_settings,
 )
+from service.entrypoints.devices import served_model
 from service.forgetting.bell import open_bell
 from service.llm.tokenizer import PromptTokenizer
 from service.records import Interaction, UnitKind
@@ -112,7 +113,7 @@ def _story(
             reconciler=building.reconciler(opened, bell, progress),
             clean_store=clean.store,
             clean_builder=clean_builder,
-            precisions=forgetting.precisions(opened.model()),
+            precisions=forgetting.precisions(served_model(opened)),
         )
         test = forgetting.samples_by_user(kept, dataset.items, config)
         told = forgetting.tell(stage, test, config, forgotten)
@@ -121,7 +122,7 @@ def _story(
 
 
 def _assigner(opened: Home, progress: Progress) -> ShardAssigner:
-    model = opened.model()
+    model = served_model(opened)
     return ShardAssigner(
         opened.ledger,
         PromptTokenizer.load(model),

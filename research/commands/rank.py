@@ -43,6 +43,7 @@ from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import print_report, progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.entrypoints.devices import served_model
 from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
 
@@ -155,7 +156,7 @@ def _split(ratings: Ratings, protocol: str, variant: Mapping[str, Any]) -> tuple
 
 
 def _workshop(opened: Home) -> Workshop:
-    frozen = FrozenModel.load(opened.model())
+    frozen = FrozenModel.load(served_model(opened))
     return Workshop(frozen, building.process_pool(opened), opened.settings.build_config(), building.environment(opened))
 
 

@@ -9,23 +9,29 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import torch
 
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 _CPUINFO = Path("/proc/cpuinfo")
+_DRIVER = Path("/proc/driver/nvidia/version")
+_OF_CUDA = re.compile(r"(nvidia-c|nvidia-nv|triton)", re.IGNORECASE)
 # As Linux calls them, first on x86 and then on ARM.
 _IDENTITY = ("vendor_id", "cpu family", "model", "cache size", "CPU implementer", "CPU architecture", "CPU part")
 _X86_NUMERIC = re.compile(r"(amx|avx|f16c|fma|s?sse)")  # other flags change with the system's version, and no bit
 
 
-def environment_of(device: str, variables: Mapping[str, str], cpuinfo: str | None = None) -> dict[str, str]:
+def environment_of(
+    device: str, variables: Mapping[str, str], cpuinfo: str | None = None, gpu: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Platform, processor, kernels, device and library versions that computations on `device` depend on.
 
     `variables` are those that choose kernels. `cpuinfo` describes a processor as Linux does; by default it is this one's.
+    `gpu` is what `gpu_facts` says of a GPU; by default it is asked of `device`. A processor's environment has nothing of it.
     """
+    of_gpu = {} if device == "cpu" else gpu_facts(device) if gpu is None else gpu
     described = _facts(_this_processor() if cpuinfo is None else cpuinfo)
     return {
         "platform": f"{platform.system()} {platform.machine()}",
@@ -34,9 +40,44 @@ def environment_of(device: str, variables: Mapping[str, str], cpuinfo: str | Non
         "kernels": torch.backends.cpu.get_cpu_capability(),
         "math": _math(),
         "variables": " ".join(f"{name}={value}" for name, value in sorted(variables.items())),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": of_gpu.get("name", device),
         "python": ".".join(platform.python_version_tuple()[:2]),
         **{library: version(library) for library in _LIBRARIES},
+        **{f"gpu {fact}": value for fact, value in of_gpu.items() if fact != "name"},
+    }
+
+
+def gpu_facts(device: str, driver: str | None = None) -> dict[str, str]:
+    """What decides the bits of a GPU beside torch's version: its kind, the driver, the libraries that bring kernels.
+
+    Which GPU of one kind it is, its clock and its serial number are not among them. `driver` describes the driver as Linux
+    does; by default it is this machine's.
+    """
+    found = torch.cuda.get_device_properties(device)
+    told = driver if driver is not None else _DRIVER.read_text() if _DRIVER.exists() else ""
+    return {
+        "name": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "processors": str(found.multi_processor_count),  # kernels divide sums by their number
+        "memory": str(found.total_memory),  # so do workspaces
+        "driver": driver_version(told),
+        **library_versions(),
+    }
+
+
+def driver_version(told: str) -> str:
+    """The driver's version, from what Linux tells of it; empty where nothing is told."""
+    named = re.search(r"Kernel Module.*?(\d+\.[\d.]*\d)", told)
+    return named[1] if named else ""
+
+
+def library_versions() -> dict[str, str]:
+    """CUDA, cuDNN and whatever of CUDA came as packages of their own."""
+    packaged = {found.name.lower(): found.version for found in distributions() if _OF_CUDA.match(found.name or "")}
+    return {
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "libraries": " ".join(f"{name}={packaged[name]}" for name in sorted(packaged)),
     }
 
 

@@ -17,7 +17,6 @@ from service.forgetting.restore import Restored, restore_check
 from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import Ledger, ledger_exists
-from service.llm.spec import ModelSpec
 
 _SECONDS_A_DAY = 86_400.0
 
@@ -70,10 +69,6 @@ class Home:
 
     def bell(self) -> Bell:
         return open_bell(self.settings.redis_url, self.settings.home / "worker.lock")
-
-    def model(self) -> ModelSpec:
-        settings = self.settings
-        return ModelSpec(settings.model, settings.model_revision, settings.dtype, settings.device)
 
 
 def secret_files(settings: Settings) -> SecretFiles:

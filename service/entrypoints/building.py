@@ -9,9 +9,10 @@ from service.building.environment import environment_of
 from service.building.known import ignore_damage
 from service.building.progress import Progress, Silent
 from service.building.workers.prefill_cache import PrefillCache
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import GpuShare, ProcessPool
 from service.config import kernel_variables
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.devices import computing_of, trained_model
 from service.forgetting.bell import Bell
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.schedule import BuildSchedule
@@ -43,15 +44,15 @@ def reconciler(home: Home, bell: Bell, progress: Progress | None = None) -> Reco
 
 def environment(home: Home) -> dict[str, str]:
     """What the bits of all that is computed here depend on, beside their inputs."""
-    return environment_of(home.settings.device, kernel_variables())
+    return environment_of(computing_of(home.settings).train_device, kernel_variables())
 
 
 def process_pool(home: Home) -> ProcessPool:
     """The processes that train, as many at a time as the settings say."""
-    settings = home.settings
-    return ProcessPool(
-        settings.build_processes or (1 if settings.device.startswith("cuda") else settings.cores()), _PRELOAD
-    )
+    settings, chosen = home.settings, computing_of(home.settings)
+    processes = settings.build_processes or (settings.cores() if chosen.train_device == "cpu" else 1)
+    bound = GpuShare(chosen.train_device, settings.train_share) if chosen.shares_a_gpu else None
+    return ProcessPool(processes, _PRELOAD, bound)
 
 
 def _builder(
@@ -62,7 +63,7 @@ def _builder(
     return Builder(
         ledger,
         store,
-        home.model(),
+        trained_model(home),
         process_pool(home),
         home.secret,
         environment(home),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 
 from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.devices import computing_of, served_model
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import OnlineServices
@@ -17,6 +19,7 @@ from service.entrypoints.telemetry import Telemetry
 from service.forgetting.arriving import EventIntake
 from service.forgetting.bell import Bell
 from service.llm.frozen import FrozenModel
+from service.routing.neighbors import index_place
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
@@ -24,6 +27,8 @@ from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
 from service.scoring.shelf import Shelves
 from service.scoring.snapshot import Snapshots
+
+log = logging.getLogger(__name__)
 
 
 def serving_app(
@@ -35,12 +40,18 @@ def serving_app(
     """
     settings = home.settings
     torch.set_num_threads(settings.scoring_threads())
-    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
-    snapshots = Snapshots(home.store, frozen)
+    chosen = computing_of(settings)
+    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(served_model(home))
+    place = index_place(chosen.device)
+    computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
+    log.info("computing_on", extra={**computing, "neighbors": place.where})
+    snapshots = Snapshots(home.store, frozen, place, 0 if chosen.device == "cpu" else settings.adapter_bytes)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
     shelves = Shelves(home.ledger)
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready, shelves)
+    refresher = Refresher(
+        home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready, shelves, computing
+    )
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 

@@ -36,7 +36,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES: tuple[RequestState, ...] = get_args(RequestState)
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
-LOGGED = ("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again")
+LOGGED = (
+    *("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again"),
+    *("device", "dtype", "why", "attention", "neighbors"),
+)
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds

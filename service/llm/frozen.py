@@ -27,8 +27,10 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from service.errors import ModelUnsuitable
 from service.llm import packed
+from service.llm.attention import kernels_for
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
 from service.llm.spec import Answers, ModelSpec
+from service.llm.staging import sent
 from service.llm.tokenizer import PromptTokenizer, model_folder
 
 POOLING = "last-token"  # how a text's embedding comes about: a part of every digest that depends on one
@@ -67,10 +69,16 @@ def load_for_children(spec: ModelSpec) -> None:
 
 def _weights(spec: ModelSpec) -> Any:
     transformers.utils.logging.disable_progress_bar()
+    # Each tensor goes straight to the device: a model never lies whole in the host's memory, nor twice on the device.
+    straight: dict[str, Any] = {} if spec.device == "cpu" else {"device_map": {"": spec.device}}
     try:
         return AutoModelForCausalLM.from_pretrained(
-            model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False
+            model_folder(spec), dtype=_DTYPES[spec.dtype], use_safetensors=True, trust_remote_code=False, **straight
         )
+    except torch.OutOfMemoryError as error:
+        raise ModelUnsuitable(
+            f"model {spec.name!r} does not fit into the memory of {spec.device}; take a smaller one, or LETHE_DTYPE=bfloat16"
+        ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnsuitable(
             f"model {spec.name!r} cannot be loaded as a causal language model from safetensors: {error}"
@@ -97,6 +105,13 @@ class FrozenModel:
         if self._tokenizer is None:
             self._tokenizer = PromptTokenizer.load(self.spec)
         return self._tokenizer
+
+    @property
+    def attention(self) -> str:
+        """In words, by what it attends."""
+        config = self.model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return kernels_for(self.device, self.model.dtype, width).words if self.packs else "by the model's own way"
 
     @classmethod
     def load(cls, spec: ModelSpec) -> FrozenModel:
@@ -197,8 +212,8 @@ class FrozenModel:
         ends = list(accumulate(texts.lengths))
         embeddings = torch.empty(len(ends), 0, device=self.device)
         with suppress(EnoughRead):
-            hidden = self._packed_hidden(contexts, _counted(contexts, [0] * len(contexts)), packing)
-            embeddings = torch.nn.functional.normalize(hidden[[end - 1 for end in ends]].float(), dim=1)
+            last = self._packed_last(contexts, _counted(contexts, [0] * len(contexts)), packing)
+            embeddings = torch.nn.functional.normalize(last.float(), dim=1)
         recorded = packing.recorded or []
         return [
             Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in recorded), embedding)
@@ -210,17 +225,32 @@ class FrozenModel:
         packing = Packing(Runs(lengths, self.device), token_runs(texts, runs, self.device), prefixes)
         tokens = prefixes.tokens or [0] * len(runs)
         before = [count for count, texts_of_run in zip(tokens, runs, strict=True) for _ in range(texts_of_run)]
-        hidden = self._packed_hidden(texts, _counted(texts, before), packing)
-        return hidden[[end - 1 for end in accumulate(lengths)]].float() @ self._yes_minus_no
+        return self._packed_last(texts, _counted(texts, before), packing).float() @ self._yes_minus_no
 
-    def _packed_hidden(self, texts: Sequence[Sequence[int]], positions: list[int], packing: Packing) -> Tensor:
-        ids = torch.tensor([token for text in texts for token in text], device=self.device)
+    def _packed_last(self, texts: Sequence[Sequence[int]], positions: list[int], packing: Packing) -> Tensor:
+        """The last layer where each text ends, (B, H)."""
+        tokens = torch.tensor([token for text in texts for token in text])
+        last = torch.tensor(list(accumulate(map(len, texts)))) - 1
+        ids, places, last = sent(self.device, tokens, torch.tensor(positions), last)
+        return self._last_of(ids, places, last, packing)
+
+    def answer_tensors(self, ids: Tensor, positions: Tensor, last: Tensor, packing: Packing) -> Tensor:
+        """logit(Yes) − logit(No) (B,) float32 at the places `last` (B,) of a packed row: ids and positions (N,)."""
+        return self._last_of(ids, positions, last, packing).float() @ self._yes_minus_no
+
+    def _last_of(self, ids: Tensor, places: Tensor, last: Tensor, packing: Packing) -> Tensor:
         with packed.packing(packing):
             output = self.model.base_model(
-                input_ids=ids[None], position_ids=torch.tensor(positions, device=self.device)[None], use_cache=False
+                input_ids=ids[None], attention_mask=self._no_mask, position_ids=places[None], use_cache=False
             )
         hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+        return hidden[last]
+
+    @cached_property
+    def _no_mask(self) -> Tensor | None:
+        # A mask that is there already keeps transformers from looking at the positions for packed texts, for which the host
+        # would wait for the device. What packs does not look at it; what does is found out by `packs`.
+        return None if self.device.type == "cpu" else torch.zeros(1, 1, 1, 1, device=self.device)
 
     def _hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache | None) -> Tensor:
         output = self.model.base_model(

@@ -29,12 +29,16 @@ from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel, token_runs
+from service.llm.graphs import Graphs, Inputs
 from service.llm.packed import Prefix, Runs
+from service.llm.staging import sent
 from service.records import Level
 
 WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
 _PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+_GROUPS_FROM = (9, 0)  # compute capability
+_GROUPED_ALIGNMENT = 8  # columns: 16 bytes
 _SPARSE_FROM = 2  # times as many adapters as a row has weight on: below that, gathering costs more than it saves
 
 
@@ -47,16 +51,26 @@ class AdapterStack:
     modules: dict[str, tuple[Tensor, Tensor]]  # module name -> A (K, r, d_in), B (K, r, d_out)
 
     @classmethod
-    def of(cls, adapters: Mapping[str, Mapping[str, Tensor]], scaling: float, frozen: FrozenModel) -> AdapterStack:
-        """Stack adapters given as PEFT state dicts (digest -> tensor name -> tensor)."""
-        target = {"dtype": frozen.model.dtype, "device": frozen.device}
+    def of(
+        cls,
+        adapters: Mapping[str, Mapping[str, Tensor]],
+        scaling: float,
+        frozen: FrozenModel,
+        device: str | None = None,
+    ) -> AdapterStack:
+        """Stack adapters given as PEFT state dicts (digest -> tensor name -> tensor), on the model's device or another."""
+        target: dict[str, Any] = {"dtype": frozen.model.dtype, "device": device or frozen.device}
         first = next(iter(adapters.values()), {})
         modules = {}
         for module in sorted(name.removesuffix(_A) for name in first if name.endswith(_A)):
             a = torch.stack([tensors[module + _A] for tensors in adapters.values()])
             b = torch.stack([tensors[module + _B].T for tensors in adapters.values()])
             modules[module.removeprefix(_PREFIX)] = (a.to(**target), b.contiguous().to(**target))
-        return cls(tuple(adapters), scaling, modules)
+        return AdapterStack(tuple(adapters), scaling, modules)
+
+    def placed(self, weights: Tensor) -> tuple[AdapterStack, Tensor]:
+        """The stack to multiply for rows of `weights` (R, K), and their weights over its adapters: here all of them."""
+        return self, weights
 
     @property
     def rank(self) -> int:
@@ -112,12 +126,57 @@ class _Sparse:
         return y.add_(delta if self._runs is None else self._runs.join(delta, 0)[None])
 
 
+class _Grouped:
+    """`_Sparse` for packed rows by two grouped GEMMs: no run is padded to the longest, whatever their lengths."""
+
+    def __init__(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs, most: int) -> None:
+        self._stack = stack
+        kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
+        self._weights = runs.repeat(kept)[..., None]  # (N, m, 1)
+        [self._ends] = sent(weights.device, torch.tensor(runs.lengths).cumsum(0).to(torch.int32))
+        self._level = level
+
+    def add_delta(self, module: str, x: Tensor, y: Tensor) -> Tensor:
+        """y (1, N, d_out) + what the adapters make of x (1, N, d_in)."""
+        if module not in self._stack.modules:
+            return y
+        a, b = (part[self._chosen] for part in self._stack.modules[module])  # (R, m, r, d)
+        u = functional.grouped_mm(x[0], a.flatten(1, 2).transpose(1, 2), offs=self._ends)  # (N, m·r)
+        z = self._weights * u.unflatten(-1, a.shape[1:3])  # (N, m, r)
+        if self._level == "D":
+            z = self._weights * z.sum(dim=1, keepdim=True)
+        scaled = (z * self._stack.scaling).flatten(1)
+        return y.add_(functional.grouped_mm(scaled, b.flatten(1, 2), offs=self._ends)[None])
+
+
+def has_grouped_gemms(device: torch.device, dtype: torch.dtype, capability: tuple[int, int] | None = None) -> bool:
+    """Whether grouped GEMMs are one kernel there: elsewhere torch loops over the groups, and waits to learn where they end.
+
+    `capability` is the GPU's; by default it is asked of it.
+    """
+    if device.type != "cuda" or dtype != torch.bfloat16 or not hasattr(functional, "grouped_mm"):
+        return False
+    return (torch.cuda.get_device_capability(device) if capability is None else capability) >= _GROUPS_FROM
+
+
+def _grouped_takes(width: int) -> bool:
+    return width % _GROUPED_ALIGNMENT == 0
+
+
 class Mixture:
     """Lets the frozen model answer with any mixture of a stack's adapters, row by row."""
 
-    def __init__(self, frozen: FrozenModel, targets: Sequence[str]) -> None:
+    def __init__(
+        self, frozen: FrozenModel, targets: Sequence[str], grouped: bool | None = None, graphs: Graphs | None = None
+    ) -> None:
+        """`grouped`: few of many adapters by grouped GEMMs; by default where a GPU has them.
+
+        `graphs` replays what one request asks; by default every pass is launched kernel by kernel.
+        """
         self.frozen = frozen
-        self._blend: ContextVar[_Dense | _Sparse | None] = ContextVar("blend", default=None)
+        self._graphs = graphs
+        self._grouped = has_grouped_gemms(frozen.device, frozen.model.dtype) if grouped is None else grouped
+        self._blend: ContextVar[_Dense | _Sparse | _Grouped | None] = ContextVar("blend", default=None)
         for name, module in target_modules(frozen, targets):
             self._attach(name, module)
 
@@ -141,6 +200,10 @@ class Mixture:
 
         Activation `question`: a prefix is what the frozen model alone made of the context.
         """
+        if self._graphs is not None and len(runs) == len(prefixes) == 1 and stack.digests and self.frozen.packs:
+            answers = self._replayed(self._graphs, texts, prefixes[0], *stack.placed(weights), level)
+            if answers is not None:
+                return answers
         if not self.frozen.packs:
             weights, tokens = weights.repeat_interleave(torch.tensor(runs), dim=0), None
         else:
@@ -148,18 +211,52 @@ class Mixture:
         with self._blending(stack, weights, level, tokens), torch.no_grad():
             return self.frozen.yes_no_logits_packed(texts, runs, prefixes)
 
+    def _replayed(
+        self,
+        graphs: Graphs,
+        texts: Sequence[Sequence[int]],
+        prefix: Prefix,
+        stack: AdapterStack,
+        weights: Tensor,
+        level: Level,
+    ) -> Tensor | None:
+        # More adapters than have weight may be gathered, so that few numbers of them are recorded.
+        count = 1 << (max(1, int((weights != 0).sum())) - 1).bit_length()
+        sparse = count * _SPARSE_FROM <= weights.shape[1]
+
+        @torch.no_grad()
+        def forward(given: Inputs) -> Tensor:
+            blend: _Dense | _Sparse
+            if sparse:
+                blend = _Sparse(stack, given.weights, level, given.packing.runs, count)
+            else:
+                blend = _Dense(stack, given.weights[:, None], level)
+            with self._blend_with(blend):
+                return self.frozen.answer_tensors(given.ids, given.positions, given.last, given.packing)
+
+        return graphs.answer(texts, prefix, weights, stack, (level, count if sparse else None), forward)
+
     @contextmanager
-    def _blending(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None = None) -> Iterator[None]:
-        token = self._blend.set(self._blend_of(stack, weights, level, runs) if stack.digests else None)
+    def _blend_with(self, blend: _Dense | _Sparse | _Grouped | None) -> Iterator[None]:
+        token = self._blend.set(blend)
         try:
             yield
         finally:
             self._blend.reset(token)
 
-    def _blend_of(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None) -> _Dense | _Sparse:
+    @contextmanager
+    def _blending(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None = None) -> Iterator[None]:
+        with self._blend_with(self._blend_of(*stack.placed(weights), level, runs) if stack.digests else None):
+            yield
+
+    def _blend_of(
+        self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs | None
+    ) -> _Dense | _Sparse | _Grouped:
         count = max(1, int((weights != 0).sum(dim=1).max()))
-        of_runs = weights.to(dtype=self.frozen.model.dtype, device=self.frozen.device)
+        [of_runs] = sent(self.frozen.device, weights.to(self.frozen.model.dtype))
         if count * _SPARSE_FROM <= weights.shape[1]:
+            if self._grouped and runs is not None and _grouped_takes(count * stack.rank):
+                return _Grouped(stack, of_runs, level, runs, count)
             return _Sparse(stack, of_runs, level, runs, count)
         return _Dense(stack, of_runs[:, None] if runs is None else runs.repeat(of_runs)[None], level)
 

@@ -24,6 +24,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from service.llm.attention import join, kernels_for
+from service.llm.staging import sent
+
 FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
 _NAME = "lethe_packed"
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -89,8 +92,8 @@ class Runs:
             starts = torch.tensor([0, *accumulate(lengths)][:-1])
             place = torch.arange(self.longest)
             inside = place[None] < torch.tensor(lengths)[:, None]
-            self._taken = torch.where(inside, starts[:, None] + place[None], 0).flatten().to(device)
-            self._kept = inside.flatten().nonzero()[:, 0].to(device)
+            taken = torch.where(inside, starts[:, None] + place[None], 0).flatten()
+            self._taken, self._kept = sent(device, taken, inside.flatten().nonzero()[:, 0])
 
     def spread(self, things: Tensor, dim: int) -> Tensor:
         """Dimension `dim` of N -> two dimensions (runs, longest); the margin repeats the first thing."""
@@ -105,7 +108,7 @@ class Runs:
 
     def repeat(self, of_runs: Tensor) -> Tensor:
         """What belongs to runs (R, …) -> the same for each of their things (N, …)."""
-        lengths = torch.tensor(self.lengths, device=of_runs.device)
+        [lengths] = sent(of_runs.device, torch.tensor(self.lengths))
         return of_runs.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
 
 
@@ -149,34 +152,17 @@ class Packing:
         theirs, theirs_lse = attend(folded, *self.prefixes.keys_values[layer], scale, mask=self.prefixes.unseen)
         seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
         seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
-        share = torch.sigmoid(lse - seen_lse)[..., None].to(out.dtype)
-        return torch.lerp(seen, out, share)
+        return join(out, lse, seen, seen_lse)
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of (b, h, n, D) over (b, h, t, D): values (b, h, n, D) and log-sum-exps (b, h, n) float32."""
-    if query.device.type != "cpu":
-        return attend_in_steps(query, key, value, scale, causal=causal, mask=mask)
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+    kernels = kernels_for(query.device, query.dtype, query.shape[-1])
+    return (kernels.plain if mask is None else kernels.masked).attend(
+        query, key, value, scale, causal=causal, mask=mask
     )
-    return found
-
-
-def attend_in_steps(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention and its log-sum-exps, one plain step after the other: where fused kernels keep these to themselves."""
-    scores = (query * scale) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores + mask
-    if causal:
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    lse = torch.logsumexp(scores.float(), dim=-1)
-    return torch.exp(scores.float() - lse[..., None]).to(value.dtype) @ value, lse
 
 
 def attend_both(
@@ -214,7 +200,8 @@ def chunks_of_tokens(lengths: Sequence[int], most: int) -> Iterator[range]:
 def _unseen(tokens: Sequence[int], keys: Tensor) -> Tensor:
     longest = max(tokens)
     beyond = torch.arange(longest) >= torch.tensor(tokens)[:, None, None, None]
-    return torch.zeros(len(tokens), 1, 1, longest).masked_fill_(beyond, -torch.inf).to(keys)
+    mask = torch.zeros(len(tokens), 1, 1, longest).masked_fill_(beyond, -torch.inf)
+    return sent(keys.device, mask.to(keys.dtype))[0]
 
 
 def _stacked(parts: Sequence[Tensor], longest: int) -> Tensor:

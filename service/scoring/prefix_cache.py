@@ -48,6 +48,12 @@ class PrefixCache:
             while self.nbytes > self._max_bytes:
                 self.nbytes -= self._kept.popitem(last=False)[1].nbytes
 
+    def clear(self) -> None:
+        """Keep nothing of what is kept now."""
+        with self._lock:
+            self._kept.clear()
+            self.nbytes = 0
+
     def follow(self, fence: int) -> None:
         """Drop everything if `fence` shows a deletion that was not known yet."""
         with self._lock:

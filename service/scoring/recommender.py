@@ -16,6 +16,7 @@ from service.llm.frozen import FrozenModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, liked_next, liked_together
 from service.records import ById, ByTitle, Item, ItemName, Mask, RatedItem
+from service.scoring.device_memory import within_memory
 from service.scoring.diversity import diversified
 from service.scoring.encoding import RequestEncoder
 from service.scoring.ranking import Reasons, because, reasons, values
@@ -231,7 +232,7 @@ class Recommender:
         known = [snapshot.item_number[item.item_id] for item in anchors if item.item_id in snapshot.item_number]
         foreign = [self._frozen.tokenizer.item(item) for item in anchors if item.item_id not in snapshot.item_number]
         rows = [snapshot.item_embeddings[known]] if known else []
-        rows += [self._frozen.embed(foreign).cpu().numpy()] if foreign else []
+        rows += [within_memory(lambda: self._frozen.embed(foreign)).cpu().numpy()] if foreign else []
         return np.asarray(snapshot.item_embeddings @ np.concatenate(rows).mean(axis=0), np.float64)
 
 

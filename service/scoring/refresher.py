@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from adapters_store import StoreFault
-from service.errors import Damaged, LedgerUnavailable, NotReady
+from service.errors import Damaged, LedgerUnavailable, NotReady, OutOfMemory
 from service.records import Mask
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.shelf import Shelves
@@ -40,8 +40,12 @@ class Refresher:
         on_damage: Callable[[StoreFault], None] = _ignore,
         on_ready: Callable[[], None] = lambda: None,
         shelves: Shelves | None = None,
+        computing: Mapping[str, str] | None = None,
     ) -> None:
-        """`on_ready` is called once, from this thread, when a generation can be scored with for the first time."""
+        """`on_ready` is called once, from this thread, when a generation can be scored with for the first time.
+
+        `computing` says on what this process computes, for `generation_info`.
+        """
         self._masks = masks
         self._snapshots = snapshots
         self._contexts = contexts
@@ -49,6 +53,7 @@ class Refresher:
         self._on_damage = on_damage
         self._on_ready: Callable[[], None] | None = on_ready
         self._shelves = shelves
+        self._computing = computing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="refresher", daemon=True)
         self.reason = "the service has just started"
@@ -93,6 +98,9 @@ class Refresher:
                 for adapter in snapshot.manifest["adapters"]
             ],
             "validation_rows": snapshot.manifest["validation_rows"],
+            "computing": None
+            if self._computing is None
+            else {**self._computing, "neighbors": snapshot.neighbors.where},
         }
 
     def _run(self) -> None:
@@ -105,7 +113,7 @@ class Refresher:
                     self._shelves.current()
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
                 self._tell_once_that_it_is_ready()
-            except (NotReady, Damaged, LedgerUnavailable) as error:
+            except (NotReady, Damaged, LedgerUnavailable, OutOfMemory) as error:
                 if str(error) != self.reason:
                     first_start = mask is not None and mask.generation is None
                     log.log(logging.INFO if first_start else logging.WARNING, "not_ready", extra={"reason": str(error)})

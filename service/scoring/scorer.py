@@ -16,6 +16,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS, Prefix, chunks_of_tokens
 from service.records import Mask
 from service.routing.weights import keep_largest, mean_errors, softmax_weights
+from service.scoring.device_memory import within_memory
 from service.scoring.encoding import RequestEncoder
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
@@ -67,7 +68,11 @@ class Scorer:
         Raises:
             LedgerUnavailable: the mask cannot be known, so nothing may be scored.
             NotReady, Damaged: there is no generation to score with.
+            OutOfMemory: the device's memory is full. What was kept of contexts is given up for it.
         """
+        return within_memory(lambda: self._score(requests), self._kept.clear)
+
+    def _score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
         mask, snapshot = self._snapshots.served(self._masks)
         began = perf_counter()
         prefixes = self._read(requests, mask.fence)

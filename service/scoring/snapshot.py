@@ -11,17 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters_store import Store, StoreFailure
+from adapters_store import Store, StoredGeneration, StoreFailure
 from service.arrays import load_array
 from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
+from service.llm.graphs import Graphs, record_on_gpu
 from service.llm.mixture import AdapterStack, Mixture, adapter_tensors
+from service.llm.paging import PagedStack, adapter_bytes
 from service.memory.artifact import load_memory
 from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask
-from service.routing.neighbors import Neighbors
+from service.routing.neighbors import ON_CPU, IndexPlace, Neighbors
+from service.scoring.device_memory import within_memory
 
 Floats = NDArray[np.float32]
 
@@ -71,42 +74,61 @@ class Snapshot:
 
 
 def load_snapshot(
-    store: Store, generation: str, frozen: FrozenModel, mixtures: Mixtures, before: Snapshot | None = None
+    store: Store,
+    generation: str,
+    frozen: FrozenModel,
+    mixtures: Mixtures,
+    before: Snapshot | None = None,
+    place: IndexPlace = ON_CPU,
+    room: int = 0,
 ) -> Snapshot:
-    """Read a generation, from the counts of the one `before` it where that comes to the same.
+    """Read a generation, from the counts of the one `before` it where that comes to the same; its indexes are at `place`.
+
+    Adapters that take more than `room` bytes of the device are paged; 0: never.
 
     Raises:
         Damaged: a file is missing or does not have its digest; the worker will build it again.
         NotReady: it was made for another frozen model than the one that is loaded.
+        OutOfMemory: the device has no room for it.
     """
     try:
         stored = store.generation(generation)
-        stated, counted = (
-            stored.artifacts()
-        )  # the ledger names the generation, and its manifest says what belongs to it
-        adapters = {d: adapter_tensors(store.adapters.stated(d, own).read()) for d, own in stated.items()}
+        # The ledger names the generation, and its manifest says what belongs to it.
+        stated, counted = stored.artifacts()
         files = {name: stored.read(name) for name in stored.manifest["files"]}
         config = BuildConfig.of(stored.manifest["config"])
         _check_model(stored.manifest, frozen)
-        stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
+        stack = _stack(store, stated, config, frozen, room)
         # A generation that an older version made has no memories; the worker will make it anew.
         source = _memories(store, counted, config.min_people)
         item_ids = tuple(json.loads(files["items.json"]))
         memory = Memory.of(source, item_ids) if before is None else before.memory.renewed(source, item_ids)
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
+    return _snapshot(stored, files, mixtures.of(config.lora_targets), stack, memory, place)
+
+
+def _snapshot(
+    stored: StoredGeneration,
+    files: Mapping[str, bytes],
+    mixture: Mixture,
+    stack: AdapterStack,
+    memory: Memory,
+    place: IndexPlace,
+) -> Snapshot:
+    item_ids = tuple(json.loads(files["items.json"]))
     row_keys = tuple(json.loads(files["rows.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
-    catalog = Neighbors(item_embeddings)
+    catalog = Neighbors(item_embeddings, place)
     return Snapshot(
-        generation=generation,
+        generation=stored.id,
         manifest=stored.manifest,
-        config=config,
+        config=BuildConfig.of(stored.manifest["config"]),
         item_type=stored.manifest["noun"],
-        mixture=mixtures.of(config.lora_targets),
+        mixture=mixture,
         stack=stack,
         errors=load_array(files["errors.npy"]),
-        neighbors=Neighbors(load_array(files["embeddings.npy"])),
+        neighbors=Neighbors(load_array(files["embeddings.npy"]), place),
         row_keys=row_keys,
         row_number={key: number for number, key in enumerate(row_keys)},
         item_ids=item_ids,
@@ -117,6 +139,16 @@ def load_snapshot(
         item_model=ItemModel.of(files),
         near=_near_in_content(catalog, item_embeddings, memory.without().likes),
     )
+
+
+def _stack(
+    store: Store, stated: Mapping[str, Mapping[str, str]], config: BuildConfig, frozen: FrozenModel, room: int
+) -> AdapterStack:
+    adapters = {digest: adapter_tensors(store.adapters.stated(digest, own).read()) for digest, own in stated.items()}
+    scaling = config.lora_alpha / config.lora_rank
+    if 0 < room < adapter_bytes(adapters, frozen):
+        return within_memory(lambda: PagedStack.paged(adapters, scaling, frozen, room))
+    return within_memory(lambda: AdapterStack.of(adapters, scaling, frozen))
 
 
 def _memories(store: Store, stated: Mapping[str, Mapping[str, str]], least_people: int) -> Source:
@@ -148,17 +180,22 @@ class Mixtures:
         self._frozen = frozen
         self._by_targets: dict[tuple[str, ...], Mixture] = {}
 
+    def _graphs(self) -> Graphs | None:
+        return Graphs(self._frozen, record_on_gpu) if self._frozen.device.type == "cuda" else None
+
     def of(self, targets: tuple[str, ...]) -> Mixture:
         if targets not in self._by_targets:
-            self._by_targets[targets] = Mixture(self._frozen, targets)
+            self._by_targets[targets] = Mixture(self._frozen, targets, graphs=self._graphs())
         return self._by_targets[targets]
 
 
 class Snapshots:
     """Holds the newest snapshot. Anybody may ask for a generation; it is loaded once and replaces the one before."""
 
-    def __init__(self, store: Store, frozen: FrozenModel) -> None:
+    def __init__(self, store: Store, frozen: FrozenModel, place: IndexPlace = ON_CPU, room: int = 0) -> None:
         self._store = store
+        self._place = place
+        self._room = room
         self._frozen = frozen
         self._loading = threading.Lock()
         self._mixtures = Mixtures(frozen)
@@ -200,7 +237,9 @@ class Snapshots:
             return current
         with self._loading:
             if self._current is None or self._current.generation != generation:
-                self._current = load_snapshot(self._store, generation, self._frozen, self._mixtures, self._current)
+                self._current = load_snapshot(
+                    *(self._store, generation, self._frozen, self._mixtures, self._current, self._place, self._room)
+                )
             return self._current
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.building.environment import environment_of
+from service.building.environment import driver_version, environment_of
 from service.config import kernel_variables
 
 EPYC = """\
@@ -92,3 +92,55 @@ def test_this_machine_is_described_in_short_words_and_the_same_again() -> None:
 
 def test_a_processor_that_nothing_is_known_of_has_an_environment() -> None:
     assert named("")["processor"] == ""
+
+
+# GPUs
+
+H200 = {
+    "name": "NVIDIA H200",
+    "capability": "9.0",
+    "driver": "570.86.15",
+    "cuda": "12.8",
+    "libraries": "nvidia-cudnn=9",
+}
+
+
+def test_a_processors_environment_has_nothing_of_a_gpu_and_is_named_as_before() -> None:
+    here = named(EPYC)
+    assert here["device"] == "cpu"
+    assert list(here) == [
+        *("platform", "processor", "instructions", "kernels", "math", "variables", "device", "python"),
+        *("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy"),
+    ]
+
+
+@pytest.mark.parametrize("fact", list(H200))
+def test_another_gpu_driver_or_library_is_another_environment(fact: str) -> None:
+    one, other = (environment_of("cuda:0", {}, EPYC, gpu) for gpu in (H200, {**H200, fact: "another"}))
+    assert one != other
+    assert one["device"] == "NVIDIA H200"
+    assert one == environment_of("cuda:1", {}, EPYC, H200)  # which of two alike changes no bit
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024", "550.54.15"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder@U16)",
+            "570.86.15",
+        ),
+        ("", ""),
+    ],
+)
+def test_the_drivers_version_is_read_from_what_linux_tells(told: str, version: str) -> None:
+    assert driver_version(told) == version
+
+
+@pytest.mark.gpu
+def test_the_gpu_that_is_here_is_described_and_the_same_again() -> None:
+    here = environment_of("cuda:0", kernel_variables())
+    assert here == environment_of("cuda:0", kernel_variables())
+    assert here["gpu driver"]
+    assert here["gpu cuda"]
+    assert all(len(value) < 2000 for value in here.values())

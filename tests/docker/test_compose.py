@@ -18,7 +18,9 @@ DOCKER = REPOSITORY / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("setup", "api", "worker")
-DOCKERFILE = (DOCKER / "Dockerfile").read_text()
+ON_GPUS = tuple(f"{name}-gpu" for name in OURS)
+DOCKERFILES = {name: (DOCKER / name).read_text() for name in ("Dockerfile", "Dockerfile.gpu")}
+DOCKERFILE = DOCKERFILES["Dockerfile"]
 DASHBOARDS = sorted((DOCKER / "grafana" / "dashboards").glob("*.json"))
 ALERTS = DOCKER / "prometheus" / "alerts.yml"
 TELEMETRY = REPOSITORY / "service" / "entrypoints" / "telemetry.py"
@@ -37,8 +39,8 @@ def mounts() -> Iterator[tuple[str, str]]:
             yield source, target
 
 
-def instructions(word: str) -> list[str]:
-    joined = DOCKERFILE.replace("\\\n", " ")
+def instructions(word: str, dockerfile: str = "Dockerfile") -> list[str]:
+    joined = DOCKERFILES[dockerfile].replace("\\\n", " ")
     return [line.removeprefix(word).strip() for line in joined.splitlines() if line.startswith(f"{word} ")]
 
 
@@ -54,7 +56,7 @@ def expressions() -> Iterator[str]:
 
 
 def test_every_process_of_the_service_is_there() -> None:
-    assert set(SERVICES) == {*OURS, "postgres", "redis", "prometheus", "grafana"}
+    assert set(SERVICES) == {*OURS, *ON_GPUS, "postgres", "redis", "prometheus", "grafana"}
 
 
 def test_every_mounted_path_exists_and_every_volume_is_declared() -> None:
@@ -77,10 +79,11 @@ def test_the_image_is_of_the_projects_version() -> None:
     version = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     assert {SERVICES[name]["image"] for name in OURS} == {f"lethe:{version[1]}"}
+    assert {SERVICES[name]["image"] for name in ON_GPUS} == {f"lethe-gpu:{version[1]}"}
 
 
 def test_the_processes_of_the_service_share_one_home_and_its_settings() -> None:
-    for name in OURS:
+    for name in (*OURS, *ON_GPUS):
         assert SERVICES[name]["environment"] == SERVICES["api"]["environment"]
         assert SERVICES[name]["volumes"] == ["home:/data"]
         assert SERVICES[name]["environment"]["LETHE_HOME"] == "/data"
@@ -136,6 +139,43 @@ def test_every_command_exists_with_its_options(command: list[str]) -> None:
     parameters = offered("service.entrypoints.commands.lazy").loaded(known[command[0]]).params
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in command if word.startswith("--")} <= options
+
+
+# On GPUs
+
+
+def test_a_gpu_is_reserved_for_those_of_the_profile_and_for_nobody_else() -> None:
+    for name, service in SERVICES.items():
+        assert (service.get("profiles") == ["gpu"]) is (name in ON_GPUS)
+        assert ("deploy" in service) is (name in ON_GPUS)
+    for name in ON_GPUS:
+        [device] = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+        assert SERVICES[name]["build"]["dockerfile"] == "docker/Dockerfile.gpu"
+
+
+def test_on_gpus_the_processes_are_those_without_and_wait_for_their_own_setup() -> None:
+    for plain, name in zip(OURS, ON_GPUS, strict=True):
+        assert SERVICES[name]["command"] == SERVICES[plain]["command"]
+        waits = {waited.removesuffix("-gpu") for waited in SERVICES[name]["depends_on"]}
+        assert waits == set(SERVICES[plain]["depends_on"])
+    assert set(SERVICES["api-gpu"]["depends_on"]) == {"setup-gpu"}
+    assert SERVICES["api-gpu"]["networks"]["default"]["aliases"] == ["api"]  # by which Prometheus finds it
+
+
+def test_the_image_for_gpus_copies_and_starts_what_the_other_does() -> None:
+    for word in ("COPY", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD", "WORKDIR"):
+        assert instructions(word, "Dockerfile.gpu") == instructions(word)
+
+
+def test_the_image_for_gpus_has_faiss_for_gpus_in_place_of_the_other() -> None:
+    runs = instructions("RUN", "Dockerfile.gpu")
+    [swap] = [line for line in runs if "faiss-gpu-cu12" in line]
+    assert "uninstall --yes faiss-cpu" in swap
+    assert runs.index(swap) > next(n for n, line in enumerate(runs) if line.endswith("constraints.txt ."))
+    assert all("--constraint constraints.txt" in line for line in runs if "pip install" in line)
+    pinned = (REPOSITORY / "constraints.txt").read_text()
+    assert re.search(r"^faiss-gpu-cu12==", pinned, re.MULTILINE)
 
 
 # The image

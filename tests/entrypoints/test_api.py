@@ -37,6 +37,13 @@ INFO = {
         {"digest": "ad2", "name": "1", "samples": 12, "masked": True},
     ],
     "validation_rows": 5,
+    "computing": {
+        "device": "cuda:0",
+        "dtype": "bfloat16",
+        "why": "cuda:0 (NVIDIA H200), the first GPU that torch sees",
+        "attention": "FlashAttention",
+        "neighbors": "cuda:0: a flat index there, cloned from the processor's",
+    },
 }
 ACCEPTED = ForgetRequest(
     "f-1", "s", "user", "accepted", 3, ("ad1",), 12, 1, 9, accepted_at=1735732800.0, masked_at=1735732800.5

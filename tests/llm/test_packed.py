@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from service.llm import packed
+from service.llm.attention import attend_in_steps
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Runs
@@ -196,7 +197,7 @@ def test_attention_is_the_textbook_one(causal: bool) -> None:
     mask = None if causal else torch.zeros(2, 1, 1, 5).index_fill_(3, torch.tensor([4]), -torch.inf)
     scores = query @ key.transpose(-1, -2) * 0.5
     scores = scores + (torch.full((5, 5), -torch.inf).triu(1) if mask is None else mask)
-    for way in (packed.attend, packed.attend_in_steps):
+    for way in (packed.attend, attend_in_steps):
         values, lse = way(query, key, value, 0.5, causal=causal, mask=mask)
         _close(values, torch.softmax(scores, dim=-1) @ value)
         _close(lse, torch.logsumexp(scores, dim=-1))

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
@@ -45,11 +46,23 @@ class TaskRunner(Protocol):
         ...
 
 
-class ProcessPool:
-    """At most `processes` tasks at a time. `preload` names further modules that the fork server imports once."""
+@dataclass(frozen=True, slots=True)
+class GpuShare:
+    """What tasks may take of a GPU that also serves: of its memory, and under MPS of its processors at low priority."""
 
-    def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
+    device: str
+    share: float  # above 0, at most 1
+
+
+class ProcessPool:
+    """At most `processes` tasks at a time. `preload` names further modules that the fork server imports once.
+
+    `gpu_share` bounds what all of them together take of a GPU that also serves.
+    """
+
+    def __init__(self, processes: int, preload: Sequence[str] = (), gpu_share: GpuShare | None = None) -> None:
         self.processes = max(1, processes)
+        self._gpu_share = None if gpu_share is None else replace(gpu_share, share=gpu_share.share / self.processes)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*preload, _PRELOADED])
 
@@ -95,7 +108,7 @@ class ProcessPool:
 
     def _start(self, function: Callable[[Task, Report], Result], task: Task) -> tuple[Connection, Any]:
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(theirs, function, task), daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, function, task, self._gpu_share), daemon=True)
         process.start()
         theirs.close()
         return ours, process
@@ -109,12 +122,18 @@ def _receive(connection: Connection) -> tuple[str, Any]:
     return message
 
 
-def _work(connection: Connection, function: Callable[[Any, Report], Any], task: Any) -> None:
+def _work(
+    connection: Connection, function: Callable[[Any, Report], Any], task: Any, gpu_share: GpuShare | None
+) -> None:
     _die_with_parent()
     os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may add in another order each time
+    _yield_the_gpu(gpu_share)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False  # it takes the kernel that was fastest just now
     # Nobody reads memory before writing it, so filling it first only takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     with suppress(BrokenPipeError):
@@ -125,6 +144,16 @@ def _work(connection: Connection, function: Callable[[Any, Report], Any], task: 
         except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
             # The type alone: its text could quote a sample.
             connection.send(("error", TaskFailed(f"a build process failed with {type(error).__name__}")))
+
+
+def _yield_the_gpu(gpu_share: GpuShare | None) -> None:
+    """A stream's priority counts within one process alone, so beside a server only MPS can tell the two apart."""
+    if gpu_share is None:
+        return
+    os.environ["CUDA_MPS_CLIENT_PRIORITY"] = "1"  # 0 is normal, 1 below it
+    os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(max(1, round(100 * gpu_share.share)))
+    if gpu_share.share < 1:
+        torch.cuda.set_per_process_memory_fraction(gpu_share.share, gpu_share.device)
 
 
 def _die_with_parent() -> None:

@@ -20,6 +20,7 @@ BUILD_SETTINGS = (
     "model_revision",
     "dtype",
     "device",
+    "train_device",
     "build_processes",
 )
 DemoOption = Annotated[bool, typer.Option("--demo", help="Import the demo data first, if the ledger holds nothing.")]

@@ -50,6 +50,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.SecretChanged: Kind(503, "secret-changed", "Secret changed", 60),
     errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
+    errors.OutOfMemory: Kind(503, "out-of-memory", "Out of memory", 5),
     errors.Overloaded: Kind(429, "overloaded", "Too much is waiting"),
     errors.TimedOut: Kind(503, "timed-out", "Not answered in time"),
 }

@@ -301,6 +301,26 @@ class ServedShard(BaseModel):
     masked: bool
 
 
+class ServedComputing(BaseModel):
+    """On what this process computes: device and precision of the frozen model and why, its attention, the neighbor index."""
+
+    model_config = answer_config(
+        {
+            "device": "cpu",
+            "dtype": "float32",
+            "why": "cpu, as torch sees no GPU; float32, as on every processor; training on the same device",
+            "attention": "fused for processors",
+            "neighbors": "cpu: the model computes there",
+        }
+    )
+
+    device: str
+    dtype: str
+    why: str
+    attention: str
+    neighbors: str
+
+
 class GenerationAnswer(BaseModel):
     """The generation that this process serves, and what it was built from."""
 
@@ -315,6 +335,13 @@ class GenerationAnswer(BaseModel):
             "frozen_digest": "77aa",
             "shards": [{"digest": "9c0d", "name": "010", "samples": 812, "masked": False}],
             "validation_rows": 940,
+            "computing": {
+                "device": "cpu",
+                "dtype": "float32",
+                "why": "cpu, as torch sees no GPU; float32, as on every processor; training on the same device",
+                "attention": "fused for processors",
+                "neighbors": "cpu: the model computes there",
+            },
         }
     )
 
@@ -327,6 +354,7 @@ class GenerationAnswer(BaseModel):
     frozen_digest: str
     shards: list[ServedShard]
     validation_rows: int
+    computing: ServedComputing | None = None
 
 
 class Health(BaseModel):

@@ -17,7 +17,7 @@ _NOT_NEEDED = {"sqlalchemy", "faiss", "redis", "fastapi", "typer", "rich", "pyar
 
 def test_smoke_fills_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
-    assert gpu.main(["--smoke", "--out", str(out)], InThisProcess()) == 0
+    assert gpu.main(["--smoke", "--no-http", "--out", str(out)], InThisProcess()) == 0
     [section] = json.loads(out.read_text())["sections"]
     ceiling, *rows = section["rows"]
     assert ceiling["share of ceiling"] == 1.0
@@ -30,10 +30,13 @@ def test_smoke_fills_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture
         "prompt",
         "cached",
     }
+    assert sum("PEFT cat per sample" in what or "SISA" in what for what in filled) == 2
+    assert sum(what.startswith("neighbors on the CPU") for what in filled) == 4
+    assert [row["note"] for row in rows if row["what"] == "neighbors on the GPU"] == ["cpu: the model computes there"]
     for what, columns in filled.items():
-        kind = (
-            "seconds" if what.startswith("retrain") else "p99 ms" if what.startswith("batch 1") else "share of ceiling"
-        )
+        kinds = {"retrain": "seconds", "loading": "seconds", "batch 1": "p99 ms", "neighbors on the CPU": "samples/s"}
+        kinds["neighbors on the GPU"] = "note"
+        kind = next((kind for start, kind in kinds.items() if what.startswith(start)), "share of ceiling")
         assert kind in columns, what
     assert "retrain 8 samples" in capsys.readouterr().out
 
