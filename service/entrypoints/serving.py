@@ -8,6 +8,7 @@ import torch
 from fastapi import FastAPI
 
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.exposure import allowed_hosts, open_doorkeeper
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.readiness import Writability
@@ -21,11 +22,17 @@ from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 
 
-def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], None]) -> FastAPI:
-    """The application of one API replica: one frozen model, one scoring thread, one refresher."""
+def serving_app(
+    home: Home, on_start: Callable[[], None], on_stop: Callable[[], None], telemetry: Telemetry | None = None
+) -> FastAPI:
+    """The application of one API replica: one frozen model, one scoring thread, one refresher.
+
+    `telemetry` is given by whoever counts in it, too.
+    """
     settings = home.settings
+    telemetry = telemetry or Telemetry(settings.forget_deadline)
     torch.set_num_threads(settings.scoring_threads())
-    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(home.model())
+    doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(home.model())
     snapshots = Snapshots(home.store, frozen)
     contexts = PrefixCache(settings.context_cache_bytes)
     telemetry.watch_store(home.incidents.counts)
@@ -42,23 +49,31 @@ def serving_app(home: Home, on_start: Callable[[], None], on_stop: Callable[[], 
         refresher.stop()
         await batcher.stop()
         on_stop()
+        doorkeeper.close()
         bell.close()
         home.ledger.close()
 
     return create_app(
         Services(
-            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout),
+            recommender=Recommender(
+                home.ledger, snapshots, frozen, batcher, settings.request_timeout, settings.max_request_tokens
+            ),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,
             limits=Limits(settings.max_body_bytes, settings.request_timeout),
-            writable=Writability(
-                home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
-            ),
+            writable=_writability(home),
+            doorkeeper=doorkeeper,
             on_start=start,
             on_stop=stop,
         ),
         settings.root_path,
+        allowed_hosts(home),
     )
+
+
+def _writability(home: Home) -> Writability:
+    folder = home.settings.home
+    return Writability(home.ledger, {"the home folder": folder, "the store's folder": folder / "store"})

@@ -66,11 +66,11 @@ class FakeQueue:
         self.revisions = revisions
         self.refusal = self.full = None
 
-    def admit(self, timeout):
+    def admit(self, timeout, caller):
         if self.full is not None:
             raise self.full
 
-    async def submit(self, request, timeout):
+    async def submit(self, request, timeout, caller):
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
@@ -269,10 +269,10 @@ class ForgottenMeanwhile(FakeQueue):
         super().__init__(lambda: world.current.revision)
         self._world = world
 
-    async def submit(self, request, timeout):
+    async def submit(self, request, timeout, caller):
         if not self.requests:
             self._world.change(memories=frozenset(self._world.store.memories.digests()))
-        return await super().submit(request, timeout)
+        return await super().submit(request, timeout, caller)
 
 
 def test_a_deletion_between_retrieval_and_scores_leaves_nobody_in_the_order(world):
