@@ -51,7 +51,7 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("root_path", "lethe"),
         ("root_path", "/lethe?x"),
         ("root_path", "https://example.org/lethe"),
-        ("open", "yes"),
+        ("open", "maybe"),
         ("deletions_per_minute", 0),
         ("audit_days", 0),
     ],

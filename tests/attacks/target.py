@@ -44,4 +44,4 @@ def run(attack: Callable[[Target], Figures]) -> None:
     parser.add_argument("--key")
     parser.add_argument("--pid", type=int)
     given = parser.parse_args()
-    print(json.dumps({attack.__module__.rpartition(".")[2]: attack(Target(**vars(given)))}))
+    print(json.dumps({attack.__name__: attack(Target(**vars(given)))}))
