@@ -70,7 +70,7 @@ def _a_request_in_flight_is_answered_while_the_server_drains(server: Server) -> 
     worker = _family(server.worker())
     body = json.dumps({"user_id": BYSTANDER, "candidates": TITLES}).encode()
     head = (
-        f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode() + body[:10])
