@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history check format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history attacks check format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -29,6 +29,11 @@ torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where 
 
 history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (minutes)
 	$(BIN)/python -m tests.history.load --operations 20000 --clients 8 --seed $(SEED)
+
+PORT ?= 8000
+attacks: $(VENV)/.installed-dev ## every script of tests/attacks against the server on PORT; it erases people (minutes)
+	for attack in two_titles large_request large_heads slow_connections erase_everybody; do \
+		$(BIN)/python -m tests.attacks.$$attack --port $(PORT) $(if $(PID),--pid $(PID)) $(if $(KEY),--key $(KEY)); done
 
 check: $(VENV)/.installed-dev ## formatting, lint, types
 	$(BIN)/ruff format --check .

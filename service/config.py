@@ -46,6 +46,10 @@ _CHOOSE_KERNELS = (
 # Variable of an earlier version -> the setting that took its place.
 _FORMER = {"LETHE_READINGS_BYTES": "prefill_cache_bytes"}
 
+# Settings that may also be the content of a file, which `LETHE_<NAME>_FILE` names.
+SECRETS = ("secret", "retired_secrets", "database_url", "redis_url")
+_LARGEST_SECRET = 65_536  # bytes
+
 
 class Settings(BaseSettings):
     """Read from `LETHE_*`; a variable of that prefix that names no setting is refused."""
@@ -70,6 +74,28 @@ class Settings(BaseSettings):
         pattern=r"^(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?$",
         description="Prefix of the URL behind a proxy, e.g. /lethe, whether or not the proxy takes it off",
     )
+    open: Literal["", "yes-anyone-may-erase"] = Field(
+        "",
+        description="yes-anyone-may-erase: listen beyond this machine although there is no API key, and serve whoever comes",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Names under which the service may be called, comma-separated, *.example.org and * too; default: any, but "
+        "only this machine's own while there is no API key",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated"
+    )
+    requests_per_minute: int = Field(60_000, ge=1, description="Requests of each API key, or address without one")
+    tokens_per_minute: int = Field(12_000_000, ge=1, description="Tokens scored a minute for each key or address")
+    deletions_per_minute: int = Field(
+        16, ge=1, description="Deletions of each key or address; for many at once there is `lethe forget`"
+    )
+    max_request_tokens: int = Field(16_384, ge=1, description="Tokens that one request may have scored; beyond: 413")
+    max_head_bytes: int = Field(32_768, ge=1024, description="Largest request head: request line and headers")
+    max_connections: int = Field(1_000, ge=1, description="Open connections; the idle ones make room for new ones")
+    max_connections_per_address: int = Field(500, ge=1, description="Open connections of one address")
+    audit_days: float = Field(400, gt=0, description="Days for which the audit trail keeps an entry")
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, also after gzip is unpacked")
     max_batch_bytes: int = Field(
         4 * 2**20,
@@ -190,7 +216,14 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "lora_targets", "retired_secrets", "liked_events", "disliked_events", "ignored_events", mode="before"
+        "lora_targets",
+        "retired_secrets",
+        "liked_events",
+        "disliked_events",
+        "ignored_events",
+        "allowed_hosts",
+        "trusted_proxies",
+        mode="before",
     )
     @classmethod
     def _comma_separated(cls, value: object) -> object:
@@ -230,7 +263,10 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json", exclude_none=True)
         plain = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in values.items()}
         inherited = {name: value for name, value in os.environ.items() if name not in _FORMER}
-        return {**inherited, **{f"LETHE_{name.upper()}": value for name, value in plain.items()}}
+        # A secret that came from a file is read from there again, rather than shown to whoever looks at the environment.
+        in_files = _files_of(os.environ)
+        stated = {f"LETHE_{name.upper()}": value for name, value in plain.items() if name not in in_files}
+        return {**inherited, **stated}
 
     def scoring_threads(self) -> int:
         return self.threads or max(1, self.cores() - 1)
@@ -255,15 +291,42 @@ def load_settings(**given: object) -> Settings:
     """
     try:
         former = {name: os.environ[variable] for variable, name in _FORMER.items() if variable in os.environ}
+        in_files = _files_of(os.environ)
         known = {f"LETHE_{name}".upper() for name in Settings.model_fields} | _FORMER.keys()
+        known |= {_file_variable(name) for name in SECRETS}
         unknown = sorted(name for name in os.environ if name.upper().startswith("LETHE_") and name.upper() not in known)
         if unknown:
             raise InvalidSetting(f"unknown settings in the environment: {', '.join(unknown)}; see `lethe settings`")
         stated = {name: value for name, value in given.items() if value is not None}
-        return Settings(**(former | stated))  # type: ignore[arg-type]
+        read = {name: _content(name, path) for name, path in in_files.items() if name not in stated}
+        return Settings(**(former | read | stated))  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(
             f"{'LETHE_' + str(fault['loc'][0]).upper() + ': ' if fault['loc'] else ''}{fault['msg']}"
             for fault in error.errors(include_input=False, include_url=False)
         )
         raise InvalidSetting(faults) from None
+
+
+def _file_variable(name: str) -> str:
+    return f"LETHE_{name.upper()}_FILE"
+
+
+def _files_of(variables: Mapping[str, str]) -> dict[str, str]:
+    """Setting -> the file that holds it. Raises InvalidSetting where the environment holds it, too."""
+    found = {name: variables[_file_variable(name)] for name in SECRETS if _file_variable(name) in variables}
+    for name in found:
+        if f"LETHE_{name.upper()}" in variables:
+            raise InvalidSetting(f"both LETHE_{name.upper()} and {_file_variable(name)} are set; take one away")
+    return found
+
+
+def _content(name: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_LARGEST_SECRET + 1).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSetting(f"{_file_variable(name)}: the file cannot be read ({type(error).__name__})") from None
+    if not content or len(content) > _LARGEST_SECRET:
+        raise InvalidSetting(f"{_file_variable(name)}: the file is empty, or too large for a secret")
+    return content

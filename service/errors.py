@@ -17,7 +17,12 @@ LetheError
 │   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
 ├── ReceiptInvalid          a receipt's signature does not match its content
 ├── OutOfMemory             the device's memory is full
+├── AccessRefused           the caller may not do this
+│   ├── Unauthenticated       a key is needed, and none came that is known and valid
+│   └── Forbidden             the key is for other things
+├── TooLarge                the request would cost more than any request may
 └── Overloaded              too much is waiting; come back after `retry_after` seconds
+    ├── QuotaExceeded         the caller has used up what they may do a minute
     └── TimedOut              the answer did not come within the request's time
 """
 
@@ -79,6 +84,22 @@ class OutOfMemory(LetheError):
     """What could be given back has been: the next request may find room."""
 
 
+class AccessRefused(LetheError):
+    """The caller may not do this."""
+
+
+class Unauthenticated(AccessRefused):
+    """It is not told whether the key is unknown, expired or revoked."""
+
+
+class Forbidden(AccessRefused):
+    """The message names the scope that is missing."""
+
+
+class TooLarge(LetheError):
+    """The message says how much is allowed."""
+
+
 class Overloaded(LetheError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
@@ -86,3 +107,13 @@ class Overloaded(LetheError):
 
 
 class TimedOut(Overloaded): ...
+
+
+class QuotaExceeded(Overloaded):
+    """`kind` (requests, tokens, deletions, failures), how much of it is allowed a minute, and what is left."""
+
+    def __init__(
+        self, message: str, retry_after: int = 1, kind: str = "requests", limit: int = 1, left: int = 0
+    ) -> None:
+        super().__init__(message, retry_after)
+        self.kind, self.limit, self.left = kind, limit, left

@@ -353,6 +353,23 @@ class NamedItems:
 
 
 @dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks for a deletion: what the audit trail calls them, their API key, and from where.
+
+    `may_know` is whether they may learn of whom anything was held. Whoever may not gets a request of their own each time, and
+    shares no idempotency keys with others.
+    """
+
+    actor: str
+    key_id: str | None = None
+    address: str | None = None
+    may_know: bool = True
+
+
+COMMAND_LINE = Requester("command line")  # whoever may run commands on the machine
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequest:
     """One deletion, as the ledger knows it. Times are seconds since the epoch; it holds no user id."""
 
@@ -376,6 +393,7 @@ class ForgetRequest:
     generation_before: str | None = None  # what was served when it was accepted
     outcome: Outcome | None = None  # None: accepted by a version that did not note it
     items: NamedItems | None = None  # None: everything of the user
+    requested_by: str | None = None  # id of the API key that asked for it, if one did
 
     @property
     def held(self) -> bool:

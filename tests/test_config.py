@@ -51,6 +51,9 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("root_path", "lethe"),
         ("root_path", "/lethe?x"),
         ("root_path", "https://example.org/lethe"),
+        ("open", "maybe"),
+        ("deletions_per_minute", 0),
+        ("audit_days", 0),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:
@@ -104,6 +107,52 @@ def test_a_child_process_reads_the_same_settings(tmp_path: Path) -> None:
 
 def _own(environment: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith("LETHE_")}
+
+
+SECRETS = {
+    "secret": "sixteen or more characters",
+    "database_url": "postgresql+psycopg://lethe:password@localhost/lethe",
+    "redis_url": "redis://:password@localhost/0",
+    "retired_secrets": "an earlier one, another",
+}
+
+
+def in_files(folder: Path) -> dict[str, str]:
+    for name, value in SECRETS.items():
+        (folder / name).write_text(f"{value}\n")
+    return {f"LETHE_{name.upper()}_FILE": str(folder / name) for name in SECRETS}
+
+
+def test_every_secret_may_lie_in_a_file(tmp_path: Path) -> None:
+    read = json.loads(read_in_a_child({**plain_environment(), **in_files(tmp_path)}).stdout)
+    expected: dict[str, object] = {**SECRETS, "retired_secrets": ["an earlier one", "another"]}
+    assert {name: read[name] for name in SECRETS} == expected
+
+
+def test_what_lies_in_a_file_is_not_shown_in_the_environment_of_a_child(tmp_path: Path) -> None:
+    code = "import json; from service.config import load_settings; print(json.dumps(load_settings().environment()))"
+    environment = {**plain_environment(), **in_files(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    passed_on = _own(json.loads(child.stdout))
+    assert not set(SECRETS.values()) & set(passed_on.values())
+    again = json.loads(read_in_a_child({**plain_environment(), **passed_on}).stdout)
+    assert again["secret"] == SECRETS["secret"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"x" * 70_000])
+def test_a_file_that_holds_no_secret_is_refused_by_its_variable(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_bytes(content)
+    child = read_in_a_child({**plain_environment(), "LETHE_SECRET_FILE": str(path)})
+    assert "InvalidSetting: LETHE_SECRET_FILE: the file " in child.stderr
+
+
+def test_a_secret_is_given_once(tmp_path: Path) -> None:
+    environment = {**plain_environment(), **in_files(tmp_path), "LETHE_SECRET": SECRETS["secret"]}
+    child = read_in_a_child(environment)
+    assert "both LETHE_SECRET and LETHE_SECRET_FILE are set" in child.stderr
+    assert SECRETS["secret"] not in child.stderr
 
 
 @pytest.mark.parametrize("name", ["LETHE_EPOCH", "LETHE_", "LETHE_HOMES"])

@@ -185,7 +185,10 @@ def _server(port: int) -> list[str]:
 
 
 def _environment(opened: Home) -> dict[str, str]:
-    return {name: value for name, value in opened.settings.environment().items() if name != "LETHE_REDIS_URL"}
+    given = {name: value for name, value in opened.settings.environment().items() if name != "LETHE_REDIS_URL"}
+    # All load comes from one address, and what is measured is not its quota.
+    unbounded = dict.fromkeys(("REQUESTS", "TOKENS", "DELETIONS"), str(10**12))
+    return {**given, **{f"LETHE_{kind}_PER_MINUTE": number for kind, number in unbounded.items()}}
 
 
 @contextmanager

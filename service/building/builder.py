@@ -393,4 +393,11 @@ class Builder:
 
 def _row_of(item: Item) -> list[Any]:
     # Not `asdict`, which copies deeply: a catalog is long, and every deletion looks at it.
-    return [item.item_id, item.title, item.year, item.genres, item.author]
+    row = [item.item_id, item.title, item.year, item.genres, item.author]
+    # Earlier versions embedded these as what they mean to the model, and others quoted as they stood.
+    return [*row, prompts.item_text(item)] if _was_read_otherwise(item) else row
+
+
+def _was_read_otherwise(item: Item) -> bool:
+    facts = (item.title, item.author or "", *item.genres)
+    return any(prompts.may_hold_special_tokens(fact) or prompts.opens_a_title(fact) for fact in facts)

@@ -6,6 +6,7 @@ words whatever the target: they are the invocation sequence of an activated LoRA
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from service.records import Item, Prompt, RatedItem, Sample
@@ -13,6 +14,11 @@ from service.records import Item, Prompt, RatedItem, Sample
 TEMPLATE_VERSION = "tallrec-1"
 ANSWERS = ("Yes", "No")
 RESPONSE_HEADER = "\n\n### Response:\n"
+
+_OPENS_A_TITLE = re.compile(r'(,\s*)"')
+_LOOKS_SPECIAL = re.compile(
+    r"<[^<>\s]+>|\[/?(?:CLS|SEP|PAD|UNK|MASK|BOS|EOS|INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|IMG|gMASK|sMASK)\]"
+)
 
 _INSTRUCTION = (
     "Given the user's preference and unpreference, identify whether the user will like the target {noun} "
@@ -61,11 +67,27 @@ def prompt(sample: Sample, item_type: str) -> Prompt:
     return Prompt(context_text(sample.history, item_type), question_text(sample.target, item_type))
 
 
+def may_hold_special_tokens(text: str) -> bool:
+    """Whether a tokenizer might know a part of the text as a token of its own: a mark of an end, of a turn, of padding."""
+    return ("<" in text or "[" in text) and _LOOKS_SPECIAL.search(text) is not None
+
+
+def opens_a_title(text: str) -> bool:
+    """Whether a quotation mark in the text stands where, in a prompt, the next title begins."""
+    return '"' in text and _OPENS_A_TITLE.search(_printable(text)) is not None
+
+
 def _mention(item: Item) -> str:
     quoted = f'"{_one_line(item.title)}"'
     return f"{quoted} written by {_one_line(item.author)}" if item.author else quoted
 
 
 def _one_line(text: str) -> str:
+    line = _printable(text)
+    # Behind a comma a quotation mark opens the next title. TALLRec's released titles hold none there.
+    return _OPENS_A_TITLE.sub(r"\1'", line) if '"' in line else line
+
+
+def _printable(text: str) -> str:
     # A line feed inside a title would let a title write its own prompt lines.
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

@@ -40,7 +40,10 @@ def is_validation_user(user_id: str, percent: float, seed: int) -> bool:
 def canonical(sample: Sample, item_type: str) -> dict[str, Any]:
     """What training sees of a sample, for digests: its prompt and label. It holds no user id."""
     read = prompts.prompt(sample, item_type)
-    return {"context": read.context, "question": read.question, "liked": sample.liked}
+    seen = {"context": read.context, "question": read.question, "liked": sample.liked}
+    # Earlier versions read such marks as what they mean to the model, and so trained on something else.
+    special = prompts.may_hold_special_tokens(read.context + read.question)
+    return {**seen, "special_tokens": "text"} if special else seen
 
 
 def sample_order_key(sample: Sample, seed: int) -> bytes:

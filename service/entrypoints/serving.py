@@ -8,9 +8,11 @@ from collections.abc import Callable
 import torch
 from fastapi import FastAPI
 
+from service.access.doorkeeper import Doorkeeper
 from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.devices import computing_of, served_model
+from service.entrypoints.exposure import allowed_hosts, open_doorkeeper
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import OnlineServices
@@ -32,16 +34,22 @@ log = logging.getLogger(__name__)
 
 
 def serving_app(
-    home: Home, on_start: Callable[[], None], on_stop: Callable[[], None], on_ready: Callable[[], None] = lambda: None
+    home: Home,
+    on_start: Callable[[], None],
+    on_stop: Callable[[], None],
+    on_ready: Callable[[], None] = lambda: None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The application of one API replica: one frozen model, one scoring thread, one refresher.
 
-    `on_ready` is called once, when a generation can be scored with for the first time.
+    `on_ready` is called once, when a generation can be scored with for the first time. `telemetry` is given by whoever counts
+    in it, too.
     """
     settings = home.settings
+    telemetry = telemetry or Telemetry(settings.forget_deadline)
     torch.set_num_threads(settings.scoring_threads())
     chosen = computing_of(settings)
-    telemetry, bell, frozen = Telemetry(settings.forget_deadline), home.bell(), FrozenModel.load(served_model(home))
+    doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(served_model(home))
     place = index_place(chosen.device)
     computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
     log.info("computing_on", extra={**computing, "neighbors": place.where})
@@ -64,30 +72,39 @@ def serving_app(
         refresher.stop()
         await batcher.stop()
         on_stop()
+        doorkeeper.close()
         bell.close()
         home.ledger.close()
 
     return create_app(
         Services(
-            recommender=Recommender(home.ledger, snapshots, frozen, batcher, settings.request_timeout, shelves),
+            recommender=Recommender(
+                home.ledger,
+                snapshots,
+                frozen,
+                batcher,
+                settings.request_timeout,
+                shelves,
+                settings.max_request_tokens,
+            ),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,
             limits=Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes),
-            writable=Writability(
-                home.ledger, {"the home folder": settings.home, "the store's folder": settings.home / "store"}
-            ),
+            writable=_writability(home),
+            doorkeeper=doorkeeper,
             on_start=start,
             on_stop=stop,
-            online=_online(home, bell, telemetry),
+            online=_online(home, bell, telemetry, doorkeeper),
         ),
         settings.root_path,
+        allowed_hosts(home),
     )
 
 
-def _online(home: Home, bell: Bell, telemetry: Telemetry) -> OnlineServices:
+def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper) -> OnlineServices:
     settings = home.settings
     kinds = (settings.liked_events, settings.disliked_events, settings.ignored_events)
     return OnlineServices(
@@ -97,5 +114,11 @@ def _online(home: Home, bell: Bell, telemetry: Telemetry) -> OnlineServices:
         meanings=EventMeanings.of(settings.liked_above, *kinds),
         bell=bell,
         telemetry=telemetry,
+        doorkeeper=doorkeeper,
         forget_deadline=settings.forget_deadline,
     )
+
+
+def _writability(home: Home) -> Writability:
+    folder = home.settings.home
+    return Writability(home.ledger, {"the home folder": folder, "the store's folder": folder / "store"})

@@ -88,6 +88,12 @@ class Telemetry:
         self._request_seconds = Histogram(
             "lethe_http_request_seconds", "Time to answer a request.", ["route"], buckets=_FAST, registry=registry
         )
+        self._refusals = Counter(
+            "lethe_http_refused",
+            "Connections and heads refused before they were requests.",
+            ["reason"],
+            registry=registry,
+        )
         self._batch_tokens = Histogram(
             "lethe_batch_tokens", "Tokens of a scored batch.", buckets=_TOKENS, registry=registry
         )
@@ -111,6 +117,10 @@ class Telemetry:
         """Count one answer. `route` is a template, `method` one of a closed set: both become labels."""
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def observe_refusal(self, reason: str) -> None:
+        """Count what was refused before it was a request. `reason` is one of a closed set."""
+        self._refusals.labels(reason).inc()
 
     def observe_batch(self, tokens: int, queue_depth: int) -> None:
         """Count one batch of `tokens` that left `queue_depth` tokens in the queue."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 
 from service.building.progress import Progress
 from service.config import Settings
 from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.supervisor import exit_on_sigterm
+from service.errors import LetheError
 
 # What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
 # than this, they would hardly go on beside a server that is never idle.
 _NICENESS = 5
+_PRUNING_SECONDS = 3600.0  # between two looks for entries of the audit trail that are too old
+
+log = logging.getLogger(__name__)
 
 
 def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None:
@@ -28,12 +34,22 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
     home = Home.open(settings)
     home.restore_check()
     building.process_pool(home).prepare()
+    threading.Thread(target=_prune_trail, args=(home,), daemon=True).start()
     bell = home.bell()
     try:
         building.reconciler(home, bell, progress).run(threading.Event(), settings.retry_seconds)
     finally:
         bell.close()
         home.ledger.close()
+
+
+def _prune_trail(home: Home) -> None:
+    while True:
+        try:
+            home.ledger.trail.prune(home.settings.audit_days)
+        except LetheError as error:
+            log.warning("trail_not_pruned", extra={"kind": type(error).__name__})
+        time.sleep(_PRUNING_SECONDS)
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import Ledger
-from service.records import ForgetRequest, ItemName
+from service.records import COMMAND_LINE, ForgetRequest, ItemName, Requester
 
 
 class Intake:
@@ -20,7 +20,12 @@ class Intake:
         self._tombstones = tombstones
 
     def forget(
-        self, user_id: str, item_ids: Sequence[ItemName] | None, idempotency_key: str | None, remember: bool = False
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool = False,
+        by: Requester = COMMAND_LINE,
     ) -> ForgetRequest:
         """One transaction: rows deleted, masks and tombstone written, fence raised; then a copy of the tombstone.
 
@@ -28,7 +33,7 @@ class Intake:
             InvalidInput, IdempotencyConflict, LedgerUnavailable: nothing was accepted.
             StoreError: accepted and masked, but not yet safe from the restore of an old ledger; to be asked again.
         """
-        request = self._ledger.forget(user_id, item_ids, idempotency_key, remember)
+        request = self._ledger.forget(user_id, item_ids, idempotency_key, remember, by)
         sys.audit("lethe.forget.before_tombstone_file")
         self._tombstones.add_tombstones(self._ledger.tombstones(request.request_id))
         if request.state == "completed" and request.receipt is None:

@@ -149,6 +149,7 @@ def receipt_content(
         "format": FORMAT,
         "request_id": request.request_id,
         "subject": request.subject,
+        "requested_by": request.requested_by,
         "scope": request.scope,
         "held": request.held,
         "outcome": request.found.value,

@@ -7,6 +7,7 @@ What remains of a forgotten user: their keyed hash (in `forget_requests` and `to
 that had seen them, until these artifacts are replaced.
 """
 
+from service.ledger.audit import AuditEntry, AuditTrail, ChainCheck
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
 from service.ledger.events import Event, EventOutcome
@@ -14,6 +15,7 @@ from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
+from service.ledger.keys import ApiKey, KeyRing, Quota, Scope
 from service.ledger.ledger import Ledger
 from service.ledger.masks import MaskedArtifacts
 from service.ledger.placements import MEMORIZED, VALIDATES, AssignmentColumns
@@ -31,20 +33,27 @@ __all__ = [
     "KEY_ID_LENGTH",
     "MEMORIZED",
     "VALIDATES",
+    "ApiKey",
     "AssignmentColumns",
+    "AuditEntry",
+    "AuditTrail",
+    "ChainCheck",
     "ColumnSearch",
     "Event",
     "EventOutcome",
     "ForgetPreview",
     "ImportCounts",
     "ItemOutcome",
+    "KeyRing",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "MaskedArtifacts",
     "PersonExport",
+    "Quota",
     "ReadTransaction",
     "Rekeyed",
+    "Scope",
     "known_check",
     "ledger_exists",
     "rekey",

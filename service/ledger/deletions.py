@@ -12,7 +12,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
-from service.ledger import rows, tables
+from service.ledger import audit, rows, tables
 from service.ledger.catalog import created_of, drop_unnamed, id_in
 from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
@@ -32,7 +32,7 @@ from service.ledger.statements import (
     keyed,
 )
 from service.ledger.tombstones import add_tombstones
-from service.records import ById, ByTitle, ForgetRequest, ItemName, Key, Scope
+from service.records import ById, ByTitle, ForgetRequest, ItemName, Key, Requester, Scope
 
 Clock = Callable[[], float]
 
@@ -50,6 +50,7 @@ class ForgetCommand:
     accepted_at: float
     subjects: frozenset[str]  # of the user, under every secret
     known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
+    by: Requester
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class ForgetCommand:
         remember: bool,
         hashes: KeyedHashes,
         accepted_at: float,
+        by: Requester,
     ) -> Self:
         """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
         if names is not None and not names:
@@ -67,10 +69,10 @@ class ForgetCommand:
         user = keyed(user_id)
         stated = {_stated(name) for name in names or ()}
         content = (_scope(names), *sorted(stated), *(["remember"] if remember else []))
+        # Of each API key its own: nobody learns which ones others have used.
+        named = None if key is None else (*(() if by.key_id is None else (by.key_id,)), key)
         known_as = (
-            {each.of("idempotency", key): _content(each, user, content) for each in hashes.every()}
-            if key is not None
-            else {}
+            {each.of("idempotency", *named): _content(each, user, content) for each in hashes.every()} if named else {}
         )
         return cls(
             user_id=user,
@@ -78,10 +80,11 @@ class ForgetCommand:
             names=None if names is None else frozenset(names),
             remember=remember,
             content_hash=_content(hashes, user, content),
-            key_hash=None if key is None else hashes.of("idempotency", key),
+            key_hash=None if named is None else hashes.of("idempotency", *named),
             accepted_at=accepted_at,
             subjects=frozenset(hashes.subjects(user)),
             known_as=known_as,
+            by=by,
         )
 
     @property
@@ -142,15 +145,33 @@ def _accept(
     drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, command, erased)
     pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), PENDING)
-    if command.names is None and not erased and not lineage:
+    if command.names is None and not erased and not lineage and command.by.may_know:
         for earlier in pending:
             if earlier.scope == command.scope:
+                _note(connection, command, earlier, hashes)
                 return earlier
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     owing = bool(erased or pending or (lineage and command.names is None))
     request = _new_request(connection, command, findings, erased, lineage if owing else (), owing, clock)
     add_tombstones(connection, findings.tombstones(request, command.remember, remember_seconds))
+    _note(connection, command, request, hashes)
     return request
+
+
+def _note(connection: sa.Connection, command: ForgetCommand, request: ForgetRequest, hashes: KeyedHashes) -> None:
+    event = audit.Event(
+        at=command.accepted_at,
+        actor=command.by.actor,
+        action=audit.DELETION,
+        outcome="accepted",
+        request_id=request.request_id,
+        subject=command.subject,
+        address=command.by.address,
+    )
+    audit.append(connection, hashes, event)
+    if command.names is None:
+        # Hashes under a retired secret are known here alone; those under the present one go when the deletion is at work.
+        audit.remove_person(connection, command.subjects - {command.subject}, request.request_id)
 
 
 def _new_request(
@@ -183,6 +204,7 @@ def _new_request(
         completed_at=None if owing else masked_at,
         outcome=findings.outcome,
         items=findings.items,
+        requested_by=command.by.key_id,
     )
     add_request(connection, request)
     add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in lineage])

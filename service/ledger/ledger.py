@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from service.errors import LetheError
 from service.ledger import (
+    audit,
     catalog,
     deletions,
     exporting,
@@ -30,6 +31,7 @@ from service.ledger import (
     tables,
     tombstones,
 )
+from service.ledger.audit import AuditTrail
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.events import Event, EventOutcome, EventTaker
 from service.ledger.exporting import ForgetPreview, PersonExport
@@ -42,10 +44,12 @@ from service.ledger.importing import (
     ImportCounts,
     take,
 )
+from service.ledger.keys import KeyRing
 from service.ledger.read_transaction import ReadTransaction
 from service.ledger.searching import ColumnSearch, search_columns
 from service.ledger.shelf import ItemOutcome
 from service.records import (
+    COMMAND_LINE,
     CatalogEntry,
     ForgetRequest,
     Interaction,
@@ -55,6 +59,7 @@ from service.records import (
     Mask,
     Published,
     RatedItem,
+    Requester,
     ShardAssignment,
     Tombstone,
 )
@@ -94,6 +99,8 @@ class Ledger:
             self._database.close()
             raise
         self._last_mask: Mask | None = None
+        self.keys = KeyRing(self._database, self._hashes, clock)
+        self.trail = AuditTrail(self._database, self._hashes, clock)
 
     def close(self) -> None:
         self._database.close()
@@ -359,17 +366,20 @@ class Ledger:
         item_ids: Sequence[ItemName] | None,
         idempotency_key: str | None,
         remember: bool = False,
+        by: Requester = COMMAND_LINE,
     ) -> ForgetRequest:
         """Delete a user (or only these of their interactions) and mask all that has seen them, in one transaction.
 
         Items are named by id or title; a title stands for every item that has it. The answer is `completed` at once when
         nothing was held, and its `outcome` says so. What was held is kept out for ever; what was not, for a time, and only
         rows older than the request: they may still be under way. `remember` keeps that out for ever, too. A user whose
-        deletion is still owed gets that request.
+        deletion is still owed gets that request, unless the one who asks may not know that there was anything to delete.
         Raises InvalidInput for what is no id and for an empty list of items, IdempotencyConflict for a key used for another
         request.
         """
-        command = deletions.ForgetCommand.of(user_id, item_ids, idempotency_key, remember, self._hashes, self._clock())
+        command = deletions.ForgetCommand.of(
+            user_id, item_ids, idempotency_key, remember, self._hashes, self._clock(), by
+        )
         with self._database.write_transaction() as connection:
             tombstones.remove_expired(connection, command.accepted_at)
             request = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
@@ -404,8 +414,12 @@ class Ledger:
 
     def start(self, request_ids: Iterable[str]) -> None:
         """Note that work on these owed requests begins; completed ones are left as they are."""
+        ids = list(request_ids)
         with self._database.write_transaction() as connection:
-            requests.start(connection, request_ids, self._clock())
+            requests.start(connection, ids, self._clock())
+            # Before the database's file is rewritten, so that nothing of it is left there.
+            for request_id in ids:
+                self._remove_from_trail(connection, request_id)
 
     def fail(self, request_ids: Iterable[str], reason: str) -> None:
         """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
@@ -415,7 +429,18 @@ class Ledger:
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
         """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
         with self._database.write_transaction() as connection:
+            first = requests.one_request(connection, request_id)
             requests.complete(connection, request_id, receipt, completed_at)
+            self._remove_from_trail(connection, request_id)
+            if first.receipt is None:
+                event = audit.Event(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
+                audit.append(connection, self._hashes, event)
+
+    def _remove_from_trail(self, connection: sa.Connection, request_id: str) -> None:
+        found = requests.find_requests(connection, tables.forget_requests.c.request_id == request_id)
+        for request in found:
+            if request.scope == "user":
+                audit.remove_person(connection, [request.subject], request_id)
 
     def masked_by(self, request_id: str) -> masks.MaskedArtifacts:
         """What this request has masked; nothing once it is completed."""

@@ -157,7 +157,8 @@ forget_requests = _table(
     _text("receipt", nullable=True),
     _text("outcome", nullable=True),  # what it found; null: accepted by a version that did not note it
     _text("items", nullable=True),  # of the items that it names, how many were found: JSON
-    indexed=("subject",),
+    _text("requested_by", nullable=True),  # id of the API key that asked for it, if one did
+    indexed=("subject", "state"),
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
 masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed=("request_id",))
@@ -169,4 +170,36 @@ tombstones = _table(
     _whole("fence"),
     sa.Column("expires_at", sa.Double),  # seconds since the epoch; null: it stands for ever
     sa.Column("accepted_at", sa.Double),  # of its request, if that found nothing; null: what was held lies here
+)
+api_keys = _table(
+    "api_keys",
+    _key("key_id"),
+    _text("name"),
+    _text("key_hash"),  # keyed hash of the whole key: nobody can read the key from here
+    _text("scopes"),  # JSON
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    sa.Column("last_used_at", sa.Double),
+    sa.Column("requests_per_minute", sa.BigInteger),  # null: the setting's
+    sa.Column("tokens_per_minute", sa.BigInteger),
+    sa.Column("deletions_per_minute", sa.BigInteger),
+)
+audit_log = _table(
+    "audit_log",
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    _text("actor"),
+    _text("action"),
+    _text("outcome"),
+    _text("request_id", nullable=True),
+    _text("subject", nullable=True),  # keyed hash of the person concerned, until their deletion is completed
+    _text("subject_salt", nullable=True),
+    _text("subject_digest"),
+    _text("address", nullable=True),
+    _text("address_salt", nullable=True),
+    _text("address_digest"),
+    _text("previous"),  # digest of the entry before
+    _text("digest"),
+    indexed=("subject",),
 )

@@ -99,13 +99,19 @@ class PromptTokenizer:
             raise ModelUnsuitable("the tokenizer does not keep the question's opening words apart from the title")
         return ids
 
+    # Texts hold what people typed: where it spells a special token it is text. `special` adds the tokenizer's own around it.
+
     def _encode(self, text: str, *, special: bool) -> list[int]:
-        return self._opened(self._tokenizer.encode(text, add_special_tokens=special), special)
+        return self._opened(
+            self._tokenizer.encode(text, add_special_tokens=special, split_special_tokens=True), special
+        )
 
     def _encode_all(self, texts: list[str], *, special: bool) -> list[list[int]]:
         if not texts:
             return []
-        found: Any = self._tokenizer(texts, add_special_tokens=special, return_attention_mask=False)
+        found: Any = self._tokenizer(
+            texts, add_special_tokens=special, split_special_tokens=True, return_attention_mask=False
+        )
         return [self._opened(ids, special) for ids in found["input_ids"]]
 
     def _opened(self, ids: list[int], special: bool) -> list[int]:

@@ -1,8 +1,9 @@
 """Gathers concurrent requests into batches for one scoring thread, and refuses when too much is waiting.
 
 Policy only: it knows nothing of tensors. Work is counted in tokens that go through the layers, as they are what takes time. The
-window is zero: an idle thread scores a request at once, and whatever arrives while it is busy forms the next batch, first come
-first served. All state belongs to one event loop; the thread sees requests and nothing else.
+window is zero: an idle thread scores a request at once, and whatever arrives while it is busy forms the next batch. Callers
+take turns, and within one caller first come is first served; a request that is larger than a turn is cut into pieces, and waits
+for its next turn after each. All state belongs to one event loop; the thread sees requests and nothing else.
 
 Whoever could not be answered in time is refused on arrival: under overload, work for answers that nobody gets any more would
 leave none for the others.
@@ -15,13 +16,14 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
 from service.errors import Overloaded, TimedOut
+from service.scoring.pieces import cut, joined
 from service.scoring.requests import EncodedRequest, Scored
 from service.scoring.throughput import Pace
+from service.scoring.turns import Piece, Turns, Waiting, cost_of
 
 _LONGEST_RETRY = 60  # seconds
 _WAITING = (
@@ -43,18 +45,11 @@ class BatchObserver(Protocol):
     def observe_queue(self, queue_depth: int) -> None: ...
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    request: EncodedRequest
-    tokens: int
-    answer: asyncio.Future[Scored]
-
-
 class Batcher:
     """`start` it in the event loop that submits to it; `stop` finishes what is queued and refuses the rest.
 
-    `max_tokens` bounds one batch, `max_queued_tokens` what waits for a batch. A request that alone is larger than a bound still
-    runs, by itself.
+    `max_tokens` bounds one batch, and one turn; `max_queued_tokens` what waits, of which each waiting caller has an equal part.
+    A single question that alone is larger than a bound still runs, by itself.
     """
 
     def __init__(self, scorer: BatchScorer, observer: BatchObserver, max_tokens: int, max_queued_tokens: int) -> None:
@@ -62,9 +57,8 @@ class Batcher:
         self._observer = observer
         self._max_tokens = max_tokens
         self._max_queued_tokens = max_queued_tokens
-        self._queue: deque[_Waiting] = deque()
-        self._in_flight: list[_Waiting] = []
-        self._queued_tokens = 0
+        self._queue = Turns()
+        self._in_flight: list[Piece] = []
         self._began = 0.0  # when the batch in flight did
         self._pace = Pace()
         self._arrived = asyncio.Event()
@@ -92,62 +86,61 @@ class Batcher:
             self._thread.shutdown()
             self._pump = None
 
-    def admit(self, timeout: float) -> None:
+    def admit(self, timeout: float, caller: str = "") -> None:
         """To be asked before anything is done for a request that has so many seconds, and at no cost.
 
-        Raises `Overloaded` when closed, and when those before it would take up its time.
+        Raises `Overloaded` when closed, and when what comes before this caller's next request would take up its time.
         """
         if not self._accepting:
             raise Overloaded("This server is not accepting requests. Try again later, or another replica.")
-        if self._seconds_waiting() > _WAITING * timeout:
-            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after())
+        if self._seconds_waiting(caller) > _WAITING * timeout:
+            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after(caller))
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
-        """The scores of `request`, within `timeout` seconds.
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str = "") -> Scored:
+        """The scores of `request`, within `timeout` seconds. `caller` is whose turn it takes.
 
         Raises `Overloaded` when it is not admitted or the queue is full, `TimedOut` when the time is up, and whatever the
-        scorer raises for this request. A request whose waiter has left is not scored if it is still in the queue.
+        scorer raises for this request. What is still in the queue when its waiter leaves is not scored.
         """
-        self.admit(timeout)
-        waiting = self._enqueue(request)
+        self.admit(timeout, caller)
+        waiting = self._enqueue(request, caller)
         try:
             await asyncio.wait((waiting.answer,), timeout=timeout)
             if not waiting.answer.done():
-                raise TimedOut("The scores were not ready in time. Try again later.", self._retry_after())
+                raise TimedOut("The scores were not ready in time. Try again later.", self._retry_after(caller))
             return waiting.answer.result()
         finally:
             self._leave(waiting)
 
-    def _enqueue(self, request: EncodedRequest) -> _Waiting:
-        tokens = max(1, request.tokens)
-        if self._queue and self._queued_tokens + tokens > self._max_queued_tokens:
-            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after())
-        waiting = _Waiting(request, tokens, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
-        self._count(tokens)
+    def _enqueue(self, request: EncodedRequest, caller: str) -> Waiting:
+        pieces = deque(cut(request, self._max_tokens))
+        waiting = Waiting(caller, pieces, asyncio.get_running_loop().create_future())
+        full = self._queue.tokens + waiting.tokens > self._max_queued_tokens
+        share = self._queue.share(caller, self._max_queued_tokens)
+        # A queue that others have filled is not full for whoever has nothing in it yet.
+        if self._queue and full and self._queue.tokens_of(caller) + waiting.tokens > share:
+            raise Overloaded("Too much is waiting to be scored. Try again later.", self._retry_after(caller))
+        self._queue.add(waiting)
+        self._observer.observe_queue(self._queue.tokens)
         self._arrived.set()
         return waiting
 
-    def _leave(self, waiting: _Waiting) -> None:
+    def _leave(self, waiting: Waiting) -> None:
         if not waiting.answer.cancel() and not waiting.answer.cancelled():
             # Marks a failure as seen: asyncio would log it in full, and its message may hold user data.
             waiting.answer.exception()
-        if waiting in self._queue:
-            self._queue.remove(waiting)
-            self._count(-waiting.tokens)
+        if self._queue.remove(waiting):
+            self._observer.observe_queue(self._queue.tokens)
+        waiting.pieces.clear()
 
-    def _count(self, tokens: int) -> None:
-        self._queued_tokens += tokens
-        self._observer.observe_queue(self._queued_tokens)
-
-    def _seconds_waiting(self) -> float:
-        """Until whoever comes now is in a batch."""
-        in_flight = self._pace.seconds(sum(waiting.tokens for waiting in self._in_flight))
+    def _seconds_waiting(self, caller: str) -> float:
+        """Until what this caller asks now is in a batch."""
+        in_flight = self._pace.seconds(sum(cost_of(piece) for _, piece in self._in_flight))
         left = max(0.0, in_flight - (perf_counter() - self._began))
-        return left + self._pace.seconds(self._queued_tokens)
+        return left + self._pace.seconds(self._queue.ahead(caller, self._max_tokens))
 
-    def _retry_after(self) -> int:
-        return min(_LONGEST_RETRY, max(1, math.ceil(self._seconds_waiting())))
+    def _retry_after(self, caller: str) -> int:
+        return min(_LONGEST_RETRY, max(1, math.ceil(self._seconds_waiting(caller))))
 
     async def _serve(self, thread: ThreadPoolExecutor) -> None:
         try:
@@ -162,30 +155,26 @@ class Batcher:
         finally:
             self._refuse_all()
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch = [self._queue.popleft()]
-        tokens = batch[0].tokens
-        while self._queue and tokens + self._queue[0].tokens <= self._max_tokens:
-            batch.append(self._queue.popleft())
-            tokens += batch[-1].tokens
-        self._count(-tokens)
-        self._observer.observe_batch(tokens, self._queued_tokens)
+    def _next_batch(self) -> list[Piece]:
+        batch = self._queue.take(self._max_tokens)
+        tokens = sum(cost_of(piece) for _, piece in batch)
+        self._observer.observe_queue(self._queue.tokens)
+        self._observer.observe_batch(tokens, self._queue.tokens)
         return batch
 
-    async def _score(self, thread: ThreadPoolExecutor, batch: list[_Waiting]) -> None:
-        """Score a batch; if it fails, score its requests one by one, so that a bad one fails alone."""
-        requests = [waiting.request for waiting in batch]
+    async def _score(self, thread: ThreadPoolExecutor, batch: list[Piece]) -> None:
+        """Score a batch; if it fails, score its pieces one by one, so that a bad one fails alone."""
+        pieces = [piece for _, piece in batch]
         self._began = perf_counter()
         try:
-            scored = await asyncio.get_running_loop().run_in_executor(thread, self._forward, requests)
+            scored = await asyncio.get_running_loop().run_in_executor(thread, self._forward, pieces)
             answers = list(zip(batch, scored, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever went wrong belongs to the waiters, not to the pump
             await self._isolate(thread, batch, error)
         else:
-            self._pace.learn(sum(waiting.tokens for waiting in batch), perf_counter() - self._began)
-            for waiting, answer in answers:
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
+            self._pace.learn(sum(map(cost_of, pieces)), perf_counter() - self._began)
+            for (waiting, _), answer in answers:
+                _settle(waiting, answer)
 
     def _forward(self, requests: list[EncodedRequest]) -> list[Scored]:
         try:
@@ -194,17 +183,23 @@ class Batcher:
             # A future cannot carry StopIteration: its waiter would never wake.
             raise RuntimeError("The scorer ran past the end of an iterator.") from error
 
-    async def _isolate(self, thread: ThreadPoolExecutor, batch: list[_Waiting], error: Exception) -> None:
+    async def _isolate(self, thread: ThreadPoolExecutor, batch: list[Piece], error: Exception) -> None:
         if len(batch) > 1:
-            for waiting in batch:
+            for waiting, piece in batch:
                 if not waiting.answer.done():
-                    await self._score(thread, [waiting])
-        elif not batch[0].answer.done():
-            batch[0].answer.set_exception(error)
+                    await self._score(thread, [(waiting, piece)])
+        elif not batch[0][0].answer.done():
+            batch[0][0].answer.set_exception(error)
 
     def _refuse_all(self) -> None:
         # Finds somebody only if the pump was cancelled or its thread died: they may not wait in vain.
         self._accepting = False
-        for waiting in (*self._in_flight, *self._queue):
+        for waiting in (*(waiting for waiting, _ in self._in_flight), *self._queue):
             if not waiting.answer.done():
                 waiting.answer.set_exception(Overloaded("This server is stopping. Try again later."))
+
+
+def _settle(waiting: Waiting, answer: Scored) -> None:
+    waiting.scored.append(answer)
+    if not waiting.pieces and not waiting.answer.done():
+        waiting.answer.set_result(joined(waiting.scored))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import UnknownItem, UnknownUser
+from service.errors import TooLarge, UnknownItem, UnknownUser
 from service.llm.frozen import FrozenModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, liked_next, liked_together
@@ -20,7 +22,17 @@ from service.scoring.device_memory import within_memory
 from service.scoring.diversity import diversified
 from service.scoring.encoding import RequestEncoder
 from service.scoring.ranking import Reasons, because, reasons, values
-from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
+from service.scoring.requests import (
+    NOBODY,
+    EncodedRequest,
+    Payer,
+    Query,
+    RankBy,
+    Ranked,
+    Recommendation,
+    Scored,
+    ScoreRequest,
+)
 from service.scoring.shelf import Shelves
 from service.scoring.snapshot import Snapshot, Snapshots
 
@@ -29,8 +41,10 @@ REMEMBERED = 300  # opinions of a person that are read, the newest
 _BECAUSE = 3  # items of the history that an explanation names
 
 # Preparations at a time. They share one interpreter with scoring, so more would end none sooner; and the ledger keeps that many
-# connections open.
+# connections open. One caller may not take all of them.
 _PREPARING = 4
+_PREPARING_OF_ONE = 3
+MOST_TOKENS = 16_384  # of one request
 
 
 class Catalog(Protocol):
@@ -52,9 +66,9 @@ class Catalog(Protocol):
 class Queue(Protocol):
     """The batcher."""
 
-    def admit(self, timeout: float) -> None: ...
+    def admit(self, timeout: float, caller: str) -> None: ...
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored: ...
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class Recommender:
         queue: Queue,
         timeout: float,
         shelves: Shelves | None = None,
+        most_tokens: int = MOST_TOKENS,
     ) -> None:
         """Without `shelves` every item of the catalog may be shown, and no filter can be asked for."""
         self._catalog = catalog
@@ -95,22 +110,47 @@ class Recommender:
         self._tokenizer = RequestEncoder(frozen.tokenizer)
         self._queue = queue
         self._timeout = timeout
+        self._most_tokens = most_tokens
         self._preparing = anyio.CapacityLimiter(_PREPARING)
+        self._preparing_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, payer: Payer = NOBODY) -> Recommendation:
         """The `top_k` best candidates.
 
         Raises:
             UnknownUser, UnknownItem: of the query's names; nothing of them is repeated in the message.
+            TooLarge: it would take more tokens than one request may.
+            QuotaExceeded: the payer has used up theirs.
             Overloaded, TimedOut, NotReady, LedgerUnavailable: no answer now.
         """
-        self._queue.admit(self._timeout)
+        self._queue.admit(self._timeout, payer.name)
+        charged = False
         while True:
-            prepared = await anyio.to_thread.run_sync(self.prepare, query, limiter=self._preparing)
-            scored = await self._queue.submit(prepared.encoded, self._timeout)
+            prepared = await self._prepared(query, payer, charged)
+            charged = True
+            scored = await self._queue.submit(prepared.encoded, self._timeout, payer.name)
             # Counts and scores are of one mask: a deletion that came between them must not leave the person in the order.
             if scored.revision == prepared.revision:
                 return answer(query, prepared, scored)
+
+    async def _prepared(self, query: Query, payer: Payer, charged: bool) -> Prepared:
+        own = self._preparing_of.setdefault(payer.name, asyncio.Semaphore(_PREPARING_OF_ONE))
+        async with own:
+            return await anyio.to_thread.run_sync(
+                self._prepare_and_charge, query, payer, charged, limiter=self._preparing
+            )
+
+    def _prepare_and_charge(self, query: Query, payer: Payer, charged: bool) -> Prepared:
+        prepared = self.prepare(query)
+        tokens = prepared.encoded.tokens
+        if tokens > self._most_tokens:
+            raise TooLarge(
+                f"The request would take {tokens} tokens, and one request may take {self._most_tokens}. Name fewer "
+                "candidates, or shorter titles."
+            )
+        if not charged:  # what is prepared again, because a deletion came between, is paid once
+            payer.charge(tokens)
+        return prepared
 
     def prepare(self, query: Query) -> Prepared:
         """What a query wants to have scored: in items, and in token ids. It asks the ledger, so it blocks."""

@@ -5,9 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from service.records import Item, ItemName, RatedItem
 from service.scoring.filters import Conditions
+
+
+class Payer(Protocol):
+    """Whose request it is: `name` is whose turn it takes in the queue, and `charge` raises QuotaExceeded."""
+
+    @property
+    def name(self) -> str: ...
+
+    def charge(self, tokens: int) -> None: ...
+
+
+class Nobody:
+    """A payer for callers within the house, who are not counted."""
+
+    name = ""
+
+    def charge(self, tokens: int) -> None:
+        """Nothing is charged."""
+
+
+NOBODY = Nobody()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.data import prompts
+from service.data import prompts, samples
 from service.records import Item, RatedItem, Sample
 
 HEAT, BABE = Item("1", "Heat (1995)"), Item("2", "Babe (1995)")
@@ -45,6 +48,42 @@ def test_a_title_cannot_write_lines_of_its_own(history: list[RatedItem], title: 
     question = prompts.question_text(Item("x", title), "movie")
     assert len(context.splitlines()) == len(prompts.context_text([], "movie").splitlines())
     assert len(question.splitlines()) == len(prompts.question_text(HEAT, "movie").splitlines())
+
+
+SEPARATOR = re.compile(r',\s*"')
+
+
+# Of a title that ends in a comma, the quote that closes it would look like one that opens.
+quoting = st.text(st.sampled_from('ab ,"\n\u00a0'), min_size=1).map(lambda text: f"{text}z")
+
+
+@given(
+    st.lists(st.builds(RatedItem, st.builds(Item, st.just("x"), quoting, author=st.none() | quoting), st.booleans()))
+)
+def test_a_title_cannot_open_another_one(mentioned: list[RatedItem]) -> None:
+    lines = prompts.history_text(mentioned).splitlines()
+    for line, liked in zip(lines, (True, False), strict=True):
+        own = [opinion for opinion in mentioned if opinion.liked is liked]
+        assert len(SEPARATOR.findall(line)) == max(0, len(own) - 1)
+
+
+def test_two_titles_in_one_are_read_as_one() -> None:
+    as_one = prompts.history_text([RatedItem(Item("", 'Heat (1995)", "Babe (1995)'), True)])
+    as_two = prompts.history_text([RatedItem(HEAT, True), RatedItem(BABE, True)])
+    assert as_one == as_two.replace(', "', ", '")
+
+
+@pytest.mark.parametrize("title", ['Say "Yes."', '"Quoted", said Ann', 'A Child Called "It" (Dave Pelzer #1)'])
+def test_other_quotes_in_a_title_stay(title: str) -> None:
+    assert f'"{title}"' in prompts.history_text([RatedItem(Item("", title), True)])
+
+
+def test_only_what_may_spell_a_special_token_has_another_digest() -> None:
+    plain = [samples.canonical(Sample("ann", (), Item("1", title), True), "movie") for title in ("[REC]", "1 < 2 > 0")]
+    assert [sample.keys() for sample in plain] == [{"context", "question", "liked"}] * 2
+    for title in ("A <end> B", "<|endoftext|>", "[SEP]", "x</s>"):
+        marked = samples.canonical(Sample("ann", (), Item("1", title), True), "movie")
+        assert marked["special_tokens"] == "text"
 
 
 @given(opinions, opinions)

@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCKER = REPOSITORY / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = ("setup", "api", "worker")
-ON_GPUS = tuple(f"{name}-gpu" for name in OURS)
+OURS = ("setup", "keys", "api", "worker")
+ON_GPUS = tuple(f"{name}-gpu" for name in ("setup", "api", "worker"))
 DOCKERFILES = {name: (DOCKER / name).read_text() for name in ("Dockerfile", "Dockerfile.gpu")}
 DOCKERFILE = DOCKERFILES["Dockerfile"]
 DASHBOARDS = sorted((DOCKER / "grafana" / "dashboards").glob("*.json"))
@@ -85,7 +85,7 @@ def test_the_image_is_of_the_projects_version() -> None:
 def test_the_processes_of_the_service_share_one_home_and_its_settings() -> None:
     for name in (*OURS, *ON_GPUS):
         assert SERVICES[name]["environment"] == SERVICES["api"]["environment"]
-        assert SERVICES[name]["volumes"] == ["home:/data"]
+        assert SERVICES[name]["volumes"] == ["home:/data", *(["keys:/keys"] if name == "keys" else [])]
         assert SERVICES[name]["environment"]["LETHE_HOME"] == "/data"
 
 
@@ -99,7 +99,9 @@ def test_a_missing_secret_or_password_is_refused() -> None:
 def test_urls_name_services_that_are_there() -> None:
     environment = SERVICES["api"]["environment"]
     assert "@postgres:5432/" in environment["LETHE_DATABASE_URL"]
-    assert environment["LETHE_REDIS_URL"].startswith("redis://redis:6379/")
+    assert environment["LETHE_REDIS_URL"].startswith("redis://:${REDIS_PASSWORD:?")
+    assert "@redis:6379/" in environment["LETHE_REDIS_URL"]
+    assert any("${REDIS_PASSWORD:?" in word for word in SERVICES["redis"]["command"])
     assert SERVICES["postgres"]["environment"]["POSTGRES_DB"] in environment["LETHE_DATABASE_URL"].rsplit("/", 1)[1]
 
 
@@ -111,15 +113,15 @@ def test_nothing_is_open_beyond_this_machine() -> None:
 
 
 def test_serving_and_work_wait_for_the_setup_and_the_setup_for_its_servers() -> None:
-    for name in ("api", "worker"):
-        assert SERVICES[name]["depends_on"]["setup"]["condition"] == "service_completed_successfully"
+    for name, first in (("keys", "setup"), ("api", "keys"), ("worker", "setup")):
+        assert SERVICES[name]["depends_on"][first]["condition"] == "service_completed_successfully"
     for name in ("postgres", "redis"):
         assert SERVICES["setup"]["depends_on"][name]["condition"] == "service_healthy"
         assert SERVICES[name]["healthcheck"]["test"]
 
 
 def test_redis_keeps_nothing_on_disk() -> None:
-    assert SERVICES["redis"]["command"] == ["redis-server", "--save", "", "--appendonly", "no"]
+    assert SERVICES["redis"]["command"][:5] == ["redis-server", "--save", "", "--appendonly", "no"]
     assert "volumes" not in SERVICES["redis"]
 
 
@@ -136,7 +138,8 @@ def test_every_setting_that_is_named_exists() -> None:
 def test_every_command_exists_with_its_options(command: list[str]) -> None:
     known = offered("service.entrypoints.commands.main").SERVICE
     assert command[0] in known
-    parameters = offered("service.entrypoints.commands.lazy").loaded(known[command[0]]).params
+    loaded = offered("service.entrypoints.commands.lazy").loaded(known[command[0]])
+    parameters = getattr(loaded, "commands", {}).get(command[1], loaded).params
     options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word for word in command if word.startswith("--")} <= options
 
@@ -210,7 +213,7 @@ def test_the_image_starts_lethe_itself_and_asks_it_whether_it_is_well() -> None:
 
 
 def test_what_serves_no_http_has_no_http_health_check() -> None:
-    for name in ("setup", "worker"):
+    for name in ("setup", "keys", "worker"):
         assert SERVICES[name]["healthcheck"] == {"disable": True}
 
 
@@ -258,6 +261,9 @@ def test_there_is_an_alert_for_what_an_operator_must_not_miss() -> None:
         "LetheDeletionUnattended",
         "LetheServerErrors",
         "LetheSlow",
+        "LetheDeletionRate",
+        "LetheMaskedShare",
+        "LetheDegraded",
     }
     assert expected <= set(rules)
     assert "lethe_forget_overdue" in rules["LetheDeletionOverdue"]["expr"]
@@ -265,6 +271,15 @@ def test_there_is_an_alert_for_what_an_operator_must_not_miss() -> None:
     for rule in rules.values():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"]["summary"]
+
+
+def test_prometheus_has_a_key_of_its_own_for_nothing_but_metrics() -> None:
+    command = SERVICES["keys"]["command"]
+    (job,) = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["authorization"]["credentials_file"] == command[command.index("--to") + 1]
+    assert command[command.index("--scopes") + 1] == "metrics"
+    assert "keys:/keys:ro" in SERVICES["prometheus"]["volumes"]
+    assert "/keys" in DOCKERFILE
 
 
 def test_grafana_finds_its_data_source_and_dashboards() -> None:

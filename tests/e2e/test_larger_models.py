@@ -77,6 +77,6 @@ def _answering(installation: Installation, model: Path) -> Iterator[TestClient]:
     """The API of an installation that serves a model, without the seconds that a process of its own takes to start."""
     settings = {"model": str(model), "secret": installation.environment["LETHE_SECRET"], "threads": 1}
     application = serving_app(open_home(installation.home, settings), lambda: None, lambda: None)
-    with TestClient(application) as client:
+    with TestClient(application, "http://127.0.0.1") as client:
         eventually(lambda: client.get("/readyz").status_code == 200, "the generation is loaded")
         yield client

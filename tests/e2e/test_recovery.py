@@ -69,9 +69,13 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_complet
 def _a_request_in_flight_is_answered_while_the_server_drains(server: Server) -> None:
     worker = _family(server.worker())
     body = json.dumps({"user_id": BYSTANDER, "candidates": TITLES}).encode()
-    head = (
-        f"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    lines = (
+        "POST /recommend HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
     )
+    head = "\r\n".join((*lines, "", ""))
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode() + body[:10])
         # The server reads its connections in turn: an answer on another one means that the head has been read.

@@ -14,11 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
+from service.access.doorkeeper import Account, Doorkeeper
+from service.access.quotas import LocalBuckets
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.problems import KINDS, MEDIA_TYPE, problem_from
 from service.entrypoints.telemetry import JsonFormatter, Telemetry
-from service.records import ById, ByTitle, ForgetRequest, Item, ItemName, Mask, NamedItems, Outcome
+from service.ledger import ApiKey, Quota
+from service.records import (
+    COMMAND_LINE,
+    ById,
+    ByTitle,
+    ForgetRequest,
+    Item,
+    ItemName,
+    Mask,
+    NamedItems,
+    Outcome,
+    Requester,
+)
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
 SECRET = "Zaphod-4711"
@@ -64,7 +78,7 @@ class FakeRecommender:
         self.answer, self.seconds = answer, seconds
         self.queries: list[Query] = []
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, account: Account) -> Recommendation:
         self.queries.append(query)
         await asyncio.sleep(self.seconds)
         if isinstance(self.answer, Exception):
@@ -90,7 +104,12 @@ class FakeLedger:
             raise self.refusal
 
     def forget(
-        self, user_id: str, item_ids: Sequence[ItemName] | None, idempotency_key: str | None, remember: bool = False
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool = False,
+        by: Requester = COMMAND_LINE,
     ) -> ForgetRequest:
         self._ask()
         wish = ForgetCommand(user_id, item_ids, remember)
@@ -166,6 +185,32 @@ class FakeWritable:
             raise self.refusal
 
 
+class NoKeys:
+    """A ledger in which there has never been a key."""
+
+    def authenticate(self, token: str | None) -> tuple[ApiKey | None, bool]:
+        return None, False
+
+    def wants_note(self, key: ApiKey) -> bool:
+        return False
+
+    def note_use(self, key: ApiKey, token: str) -> None: ...
+
+
+class NoTrail:
+    def note(
+        self, actor: str, action: str, outcome: str, request_id: str | None = None, address: str | None = None
+    ) -> None: ...
+
+
+PLENTY = Quota(10**6, 10**9, 10**6)
+
+
+def open_doorkeeper(quota: Quota = PLENTY) -> Doorkeeper:
+    """As on loopback without keys."""
+    return Doorkeeper(NoKeys(), NoTrail(), LocalBuckets(), quota, lambda address: address, open_without_keys=True)
+
+
 class Door:
     """The whole application over fakes; every call lives through one lifespan."""
 
@@ -177,6 +222,7 @@ class Door:
         bell: FakeBell | None = None,
         limits: Limits | None = None,
         writable: FakeWritable | None = None,
+        doorkeeper: Doorkeeper | None = None,
         root_path: str = "",
     ) -> None:
         self.life: list[str] = []
@@ -193,6 +239,7 @@ class Door:
                 telemetry=Telemetry(forget_deadline=86_400.0),
                 limits=limits or Limits(),
                 writable=writable or FakeWritable(),
+                doorkeeper=doorkeeper or open_doorkeeper(),
                 on_start=self._start,
                 on_stop=self._stop,
             ),

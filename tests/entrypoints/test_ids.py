@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from service.access.doorkeeper import Account
 from service.data import importers
 from service.entrypoints.commands.forget import NOTHING_HELD_EXIT
 from service.entrypoints.commands.main import app
@@ -40,6 +41,7 @@ from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
 from service.scoring.requests import Query, RankBy, Recommendation
+from tests.entrypoints.test_api import open_doorkeeper
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 ODD = {
@@ -80,7 +82,7 @@ class NoModel:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, account: Account) -> Recommendation:
         if query.user_id is not None:
             self._ledger.history(query.user_id, 10)
         named = self._ledger.items_meant(query.names)
@@ -129,6 +131,7 @@ class House:
                 generations=Asleep(),
                 bell=Asleep(),
                 writable=Asleep(),
+                doorkeeper=open_doorkeeper(),
                 telemetry=Telemetry(forget_deadline=86_400.0),
                 limits=Limits(),
                 on_start=nothing,

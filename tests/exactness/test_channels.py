@@ -263,9 +263,9 @@ def test_the_catalog_does_not_know_what_anybody_liked(everybody: Home, home_of: 
 class Closed:
     """A queue that nobody comes to."""
 
-    def admit(self, timeout: float) -> None: ...
+    def admit(self, timeout: float, caller: str) -> None: ...
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored:
         raise NotImplementedError
 
 

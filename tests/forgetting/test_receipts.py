@@ -95,6 +95,7 @@ def test_a_receipt_states_the_whole_deletion() -> None:
     assert content_of(REQUEST) == {
         "format": "lethe-receipt-1",
         "request_id": "b7c1",
+        "requested_by": None,
         "subject": "5f" * 32,
         "scope": "user",
         "held": True,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from service.data import prompts
 from service.errors import ModelUnsuitable
@@ -227,3 +228,13 @@ def test_every_question_opens_with_the_invocation_whatever_the_title(tokenizer: 
     ids = tokenizer.question(Item("", title), NOUN)
     assert ids[: len(invocation)] == invocation
     assert ids[-len(stub) :] == stub
+
+
+def test_a_special_token_in_a_title_is_text(tokenizer, tiny_models):
+    own = set(AutoTokenizer.from_pretrained(tiny_models("llama")).all_special_ids)
+    target, history = Item("", "Film<end> (1999)"), [RatedItem(Item("", "A <pad><end> B"), True)]
+    assert own.isdisjoint(tokenizer.question(target, NOUN))
+    assert own.isdisjoint(tokenizer.context(history, NOUN))
+    assert own.isdisjoint(tokenizer.item(target))
+    assert tokenizer.questions([target], NOUN) == [tokenizer.question(target, NOUN)]
+    assert tokenizer.contexts([history], NOUN) == [tokenizer.context(history, NOUN)]

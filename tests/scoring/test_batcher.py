@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from service.errors import LetheError, NotReady, Overloaded, TimedOut
 from service.scoring.batcher import Batcher
+from service.scoring.pieces import NO_REVISION, cut, joined
 from service.scoring.requests import EncodedRequest, Scored
 
 SOON = 5.0  # seconds; nothing here should come near it
@@ -62,7 +64,14 @@ def _name(question: tuple[int, ...]) -> str:
 
 def _scored(request: EncodedRequest) -> Scored:
     names = [_name(question) for question in request.questions]
-    return Scored(tuple(float(len(name)) for name in names), dict.fromkeys(names, 1.0), (), "g", 0, degraded=False)
+    return Scored(
+        tuple(float(int.from_bytes(name.encode(), "big") % 9973) for name in names),
+        dict.fromkeys(names, 1.0),
+        (),
+        "g",
+        0,
+        degraded=False,
+    )
 
 
 class Bench:
@@ -72,8 +81,8 @@ class Bench:
         self.scorer, self.observer = FakeScorer(), FakeObserver()
         self.batcher = Batcher(self.scorer, self.observer, max_tokens, max_queued_tokens)
 
-    def send(self, *ids: str, timeout: float = SOON) -> asyncio.Task[Scored]:
-        return asyncio.create_task(self.batcher.submit(_request(*ids), timeout))
+    def send(self, *ids: str, timeout: float = SOON, caller: str = "") -> asyncio.Task[Scored]:
+        return asyncio.create_task(self.batcher.submit(_request(*ids), timeout, caller))
 
     async def hold(self) -> asyncio.Task[Scored]:
         await self.batcher.start()
@@ -127,13 +136,96 @@ def test_requests_that_arrive_during_a_forward_join_the_next_batch_up_to_max_tok
     assert bench.observer.depth == 0
 
 
-def test_a_request_larger_than_a_batch_runs_alone() -> None:
+def test_a_request_larger_than_a_batch_is_cut_and_others_get_their_turn_between_its_pieces() -> None:
     async def story(bench: Bench) -> None:
         tasks = [await bench.hold(), bench.send("a"), bench.send(*"bcdefg"), bench.send("h")]
+        await _settle()
+        assert bench.observer.depth == 8
+        bench.scorer.may_go.set()
+        answers = await asyncio.gather(*tasks)
+        assert answers[2].scores == _scored(_request(*"bcdefg")).scores
+        assert bench.observer.depth == 0
+
+    assert _run(story).scorer.batches == [["first"], ["a"], list("bcde"), ["h", "f", "g"]]
+
+
+def test_callers_take_turns_however_much_one_of_them_asks() -> None:
+    async def story(bench: Bench) -> None:
+        greedy = [await bench.hold(), *(bench.send(*name * 3, caller="greedy") for name in "abcdef")]
+        await _settle()
+        modest = bench.send("m", caller="modest")
+        await _settle()
+        bench.scorer.may_go.set()
+        await asyncio.gather(*greedy, modest)
+
+    batches = _run(story, Bench(max_queued_tokens=100)).scorer.batches
+    assert batches[:2] == [["first"], ["a", "a", "a", "m"]]
+
+
+def test_a_queue_that_one_caller_has_filled_is_not_full_for_another() -> None:
+    async def story(bench: Bench) -> None:
+        tasks = [await bench.hold(), *(bench.send(name, caller="greedy") for name in "abcdefgh")]
+        await _settle()
+        with pytest.raises(Overloaded):
+            await bench.batcher.submit(_request("i"), SOON, "greedy")
+        tasks.append(bench.send("m", caller="modest"))
+        await _settle()
         bench.scorer.may_go.set()
         await asyncio.gather(*tasks)
 
-    assert _run(story).scorer.batches == [["first"], ["a"], list("bcdefg"), ["h"]]
+    assert any("m" in batch for batch in _run(story).scorer.batches)
+
+
+def test_who_has_to_wait_long_behind_themselves_is_refused_and_nobody_else() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        bench.scorer.seconds = 0.02  # a token takes that long
+        await bench.send("a")
+        bench.scorer.seconds = 0.0
+        tasks = [await bench.hold(), *(bench.send(name, caller="greedy") for name in "abcdefghijklmnop")]
+        await _settle()
+        with pytest.raises(Overloaded):
+            bench.batcher.admit(0.4, "greedy")  # sixteen tokens wait, and take 0.32 seconds or more
+        bench.batcher.admit(0.4, "modest")  # a turn of four comes first
+        bench.scorer.may_go.set()
+        await asyncio.gather(*tasks)
+
+    _run(story, Bench(max_queued_tokens=100))
+
+
+def test_the_pieces_that_wait_are_dropped_when_their_waiter_leaves() -> None:
+    async def story(bench: Bench) -> None:
+        first = await bench.hold()
+        gone = bench.send(*"abcdefgh")
+        await _settle()
+        bench.scorer.may_go.set()
+        while len(bench.scorer.batches) < 2:
+            await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(first, gone, return_exceptions=True)
+        await bench.send("z")
+        assert bench.observer.depth == 0
+
+    assert len(_run(story).scorer.batches) in (3, 4)
+
+
+def test_an_answer_whose_pieces_saw_different_masks_belongs_to_none() -> None:
+    one, other = replace(_scored(_request("a")), revision=4), replace(_scored(_request("b")), revision=5)
+    assert joined([one, replace(other, revision=4)]).revision == 4
+    assert joined([one, other]).revision == NO_REVISION
+
+
+@given(sizes=st.lists(st.integers(0, 9), max_size=30), context=st.integers(0, 12), most=st.integers(1, 12))
+def test_pieces_hold_every_question_once_and_in_order(sizes: list[int], context: int, most: int) -> None:
+    questions = tuple((number,) * size for number, size in enumerate(sizes))
+    request = EncodedRequest((0,) * context, questions, 7)
+    pieces = cut(request, most)
+    assert tuple(question for piece in pieces for question in piece.questions) == questions
+    assert all((piece.context, piece.fence) == (request.context, 7) for piece in pieces)
+    room = max(most - context, most // 2)
+    assert all(
+        len(piece.questions) == 1 or sum(map(len, piece.questions)) <= room for piece in pieces if piece != request
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -143,7 +235,7 @@ def test_every_waiter_gets_the_answer_to_its_own_request(sizes: list[int]) -> No
         await bench.batcher.start()
         requests = [[f"{n}-{k}" for k in range(size)] for n, size in enumerate(sizes)]
         answers = await asyncio.gather(*(bench.send(*ids) for ids in requests))
-        assert answers == [_scored(_request(*ids)) for ids in requests]
+        assert [answer.scores for answer in answers] == [_scored(_request(*ids)).scores for ids in requests]
 
     bench = _run(story, Bench(max_tokens=5, max_queued_tokens=1000))
     assert len(bench.scorer.threads) == 1

@@ -38,11 +38,11 @@ class FakeQueue:
         self.refusal: Exception | None = None
         self.full: Exception | None = None
 
-    def admit(self, timeout: float) -> None:
+    def admit(self, timeout: float, caller: str) -> None:
         if self.full is not None:
             raise self.full
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored:
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
@@ -244,10 +244,10 @@ class ForgottenMeanwhile(FakeQueue):
         super().__init__(lambda: world.current.revision)
         self._world = world
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored:
         if not self.requests:
             self._world.change(memories=frozenset(self._world.store.memories.digests()))
-        return await super().submit(request, timeout)
+        return await super().submit(request, timeout, caller)
 
 
 def test_a_deletion_between_retrieval_and_scores_leaves_nobody_in_the_order(world: World) -> None:

@@ -140,9 +140,9 @@ def installed(workshop: Workshop, split: HeldOut, progress: Progress) -> Iterato
 class _NoQueue:
     """In the place of the batcher: queries are scored one by one, as a server does that has one at a time."""
 
-    def admit(self, timeout: float) -> None: ...
+    def admit(self, timeout: float, caller: str) -> None: ...
 
-    async def submit(self, request: EncodedRequest, timeout: float) -> Scored:
+    async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored:
         raise NotImplementedError("a ranking scores in its own thread")
 
 

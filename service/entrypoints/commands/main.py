@@ -28,6 +28,8 @@ SERVICE: Mapping[str, CommandEntry] = {
     "status": CommandEntry(f"{_HERE}.status:status", "What is served, from what, and which deletions are owed."),
     "verify": CommandEntry(f"{_HERE}.verify:verify", "Check what is published, or that a deletion erased everything."),
     "receipts": CommandEntry(f"{_HERE}.receipts:receipts_app", "The signed evidence of completed deletions."),
+    "keys": CommandEntry(f"{_HERE}.keys:keys_app", "API keys: who may ask over the network, and for what."),
+    "audit": CommandEntry(f"{_HERE}.audit:audit", "Who did what, when, from where, and how it ended."),
     "restore-check": CommandEntry(f"{_HERE}.verify:restore_check", "Forget again whom a restored ledger brought back."),
     "secret": CommandEntry(f"{_HERE}.secret:secret_app", "The secret that all keyed hashes are made with."),
     "settings": CommandEntry(f"{_HERE}.status:settings", "List every setting with its variable and default."),

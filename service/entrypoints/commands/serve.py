@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import resource
 import shlex
 import sys
 import threading
@@ -17,10 +18,14 @@ from service.config import Settings, load_settings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.imports import import_demo_if_empty
 from service.entrypoints.commands.options import DemoOption, HomeOption, with_settings
+from service.entrypoints.exposure import require_closed
+from service.entrypoints.http.protocol import ConnectionLimits, Connections, bounded_http
 from service.entrypoints.output import Output, output_to_stderr
 from service.entrypoints.serving import serving_app
 from service.entrypoints.supervisor import Supervisor, exit_on_sigterm
+from service.entrypoints.telemetry import Telemetry
 
+_OTHER_FILES = 200  # that a server has open beside its connections: database, store, libraries
 SERVE_SETTINGS = (
     "host",
     "port",
@@ -52,16 +57,18 @@ def serve(
         if demo:
             import_demo_if_empty(opened)
         opened.restore_check()
+        require_closed(opened)
         _serve(opened, output, Supervisor(settings, output.relay if output.shows else None) if worker else None, demo)
 
 
 def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bool) -> None:
-    settings, loaded = opened.settings, threading.Event()
+    settings, loaded, telemetry = opened.settings, threading.Event(), Telemetry(opened.settings.forget_deadline)
     application = serving_app(
         opened,
         on_start=supervisor.start if supervisor else lambda: None,
         on_stop=supervisor.stop if supervisor else lambda: None,
         on_ready=loaded.set,
+        telemetry=telemetry,
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -71,6 +78,12 @@ def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bo
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.request_timeout) + 1,
+            http=bounded_http(Connections(connection_limits(settings), telemetry.observe_refusal)),
+            ws="none",
+            workers=1,  # said, or uvicorn reads WEB_CONCURRENCY, which is meant for others
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),  # said, or uvicorn reads FORWARDED_ALLOW_IPS
+            server_header=False,
         )
     )
     threading.Thread(
@@ -102,6 +115,18 @@ def first_request(url: str, demo: bool) -> str:
     """A command for a shell that gets recommendations: for somebody who liked two films of the demo, or for a stranger."""
     body = json.dumps({"history": _DEMO_HISTORY if demo else {}, "top_k": 3})
     return f"curl -s {shlex.quote(url)}/recommend -H 'content-type: application/json' -d {shlex.quote(body)}"
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """What the settings say, and of connections no more than this process may have files open."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = settings.max_connections if files == resource.RLIM_INFINITY else max(16, files - _OTHER_FILES)
+    return ConnectionLimits(
+        head_bytes=settings.max_head_bytes,
+        head_seconds=settings.request_timeout,
+        connections=min(settings.max_connections, most),
+        connections_of_one=min(settings.max_connections_per_address, most),
+    )
 
 
 def keep_for_good() -> None:

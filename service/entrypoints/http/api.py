@@ -6,7 +6,7 @@ Routes that ask the ledger are plain functions, so that they run on a thread and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,27 +19,36 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
+from service.access.doorkeeper import Account, Caller, Doorkeeper
 from service.entrypoints.http import events, forgetting, items, people, problems, rankings, recommend_schemas, schemas
+from service.entrypoints.http.access import Guard, Known, require_declared, with_access
 from service.entrypoints.http.awaited import while_awaited
 from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
+from service.entrypoints.http.hosts import KnownHosts
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
-from service.errors import LetheError, NotReady
-from service.records import ForgetRequest, ItemName
+from service.errors import LetheError, NotReady, UnknownRequest
+from service.ledger import Scope
+from service.records import ForgetRequest, ItemName, Requester
 from service.scoring.requests import Query, Recommendation
 from service.version import VERSION
 
 
 class Recommends(Protocol):
-    def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
+    def recommend(self, query: Query, account: Account) -> Coroutine[Any, Any, Recommendation]: ...
 
 
 class Takes(Protocol):
     def forget(
-        self, user_id: str, item_ids: list[ItemName] | None, idempotency_key: str | None, remember: bool
+        self,
+        user_id: str,
+        item_ids: list[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool,
+        by: Requester,
     ) -> ForgetRequest: ...
 
 
@@ -80,6 +89,7 @@ class Services:
     telemetry: Telemetry
     limits: Limits
     writable: Writable
+    doorkeeper: Doorkeeper
     on_start: Callable[[], Awaitable[None]]
     on_stop: Callable[[], Awaitable[None]]
     online: OnlineServices | None = None  # events, items and people; None: this process takes none
@@ -105,12 +115,15 @@ ONLINE = (events.router, items.router, rankings.router, forgetting.router, peopl
     responses=problems.documented(400, 404, 408, 413, 415, 422, 429, 500, 503),
 )
 async def recommend(
-    body: recommend_schemas.RecommendBody, request: Request, services: Wired
+    body: recommend_schemas.RecommendBody, request: Request, services: Wired, caller: Known
 ) -> recommend_schemas.RecommendAnswer:
     """Rank candidates for a user, or for a history."""
-    work = asyncio.create_task(services.recommender.recommend(body.query()))
+    if body.explain:
+        caller.require(Scope.EXPLAIN)
+    account = services.doorkeeper.account(caller)
+    work = asyncio.create_task(services.recommender.recommend(body.query(), account))
     found = await while_awaited(work, request, services.limits.request_seconds)
-    return body.page(found)
+    return body.page(found, tells_cold=caller.may(Scope.RIGHTS))
 
 
 @router.post("/forget", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 500, 503))
@@ -120,22 +133,34 @@ def forget(
     request: Request,
     response: Response,
     after: BackgroundTasks,
+    caller: Known,
     idempotency_key: Annotated[schemas.IdempotencyKey | None, Header()] = None,
-) -> schemas.ForgetAnswer:
-    """Forget a user, or some of their interactions. Effective at once; `held` says whether anything was found."""
+) -> schemas.ForgetAnswer | schemas.ForgetAcknowledged:
+    """Forget a user, or some of their interactions. Effective at once; `held` says whether anything was found.
+
+    A key without the scope `rights` is told one and the same of everybody: that the request was accepted.
+    """
+    services.doorkeeper.charge_deletion(caller)
     began = perf_counter()
-    accepted = services.intake.forget(body.user_id, body.names(), idempotency_key, body.remember)
+    accepted = services.intake.forget(body.user_id, body.names(), idempotency_key, body.remember, caller.requester())
     services.telemetry.observe_mask(perf_counter() - began)
     # After the answer: a bell that cannot ring only delays a deletion, it must not make an accepted one look refused.
     after.add_task(services.bell.ring)
     response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
+    if not caller.may(Scope.RIGHTS):
+        return schemas.ForgetAcknowledged.of(accepted)
     return schemas.ForgetAnswer.of(accepted)
 
 
 @router.get("/forget/{request_id}", responses=problems.documented(404, 422, 500, 503))
-def forget_status(request_id: schemas.RequestId, services: Wired) -> schemas.ForgetStatus:
-    """Where a deletion stands."""
-    return schemas.ForgetStatus.of(services.ledger.request(request_id))
+def forget_status(
+    request_id: schemas.RequestId, services: Wired, caller: Known
+) -> schemas.ForgetStatus | schemas.ForgetAcknowledged:
+    """Where a deletion stands. A key without the scope `rights` is told of its own ones, and that they were accepted."""
+    request = _visible(services.ledger.request(request_id), caller)
+    if not caller.may(Scope.RIGHTS):
+        return schemas.ForgetAcknowledged.of(request)
+    return schemas.ForgetStatus.of(request)
 
 
 @router.get(
@@ -149,12 +174,18 @@ def forget_status(request_id: schemas.RequestId, services: Wired) -> schemas.For
         **problems.documented(404, 409, 422, 500, 503),
     },
 )
-def forget_receipt(request_id: schemas.RequestId, services: Wired) -> Response:
-    """The signed receipt of a completed deletion, byte for byte as it was signed."""
-    request = services.ledger.request(request_id)
+def forget_receipt(request_id: schemas.RequestId, services: Wired, caller: Known) -> Response:
+    """The signed receipt of a completed deletion, byte for byte as it was signed. Without `rights`, of one's own alone."""
+    request = _visible(services.ledger.request(request_id), caller)
     if request.state != "completed" or request.receipt is None:
         return problems.receipt_not_ready()
     return Response(request.receipt, media_type="application/json")
+
+
+def _visible(request: ForgetRequest, caller: Caller) -> ForgetRequest:
+    if caller.may(Scope.RIGHTS) or (caller.key_id is not None and request.requested_by == caller.key_id):
+        return request
+    raise UnknownRequest("no forget request has this id")  # as of one that there is not
 
 
 @router.get("/generation", responses=problems.documented(500, 503))
@@ -187,10 +218,11 @@ def metrics(services: Wired) -> Response:
     return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def create_app(services: Services, root_path: str = "") -> FastAPI:
+def create_app(services: Services, root_path: str = "", allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
     """The application over `services`. It starts and stops them with its own life.
 
-    `root_path` is the prefix under which a proxy publishes it, whether or not the proxy takes it off the path.
+    `root_path` is the prefix under which a proxy publishes it, whether or not the proxy takes it off the path;
+    `allowed_hosts` are the names under which it may be called.
     """
     services.telemetry.watch(services.ledger, services.generations)
 
@@ -214,8 +246,10 @@ def create_app(services: Services, root_path: str = "") -> FastAPI:
         middleware=[
             Middleware(BehindPrefix, prefix=root_path),
             Middleware(Observed, observer=services.telemetry),
-            Middleware(BoundedBody, limits=services.limits),
+            Middleware(KnownHosts, allowed=allowed_hosts),
             Middleware(HeadLikeGet),
+            Middleware(Guard, doorkeeper=services.doorkeeper),
+            Middleware(BoundedBody, limits=services.limits),
         ],
         exception_handlers=dict.fromkeys((LetheError, RequestValidationError, HTTPException), problems.handle),
     )
@@ -224,4 +258,6 @@ def create_app(services: Services, root_path: str = "") -> FastAPI:
         for online_router in ONLINE:
             app.include_router(online_router)
     publish_contract(app)
+    app.openapi = with_access(app.openapi)  # type: ignore[method-assign] # as FastAPI's manual has it
+    require_declared(app)
     return app

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from service.data.events import EventMeanings, UnknownEvent
 from service.entrypoints.http import problems
+from service.entrypoints.http.access import Known
 from service.entrypoints.http.event_schemas import (
     EventRow,
     EventsAnswer,
@@ -18,16 +19,18 @@ from service.entrypoints.http.event_schemas import (
     ForgetInteractionsBody,
 )
 from service.entrypoints.http.online import Online
-from service.entrypoints.http.schemas import ForgetAnswer, IdempotencyKey
-from service.ledger import Event
+from service.entrypoints.http.schemas import ForgetAcknowledged, ForgetAnswer, IdempotencyKey
+from service.ledger import Event, Scope
 from service.records import Interaction
 
 router = APIRouter(tags=["events"])
 
 
 @router.post("/interactions", responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))
-def take_interactions(body: EventsBody, online: Online) -> EventsAnswer:
+def take_interactions(body: EventsBody, online: Online, caller: Known) -> EventsAnswer:
     """Take in what people did. Their next recommendation knows of it; samples and counts do from the next full build on."""
+    if body.allow_returning:
+        caller.require(Scope.RIGHTS)
     with online.turnstile.passed():
         now = int(online.ledger.now())
         read = [event_of(row, online.meanings, now) for row in body.interactions]
@@ -45,15 +48,17 @@ def forget_interactions(
     request: Request,
     response: Response,
     after: BackgroundTasks,
+    caller: Known,
     idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
-) -> ForgetAnswer:
+) -> ForgetAnswer | ForgetAcknowledged:
     """Forget single interactions: `POST /forget` with `item_ids`."""
+    online.doorkeeper.charge_deletion(caller)
     began = perf_counter()
-    accepted = online.intake.forget(body.user_id, body.names(), idempotency_key, body.remember)
+    accepted = online.intake.forget(body.user_id, body.names(), idempotency_key, body.remember, caller.requester())
     online.telemetry.observe_mask(perf_counter() - began)
     after.add_task(online.bell.ring)
     response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
-    return ForgetAnswer.of(accepted)
+    return ForgetAnswer.of(accepted) if caller.may(Scope.RIGHTS) else ForgetAcknowledged.of(accepted)
 
 
 def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query
 
 from service.entrypoints.http import problems
+from service.entrypoints.http.access import Known
 from service.entrypoints.http.forgetting_schemas import (
     LONGEST_LIST,
     BatchForgetAnswer,
@@ -47,10 +48,10 @@ def preview_forget(body: PreviewBody, online: Online) -> PreviewAnswer:
 
 
 @router.post("/forget/batch", status_code=202, responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))
-def forget_batch(body: BatchForgetBody, online: Online, after: BackgroundTasks) -> BatchForgetAnswer:
+def forget_batch(body: BatchForgetBody, online: Online, after: BackgroundTasks, caller: Known) -> BatchForgetAnswer:
     """Forget many users: each effective at once, with a receipt of its own, and one build for all."""
     with online.turnstile.passed():
-        accepted = [online.intake.forget(user, None, None, body.remember) for user in body.user_ids]
+        accepted = [online.intake.forget(user, None, None, body.remember, caller.requester()) for user in body.user_ids]
     after.add_task(online.bell.ring)
     return BatchForgetAnswer.of(accepted)
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Protocol, cast
 from fastapi import Depends
 from starlette.requests import Request
 
+from service.access.doorkeeper import Account, Doorkeeper
 from service.data.events import EventMeanings
+from service.entrypoints.http.access import Known
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.telemetry import Telemetry
 from service.errors import NotReady, Overloaded
@@ -42,10 +44,11 @@ class Turnstile:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The recommender, and the seconds within which it must answer."""
+    """The recommender, the seconds within which it must answer, and what it is charged to."""
 
     recommender: Recommends
     seconds: float
+    account: Account
 
 
 class Rings(Protocol):
@@ -64,6 +67,7 @@ class OnlineServices:
     meanings: EventMeanings
     bell: Rings
     telemetry: Telemetry
+    doorkeeper: Doorkeeper
     forget_deadline: float  # seconds until an owed deletion is overdue
     turnstile: Turnstile = field(default_factory=Turnstile)
 
@@ -71,13 +75,14 @@ class OnlineServices:
 class Recommends(Protocol):
     """The recommender."""
 
-    def recommend(self, query: Query) -> Coroutine[Any, Any, Recommendation]: ...
+    def recommend(self, query: Query, account: Account) -> Coroutine[Any, Any, Recommendation]: ...
 
 
 class _Services(Protocol):
     online: OnlineServices | None
     recommender: Recommends
     limits: Limits
+    doorkeeper: Doorkeeper
 
 
 async def _online(request: Request) -> OnlineServices:
@@ -87,9 +92,9 @@ async def _online(request: Request) -> OnlineServices:
     return services.online
 
 
-async def _ranking(request: Request) -> Ranking:
+async def _ranking(request: Request, caller: Known) -> Ranking:
     services = cast(_Services, request.state.services)
-    return Ranking(services.recommender, services.limits.request_seconds)
+    return Ranking(services.recommender, services.limits.request_seconds, services.doorkeeper.account(caller))
 
 
 Ranks = Annotated[Ranking, Depends(_ranking)]

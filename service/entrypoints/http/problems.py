@@ -51,7 +51,12 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
     errors.OutOfMemory: Kind(503, "out-of-memory", "Out of memory", 5),
+    errors.AccessRefused: Kind(403, "access-refused", "Access refused"),
+    errors.Unauthenticated: Kind(401, "unauthenticated", "API key needed"),
+    errors.Forbidden: Kind(403, "forbidden", "API key without this scope"),
+    errors.TooLarge: Kind(413, "too-large", "Too much for one request"),
     errors.Overloaded: Kind(429, "overloaded", "Too much is waiting"),
+    errors.QuotaExceeded: Kind(429, "quota-exceeded", "Quota used up"),
     errors.TimedOut: Kind(503, "timed-out", "Not answered in time"),
 }
 
@@ -96,7 +101,17 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _of_lethe(error: errors.LetheError) -> JSONResponse:
     kind = next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
     retry_after = error.retry_after if isinstance(error, errors.Overloaded) else kind.retry_after
-    return _of_kind(kind, _HIDDEN if kind.status == 500 else str(error), retry_after)
+    document = _of_kind(kind, _HIDDEN if kind.status == 500 else str(error), retry_after)
+    if isinstance(error, errors.Unauthenticated):
+        document.headers["WWW-Authenticate"] = 'Bearer realm="lethe"'
+    if isinstance(error, errors.QuotaExceeded):
+        document.headers.update(rate_limit_headers(error.kind, error.limit, error.left, error.retry_after))
+    return document
+
+
+def rate_limit_headers(kind: str, limit: int, left: int, seconds: int) -> dict[str, str]:
+    """The fields of the IETF's draft: how much a minute, how much is left, and in how many seconds there is more."""
+    return {"RateLimit-Policy": f'"{kind}";q={limit};w=60', "RateLimit": f'"{kind}";r={left};t={seconds}'}
 
 
 def _of_validation(error: RequestValidationError) -> JSONResponse:

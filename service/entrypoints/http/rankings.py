@@ -65,7 +65,7 @@ async def recommend_batch(body: BatchBody, ranks: Ranks) -> Response:
 
 
 async def _answered(query: Query, request: Request, ranks: Ranking) -> Recommendation:
-    work = asyncio.create_task(ranks.recommender.recommend(query))
+    work = asyncio.create_task(ranks.recommender.recommend(query, ranks.account))
     return await while_awaited(work, request, ranks.seconds)
 
 
@@ -89,7 +89,7 @@ async def _line(index: int, query: Query, ranks: Ranking) -> BatchLine:
     left = _ATTEMPTS
     while True:
         try:
-            return BatchLine.of(index, await ranks.recommender.recommend(query))
+            return BatchLine.of(index, await ranks.recommender.recommend(query, ranks.account))
         except LetheError as error:
             left -= 1
             if not isinstance(error, Overloaded) or not left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -129,9 +130,12 @@ class RecommendBody(BaseModel):
         """Ids of the items on the pages before."""
         return () if self.cursor is None else ids_in(self.cursor)
 
-    def page(self, found: Recommendation) -> RecommendAnswer:
-        """The answer; with the cursor of the next page if this one was asked for by a cursor, and is full."""
-        answer = RecommendAnswer.of(found, self.explain)
+    def page(self, found: Recommendation, tells_cold: bool) -> RecommendAnswer:
+        """The answer; with the cursor of the next page if this one was asked for by a cursor, and is full.
+
+        `tells_cold`: whether the caller may know that nothing is held of the user.
+        """
+        answer = RecommendAnswer.of(found if tells_cold else replace(found, cold=False), self.explain)
         if self.cursor is None:
             return answer
         shown = (*self.shown_before(), *(item.item_id for item in found.items if item.item_id is not None))

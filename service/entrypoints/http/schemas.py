@@ -235,6 +235,24 @@ class ForgetAnswer(BaseModel):
         )
 
 
+class ForgetAcknowledged(BaseModel):
+    """What a key without the scope `rights` is told of a deletion: one and the same whether or not anything was held."""
+
+    model_config = answer_config({"request_id": "f-81b2", "state": "accepted", "accepted_at": "2025-01-01T12:00:00Z"})
+
+    request_id: str
+    state: Literal["accepted"]
+    accepted_at: AwareDatetime
+
+    @classmethod
+    def of(cls, request: ForgetRequest) -> ForgetAcknowledged:
+        return cls(
+            request_id=request.request_id,
+            state="accepted",
+            accepted_at=datetime.fromtimestamp(request.accepted_at, UTC),
+        )
+
+
 class ForgetStatus(BaseModel):
     """Where a deletion stands: accepted, retraining, completed or failed (and then tried again)."""
 

@@ -44,7 +44,7 @@ def installation(folder: Path, workshop: Workshop, split: HeldOut) -> Iterator[I
 def client(installation: Installation, folder: Path, workshop: Workshop) -> Iterator[TestClient]:
     """A real server's application over the same ledger and store."""
     settings = load_settings(home=folder, secret=SECRET.decode(), model=workshop.frozen.spec.name, threads=1)
-    with TestClient(serving_app(Home.open(settings), lambda: None, lambda: None)) as client:
+    with TestClient(serving_app(Home.open(settings), lambda: None, lambda: None), "http://127.0.0.1") as client:
         ends = time.monotonic() + 30
         while client.get("/readyz").status_code != 200:
             assert time.monotonic() < ends

@@ -1,0 +1,1 @@
+"""Who may ask over the network, for what, and how much of it."""

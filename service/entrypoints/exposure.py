@@ -1,0 +1,54 @@
+"""How far the service is open: to whom it listens, who needs a key, under which names, and how much each may ask."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from service.access.doorkeeper import Doorkeeper
+from service.access.shared_buckets import open_buckets
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.http.hosts import ANY, LOOPBACK
+from service.errors import InvalidSetting
+from service.ledger import KeyedHashes, Quota
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address that is listened on can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def require_closed(home: Home) -> None:
+    """Raises InvalidSetting if anybody on the network could erase everybody, and nobody has said that they may."""
+    settings = home.settings
+    if is_loopback(settings.host) or settings.open or home.ledger.keys.any():
+        return
+    raise InvalidSetting(
+        f"listening on {settings.host} would let whoever reaches port {settings.port} read, and erase, everybody: there is no "
+        "API key yet. Make one (`lethe keys create --name ... --scopes ...`), or listen on 127.0.0.1; "
+        "LETHE_OPEN=yes-anyone-may-erase serves without keys all the same"
+    )
+
+
+def open_doorkeeper(home: Home) -> Doorkeeper:
+    """The one of an API replica."""
+    settings = home.settings
+    hashes = KeyedHashes(home.secret)
+    return Doorkeeper(
+        home.ledger.keys,
+        home.ledger.trail,
+        open_buckets(settings.redis_url),
+        Quota(settings.requests_per_minute, settings.tokens_per_minute, settings.deletions_per_minute),
+        lambda address: hashes.of("address", address),
+        open_without_keys=is_loopback(settings.host) or bool(settings.open),
+    )
+
+
+def allowed_hosts(home: Home) -> tuple[str, ...]:
+    """Without keys, a page of another site whose name was made to point to this machine could ask for anything."""
+    settings = home.settings
+    if settings.allowed_hosts:
+        return settings.allowed_hosts
+    return LOOPBACK if is_loopback(settings.host) and not home.ledger.keys.any() else (ANY,)
