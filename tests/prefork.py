@@ -30,7 +30,7 @@ import uvicorn.protocols.http.auto
 import uvicorn.protocols.websockets.auto  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from service.building.workers.process_pool import ProcessPool
+from service.building.workers.process_pool import GpuShare, ProcessPool
 from service.entrypoints import building
 from service.entrypoints.commands.lazy import loaded
 from service.entrypoints.commands.main import SERVICE, main
@@ -39,8 +39,8 @@ from service.entrypoints.commands.main import SERVICE, main
 class ForkingProcessPool(ProcessPool):
     """Every task in a fork of this process."""
 
-    def __init__(self, processes: int, preload: Sequence[str] = ()) -> None:
-        super().__init__(processes, preload)
+    def __init__(self, processes: int, preload: Sequence[str] = (), gpu_share: GpuShare | None = None) -> None:
+        super().__init__(processes, preload, gpu_share)
         self._context = multiprocessing.get_context("fork")  # type: ignore[assignment] # in the fork server's place
 
 
@@ -116,7 +116,7 @@ def _answer_commands() -> None:
 
 
 if __name__ == "__main__":
-    building.ProcessPool = ForkingProcessPool  # type: ignore[attr-defined] # a command has no constructor to give it to
+    building.ProcessPool = ForkingProcessPool  # type: ignore[misc,attr-defined,assignment] # a command has no constructor to give it to
     for command in SERVICE.values():
         loaded(command)  # and so is everything that it imports
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.

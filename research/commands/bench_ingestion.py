@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from research.benchmarks.ingestion import IngestionBench, Stream, open_ledger
 from research.commands.bench import OutOption, RoundsOption, tell
+from service.access.doorkeeper import Account, Doorkeeper
+from service.access.quotas import LocalBuckets
 from service.data.events import EventMeanings
 from service.entrypoints.commands.console import progress_for_stderr
 from service.entrypoints.commands.options import JsonOption
@@ -24,7 +26,7 @@ from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import KeyedHashes, Ledger, ledger_exists
+from service.ledger import KeyedHashes, Ledger, Quota, ledger_exists
 from service.scoring.requests import Query, Recommendation
 
 _DEADLINE = 86_400.0
@@ -61,7 +63,7 @@ class _Nothing:
 
     reason = "nothing is built here"
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, account: Account) -> Recommendation:
         raise NotReady(self.reason)
 
     def ready(self) -> bool:
@@ -85,9 +87,18 @@ def _app(ledger: Ledger, folder: Path) -> Any:
     nothing, telemetry = _Nothing(), Telemetry(_DEADLINE)
     tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(b"a secret of the benchmark"))
     intake = Intake(ledger, ReceiptSigner(Ed25519PrivateKey.generate()), tombstones)
+    unbounded = Quota(10**9, 10**12, 10**9)
+    doorkeeper = Doorkeeper(ledger.keys, ledger.trail, LocalBuckets(), unbounded, lambda address: address, True)
     meanings = EventMeanings.of(3.0, ["play"], ["skip"], ["view"])
     online = OnlineServices(
-        ledger, intake, EventIntake(ledger, tombstones), meanings, nothing, telemetry, forget_deadline=_DEADLINE
+        ledger,
+        intake,
+        EventIntake(ledger, tombstones),
+        meanings,
+        nothing,
+        telemetry,
+        doorkeeper,
+        forget_deadline=_DEADLINE,
     )
     return create_app(
         Services(
@@ -99,6 +110,7 @@ def _app(ledger: Ledger, folder: Path) -> Any:
             telemetry=telemetry,
             limits=Limits(),
             writable=nothing,
+            doorkeeper=doorkeeper,
             on_start=_at_ease,
             on_stop=_at_ease,
             online=online,

@@ -25,6 +25,7 @@ from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import print_report, progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.entrypoints.devices import model_of
 from service.llm.frozen import FrozenModel
 
 _MAX_SHARD_SIZE = 128  # of Lethe's row, unless it is given: gives shards to choose among even in a small draw
@@ -93,7 +94,7 @@ def evaluate_unlearning(
 
 
 def _run(opened: Home, cut: splits.Cut, wanted: Wanted, place: Path, progress: Progress) -> Run:
-    spec, config = opened.model(), opened.settings.build_config()
+    spec, config = model_of(opened.settings), opened.settings.build_config()
     laboratory = Laboratory(
         frozen=FrozenModel.load(spec),
         process_pool=building.process_pool(opened),

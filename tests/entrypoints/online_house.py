@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from service.access.doorkeeper import Account
 from service.data.events import EventMeanings
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
@@ -23,6 +24,7 @@ from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
+from tests.entrypoints.test_api import open_doorkeeper
 
 SECRET = b"a secret of the tests"
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -37,7 +39,7 @@ class Echo:
         self._ledger = ledger
         self.queries: list[Query] = []
 
-    async def recommend(self, query: Query) -> Recommendation:
+    async def recommend(self, query: Query, account: Account) -> Recommendation:
         self.queries.append(query)
         out = {getattr(name, "item_id", name) for name in query.exclude}
         items = [item for item in self._ledger.items() if item.item_id not in out][: query.top_k]
@@ -81,7 +83,7 @@ class OnlineHouse:
         self.recommender, self.asleep = Echo(self.ledger), Asleep()
         tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         intake = Intake(self.ledger, SIGNER, tombstones)
-        telemetry = Telemetry(forget_deadline=86_400.0)
+        telemetry, doorkeeper = Telemetry(forget_deadline=86_400.0), open_doorkeeper()
         self.app = create_app(
             Services(
                 recommender=self.recommender,
@@ -92,6 +94,7 @@ class OnlineHouse:
                 telemetry=telemetry,
                 limits=Limits(),
                 writable=self.asleep,
+                doorkeeper=doorkeeper,
                 on_start=_nothing,
                 on_stop=_nothing,
                 online=OnlineServices(
@@ -101,6 +104,7 @@ class OnlineHouse:
                     MEANINGS,
                     self.asleep,
                     telemetry,
+                    doorkeeper,
                     86_400.0,
                     turnstile or Turnstile(),
                 ),

@@ -15,14 +15,15 @@ from service.scoring.filters import AUTHOR, CATEGORY, YEAR, Condition, attribute
 from service.scoring.recommender import Recommender
 from service.scoring.requests import Query, RankBy
 from service.scoring.shelf import Shelf, Shelves
-from tests.scoring.test_recommender import FakeCatalog, FakeQueue
+from tests.scoring.conftest import FakeCatalog
+from tests.scoring.test_recommender import FakeQueue
 
 ASKED = Query(user_id="someone", opinions=(), candidates=None, top_k=5)
 NOW = 1_000.0
 
 
 def condition(field: str, **wanted: Any) -> Condition:
-    sets = {
+    sets: dict[str, Any] = {
         name: frozenset(map(tagged, wanted.pop(name))) for name in ("any_of", "all_of", "none_of") if name in wanted
     }
     return Condition(field, **sets, **wanted)
