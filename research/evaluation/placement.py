@@ -18,7 +18,7 @@ from service.building.planning import partition
 from service.building.planning.corpus import Corpus
 from service.building.planning.placement import ShardAssigner, Unit, units_of
 from service.building.progress import Progress
-from service.records import BuildConfig, UnitKind
+from service.records import BuildConfig, Partition, UnitKind
 
 Floats = NDArray[np.float32]
 Shards = Mapping[str, str]  # unit key -> shard
@@ -30,8 +30,8 @@ SHARD_COUNTS = (4, 8, 16, 64)
 class PlacementRow:
     """One partition of everybody's training samples, and what deleting each of `people` people alone would touch."""
 
-    unit: str
-    partition: str
+    unit: UnitKind
+    partition: Partition
     max_shard_size: int  # t, in samples
     shards: int
     largest_over_mean: float  # samples of the largest shard / of the mean shard
@@ -93,7 +93,7 @@ def placement_table(
     return rows
 
 
-def _rows(unit: str, placed: Placed, people: Sequence[str], seed: int) -> Iterable[PlacementRow]:
+def _rows(unit: UnitKind, placed: Placed, people: Sequence[str], seed: int) -> Iterable[PlacementRow]:
     for name in placed.paths:
         for count in SHARD_COUNTS:
             yield tree_row(unit, name, placed, count, people)
@@ -101,7 +101,7 @@ def _rows(unit: str, placed: Placed, people: Sequence[str], seed: int) -> Iterab
         yield recorded_row(unit, placed, count, people, seed)
 
 
-def tree_row(unit: str, name: str, placed: Placed, count: int, people: Sequence[str]) -> PlacementRow:
+def tree_row(unit: UnitKind, name: Partition, placed: Placed, count: int, people: Sequence[str]) -> PlacementRow:
     """The tree `name` with about `count` shards."""
     paths, sizes = placed.paths[name], placed.sizes
     cap = cap_for(count, lambda t: len(set(partition.shards_of_paths(paths, sizes, t).values())), sizes)
@@ -114,7 +114,7 @@ def tree_row(unit: str, name: str, placed: Placed, count: int, people: Sequence[
     return _row(unit, name, cap, before, sizes, touches)
 
 
-def recorded_row(unit: str, placed: Placed, count: int, people: Sequence[str], seed: int) -> PlacementRow:
+def recorded_row(unit: UnitKind, placed: Placed, count: int, people: Sequence[str], seed: int) -> PlacementRow:
     """Algorithm 1 with about `count` shards; the cap leaves room for one unit more, so that no unit is left over."""
     sizes = placed.sizes
     cap = -(-sum(sizes.values()) // count) + max(sizes.values()) - 1
@@ -164,7 +164,7 @@ def balance(shards: Shards, sizes: Mapping[str, int]) -> float:
 
 
 def _row(
-    unit: str, name: str, cap: int, shards: Shards, sizes: Mapping[str, int], touches: Sequence[Touch]
+    unit: UnitKind, name: Partition, cap: int, shards: Shards, sizes: Mapping[str, int], touches: Sequence[Touch]
 ) -> PlacementRow:
     return PlacementRow(
         unit=unit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -201,7 +202,8 @@ def test_an_index_on_the_gpu_finds_what_the_processors_finds() -> None:
     place = index_place("cuda:0")
     assert place.clone is not None, place.where
     rows, queries = _unit_rows(20_000, 64, 1), _unit_rows(50, 64, 2)
-    for hidden in ([], range(100), range(3_000)):
+    some: tuple[Sequence[int], ...] = ([], range(100), range(3_000))
+    for hidden in some:
         near = Neighbors(rows, place).nearest(queries, 64, hidden)
         assert (near == Neighbors(rows).nearest(queries, 64, hidden)).mean() > 0.999  # but for ties
         assert not set(near.ravel().tolist()) & set(hidden)

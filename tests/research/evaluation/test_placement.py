@@ -29,7 +29,7 @@ from service.building.workers.process_pool import ProcessPool
 from service.ledger import Ledger
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
-from service.records import BuildConfig, Item, RatedItem, Sample
+from service.records import BuildConfig, Item, Partition, RatedItem, Sample, UnitKind
 
 ITEMS = tuple(Item(f"item-{number}", f"Film {number} (19{50 + number})", None, ("Drama",)) for number in range(20))
 PEOPLE = tuple(f"person-{number:02}" for number in range(40))
@@ -47,7 +47,7 @@ def _samples(user: str) -> tuple[Sample, ...]:
 TRAINING = {user: _samples(user) for user in PEOPLE}
 
 
-def _placed(unit: str, without: str | None = None) -> Placed:
+def _placed(unit: UnitKind, without: str | None = None) -> Placed:
     """Everybody but `without`, placed from nothing; a unit stands where its key says."""
     training = {user: own for user, own in TRAINING.items() if user != without}
     units = units_of(training, "movie", BuildConfig(unit=unit, seed=SEED))
@@ -71,7 +71,7 @@ def _sample_lists(placed: Placed, name: str, cap: int) -> list[list[tuple[str, s
 @pytest.mark.parametrize("count", [4, 16])
 @pytest.mark.parametrize("name", ["tree", "random"])
 @pytest.mark.parametrize("unit", ["user", "sample"])
-def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(unit: str, name: str, count: int) -> None:
+def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(unit: UnitKind, name: Partition, count: int) -> None:
     row = tree_row(unit, name, _placed(unit), count, PEOPLE)
     before = _sample_lists(_placed(unit), name, row.max_shard_size)
     touched, retrained, merges = [], [], 0

@@ -27,7 +27,7 @@ from service.building.planning.corpus import Corpus
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import load_adapter
-from service.records import Sample
+from service.records import Level, Sample
 from service.scoring.scorer import Scorer
 from service.scoring.snapshot import Snapshots
 from tests.research.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
@@ -93,7 +93,7 @@ def test_one_hot_weights_are_that_adapter_alone(trial: Trial, split: Split) -> N
 
 @pytest.mark.parametrize("level", ["D", "ND"])
 def test_apa_is_what_builder_and_scorer_make_of_the_papers_settings(
-    level: str, trial: Trial, split: Split, built_with: Callable[[], tuple[Builder, Store]]
+    level: Level, trial: Trial, split: Split, built_with: Callable[[], tuple[Builder, Store]]
 ) -> None:
     papers = replace(CONFIG, partition="algorithm1", unit="sample", activation="prompt", level=level)
     config = replace(papers, seed=SEED, max_shard_size=math.ceil(TRAINING_SAMPLES / SHARDS))
