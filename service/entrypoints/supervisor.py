@@ -66,6 +66,8 @@ class Supervisor:
             if self._child.stderr is not None:
                 threading.Thread(target=self._pass_on, args=[self._child.stderr], name="relay", daemon=True).start()
             status = self._child.wait()
+            if self._child.stdin is not None:
+                self._child.stdin.close()
             if self._stopping.is_set():
                 return
             log.warning("worker_ended", extra={"status": status, "again_in_seconds": pause})
