@@ -63,9 +63,9 @@ class LetheClient:
         """Let go of connections."""
         self._http.close()
 
-    def recommend_for_user(self, user_id: str, top_k: int = 10) -> list[Recommended]:
-        """The best unseen items for somebody whom the ledger knows."""
-        return self._recommend({"user_id": user_id, "top_k": top_k})
+    def recommend_for_user(self, user_id: str, top_k: int = 10, *, strict: bool = False) -> list[Recommended]:
+        """The best unseen items for somebody; of whom nothing is held they are a stranger's, or with `strict` a 404."""
+        return self._recommend({"user_id": user_id, "top_k": top_k, "strict": strict})
 
     def recommend_for_history(
         self,

@@ -27,7 +27,7 @@ def test_the_example_recommends_forgets_and_fetches_the_receipt(copies: Callable
         assert asked.held
         assert lethe.forget(person, idempotency_key="once").request_id == asked.request_id
         with pytest.raises(Refused) as refused:
-            lethe.recommend_for_user(person)
+            lethe.recommend_for_user(person, strict=True)
         assert (refused.value.status, person in str(refused.value)) == (404, False)
 
         assert lethe.wait(asked.request_id).state == "completed"

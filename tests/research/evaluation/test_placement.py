@@ -71,7 +71,9 @@ def _sample_lists(placed: Placed, name: str, cap: int) -> list[list[tuple[str, s
 @pytest.mark.parametrize("count", [4, 16])
 @pytest.mark.parametrize("name", ["tree", "random"])
 @pytest.mark.parametrize("unit", ["user", "sample"])
-def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(unit: UnitKind, name: Partition, count: int) -> None:
+def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(
+    unit: UnitKind, name: Partition, count: int
+) -> None:
     row = tree_row(unit, name, _placed(unit), count, PEOPLE)
     before = _sample_lists(_placed(unit), name, row.max_shard_size)
     touched, retrained, merges = [], [], 0
