@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
-from service.llm.frozen import FrozenModel, token_runs
+from service.llm.frozen import FrozenModel
 from service.llm.packed import Prefix, Runs
 
 WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
@@ -140,12 +140,13 @@ class Mixture:
 
         Activation `question`: a prefix is what the frozen model alone made of the context.
         """
-        if not self.frozen.packs:
-            weights, tokens = weights.repeat_interleave(torch.tensor(runs), dim=0), None
-        else:
-            tokens = token_runs(texts, runs, self.frozen.device)
-        with self._blending(stack, weights, level, tokens), torch.no_grad():
-            return self.frozen.yes_no_logits_packed(texts, runs, prefixes)
+        found = []
+        for part in self.frozen.passes(texts, runs):
+            own = texts[part.texts]
+            spread, tokens = self.frozen.architecture.spread(weights[part.runs], own, part.counts)
+            with self._blending(stack, spread, level, tokens), torch.no_grad():
+                found.append(self.frozen.yes_no_logits_packed(own, part.counts, prefixes[part.runs]))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @contextmanager
     def _blending(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs | None = None) -> Iterator[None]:

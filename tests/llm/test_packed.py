@@ -16,10 +16,11 @@ RUNS = [3, 1, 4, 2]  # of questions, over contexts of four lengths
 OWNER = torch.repeat_interleave(torch.arange(4), torch.tensor(RUNS))
 
 
-class Padding(FrozenModel):
-    """Of an architecture whose attention cannot be replaced."""
-
-    packs = False
+def _padding(folder):
+    """A model of an architecture whose attention cannot be replaced."""
+    frozen = FrozenModel.load(ModelSpec(str(folder)))
+    frozen.architecture.packs = False
+    return frozen
 
 
 class Texts:
@@ -61,9 +62,8 @@ def test_a_packed_context_is_the_padded_one(frozen, texts):
     for row, prefix in enumerate(frozen.read_prefixes(texts.heads)):
         assert prefix.tokens == len(texts.heads[row])
         _close(prefix.embedding, contexts.embeddings[row])
-        for ours, theirs in zip(prefix.keys_values, contexts.keys_values, strict=True):
-            for one, other in zip(ours, theirs, strict=True):
-                _close(one, other[row, :, : prefix.tokens])
+        for ours, theirs in zip(prefix.states, contexts.states, strict=True):
+            _close(ours, theirs[row, :, : prefix.tokens])
 
 
 def test_packed_questions_are_answered_as_padded_ones(frozen, texts):
@@ -84,7 +84,7 @@ def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(
 
 
 def test_where_attention_cannot_be_replaced_rows_are_padded(tiny_models, texts, frozen, architecture):
-    padding = Padding.load(ModelSpec(str(tiny_models(architecture))))
+    padding = _padding(tiny_models(architecture))
     prefixes = padding.read_prefixes(texts.heads)
     _close(padding.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
     _close(padding.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_packed(texts.whole, RUNS, []))
@@ -108,8 +108,8 @@ def test_nothing_to_read_is_no_prefix(llama):
 def test_the_packed_mixture_is_a_merged_model_for_every_row(
     tiny_models, random_adapter, merged_model, level, packs, count
 ):
-    model = FrozenModel if packs else Padding
-    frozen = model.load(ModelSpec(str(tiny_models("llama"))))
+    folder = tiny_models("llama")
+    frozen = FrozenModel.load(ModelSpec(str(folder))) if packs else _padding(folder)
     adapters = {str(k): random_adapter(frozen.model, ("q_proj", "v_proj"), 3, k) for k in range(count)}
     stack = AdapterStack.of(adapters, 2.0, frozen)
     mixture, texts = Mixture(frozen, ("q_proj", "v_proj")), Texts(frozen)
