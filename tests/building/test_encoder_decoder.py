@@ -190,6 +190,16 @@ def test_a_persons_reading_is_the_encoders_last_layer_and_nothing_beside(folder:
         torch.testing.assert_close(prefix.embedding, plain.embeddings[row], rtol=1e-4, atol=1e-4)
 
 
+@activation
+def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(folder: Path, activation: str) -> None:
+    task = task_of(folder, activation, epochs=8)
+    half = replace(task, model=replace(task.model, dtype="bfloat16"))
+    files = _files(half)
+    assert _files(half) == files
+    scores, liked = _scores(files, half), torch.tensor([one.liked for one in task.encoded_samples])
+    assert scores[liked].mean() > scores[~liked].mean() + 0.5
+
+
 # Validation
 
 
