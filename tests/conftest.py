@@ -22,8 +22,8 @@ import pytest
 import torch
 import transformers
 from hypothesis import settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from service.data import prompts
 from service.llm.frozen import FrozenModel
@@ -153,6 +153,36 @@ _SIZES = {
 }
 _GPT2_SIZES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": 0.2}
 
+# Encoder–decoder models, of more layers in the decoder than in the encoder, so that nobody takes the one for the other.
+_T5_SIZES = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_heads": 4,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 32,
+    "initializer_factor": 1.4,
+}
+_GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "initializer_factor": 0.7}
+_BART_SIZES = {
+    "d_model": 32,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "max_position_embeddings": 512,
+    "init_std": 0.2,
+}
+ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("t5", _T5_SIZES),
+    "flan-t5": ("t5", {**_T5_SIZES, **_GATED}),
+    "bart": ("bart", _BART_SIZES),
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
@@ -171,6 +201,11 @@ def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=ENCODER_DECODERS)
+def encoder_decoder(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A function: architecture, changed configuration fields -> folder of a random model of it with a tokenizer."""
@@ -180,7 +215,10 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         key = (architecture, vocabulary, *sorted(changed.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp(f"tiny-{architecture}")
-            save_tiny_model(made[key], architecture, tiny_tokenizer(vocabulary), changed)
+            if architecture in ENCODER_DECODERS:
+                save_tiny_encoder_decoder(made[key], architecture, vocabulary, changed)
+            else:
+                save_tiny_model(made[key], architecture, tiny_tokenizer(vocabulary), changed)
         return made[key]
 
     return folder_of
@@ -242,6 +280,60 @@ def save_tiny_model(
     tokenizer.save_pretrained(folder)
 
 
+def save_tiny_encoder_decoder(folder: Path, architecture: str, vocabulary: int, changed: dict[str, Any]) -> None:
+    kind, sizes = ENCODER_DECODERS[architecture]
+    tokenizer = bart_tokenizer(vocabulary) if kind == "bart" else t5_tokenizer(vocabulary)
+    start = tokenizer.eos_token_id if kind == "bart" else tokenizer.pad_token_id
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": start,
+        "forced_eos_token_id": None,
+    }
+    config = AutoConfig.for_model(kind, **{**sizes, "vocab_size": len(tokenizer), **ids, **changed})
+    torch.manual_seed(20240)
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    if kind == "bart":  # of a fresh model it is zero, which no formula could get wrong
+        model.final_logits_bias.normal_()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def bart_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """As the causal models have it, but with a token before every text and one after it."""
+    fast = tiny_tokenizer(vocabulary)
+    fast.add_special_tokens({"bos_token": "<start>"})
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>",
+        special_tokens=[(name, fast.convert_tokens_to_ids(name)) for name in ("<start>", "<end>")],
+    )
+    return fast
+
+
+def t5_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Words begin with a mark of their own, line feeds are spaces, and what no piece spells is unknown."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("\n", " "), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    letters = [chr(code) for code in range(33, 127)]
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=letters, show_progress=False
+    )
+    tokenizer.train_from_iterator(_prompt_texts(), trainer)
+    closed = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", special.index("</s>"))])
+    tokenizer.post_processor = closed
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def _prompt_texts() -> list[str]:
+    item = Item("1", "Film (1999)", 1999, ("Drama",))
+    texts = [prompts.context_text((), "movie"), prompts.question_text(item, "movie"), prompts.item_text(item)]
+    return [*texts, *prompts.ANSWERS * 9]
+
+
 def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     # It knows the prompts' own words; everything else it spells in bytes.
     tokenizer = Tokenizer(models.BPE())
@@ -253,7 +345,5 @@ def tiny_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    item = Item("1", "Film (1999)", 1999, ("Drama",))
-    texts = [prompts.context_text((), "movie"), prompts.question_text(item, "movie"), prompts.item_text(item)]
-    tokenizer.train_from_iterator([*texts, *prompts.ANSWERS * 9], trainer)
+    tokenizer.train_from_iterator(_prompt_texts(), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")

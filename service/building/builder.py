@@ -52,7 +52,6 @@ from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.ledger import Ledger
-from service.llm.frozen import POOLING
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
@@ -159,7 +158,12 @@ class Builder:
     @property
     def _made_with(self) -> dict[str, Any]:
         """What the bits of everything computed here depend on, beside its own inputs."""
-        return {"frozen": self.frozen, "pooling": POOLING, "read": MANNER, "environment": self._environment}
+        return {
+            "frozen": self.frozen,
+            "pooling": self._tokenizer.pooling,
+            "read": MANNER,
+            "environment": self._environment,
+        }
 
     def build(self, config: BuildConfig) -> Built:
         """Read of the ledger, at one moment, what is needed, and make its generation."""

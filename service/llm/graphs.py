@@ -41,13 +41,11 @@ class Inputs:
         b, n, t = shape.texts, shape.tokens, shape.before
         self._numbers = torch.zeros(2 * b * n + b, dtype=torch.long, device=device)
         self.ids, self.positions, self.last = self._numbers.split([b * n, b * n, b])
-        self._layers = [
-            (part.new_zeros(1, part.shape[0], t, part.shape[2])) for pair in prefix.keys_values for part in pair
-        ]
-        self._unseen = self._layers[0].new_zeros(1, 1, 1, t)
-        self.weights = torch.zeros(1, weights.shape[1], dtype=self._layers[0].dtype, device=device)
+        self._states = tuple(state.new_zeros(1, state.shape[0], t, state.shape[2]) for state in prefix.states)
+        self._unseen = self._states[0].new_zeros(1, 1, 1, t)
+        self.weights = torch.zeros(1, weights.shape[1], dtype=self._states[0].dtype, device=device)
         one = [n] * b
-        grid = PrefixGrid(tuple(zip(self._layers[::2], self._layers[1::2], strict=True)), (t,), self._unseen)
+        grid = PrefixGrid(self._states, (t,), self._unseen)
         self.packing = Packing(Runs(one, device), Runs([b * n], device), grid)
 
     def fill(self, texts: Sequence[Sequence[int]], prefix: Prefix, weights: Tensor) -> None:
@@ -60,12 +58,12 @@ class Inputs:
         self._numbers.copy_(numbers)
         self._unseen.copy_(mask.view_as(self._unseen))
         self.weights.copy_(blend[None])
-        parts = [part for pair in prefix.keys_values for part in pair]
-        torch._foreach_copy_([room[0, :, : prefix.tokens] for room in self._layers], parts)
+        rooms = [room[0, :, : prefix.tokens] for room in self._states]
+        torch._foreach_copy_(rooms, list(prefix.states))
 
     def wipe(self) -> None:
         """Keep nothing of the request: a context is somebody's."""
-        torch._foreach_zero_([self._numbers, *self._layers])
+        torch._foreach_zero_([self._numbers, *self._states])
 
 
 @dataclass(frozen=True, slots=True)

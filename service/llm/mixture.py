@@ -28,7 +28,8 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
-from service.llm.frozen import FrozenModel, token_runs
+from service.llm.decoder_only import DecoderOnly
+from service.llm.frozen import FrozenModel
 from service.llm.graphs import Graphs, Inputs
 from service.llm.packed import Prefix, Runs
 from service.llm.staging import sent
@@ -129,7 +130,7 @@ class _Sparse:
 class _Grouped:
     """`_Sparse` for packed rows by two grouped GEMMs: no run is padded to the longest, whatever their lengths."""
 
-    def __init__(self, stack: AdapterStack, weights: Tensor, level: str, runs: Runs, most: int) -> None:
+    def __init__(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs, most: int) -> None:
         self._stack = stack
         kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
         self._weights = runs.repeat(kept)[..., None]  # (N, m, 1)
@@ -204,12 +205,13 @@ class Mixture:
             answers = self._replayed(self._graphs, texts, prefixes[0], *stack.placed(weights), level)
             if answers is not None:
                 return answers
-        if not self.frozen.packs:
-            weights, tokens = weights.repeat_interleave(torch.tensor(runs), dim=0), None
-        else:
-            tokens = token_runs(texts, runs, self.frozen.device)
-        with self._blending(stack, weights, level, tokens), torch.no_grad():
-            return self.frozen.yes_no_logits_packed(texts, runs, prefixes)
+        found = []
+        for part in self.frozen.passes(texts, runs):
+            own = texts[part.texts]
+            spread, tokens = self.frozen.architecture.spread(weights[part.runs], own, part.counts)
+            with self._blending(stack, spread, level, tokens), torch.no_grad():
+                found.append(self.frozen.yes_no_logits_packed(own, part.counts, prefixes[part.runs]))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _replayed(
         self,
@@ -220,6 +222,9 @@ class Mixture:
         weights: Tensor,
         level: Level,
     ) -> Tensor | None:
+        architecture = self.frozen.architecture
+        if not isinstance(architecture, DecoderOnly):
+            return None
         # More adapters than have weight may be gathered, so that few numbers of them are recorded.
         count = 1 << (max(1, int((weights != 0).sum())) - 1).bit_length()
         sparse = count * _SPARSE_FROM <= weights.shape[1]
@@ -232,7 +237,7 @@ class Mixture:
             else:
                 blend = _Dense(stack, given.weights[:, None], level)
             with self._blend_with(blend):
-                return self.frozen.answer_tensors(given.ids, given.positions, given.last, given.packing)
+                return architecture.answer_tensors(given.ids, given.positions, given.last, given.packing)
 
         return graphs.answer(texts, prefix, weights, stack, (level, count if sparse else None), forward)
 

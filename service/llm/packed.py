@@ -34,31 +34,32 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What the frozen model made of one context of T tokens."""
+    """What the frozen model made of one context of T tokens: all that a question after it looks at.
 
-    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (G, T, D)
-    embedding: Tensor  # (hidden,) float32, unit length: where the context's last token stands
+    Of a causal model keys and values of every layer in turn; of an encoder its last layer alone, with G = 1.
+    """
+
+    states: tuple[Tensor, ...]  # each (G, T, D)
+    embedding: Tensor  # (hidden,) float32, unit length: where the context stands
 
     @property
     def tokens(self) -> int:
-        return int(self.keys_values[0][0].shape[1])
+        return int(self.states[0].shape[1])
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair) + self.embedding.nbytes
+        return sum(state.nbytes for state in self.states) + self.embedding.nbytes
 
     def copy(self) -> Prefix:
         """A copy of the prefix in memory of its own."""
-        return Prefix(
-            tuple((keys.clone(), values.clone()) for keys, values in self.keys_values), self.embedding.clone()
-        )
+        return Prefix(tuple(state.clone() for state in self.states), self.embedding.clone())
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixGrid:
     """R prefixes side by side, right-padded to the longest: T tokens."""
 
-    keys_values: tuple[tuple[Tensor, Tensor], ...]  # per layer, each (R, G, T, D); empty: nothing was read before
+    states: tuple[Tensor, ...]  # as a prefix has them, each (R, G, T, D); empty: nothing was read before
     tokens: tuple[int, ...]  # of each prefix
     unseen: Tensor | None  # (R, 1, 1, T) −inf where a prefix is padded, else 0; None: nothing is padded
 
@@ -69,15 +70,21 @@ class PrefixGrid:
             return cls((), (), None)
         tokens = tuple(prefix.tokens for prefix in prefixes)
         longest = max(tokens)
-        layers = tuple(
-            (_stacked([keys for keys, _ in layer], longest), _stacked([values for _, values in layer], longest))
-            for layer in zip(*(prefix.keys_values for prefix in prefixes), strict=True)
-        )
-        return cls(layers, tokens, None if min(tokens) == longest else _unseen(tokens, layers[0][0]))
+        states = tuple(_stacked(parts, longest) for parts in zip(*(prefix.states for prefix in prefixes), strict=True))
+        return cls(states, tokens, None if min(tokens) == longest else _unseen(tokens, states[0]))
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for pair in self.keys_values for tensor in pair)
+        return sum(state.nbytes for state in self.states)
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Of one layer of a causal model, each (R, G, T, D)."""
+        return self.states[2 * layer], self.states[2 * layer + 1]
+
+    def rows(self, taken: slice) -> PrefixGrid:
+        """Some of the prefixes, as they stand: views."""
+        unseen = None if self.unseen is None else self.unseen[taken]
+        return PrefixGrid(tuple(state[taken] for state in self.states), self.tokens[taken], unseen)
 
 
 class Runs:
@@ -142,14 +149,14 @@ class Packing:
             alone = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
             return self.texts.join(alone.transpose(0, 1), 1)
         if torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
-            found = attend_both(q, k, v, *self.prefixes.keys_values[layer], scale, self.prefixes.unseen)
+            found = attend_both(q, k, v, *self.prefixes.keys_values(layer), scale, self.prefixes.unseen)
             return self.texts.join(found.transpose(0, 1), 1)
         mine, mine_lse = attend(q, k, v, scale, causal=True)
         out, lse = self.texts.join(mine.transpose(0, 1), 1), self.texts.join(mine_lse.transpose(0, 1), 1)
         # Heads of one group look at the same keys, so they stand in line as if they were more tokens.
         wide = self.runs.spread(query, 1).transpose(0, 1)  # (R, H, n, D)
         folded = wide.reshape(wide.shape[0], key.shape[0], -1, wide.shape[3])  # (R, G, H/G · n, D)
-        theirs, theirs_lse = attend(folded, *self.prefixes.keys_values[layer], scale, mask=self.prefixes.unseen)
+        theirs, theirs_lse = attend(folded, *self.prefixes.keys_values(layer), scale, mask=self.prefixes.unseen)
         seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
         seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
         return join(out, lse, seen, seen_lse)

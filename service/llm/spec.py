@@ -12,6 +12,7 @@ class Answers:
     yes: int
     no: int
     probe: tuple[int, ...]
+    closing: tuple[int, ...] = ()  # what ends every text that an encoder reads
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,24 @@ _UNKNOWN_POSITIONS = 2048
 
 
 class PromptTokenizer:
-    """The tokenizer of one frozen model, with the limits and the answers that its prompts need."""
+    """The tokenizer of one frozen model, with the limits and the answers that its prompts need.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, positions: int, digest: str) -> None:
+    `pooling` says how a text's embedding comes about: a part of every digest that depends on one.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, positions: int, digest: str, encoder_decoder: bool = False
+    ) -> None:
         self.digest = digest
-        self.positions = positions
+        self.pooling = "mean of the encoder" if encoder_decoder else "last-token"
         self._tokenizer = tokenizer
-        self.yes, self.no = (_answer_token(tokenizer, answer) for answer in prompts.ANSWERS)
-        self.answers = Answers(self.yes, self.no, tuple(self._encode(_PROBE, special=True)))
+        self._encoder_decoder = encoder_decoder
+        closing = self._closing() if encoder_decoder else ()
+        self.positions = positions - len(closing)
+        # A causal model goes on with the prompt; a decoder's answer begins a text of its own.
+        before = "" if encoder_decoder else _PROBE
+        self.yes, self.no = (_answer_token(tokenizer, before, answer) for answer in prompts.ANSWERS)
+        self.answers = Answers(self.yes, self.no, tuple(self._encode(_PROBE, special=True)), closing)
 
     @classmethod
     def load(cls, spec: ModelSpec) -> PromptTokenizer:
@@ -46,7 +56,7 @@ class PromptTokenizer:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelUnsuitable(f"model {spec.name!r} has no usable tokenizer or configuration: {error}") from error
-        return cls(tokenizer, _positions(config), digest_of_files(folder))
+        return cls(tokenizer, _positions(config), digest_of_files(folder), config.is_encoder_decoder)
 
     def context(self, history: Sequence[RatedItem], item_type: str) -> list[int]:
         """Token ids of the context. The oldest opinions are left out where all of them would not fit the positions."""
@@ -91,9 +101,13 @@ class PromptTokenizer:
     def invocation(self, item_type: str) -> list[int]:
         """Token ids that every question opens with: the invocation sequence of an activated LoRA.
 
+        An encoder–decoder model has none: its adapters are where the question goes, and nothing else.
+
         Raises:
             ModelUnsuitable: the tokenizer melts the opening words into what follows them.
         """
+        if self._encoder_decoder:
+            return []
         ids = self._encode(prompts.invocation_text(item_type), special=False)
         if self.question(Item("", "Probe"), item_type)[: len(ids)] != ids:
             raise ModelUnsuitable("the tokenizer does not keep the question's opening words apart from the title")
@@ -119,6 +133,10 @@ class PromptTokenizer:
         if special and ids and ids[-1] == self._tokenizer.eos_token_id:
             return ids[:-1]
         return ids
+
+    def _closing(self) -> tuple[int, ...]:
+        ids = self._tokenizer.encode(_PROBE, add_special_tokens=True)
+        return tuple(ids[len(self._opened(ids, special=True)) :])
 
 
 def model_folder(spec: ModelSpec) -> Path:
@@ -151,9 +169,9 @@ def _positions(config: PretrainedConfig) -> int:
     return min((int(limit) for limit in limits if limit), default=_UNKNOWN_POSITIONS)
 
 
-def _answer_token(tokenizer: PreTrainedTokenizerBase, answer: str) -> int:
-    stub = tokenizer.encode(_PROBE, add_special_tokens=False)
-    answered = tokenizer.encode(_PROBE + answer, add_special_tokens=False)
+def _answer_token(tokenizer: PreTrainedTokenizerBase, before: str, answer: str) -> int:
+    stub = tokenizer.encode(before, add_special_tokens=False)
+    answered = tokenizer.encode(before + answer, add_special_tokens=False)
     if len(answered) != len(stub) + 1 or answered[:-1] != stub or answered[-1] == tokenizer.unk_token_id:
         raise ModelUnsuitable(
             f"the tokenizer does not write the answer {answer!r} as a single token after the prompt; "

@@ -64,10 +64,9 @@ def test_a_persons_reading_is_what_padded_rows_say(frozen: FrozenModel, embed: b
     plain = frozen.read_contexts(contexts)
     prefixes = read_together(frozen, contexts, embed).prefixes()
     for row, (prefix, context) in enumerate(zip(prefixes, contexts, strict=True)):
-        assert len(prefix.keys_values) == frozen.layers
-        for ours, theirs in zip(prefix.keys_values, plain.keys_values, strict=True):
-            for one, other in zip(ours, theirs, strict=True):
-                torch.testing.assert_close(one, other[row, :, : len(context)], rtol=1e-4, atol=1e-4)
+        assert len(prefix.states) == 2 * frozen.layers
+        for ours, theirs in zip(prefix.states, plain.states, strict=True):
+            torch.testing.assert_close(ours, theirs[row, :, : len(context)], rtol=1e-4, atol=1e-4)
         if embed:
             torch.testing.assert_close(prefix.embedding, plain.embeddings[row], rtol=1e-4, atol=1e-4)
         else:

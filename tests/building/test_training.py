@@ -20,7 +20,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
-from service.records import BuildConfig, Item, RatedItem
+from service.records import Activation, BuildConfig, Item, RatedItem
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
@@ -48,7 +48,7 @@ def _encoded_samples(tokenizer: PromptTokenizer) -> Iterator[EncodedSample]:
         yield EncodedSample(tokenizer.context(history, NOUN), question, liked)
 
 
-def _for(architecture: str, activation: str) -> BuildConfig:
+def _for(architecture: str, activation: Activation) -> BuildConfig:
     targets = ("c_attn",) if architecture == "gpt2" else ("q_proj", "v_proj")
     return replace(CONFIG, lora_targets=targets, activation=activation)
 
@@ -81,7 +81,7 @@ def _scores_without(task: TrainingTask) -> torch.Tensor:
 
 @activation
 def test_peft_alone_opens_an_adapter_and_gives_the_same_score(
-    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: str
+    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: Activation
 ) -> None:
     task = _task(tiny_models(architecture), _for(architecture, activation))
     _equal_to_peft(_files(task), task, tmp_path)
@@ -106,7 +106,7 @@ def _equal_to_peft(files: Mapping[str, bytes], task: TrainingTask, tmp_path: Pat
 
 @activation
 def test_training_again_gives_the_same_bytes_whatever_the_process_did_before(
-    tiny_models: Callable[..., Path], activation: str
+    tiny_models: Callable[..., Path], activation: Activation
 ) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
     first = _files(task)
@@ -121,7 +121,7 @@ def test_another_digest_visits_the_batches_in_another_order(tiny_models: Callabl
 
 
 @activation
-def test_training_moves_the_scores_towards_the_labels(tiny_models: Callable[..., Path], activation: str) -> None:
+def test_training_moves_the_scores_towards_the_labels(tiny_models: Callable[..., Path], activation: Activation) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
     scores = _scores(_files(task), task)
     liked = torch.tensor([encoded.liked for encoded in task.encoded_samples])
@@ -141,7 +141,7 @@ def test_all_adapters_start_from_the_same_a_and_from_b_zero(tiny_models: Callabl
 
 @activation
 def test_an_adapters_files_hold_no_path_no_time_and_no_more_than_peft_needs(
-    tiny_models: Callable[..., Path], tmp_path: Path, activation: str
+    tiny_models: Callable[..., Path], tmp_path: Path, activation: Activation
 ) -> None:
     folder = tiny_models("llama")
     task = _task(folder, replace(CONFIG, activation=activation))
@@ -166,7 +166,7 @@ def test_where_the_model_lies_does_not_change_an_adapter(tiny_models: Callable[.
 
 @activation
 def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(
-    tiny_models: Callable[..., Path], activation: str
+    tiny_models: Callable[..., Path], activation: Activation
 ) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation, epochs=12))
     half = replace(task, model=replace(task.model, dtype="bfloat16"))
@@ -194,7 +194,7 @@ def test_a_target_that_names_no_layer_is_refused(tiny_models: Callable[..., Path
 
 @activation
 def test_adapters_from_a_layer_on_leave_those_below_as_they_are_and_score_as_peft_does(
-    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: str
+    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, activation: Activation
 ) -> None:
     task = _task(tiny_models(architecture), replace(_for(architecture, activation), adapt_from_layer=1))
     files = _files(task)
@@ -262,7 +262,7 @@ def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_model
 
 @activation
 def test_a_model_that_is_told_its_answers_trains_the_same_bytes(
-    tiny_models: Callable[..., Path], activation: str
+    tiny_models: Callable[..., Path], activation: Activation
 ) -> None:
     task = _task(tiny_models("llama"), replace(CONFIG, activation=activation))
     told = replace(task.model, answers=PromptTokenizer.load(task.model).answers)

@@ -15,7 +15,7 @@ from service.building.training.validation_table import row_keys
 from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
-from service.records import Item, RatedItem
+from service.records import Activation, Item, RatedItem
 
 NOUN = "movie"
 TARGETS = ("q_proj", "v_proj")
@@ -32,7 +32,7 @@ def frozen(tiny_models: Callable[..., Path]) -> FrozenModel:
 @pytest.fixture
 def task(
     frozen: FrozenModel, random_adapter: Callable[..., dict[str, torch.Tensor]]
-) -> Callable[[str], ValidationTask]:
+) -> Callable[[Activation], ValidationTask]:
     """A function: activation -> the validation of three users under two adapters."""
     adapters = {
         name: {key: tensor.numpy() for key, tensor in random_adapter(frozen.model, TARGETS, 2, ord(name)).items()}
@@ -59,9 +59,9 @@ def _nothing(steps: int) -> None:
 @activation
 def test_an_error_is_the_probability_of_the_other_answer(
     frozen: FrozenModel,
-    task: Callable[[str], ValidationTask],
+    task: Callable[[Activation], ValidationTask],
     merged_model: Callable[..., FrozenModel],
-    activation: str,
+    activation: Activation,
 ) -> None:
     given = task(activation)
     found = validate_users(given, _nothing).users
@@ -73,7 +73,7 @@ def test_an_error_is_the_probability_of_the_other_answer(
             np.testing.assert_allclose(found[user].errors[name], plain, rtol=1e-4)
 
 
-def _slow_error(frozen: FrozenModel, merged: FrozenModel, encoded: EncodedSample, activation: str) -> float:
+def _slow_error(frozen: FrozenModel, merged: FrozenModel, encoded: EncodedSample, activation: Activation) -> float:
     if activation == "prompt":
         difference = merged.yes_no_logits_whole([encoded.context + encoded.question])
     else:
@@ -89,7 +89,7 @@ def test_a_certain_right_answer_has_no_error_and_a_certain_wrong_one_is_all_erro
 
 @activation
 def test_a_users_rows_do_not_depend_on_other_users_nor_on_other_adapters_to_the_last_bit(
-    task: Callable[[str], ValidationTask], activation: str
+    task: Callable[[Activation], ValidationTask], activation: Activation
 ) -> None:
     given = task(activation)
     together = validate_users(given, _nothing).users
@@ -103,7 +103,7 @@ def test_a_users_rows_do_not_depend_on_other_users_nor_on_other_adapters_to_the_
 
 @activation
 def test_many_rows_of_one_user_keep_their_order(
-    frozen: FrozenModel, task: Callable[[str], ValidationTask], activation: str
+    frozen: FrozenModel, task: Callable[[Activation], ValidationTask], activation: Activation
 ) -> None:
     given, encoded_samples = task(activation), tuple(_encoded_samples(frozen.tokenizer, 0, 4)) * 9
     [found, *parts] = validate_users(
@@ -117,14 +117,16 @@ def test_many_rows_of_one_user_keep_their_order(
     np.testing.assert_allclose(found.embeddings, of_parts, rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_stands_where_its_context_stands(frozen: FrozenModel, task: Callable[[str], ValidationTask]) -> None:
+def test_a_row_stands_where_its_context_stands(
+    frozen: FrozenModel, task: Callable[[Activation], ValidationTask]
+) -> None:
     given = task("question")
     for found, encoded_samples in zip(validate_users(given, _nothing).users, given.users, strict=True):
         alone = torch.cat([frozen.embed([encoded.context]) for encoded in encoded_samples])
         np.testing.assert_allclose(found.embeddings, alone.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_user_is_a_step(task: Callable[[str], ValidationTask]) -> None:
+def test_a_user_is_a_step(task: Callable[[Activation], ValidationTask]) -> None:
     steps: list[int] = []
     validate_users(task("question"), steps.append)
     assert steps == [1, 1, 1]

@@ -41,6 +41,18 @@ SMALLEST_MODEL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }
+SMALLEST_ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1},
+    "bart": {
+        "d_model": 16,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+    },
+}
 
 
 class InThisProcess:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from service.records import BuildConfig, Interaction
 
 from .homes import (
     NOUN,
+    SMALLEST_ENCODER_DECODERS,
     Home,
     InThisProcess,
     Remembering,
@@ -429,7 +430,30 @@ def test_after_any_story_what_is_served_is_what_a_clean_build_would_serve(
     variant: str, often: float, scratch: Path, smallest_model: ModelSpec
 ) -> None:
     config, usually = VARIANTS[variant]
-    sequences = round(often * usually)
+    # The same stories every time, and other ones for each variant.
+    number = list(VARIANTS).index(variant)
+    _tell(round(often * usually), number, config, scratch / variant, smallest_model)
+
+
+ENCODER_DECODERS = {  # as LoRA's targets are called in each
+    "t5": replace(CONFIG, lora_targets=("q", "v")),
+    "bart": replace(CONFIG, lora_targets=("q_proj", "v_proj"), activation="prompt", level="D"),
+}
+
+
+@pytest.mark.parametrize(
+    "sequences", [pytest.param(2, id="few"), pytest.param(50, id="many", marks=pytest.mark.thorough)]
+)
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
+def test_after_any_story_an_encoder_decoder_model_serves_what_a_clean_build_would(
+    kind: str, sequences: int, scratch: Path, tiny_models: Callable[..., Path]
+) -> None:
+    model = ModelSpec(str(tiny_models(kind, **SMALLEST_ENCODER_DECODERS[kind])))
+    _tell(sequences, len(kind), ENCODER_DECODERS[kind], scratch / kind, model)
+
+
+def _tell(sequences: int, number: int, config: BuildConfig, folder: Path, model: ModelSpec) -> None:
+    """So many stories, drawn from a seed of this number; each of them ends in comparisons with clean builds."""
     chosen = settings(
         max_examples=sequences,
         stateful_step_count=STEPS,
@@ -438,9 +462,8 @@ def test_after_any_story_what_is_served_is_what_a_clean_build_would_serve(
         phases=(Phase.generate,),  # a failing story is short already, and to shorten it would take minutes
         suppress_health_check=list(HealthCheck),
     )
-    with stories_of(config, scratch / variant, smallest_model) as story:
-        # The same stories every time, and other ones for each variant.
-        run_state_machine_as_test(seed(list(VARIANTS).index(variant))(story), settings=chosen)
+    with stories_of(config, folder, model) as story:
+        run_state_machine_as_test(seed(number)(story), settings=chosen)
         assert story.met["stories"] >= sequences
         assert story.met["compared"] >= sequences / 2
 

@@ -71,8 +71,7 @@ def test_a_packed_row_attends_as_each_text_alone_does(groups: int, even: bool) -
     tokens = sum(lengths)
     query, key, value = _random(1, (4, tokens, WIDTH), (groups, tokens, WIDTH), (groups, tokens, WIDTH))
     prefixes = [
-        Prefix(((keys, values),), torch.ones(1))
-        for keys, values in (_random(n, *[(groups, length, WIDTH)] * 2) for n, length in enumerate(before))
+        Prefix(tuple(_random(n, *[(groups, length, WIDTH)] * 2)), torch.ones(1)) for n, length in enumerate(before)
     ]
     run_tokens = [sum(lengths[:2]), lengths[2]]
     packing = Packing(Runs(lengths, CPU), Runs(run_tokens, CPU), PrefixGrid.of(prefixes))
@@ -80,7 +79,7 @@ def test_a_packed_row_attends_as_each_text_alone_does(groups: int, even: bool) -
     first = 0
     for length, owner in zip(lengths, [n for n, count in enumerate(runs) for _ in range(count)], strict=True):
         own = slice(first, first + length)
-        [(keys, values)] = prefixes[owner].keys_values
+        keys, values = prefixes[owner].states
         every = [
             torch.cat([old, new[:, own]], dim=1).repeat_interleave(4 // groups, dim=0)
             for old, new in ((keys, key), (values, value))

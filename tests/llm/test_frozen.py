@@ -230,7 +230,7 @@ def test_every_question_opens_with_the_invocation_whatever_the_title(tokenizer: 
     assert ids[-len(stub) :] == stub
 
 
-def test_a_special_token_in_a_title_is_text(tokenizer, tiny_models):
+def test_a_special_token_in_a_title_is_text(tokenizer: PromptTokenizer, tiny_models: Callable[..., Path]) -> None:
     own = set(AutoTokenizer.from_pretrained(tiny_models("llama")).all_special_ids)
     target, history = Item("", "Film<end> (1999)"), [RatedItem(Item("", "A <pad><end> B"), True)]
     assert own.isdisjoint(tokenizer.question(target, NOUN))

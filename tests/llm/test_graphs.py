@@ -21,6 +21,7 @@ from service.llm.graphs import Graphs, Run, Shape, record_on_gpu, shape_of
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.paging import PagedStack
 from service.llm.spec import ModelSpec
+from service.records import Level
 
 TARGETS = ("q_proj", "v_proj")
 K = 9
@@ -51,12 +52,12 @@ class Twice:
         self.adapters = {str(k): random_adapter(on_cpu, TARGETS, 3, k) for k in range(K)}
         self.stack = AdapterStack.of(self.adapters, 2.0, frozen)
 
-    def answers(self, mixture: Mixture, number: int, stack: AdapterStack, weights: Tensor, level: str) -> Tensor:
+    def answers(self, mixture: Mixture, number: int, stack: AdapterStack, weights: Tensor, level: Level) -> Tensor:
         context, questions = REQUESTS[number]
         [prefix] = self.frozen.read_prefixes([context])
         return mixture.yes_no_logits_packed(questions, [len(questions)], [prefix], stack, weights, level)
 
-    def agree(self, number: int, *, few: bool, level: str = "ND", stack: AdapterStack | None = None) -> Tensor:
+    def agree(self, number: int, *, few: bool, level: Level = "ND", stack: AdapterStack | None = None) -> Tensor:
         weights = torch.rand(1, K, generator=torch.Generator().manual_seed(number))
         if few:
             weights[:, 3:] = 0.0
@@ -82,7 +83,7 @@ def llama(tiny_models: Callable[..., Path], random_adapter: Callable[..., Any]) 
     ],
 )
 def test_recorded_passes_answer_as_passes_of_their_own(
-    tiny_models: Callable[..., Path], random_adapter: Callable[..., Any], architecture: str, few: bool, level: str
+    tiny_models: Callable[..., Path], random_adapter: Callable[..., Any], architecture: str, few: bool, level: Level
 ) -> None:
     twice = Twice(FrozenModel.load(ModelSpec(str(tiny_models(architecture)))), random_adapter, run_again)
     for number in (0, 1, 2, 3, 1, 0):
@@ -97,7 +98,7 @@ def test_a_request_leaves_nothing_behind(llama: Twice) -> None:
     for recorded in llama.graphs._passes.values():
         assert recorded is not None
         assert not recorded.inputs.ids.any()
-        assert not any(part.any() for pair in recorded.inputs.packing.prefixes.keys_values for part in pair)
+        assert not any(state.any() for state in recorded.inputs.packing.prefixes.states)
 
 
 def test_an_answer_is_not_overwritten_by_the_next(llama: Twice) -> None:

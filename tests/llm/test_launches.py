@@ -16,12 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import PreTrainedModel
 
+from service.llm.decoder_only import DecoderOnly
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture, has_grouped_gemms
 from service.llm.packed import Prefix
 from service.llm.spec import Answers, ModelSpec
 from service.llm.staging import sent
+from service.llm.tokenizer import PromptTokenizer
+from service.records import Level
 
 META = torch.device("meta")
 CONTEXTS = [list(range(5, 17)), list(range(5, 12))]
@@ -35,7 +39,7 @@ class NoWaiting(TorchDispatchMode):
     """Fails where the host would have to wait: it reads a value, or copies and does not go on at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.copies = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -53,7 +57,10 @@ class NoWaiting(TorchDispatchMode):
 class Unread(FrozenModel):
     """Whose weights have no values, so nothing can be tried on it."""
 
-    packs = True
+    def __init__(self, spec: ModelSpec, model: PreTrainedModel, tokenizer: PromptTokenizer | None) -> None:
+        super().__init__(spec, model, tokenizer)
+        assert isinstance(self.architecture, DecoderOnly)
+        self.architecture.packs = True
 
     def _check_head(self, answers: Answers) -> None:
         pass
@@ -154,7 +161,7 @@ def test_no_forward_pass_waits_for_a_gpu(
 
 @pytest.mark.parametrize("level", ["ND", "D"])
 def test_grouped_gemms_are_the_gathered_ones(
-    llama: FrozenModel, random_adapter: Callable[..., Any], level: str
+    llama: FrozenModel, random_adapter: Callable[..., Any], level: Level
 ) -> None:
     stack = _stack(llama, random_adapter, rank=4)  # of two adapters: a multiple of eight columns
     prefixes = llama.read_prefixes(CONTEXTS)

@@ -17,7 +17,7 @@ from service.errors import ModelUnsuitable
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.spec import ModelSpec
-from service.records import Item, RatedItem
+from service.records import Item, Level, RatedItem
 
 NOUN = "movie"
 RANK, SCALING = 3, 2.0
@@ -50,7 +50,7 @@ class Bench:
         self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
         self.contexts = self.plain.read_contexts(self.heads)
 
-    def answered(self, weights: torch.Tensor, level: str, numbers: Sequence[int] = range(4)) -> torch.Tensor:
+    def answered(self, weights: torch.Tensor, level: Level, numbers: Sequence[int] = range(4)) -> torch.Tensor:
         """By the mixture: questions after contexts of the frozen model alone."""
         prefixes = self.plain.read_prefixes([self.heads[number] for number in numbers])
         questions = [self.questions[number] for number in numbers]
@@ -59,7 +59,7 @@ class Bench:
     def stack_of(self, names: Iterable[str]) -> AdapterStack:
         return AdapterStack.of({name: self.adapters[name] for name in names}, SCALING, self.frozen)
 
-    def merged(self, weights: torch.Tensor, level: str) -> FrozenModel:
+    def merged(self, weights: torch.Tensor, level: Level) -> FrozenModel:
         return self._merged_model(self.plain, list(self.adapters.values()), SCALING, weights.tolist(), level)
 
 
@@ -90,7 +90,7 @@ def _equal(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-4) ->
 
 
 @level
-def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench: Bench, level: str) -> None:
+def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench: Bench, level: Level) -> None:
     slow = [bench.merged(w, level).yes_no_logits_whole([row]) for w, row in zip(WEIGHTS, bench.whole, strict=True)]
     fast = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, WEIGHTS, level)
     _equal(fast, torch.cat(slow).detach())
@@ -99,7 +99,7 @@ def test_a_mixture_over_whole_prompts_equals_merged_weights_row_by_row(bench: Be
 
 @level
 def test_a_mixture_over_questions_equals_merged_weights_after_a_context_of_the_frozen_model(
-    bench: Bench, level: str
+    bench: Bench, level: Level
 ) -> None:
     slow = []
     for number, question in enumerate(bench.questions):
@@ -140,7 +140,7 @@ def test_the_nd_level_is_what_peft_calls_a_weighted_adapter(bench: Bench) -> Non
 
 
 @level
-def test_an_adapter_of_weight_zero_is_not_there(bench: Bench, level: str) -> None:
+def test_an_adapter_of_weight_zero_is_not_there(bench: Bench, level: Level) -> None:
     def answered(stack: AdapterStack, *row: float) -> torch.Tensor:
         return bench.mixture.yes_no_logits_whole(bench.whole, stack, torch.tensor([row] * 4), level)
 
@@ -155,7 +155,7 @@ def test_an_adapter_of_weight_zero_is_not_there(bench: Bench, level: str) -> Non
 
 
 @level
-def test_without_any_weight_the_frozen_model_answers_alone(bench: Bench, level: str) -> None:
+def test_without_any_weight_the_frozen_model_answers_alone(bench: Bench, level: Level) -> None:
     nothing = torch.zeros(4, 3)
     whole = bench.mixture.yes_no_logits_whole(bench.whole, bench.stack, nothing, level)
     assert torch.equal(whole, bench.plain.yes_no_logits_whole(bench.whole))
@@ -170,7 +170,7 @@ def test_a_stack_of_no_adapters_leaves_the_frozen_model_alone(llama: Bench) -> N
 
 
 @level
-def test_rows_of_one_batch_may_have_different_weights(bench: Bench, level: str) -> None:
+def test_rows_of_one_batch_may_have_different_weights(bench: Bench, level: Level) -> None:
     alone = [bench.answered(WEIGHTS[number : number + 1], level, [number]) for number in range(4)]
     _equal(bench.answered(WEIGHTS, level), torch.cat(alone))
 

@@ -8,11 +8,12 @@ import torch
 
 from service.llm import packed
 from service.llm.attention import attend_in_steps
+from service.llm.decoder_only import DecoderOnly
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.packed import Runs
 from service.llm.spec import ModelSpec
-from service.records import Item, RatedItem
+from service.records import Item, Level, RatedItem
 
 NOUN = "movie"
 TITLES = ("Heat (1995)", "Up", "The Good, the Bad and the Ugly (1966)", "Yes", "Alien (1979)")
@@ -20,10 +21,12 @@ RUNS = [3, 1, 4, 2]  # of questions, over contexts of four lengths
 OWNER = torch.repeat_interleave(torch.arange(4), torch.tensor(RUNS))
 
 
-class Padding(FrozenModel):
-    """Of an architecture whose attention cannot be replaced."""
-
-    packs = False
+def _padding(folder: Path) -> FrozenModel:
+    """A model of an architecture whose attention cannot be replaced."""
+    frozen = FrozenModel.load(ModelSpec(str(folder)))
+    assert isinstance(frozen.architecture, DecoderOnly)
+    frozen.architecture.packs = False
+    return frozen
 
 
 class Texts:
@@ -65,9 +68,8 @@ def test_a_packed_context_is_the_padded_one(frozen: FrozenModel, texts: Texts) -
     for row, prefix in enumerate(frozen.read_prefixes(texts.heads)):
         assert prefix.tokens == len(texts.heads[row])
         _close(prefix.embedding, contexts.embeddings[row])
-        for ours, theirs in zip(prefix.keys_values, contexts.keys_values, strict=True):
-            for one, other in zip(ours, theirs, strict=True):
-                _close(one, other[row, :, : prefix.tokens])
+        for ours, theirs in zip(prefix.states, contexts.states, strict=True):
+            _close(ours, theirs[row, :, : prefix.tokens])
 
 
 def test_packed_questions_are_answered_as_padded_ones(frozen: FrozenModel, texts: Texts) -> None:
@@ -92,7 +94,7 @@ def test_questions_of_one_length_over_one_context_are_answered_as_one_at_a_time(
 def test_where_attention_cannot_be_replaced_rows_are_padded(
     tiny_models: Callable[..., Path], texts: Texts, frozen: FrozenModel, architecture: str
 ) -> None:
-    padding = Padding.load(ModelSpec(str(tiny_models(architecture))))
+    padding = _padding(tiny_models(architecture))
     prefixes = padding.read_prefixes(texts.heads)
     _close(padding.yes_no_logits_packed(texts.questions, RUNS, prefixes), _padded(frozen, texts))
     _close(padding.yes_no_logits_packed(texts.whole, RUNS, []), frozen.yes_no_logits_packed(texts.whole, RUNS, []))
@@ -117,12 +119,12 @@ def test_the_packed_mixture_is_a_merged_model_for_every_row(
     tiny_models: Callable[..., Path],
     random_adapter: Callable[..., dict[str, torch.Tensor]],
     merged_model: Callable[..., FrozenModel],
-    level: str,
+    level: Level,
     packs: bool,
     count: int,
 ) -> None:
-    model = FrozenModel if packs else Padding
-    frozen = model.load(ModelSpec(str(tiny_models("llama"))))
+    folder = tiny_models("llama")
+    frozen = FrozenModel.load(ModelSpec(str(folder))) if packs else _padding(folder)
     adapters = {str(k): random_adapter(frozen.model, ("q_proj", "v_proj"), 3, k) for k in range(count)}
     stack = AdapterStack.of(adapters, 2.0, frozen)
     mixture, texts = Mixture(frozen, ("q_proj", "v_proj")), Texts(frozen)
@@ -143,7 +145,7 @@ def test_the_packed_mixture_is_a_merged_model_for_every_row(
 
 @pytest.mark.parametrize("level", ["ND", "D"])
 def test_gathering_few_of_many_adapters_is_multiplying_all_of_them(
-    llama: FrozenModel, random_adapter: Callable[..., dict[str, torch.Tensor]], level: str
+    llama: FrozenModel, random_adapter: Callable[..., dict[str, torch.Tensor]], level: Level
 ) -> None:
     adapters = {str(k): random_adapter(llama.model, ("q_proj", "v_proj"), 3, k) for k in range(9)}
     mixture, texts = Mixture(llama, ("q_proj", "v_proj")), Texts(llama)

@@ -13,6 +13,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.paging import PagedStack, adapter_bytes
 from service.llm.spec import ModelSpec
+from service.records import Level
 
 TARGETS = ("q_proj", "v_proj")
 K, RANK = 6, 3
@@ -35,10 +36,10 @@ class Both:
         self.paged = PagedStack.paged(adapters, 2.0, frozen, slots * self.one)
         assert adapter_bytes(adapters, frozen) == k * self.one
 
-    def answers(self, stack: AdapterStack, weights: torch.Tensor, level: str = "ND") -> torch.Tensor:
+    def answers(self, stack: AdapterStack, weights: torch.Tensor, level: Level = "ND") -> torch.Tensor:
         return self.mixture.yes_no_logits_packed(TEXTS, [1, 2], [], stack, weights, level)
 
-    def agree(self, weights: torch.Tensor, level: str = "ND") -> None:
+    def agree(self, weights: torch.Tensor, level: Level = "ND") -> None:
         ours, theirs = (self.answers(stack, weights, level) for stack in (self.paged, self.resident))
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -54,7 +55,7 @@ def weights_on(*rows: dict[int, float]) -> torch.Tensor:
 @pytest.mark.parametrize("level", ["ND", "D"])
 @pytest.mark.parametrize("slots", [1, 3, K])
 def test_paged_adapters_answer_as_resident_ones(
-    frozen: FrozenModel, random_adapter: Callable[..., Any], slots: int, level: str
+    frozen: FrozenModel, random_adapter: Callable[..., Any], slots: int, level: Level
 ) -> None:
     both = Both(frozen, random_adapter, slots)
     assert len(both.paged.slots.numbers) == slots

@@ -10,7 +10,7 @@ ONE = 2 * 4 * 3 * 8 + 4 * 4  # bytes of `_prefix`
 
 
 def _prefix(value: float = 0.0) -> Prefix:
-    return Prefix(((torch.full((2, 3, 4), value), torch.zeros(2, 3, 4)),), torch.zeros(4))
+    return Prefix((torch.full((2, 3, 4), value), torch.zeros(2, 3, 4)), torch.zeros(4))
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_a_context_is_found_again_by_its_tokens(cache: PrefixCache) -> None:
     cache.put([1, 2, 3], _prefix(5.0), fence=0)
     found = cache.get([1, 2, 3], 0)
     assert found is not None
-    assert found.keys_values[0][0].max() == 5.0
+    assert found.states[0].max() == 5.0
     assert cache.get([1, 2], 0) is None
     assert cache.get([1, 23], 0) is None
 
@@ -63,10 +63,10 @@ def test_what_was_read_before_a_deletion_is_neither_kept_nor_given(cache: Prefix
 
 def test_what_is_kept_has_memory_of_its_own(cache: PrefixCache) -> None:
     whole = torch.zeros(2, 300, 4)
-    cache.put([1], Prefix(((whole[:, :3], whole[:, :3]),), torch.zeros(4)), 0)
+    cache.put([1], Prefix((whole[:, :3], whole[:, :3]), torch.zeros(4)), 0)
     found = cache.get([1], 0)
     assert found is not None
-    assert found.keys_values[0][0].untyped_storage().nbytes() == 2 * 3 * 4 * 4
+    assert found.states[0].untyped_storage().nbytes() == 2 * 3 * 4 * 4
 
 
 def test_one_context_twice_counts_once(cache: PrefixCache) -> None:

@@ -22,7 +22,7 @@ def test_a_deletion_empties_what_is_remembered_even_if_nobody_asks_for_anything(
     refresher = Refresher(world, world.snapshots, contexts, wait)
     refresher.start()
     assert looked.wait(60)
-    contexts.put([1, 2], Prefix(((torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)),), torch.zeros(4)), fence=0)
+    contexts.put([1, 2], Prefix((torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)), torch.zeros(4)), fence=0)
     assert contexts.nbytes
     looked.clear()
     world.change(fence=1)

@@ -27,7 +27,7 @@ from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
-from service.llm.frozen import POOLING, FrozenModel
+from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
 
 _SAMPLES_A_TASK = 128
@@ -51,9 +51,10 @@ class Laboratory:
     @property
     def identity(self) -> dict[str, Any]:
         """What a figure depends on beside the split, the seed and the settings."""
-        frozen = {"digest": self.frozen.tokenizer.digest, "dtype": self.frozen.spec.dtype}
-        computed = {"pooling": POOLING, "environment": dict(self.environment), "template": prompts.TEMPLATE_VERSION}
-        return {"frozen": frozen, **computed}
+        tokenizer = self.frozen.tokenizer
+        frozen = {"digest": tokenizer.digest, "dtype": self.frozen.spec.dtype}
+        computed = {"environment": dict(self.environment), "template": prompts.TEMPLATE_VERSION}
+        return {"frozen": frozen, "pooling": tokenizer.pooling, **computed}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from research.evaluation.quantized import rounded
+from service.errors import ModelUnsuitable
 from service.llm import packed
+from service.llm.decoder_only import DecoderOnly
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import target_modules
 from service.llm.packed import Packing, PrefixGrid, Runs
@@ -74,8 +76,12 @@ class CausalLearner:
     """A causal model that is read in packed rows, with PEFT's LoRA beside it. New adapters change nothing: B is 0."""
 
     def __init__(self, spec: ModelSpec, config: BuildConfig) -> None:
-        """Raises ModelUnsuitable as `FrozenModel.load`, and for `lora_targets` that the model does not have."""
+        """Raises ModelUnsuitable as `FrozenModel.load`, for no causal model, and for `lora_targets` that it does not have."""
         self._frozen = FrozenModel.load(spec)
+        if not isinstance(self._frozen.architecture, DecoderOnly):
+            raise ModelUnsuitable(
+                f"model {spec.name!r} is no causal language model; unlearning is compared on these alone"
+            )
         self._model: Any = self._frozen.model
         self._packs = self._frozen.packs
         self._head: Any = self._model.get_output_embeddings()

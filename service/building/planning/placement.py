@@ -21,7 +21,6 @@ from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.ledger import Ledger
-from service.llm.frozen import POOLING
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem, Sample
@@ -118,7 +117,7 @@ class ShardAssigner:
                 "noun": item_type,
                 "config": {name: getattr(config, name) for name in _DECIDING},
                 "pool": [[item.item_id, prompts.target_text(item, item_type)] for item in pool],
-                "embedding": [self._tokenizer.digest, POOLING, self._model.dtype, self._environment],
+                "embedding": [self._tokenizer.digest, self._tokenizer.pooling, self._model.dtype, self._environment],
             }
         )
 

@@ -9,6 +9,7 @@ all epochs reuse its keys and values. With `adapt_from_layer` the way back ends 
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import target_modules
 from service.llm.packed import Prefix, PrefixGrid
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig
+from service.records import Activation, BuildConfig
 
 _WARMUP_SHARE = 0.1
 
@@ -74,11 +75,12 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules=list(config.lora_targets),
+        exclude_modules=_excluded(frozen, config.activation),
         layers_to_transform=_adapted_layers(frozen, config.adapt_from_layer),
         fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
         lora_dropout=0.0,
         bias="none",
-        task_type="CAUSAL_LM",
+        task_type=frozen.architecture.task_type,
     )
     with warnings.catch_warnings():
         # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
@@ -105,6 +107,12 @@ def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
             f"adapt_from_layer {first} leaves no layer for adapters: this model's layers are 0 to {frozen.layers - 1}"
         )
     return list(range(first, frozen.layers)) if first else None
+
+
+def _excluded(frozen: FrozenModel, activation: Activation) -> str | None:
+    """A pattern of the modules that get no adapter, whatever their names end in."""
+    apart = frozen.architecture.without_adapters(activation)
+    return None if apart is None else rf"{re.escape(apart)}\..*"
 
 
 def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Contexts, report: Report) -> None:
@@ -212,7 +220,7 @@ def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:
     # Where the model lies is no property of the adapter; which one it is, the generation's manifest says by digest.
     content["base_model_name_or_path"] = None
     content["inference_mode"] = True
-    if task.config.activation == "question":
+    if task.config.activation == "question" and task.invocation:
         content["alora_invocation_tokens"] = task.invocation
     return (json.dumps(_plain(content), indent=2, sort_keys=True) + "\n").encode()
 

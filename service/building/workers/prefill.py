@@ -26,24 +26,20 @@ class Prefill:
     """What was read of one person's contexts, one after the other: N tokens in all."""
 
     lengths: tuple[int, ...]  # tokens of each context
-    tensors: tuple[
-        Tensor, ...
-    ]  # keys and values of every layer, each (G, N, D); last the embeddings (contexts, H or 0)
+    tensors: tuple[Tensor, ...]  # the states of a prefix, each (G, N, D); last the embeddings (contexts, H or 0)
 
     @classmethod
     def of(cls, prefixes: Sequence[Prefix]) -> Prefill:
         """Copy prefixes into memory of one's own."""
-        layers = zip(*(prefix.keys_values for prefix in prefixes), strict=True)
-        joined = [torch.cat(parts, dim=1) for layer in layers for parts in zip(*layer, strict=True)]
+        joined = [torch.cat(parts, dim=1) for parts in zip(*(prefix.states for prefix in prefixes), strict=True)]
         embeddings = torch.stack([prefix.embedding for prefix in prefixes])
         return cls(tuple(prefix.tokens for prefix in prefixes), (*joined, embeddings))
 
     def prefixes(self) -> list[Prefix]:
         """Views of it, one for each context."""
-        *tensors, embeddings = self.tensors
-        layers = list(zip(tensors[::2], tensors[1::2], strict=True))
+        *states, embeddings = self.tensors
         return [
-            Prefix(tuple((k[:, end - length : end], v[:, end - length : end]) for k, v in layers), embedding)
+            Prefix(tuple(state[:, end - length : end] for state in states), embedding)
             for end, length, embedding in zip(accumulate(self.lengths), self.lengths, embeddings, strict=True)
         ]
 
