@@ -116,7 +116,7 @@ def _answer_commands() -> None:
 
 
 if __name__ == "__main__":
-    building.ProcessPool = ForkingProcessPool  # type: ignore[misc,attr-defined,assignment] # a command has no constructor to give it to
+    building.ProcessPool = ForkingProcessPool  # type: ignore[attr-defined] # a command has no constructor to give it to
     for command in SERVICE.values():
         loaded(command)  # and so is everything that it imports
     # A thousand regular expressions, which transformers compiles on its first loading of any model, and then keeps.

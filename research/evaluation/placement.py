@@ -57,7 +57,7 @@ class Placed:
 
     units: tuple[Unit, ...]
     embeddings: Floats
-    paths: dict[str, dict[str, str]]  # partition -> unit key -> path
+    paths: dict[Partition, dict[str, str]]  # partition -> unit key -> path
 
     @classmethod
     def of(cls, units: Sequence[Unit], embeddings: Floats, tree: partition.PublicTree, seed: int) -> Placed:

@@ -49,7 +49,7 @@ class LocalBuckets:
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()  # name -> level, and when that was
 
     def take(self, name: str, limit: int, cost: int) -> Level:
-        """As `Buckets` says."""
+        """Take what `Buckets.take` describes."""
         with self._guard:
             now = self._clock()
             before, since = self._held.pop(name, (float(limit), now))

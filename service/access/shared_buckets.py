@@ -47,7 +47,7 @@ class SharedBuckets:
         self._away_until = 0.0
 
     def take(self, name: str, limit: int, cost: int) -> Level:
-        """As `Buckets` says."""
+        """Take what `Buckets.take` describes."""
         if time.monotonic() < self._away_until:
             return self._own.take(name, limit, cost)
         try:

@@ -31,5 +31,5 @@ def served_model(home: Home) -> ModelSpec:
 
 
 def trained_model(home: Home) -> ModelSpec:
-    """The same model where builds compute. Raises as `computing_of`."""
+    """The frozen model where builds compute. Raises what `computing_of` raises."""
     return replace(served_model(home), device=computing_of(home.settings).train_device)

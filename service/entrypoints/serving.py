@@ -9,6 +9,7 @@ import torch
 from fastapi import FastAPI
 
 from service.access.doorkeeper import Doorkeeper
+from service.config import Settings
 from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.devices import computing_of, served_model
@@ -40,26 +41,18 @@ def serving_app(
     on_ready: Callable[[], None] = lambda: None,
     telemetry: Telemetry | None = None,
 ) -> FastAPI:
-    """The application of one API replica: one frozen model, one scoring thread, one refresher.
+    """One API replica's application: one frozen model, one scoring thread, one refresher.
 
-    `on_ready` is called once, when a generation can be scored with for the first time. `telemetry` is given by whoever counts
-    in it, too.
+    `on_ready` is called once, when a generation can be scored with. `telemetry` is given by whoever counts in it, too.
     """
-    settings = home.settings
-    telemetry = telemetry or Telemetry(settings.forget_deadline)
+    settings, telemetry = home.settings, telemetry or Telemetry(home.settings.forget_deadline)
     torch.set_num_threads(settings.scoring_threads())
-    chosen = computing_of(settings)
     doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(served_model(home))
-    place = index_place(chosen.device)
-    computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
-    log.info("computing_on", extra={**computing, "neighbors": place.where})
-    snapshots = Snapshots(home.store, frozen, place, 0 if chosen.device == "cpu" else settings.adapter_bytes)
-    contexts = PrefixCache(settings.context_cache_bytes)
+    snapshots, computing = _placed(home, frozen)
+    contexts, shelves = PrefixCache(settings.context_cache_bytes), Shelves(home.ledger)
     telemetry.watch_store(home.incidents.counts)
-    shelves = Shelves(home.ledger)
-    refresher = Refresher(
-        home.ledger, snapshots, contexts, bell.wait, home.incidents.note, on_ready, shelves, computing
-    )
+    note = home.incidents.note
+    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, note, on_ready, shelves, computing)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
@@ -69,30 +62,19 @@ def serving_app(
         on_start()
 
     async def stop() -> None:
-        refresher.stop()
-        await batcher.stop()
-        on_stop()
-        doorkeeper.close()
-        bell.close()
-        home.ledger.close()
+        await _ended(batcher, refresher, on_stop)
+        for opened in (doorkeeper, bell, home.ledger):
+            opened.close()
 
     return create_app(
         Services(
-            recommender=Recommender(
-                home.ledger,
-                snapshots,
-                frozen,
-                batcher,
-                settings.request_timeout,
-                shelves,
-                settings.max_request_tokens,
-            ),
+            recommender=_recommender(home, snapshots, frozen, batcher, shelves),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
             bell=bell,
             telemetry=telemetry,
-            limits=Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes),
+            limits=_limits(settings),
             writable=_writability(home),
             doorkeeper=doorkeeper,
             on_start=start,
@@ -102,6 +84,34 @@ def serving_app(
         settings.root_path,
         allowed_hosts(home),
     )
+
+
+async def _ended(batcher: Batcher, refresher: Refresher, on_stop: Callable[[], None]) -> None:
+    refresher.stop()
+    await batcher.stop()
+    on_stop()
+
+
+def _placed(home: Home, frozen: FrozenModel) -> tuple[Snapshots, dict[str, str]]:
+    """The generations where they are computed with, and what is told of that."""
+    chosen = computing_of(home.settings)
+    place = index_place(chosen.device)
+    computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
+    log.info("computing_on", extra={**computing, "neighbors": place.where})
+    room = 0 if chosen.device == "cpu" else home.settings.adapter_bytes
+    return Snapshots(home.store, frozen, place, room), computing
+
+
+def _recommender(
+    home: Home, snapshots: Snapshots, frozen: FrozenModel, batcher: Batcher, shelves: Shelves
+) -> Recommender:
+    settings = home.settings
+    bounds = (settings.request_timeout, shelves, settings.max_request_tokens)
+    return Recommender(home.ledger, snapshots, frozen, batcher, *bounds)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes)
 
 
 def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper) -> OnlineServices:

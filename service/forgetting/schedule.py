@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 
-class Arrivals(Protocol):
+class ArrivedRows(Protocol):
     """The ledger, as far as the schedule needs it."""
 
     def beyond_horizon(self) -> int: ...
@@ -21,7 +21,7 @@ class BuildSchedule:
         self._every, self._after, self._clock = every, after, clock
         self._last = clock()
 
-    def is_due(self, ledger: Arrivals) -> bool:
+    def is_due(self, ledger: ArrivedRows) -> bool:
         """Whether a full build should begin now: never for nothing. Asks the ledger only if a schedule is set."""
         if not self._every and not self._after:
             return False

@@ -25,7 +25,7 @@ _c = tables.audit_log.c
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
     """What is to be noted. `actor` is a key's id, or a word for who needs none; `subject` the keyed hash of a person."""
 
     at: float
@@ -42,7 +42,7 @@ class AuditEntry:
     """An event as it stands in the trail. `subject` and `address` are None where there was none, or it was removed."""
 
     seq: int
-    event: Event
+    event: AuditEvent
     digest: str
 
 
@@ -57,7 +57,7 @@ class ChainCheck:
     faults: tuple[str, ...]
 
 
-def append(connection: sa.Connection, hashes: KeyedHashes, event: Event) -> None:
+def append(connection: sa.Connection, hashes: KeyedHashes, event: AuditEvent) -> None:
     """Note an event, within the transaction of what it tells of."""
     last = connection.execute(sa.select(_c.seq, _c.digest).order_by(_c.seq.desc()).limit(1)).first()
     row = {
@@ -95,7 +95,7 @@ class AuditTrail:
     ) -> None:
         """Note what no other transaction notes."""
         with self._database.write_transaction() as connection:
-            event = Event(self._clock(), actor, action, outcome, request_id, address=address)
+            event = AuditEvent(self._clock(), actor, action, outcome, request_id, address=address)
             append(connection, self._hashes, event)
 
     def entries(self, limit: int, actor: str | None = None, action: str | None = None) -> list[AuditEntry]:
@@ -166,5 +166,5 @@ def _digest(row: dict[str, object], hashes: KeyedHashes) -> str:
 
 
 def _entry(row: Row) -> AuditEntry:
-    event = Event(row.at, row.actor, row.action, row.outcome, row.request_id, row.subject, row.address)
+    event = AuditEvent(row.at, row.actor, row.action, row.outcome, row.request_id, row.subject, row.address)
     return AuditEntry(row.seq, event, row.digest)

@@ -159,7 +159,7 @@ def _accept(
 
 
 def _note(connection: sa.Connection, command: ForgetCommand, request: ForgetRequest, hashes: KeyedHashes) -> None:
-    event = audit.Event(
+    event = audit.AuditEvent(
         at=command.accepted_at,
         actor=command.by.actor,
         action=audit.DELETION,

@@ -152,7 +152,7 @@ def _keyed(event: Event) -> Event:
 
 
 def _newest(rows: Mapping[int, Interaction]) -> dict[Pair, int]:
-    """Of each pair the place of its newest row; of equal ones the first."""
+    """Each pair's newest row, by its place; of equal ones the first."""
     found: dict[Pair, int] = {}
     for at, row in rows.items():
         held = found.get(pair_of(row))

@@ -58,7 +58,7 @@ class ForgetPreview:
 
 
 def export(connection: sa.Connection, user_id: str, hashes: KeyedHashes) -> PersonExport:
-    """Of somebody who is not held: nothing, but for their deletions."""
+    """What is held of a person. If nothing is, it is empty, but for their deletions."""
     key = keyed(user_id)
     known_events = sa.select(sa.func.count()).where(tables.events.c.user_id == key)
     theirs = tables.forget_requests.c.subject.in_(hashes.subjects(key))

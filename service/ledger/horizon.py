@@ -89,7 +89,7 @@ def items_at_horizon(connection: sa.Connection) -> tuple[Item, ...]:
 
 
 def as_at_horizon(connection: sa.Connection, items: Mapping[str, Item]) -> dict[str, Item]:
-    """The same items as samples know them."""
+    """Items in the form in which samples know them."""
     formerly = _former(connection)
     return {one: item_of(formerly[one]) if one in formerly else item for one, item in items.items()}
 

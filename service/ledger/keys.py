@@ -93,7 +93,9 @@ class KeyRing:
             token = f"lethe_{key_id}_{secrets.token_urlsafe(32)}"
             key = ApiKey(key_id, name, chosen, now, expires_at, quota=quota)
             connection.execute(sa.insert(tables.api_keys).values(_row(key, self._hash(token))))
-            audit.append(connection, self._hashes, audit.Event(now, actor, "key.create", "done", request_id=key_id))
+            audit.append(
+                connection, self._hashes, audit.AuditEvent(now, actor, "key.create", "done", request_id=key_id)
+            )
         return key, token
 
     def all(self) -> list[ApiKey]:
@@ -120,7 +122,9 @@ class KeyRing:
             if key.revoked_at is None:
                 key = replace(key, revoked_at=now)
                 _change(connection, key_id, revoked_at=now)
-                audit.append(connection, self._hashes, audit.Event(now, actor, "key.revoke", "done", request_id=key_id))
+                audit.append(
+                    connection, self._hashes, audit.AuditEvent(now, actor, "key.revoke", "done", request_id=key_id)
+                )
         return key
 
     def authenticate(self, token: str | None) -> tuple[ApiKey | None, bool]:

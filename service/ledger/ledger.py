@@ -433,7 +433,7 @@ class Ledger:
             requests.complete(connection, request_id, receipt, completed_at)
             self._remove_from_trail(connection, request_id)
             if first.receipt is None:
-                event = audit.Event(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
+                event = audit.AuditEvent(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
                 audit.append(connection, self._hashes, event)
 
     def _remove_from_trail(self, connection: sa.Connection, request_id: str) -> None:

@@ -58,7 +58,7 @@ class AnswerHead:
 
     @classmethod
     def of(cls, model: PreTrainedModel, yes: int, no: int) -> AnswerHead:
-        """Of a model with a plain output layer.
+        """The head of a model with a plain output layer.
 
         Raises:
             ModelUnsuitable: there is none, or it has a bias of its own.

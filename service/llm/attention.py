@@ -115,7 +115,7 @@ ON_CUDA = (
 
 
 def choose_kernels(candidates: Sequence[Kernel], dtype: torch.dtype, agrees: Callable[[Kernel, bool], bool]) -> Kernels:
-    """Of the candidates, best first, those that take `dtype` and agree; where none does, plain steps.
+    """Choose from the candidates, best first, those that take `dtype` and agree; where none does, plain steps.
 
     Pure: `agrees` says of a kernel whether it is right, and whether it is with a mask.
     """

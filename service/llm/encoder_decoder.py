@@ -111,7 +111,7 @@ class EncoderDecoder:
     def spread(
         self, weights: Tensor, texts: Sequence[Sequence[int]], runs: Sequence[int]
     ) -> tuple[Tensor, Runs | None]:
-        """As they are: a pass has one run, whose weights stand for every row, or as many rows as runs."""
+        """Weights unchanged: a pass has one run, whose weights stand for every row, or as many rows as runs."""
         return weights, None
 
     def answer(self, texts: Sequence[Sequence[int]], runs: Sequence[int], prefixes: PrefixGrid) -> Tensor:

@@ -78,7 +78,7 @@ class PrefixGrid:
         return sum(state.nbytes for state in self.states)
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Of one layer of a causal model, each (R, G, T, D)."""
+        """Keys and values of one layer of a causal model, each (R, G, T, D)."""
         return self.states[2 * layer], self.states[2 * layer + 1]
 
     def rows(self, taken: slice) -> PrefixGrid:

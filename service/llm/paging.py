@@ -56,7 +56,7 @@ class PagedStack(AdapterStack):
     def paged(
         cls, adapters: Mapping[str, Mapping[str, Tensor]], scaling: float, frozen: FrozenModel, room: int
     ) -> PagedStack:
-        """Of adapters given as PEFT state dicts; `room` is in bytes, and at least one adapter gets a slot."""
+        """Page adapters given as PEFT state dicts; `room` is in bytes, and at least one adapter gets a slot."""
         singles = {digest: AdapterStack.of({digest: one}, scaling, frozen, "cpu") for digest, one in adapters.items()}
         rows = {digest: _numbers(single) for digest, single in singles.items()}
         first = next(iter(singles.values()))

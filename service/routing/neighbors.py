@@ -132,7 +132,7 @@ def _selected(index: Any, queries: Floats, n: int, hidden: Indices) -> Indices:
 
 
 def _filtered(index: FlatIndex, queries: Floats, n: int, hidden: Indices) -> Indices:
-    """Of n + |hidden| rows at most |hidden| are hidden, so the n nearest others are among them, in their order."""
+    """Filter after the search: of n + |hidden| rows at most |hidden| are hidden, so the n nearest others are among them."""
     _, rows = index.search(queries, n + len(hidden))
     if not len(hidden):
         return rows

@@ -21,7 +21,7 @@ class Waiting:
 
     @property
     def tokens(self) -> int:
-        """Of the pieces that wait; an empty one costs a place, too."""
+        """Tokens of the pieces that wait; an empty one costs a place, too."""
         return sum(map(cost_of, self.pieces))
 
 

@@ -115,11 +115,11 @@ class Chooser:
 
     @cached_property
     def recipe(self) -> Setting:
-        """Of training from the base; the configuration's epochs are the most that are tried."""
+        """How the base is trained; the configuration's epochs are the most that are tried."""
         return choose_recipe(self._bench, self._seed, self._bench.config.epochs)
 
     def setting(self, name: str) -> Setting:
-        """Of one row."""
+        """The settings that one row was chosen with."""
         trial = Trial(self._bench, self._seed, self.recipe)
         return choose(trial, name, METHODS[name], self._bench.config.epochs)
 
@@ -178,7 +178,7 @@ class Row:
         return examiner.exam(self._trial, read, self._rounded_retrained)
 
     def _relearning(self, states: Sequence[Mapping[str, Any]]) -> tuple[int | None, int | None]:
-        """Of one model, as it is and rounded; several that answer together do not learn as one."""
+        """How soon one model, as it is and rounded; several that answer together do not learn as one."""
         most = self._run.wanted.relearning_limit
         if not self._first or not most or len(states) > 1:
             return None, None

@@ -40,7 +40,7 @@ _VOCABULARY_ROWS = 1024  # a vocabulary of each of all would not fit
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of N scores; `auc` is NaN where a class is absent."""
+    """How good N scores are; `auc` is NaN where a class is absent."""
 
     auc: float
     accuracy: float
@@ -100,13 +100,13 @@ class Examiner:
         return Read(forgotten, mean, test)
 
     def exam(self, trial: Trial, ours: Read, retrained: Read) -> Exam:
-        """Of what was read, beside what the retrained model said to the same rows."""
+        """All figures from what was read, beside what the retrained model said to the same rows."""
         return Exam(
             self.quality(trial, ours.test), distance(ours, retrained), self.membership(trial, ours.forgotten, ours.test)
         )
 
     def quality(self, trial: Trial, scores: Doubles) -> Quality:
-        """Of P(Yes) of the test samples."""
+        """How good P(Yes) of the test samples is."""
         liked = self.test(trial).liked.tolist()
         return Quality(auc(scores.tolist(), liked), accuracy(scores.tolist(), liked), log_loss(scores.tolist(), liked))
 

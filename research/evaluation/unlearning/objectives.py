@@ -100,7 +100,7 @@ class BadTeacher:
     needs_augmented: bool = False
 
     def loss(self, forgotten: Answered, retained: Answered) -> Tensor:
-        """Of labels drawn at random about half are right."""
+        """Loss with random labels; of those drawn at random about half are right."""
         wrong = ~forgotten.liked if self.flips else forgotten.drawn
         return cross_entropy(retained.student, retained.liked) + cross_entropy(forgotten.student, wrong)
 
@@ -123,7 +123,7 @@ class E2URec:
         return self.forgets
 
     def loss(self, forgotten: Answered, retained: Answered) -> Tensor:
-        """Of the terms that are not left out."""
+        """The sum of the terms that are not left out."""
         total = torch.zeros((), device=retained.student.device)
         if self.forgets:
             teacher = forgetting_teacher(_made(forgotten.original), _made(forgotten.augmented), self.alpha)

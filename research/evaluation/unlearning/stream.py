@@ -176,7 +176,7 @@ class _Chain:
         return self.stream.bench.model("stream", self.inputs(deletions), partial(self._make, deletions)).value
 
     def seconds(self, deletions: int) -> tuple[float, float]:
-        """As the paper counts, and all in; noted before the model is."""
+        """Seconds by the paper's count, and all in; noted before the model is."""
         paper, all_in = self.stream.bench.notebook.recall("stream seconds", self.inputs(deletions), lambda: None)
         return paper, all_in
 

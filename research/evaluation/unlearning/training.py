@@ -83,7 +83,7 @@ def fit(
 
 
 def steps(learner: Learner, part: Part, rows: Labeled, setting: Setting, batch_size: int, seed: int) -> Iterator[int]:
-    """As `fit`, one step each time that the next is asked for: how many are done."""
+    """Train like `fit`, one step each time that the next is asked for: how many are done."""
     optimizer = torch.optim.AdamW(learner.parameters(part), lr=setting.rate, weight_decay=0.0)
     in_all = setting.epochs * -(-len(rows) // batch_size)
     for done, numbers in enumerate(islice(_batches(len(rows), batch_size, f"fit {seed}"), in_all), start=1):

@@ -6,7 +6,7 @@ Routes that ask the ledger are plain functions, so that they run on a thread and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from service.access.doorkeeper import Account, Caller, Doorkeeper
+from service.access.doorkeeper import Caller, Doorkeeper
 from service.entrypoints.http import events, forgetting, items, people, problems, rankings, recommend_schemas, schemas
 from service.entrypoints.http.access import Guard, Known, require_declared, with_access
 from service.entrypoints.http.awaited import while_awaited
@@ -27,18 +27,13 @@ from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
 from service.entrypoints.http.hosts import KnownHosts
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
-from service.entrypoints.http.online import OnlineServices
+from service.entrypoints.http.online import OnlineServices, Recommends, Rings
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady, UnknownRequest
 from service.ledger import Scope
 from service.records import ForgetRequest, ItemName, Requester
-from service.scoring.requests import Query, Recommendation
 from service.version import VERSION
-
-
-class Recommends(Protocol):
-    def recommend(self, query: Query, account: Account) -> Coroutine[Any, Any, Recommendation]: ...
 
 
 class Takes(Protocol):
@@ -71,10 +66,6 @@ class Writable(Protocol):
     """Whether deletions could be taken now: `require` raises LedgerUnavailable or StoreError if not."""
 
     def require(self) -> None: ...
-
-
-class Rings(Protocol):
-    def ring(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ _MOST = 100
 
 
 class Words(BaseModel):
-    """Of these values any, all, or none."""
+    """Values of which any, all, or none are wanted."""
 
     model_config = body_config({"any": ["Drama", "War"], "none": ["Horror"]})
 

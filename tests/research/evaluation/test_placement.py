@@ -93,7 +93,7 @@ def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(
 
 
 @pytest.mark.parametrize("unit", ["user", "sample"])
-def test_a_recorded_row_counts_the_shards_that_hold_a_sample_of_the_person(unit: str) -> None:
+def test_a_recorded_row_counts_the_shards_that_hold_a_sample_of_the_person(unit: UnitKind) -> None:
     placed = _placed(unit)
     row = recorded_row(unit, placed, 4, PEOPLE, SEED)
     sizes = [len(each.samples) for each in placed.units]
