@@ -58,7 +58,7 @@ def _placed(unit: UnitKind, without: str | None = None) -> Placed:
     return Placed.of(units, np.array(unit_rows, np.float32), tree, SEED)
 
 
-def _sample_lists(placed: Placed, name: str, cap: int) -> list[list[tuple[str, str]]]:
+def _sample_lists(placed: Placed, name: Partition, cap: int) -> list[list[tuple[str, str]]]:
     """Each shard as the sorted list of its samples."""
     sizes = {unit.key: len(unit.samples) for unit in placed.units}
     names = partition.shards_of_paths(placed.paths[name], sizes, cap)
