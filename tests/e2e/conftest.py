@@ -256,8 +256,8 @@ def installations(
 
 
 @pytest.fixture(scope="session")
-def built(installations: Callable[..., Installation]) -> Installation:
-    """An installation that never knew the story's subject, built from the command line."""
+def template(installations: Callable[..., Installation]) -> Installation:
+    """An installation that never knew the story's subject, built from the command line. Tests change only copies of it."""
     installation = installations()
     installation.import_people([user for user in USERS if user != SUBJECT])
     assert installation.build()["trained"] >= 3
@@ -265,12 +265,18 @@ def built(installations: Callable[..., Installation]) -> Installation:
 
 
 @pytest.fixture(scope="session")
-def copies(built: Installation, installations: Callable[..., Installation]) -> Callable[..., Installation]:
-    """A function: settings -> an installation of its own that begins with what `built` holds by then."""
+def copies(template: Installation, installations: Callable[..., Installation]) -> Callable[..., Installation]:
+    """A function: settings -> an installation of its own that begins with what `template` holds."""
 
     def copied(**settings: str) -> Installation:
         installation = installations(**settings)
-        shutil.copytree(built.home, installation.home)
+        shutil.copytree(template.home, installation.home)
         return installation
 
     return copied
+
+
+@pytest.fixture(scope="module")
+def built(copies: Callable[..., Installation]) -> Installation:
+    """A copy that a file's tests share and change one after the other."""
+    return copies()

@@ -31,12 +31,12 @@ def own_redis(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def installation(
-    installations: Callable[..., Installation], built: Installation, own_redis: Redis
+    installations: Callable[..., Installation], template: Installation, own_redis: Redis
 ) -> Iterator[tuple[Installation, Disk]]:
-    """A copy of what is built, with its store on a disk of its own."""
+    """A copy of the template, with its store on a disk of its own."""
     copy = installations(LETHE_REDIS_URL=own_redis.url)
     with small_disk(copy.home / "store", "32m") as disk:
-        shutil.copytree(built.home, copy.home, dirs_exist_ok=True)
+        shutil.copytree(template.home, copy.home, dirs_exist_ok=True)
         yield copy, disk
 
 

