@@ -103,7 +103,7 @@ def test_a_stranger_brings_a_history_of_titles_known_and_unknown(server: Server)
     assert not {"film00", "film01"} & {item["item_id"] for item in retrieved}
 
 
-def test_a_person_is_forgotten(server: Server, installed: Installation, built: Installation) -> None:
+def test_a_person_is_forgotten(server: Server, installed: Installation, template: Installation) -> None:
     before, files_before = server.get("/generation").json(), installed.adapter_files()
     with Visitor(server) as visitor:
         answer = server.post("/forget", {"user_id": SUBJECT}, **{"Idempotency-Key": "k-1"})
@@ -133,7 +133,7 @@ def test_a_person_is_forgotten(server: Server, installed: Installation, built: I
     assert content["adapters"] == {gone: new}
     assert content["generation"] == {"before": before["generation"], "after": after["generation"]}
 
-    assert after["generation"] == built.first_generation  # of a house that never knew the subject
+    assert after["generation"] == template.first_generation  # of a house that never knew the subject
     _nothing_is_left(server, installed, SUBJECT, accepted["request_id"])
 
 
