@@ -203,8 +203,8 @@ MUTANTS = (
     Mutant(
         "what is remembered of somebody who changes",
         "service/ledger/importing.py",
-        "        mark_changed(self.connection, {row.user_id for row in differing})\n",
-        "        mark_changed(self.connection, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
+        "        self._hold(newer, {row.user_id for row in differing})\n",
+        "        self._hold(newer, {row.user_id for row in differing} - {pair[0] for pair in known})\n",
         "test_the_path_of_somebody_whose_opinions_change",
     ),
     Mutant(

@@ -46,6 +46,12 @@ def pending(home: Path) -> int:
     return len(query(home, "SELECT 1 FROM forget_requests WHERE state != 'completed' OR receipt IS NULL"))
 
 
+def waiting(home: Path) -> int:
+    """Deletions that are owed, and rows beyond the horizon: what a worker has yet to do."""
+    [(arrived,)] = query(home, "SELECT count(*) FROM arrivals")
+    return pending(home) + int(arrived)
+
+
 def all_requests(home: Path, world: World) -> Iterator[str]:
     """Every acknowledged request is known and completed, with the receipt that it first had; and there is no other."""
     held = {str(row[0]): row[1:] for row in query(home, "SELECT request_id, state, receipt FROM forget_requests")}

@@ -52,6 +52,7 @@ SETTINGS = {
     "LETHE_RETRY_SECONDS": "0.05",
     "LETHE_TOP_N": "8",
     "LETHE_DELETIONS_PER_MINUTE": "1000000",
+    "LETHE_BUILD_AFTER_INTERACTIONS": "1",  # the worker moves the horizon, in the midst of deletions
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -145,6 +146,8 @@ class Torture:
         """Whether a process has ended itself at the step."""
         of_the_server = step in OF_THE_SERVER
         workers = [self._worker]  # one that outlived the last kill may be at the step before the next line
+        if step.startswith("horizon."):
+            self._import([self._new_person()], returning=False)
         self._armed.write_text(f"{step} {1 if of_the_server else self._chance.choice((1, 1, 2))}")
         self._ask_for_something(sure=True)
         if of_the_server:
@@ -152,7 +155,7 @@ class Torture:
         # Only now, so that a worker which the last kill has ended begins at once.
         self._everybody_works()
         workers.append(self._worker)
-        wait_until(lambda: not self._armed.exists() or checks.pending(self.home) == 0)
+        wait_until(lambda: not self._armed.exists() or checks.waiting(self.home) == 0)
         if self._armed.exists():
             return False
         if not wait_until(lambda: any(worker is not None and worker.ended() for worker in workers)):
@@ -192,7 +195,7 @@ class Torture:
     def _trainers(self) -> list[int]:
         """The first training process that there is; none if all work is done before one is seen."""
         assert self._worker is not None
-        while not self._worker.ended() and checks.pending(self.home):
+        while not self._worker.ended() and checks.waiting(self.home):
             with suppress(psutil.NoSuchProcess):
                 if children := psutil.Process(self._worker.pid).children():
                     return [children[0].pid]

@@ -1,4 +1,4 @@
-"""The steps of a deletion at which a process is killed, and where the sources announce them."""
+"""The steps of a deletion or a full build at which a process is killed, and where the sources announce them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# In the order in which a deletion passes them.
+# In the order in which a deletion, or a full build, passes them.
 OF_THE_SERVER = (
     "forget.masked",
     "forget.before_commit",
@@ -14,6 +14,7 @@ OF_THE_SERVER = (
     "forget.before_tombstone_file",
 )
 OF_THE_WORKER = (
+    "horizon.before_commit",
     "build.training",
     "store.renamed",
     "store.before_swap",
