@@ -48,8 +48,7 @@ def pending(home: Path) -> int:
 
 def waiting(home: Path) -> int:
     """Deletions that are owed, and rows beyond the horizon: what a worker has yet to do."""
-    [(arrived,)] = query(home, "SELECT count(*) FROM arrivals")
-    return pending(home) + int(arrived)
+    return pending(home) + len(query(home, "SELECT 1 FROM arrivals"))
 
 
 def all_requests(home: Path, world: World) -> Iterator[str]:

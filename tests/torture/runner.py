@@ -28,6 +28,7 @@ from typing import Any, Self
 import httpx
 import psutil
 
+from adapters_store import Inspector, Store
 from tests.forks import Child, Forks, Stuck
 
 from . import checks
@@ -343,6 +344,7 @@ class Torture:
         self._everybody_works()
         if not wait_until(self._all_completed):
             self._find("lost: deletions are still owed, long after they were accepted")
+        wait_until(self._at_rest)
         if self.world.imported:
             if (code := self._nursery.run("build")) != 0:
                 self._find(f"a build failed with {code}")
@@ -358,17 +360,18 @@ class Torture:
 
     def _all_completed(self) -> bool:
         self._everybody_works()
-        return checks.pending(self.home) == 0
+        return checks.waiting(self.home) == 0
 
     def _at_rest(self) -> bool:
-        """Nobody is in the midst of a pass, and what the ledger calls published is what the store serves."""
+        """Nobody is in the midst of a pass, and what the ledger calls published is what the store serves, and all it holds."""
         with (self.home / "worker.lock").open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-        [(published,)] = checks.query(self.home, "SELECT generation FROM state")
-        return (self.home / "store" / "ACTIVE").read_text().strip() == published
+            [(published,)] = checks.query(self.home, "SELECT generation FROM state")
+            active = (self.home / "store" / "ACTIVE").read_text().strip()
+            return active == published and Inspector(Store(self.home / "store")).look(published).clean
 
     def clean_build(self) -> Path:
         """A home that never knew anything but the rows that should be left, brought in in another order."""
