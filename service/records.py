@@ -293,13 +293,21 @@ class LedgerView:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """What identifies a frozen model: the digest of its tokenizer, weights and configuration, and the type it computes in."""
+
+    digest: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What the ledger knows of the served generation; `fence` is that of the view from which it was built."""
 
     generation: str
     fence: int
     config: BuildConfig
-    frozen: Mapping[str, str]  # what identifies the frozen model
+    frozen: ModelIdentity
     environment: Mapping[str, str]  # platform and library versions
     horizon: int = 0  # up to which rows and items make its samples and counts
     catalog: int = 0  # revision of the catalog that it serves

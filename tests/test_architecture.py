@@ -19,7 +19,7 @@ PACKAGES = ("adapters_store", "service", "research")
 # A file imports from its own room and from rooms that stand further left. Rooms that stand together do not know each other.
 ORDER: tuple[tuple[str, ...], ...] = (
     ("adapters_store", "service.arrays", "service.errors", "service.records", "service.bundled", "service.version"),
-    ("service.config",),
+    ("service.config", "service.generation"),
     ("service.data",),
     ("service.ledger",),
     ("service.llm",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.tombstones import TombstoneFile
+from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger, Quota, ledger_exists
 from service.scoring.requests import Query, Recommendation
 
@@ -69,7 +69,7 @@ class _Nothing:
     def ready(self) -> bool:
         return False
 
-    def generation_info(self) -> Mapping[str, Any]:
+    def generation_info(self) -> GenerationInfo:
         raise NotReady(self.reason)
 
     def ring(self) -> None:

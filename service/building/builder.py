@@ -51,13 +51,13 @@ from service.building.workers.prefill import MANNER
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
+from service.generation import AdapterEntry, Manifest, MemoryEntry
 from service.ledger import Ledger
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
-from service.records import BuildConfig, Item, Published
+from service.records import BuildConfig, Item, ModelIdentity, Published
 
-FORMAT = "lethe-generation-2"
 _ITEMS_A_TASK = 1024
 _RECORDED_AT_ONCE = 512  # shards, in one transaction
 _TRAINED_AT_ONCE = 256  # shards
@@ -151,15 +151,15 @@ class Builder:
         self._planner = IncrementalPlanner(ledger, self._assigner)
 
     @property
-    def frozen(self) -> dict[str, str]:
-        """What identifies the frozen model in a manifest."""
-        return {"digest": self._tokenizer.digest, "dtype": self._model.dtype}
+    def frozen(self) -> ModelIdentity:
+        """The model that adapters are trained on."""
+        return ModelIdentity(self._tokenizer.digest, self._model.dtype)
 
     @property
     def _made_with(self) -> dict[str, Any]:
         """What the bits of everything computed here depend on, beside its own inputs."""
         return {
-            "frozen": self.frozen,
+            "frozen": asdict(self.frozen),
             "pooling": self._tokenizer.pooling,
             "read": MANNER,
             "environment": self._environment,
@@ -212,10 +212,10 @@ class Builder:
         item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
         files = self._row_files(work, config) | self._catalog_files(work)
         files |= self._item_model_files(work, config, item_model)
-        manifest = self._manifest(work, config) | {"item_model": item_model}
+        manifest = self._manifest(work, config, item_model)
         return Built(
             published=Published(
-                self._store.add_generation(manifest, files),
+                self._store.add_generation(manifest.stated(), files),
                 work.fence,
                 config,
                 self.frozen,
@@ -319,7 +319,7 @@ class Builder:
 
     def _catalog_files(self, work: Work) -> dict[str, bytes]:
         previous = work.previous
-        if previous is not None and previous.manifest["catalogue"] == work.catalog:
+        if previous is not None and Manifest.of(previous.manifest).catalog == work.catalog:
             embeddings = previous.read("item_embeddings.npy")
         else:
             embeddings = array_bytes(self._embed_items(work.items))
@@ -327,7 +327,7 @@ class Builder:
 
     def _item_model_files(self, work: Work, config: BuildConfig, name: str) -> dict[str, bytes]:
         previous = work.previous
-        if previous is not None and previous.manifest["item_model"] == name:
+        if previous is not None and Manifest.of(previous.manifest).item_model == name:
             return {file: previous.read(file) for file in ITEM_MODEL_FILES}
         memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
         task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
@@ -345,36 +345,25 @@ class Builder:
         found = [parts[number] for number in range(len(tasks))]
         return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
-    def _manifest(self, work: Work, config: BuildConfig) -> dict[str, Any]:
-        adapters = [
-            {
-                "digest": digest,
-                "shard": shard.name,
-                "samples": shard.samples,
-                "files": self._known_adapters.files(digest),
-            }
-            for digest, shard in work.shards.items()
-        ]
-        return {
-            "format": FORMAT,
-            "frozen": self.frozen,
-            "template": prompts.TEMPLATE_VERSION,
-            "noun": work.item_type,
-            "catalogue": work.catalog,
-            "config": asdict(config),
-            "environment": dict(self._environment),
-            "adapters": adapters,
-            "memories": [
-                {
-                    "digest": digest,
-                    "shard": memory.name,
-                    "interactions": memory.samples,
-                    "files": self._known_memories.files(digest),
-                }
+    def _manifest(self, work: Work, config: BuildConfig, item_model: str) -> Manifest:
+        return Manifest(
+            model=self.frozen,
+            template=prompts.TEMPLATE_VERSION,
+            item_type=work.item_type,
+            catalog=work.catalog,
+            config=config,
+            environment=self._environment,
+            adapters=tuple(
+                AdapterEntry(digest, shard.name, shard.samples, self._known_adapters.files(digest))
+                for digest, shard in work.shards.items()
+            ),
+            memories=tuple(
+                MemoryEntry(digest, memory.name, memory.samples, self._known_memories.files(digest))
                 for digest, memory in work.memories.items()
-            ],
-            "validation_rows": sum(len(user.keys) for user in work.users),
-        }
+            ),
+            item_model=item_model,
+            validation_rows=sum(len(user.keys) for user in work.users),
+        )
 
     def _previous(self) -> StoredGeneration | None:
         """The generation that the ledger calls published, as the store holds it; and what it states is known from here on."""
@@ -392,7 +381,7 @@ class Builder:
             pass  # a dry run builds into an empty store
         self._known_adapters.begin(adapters)
         self._known_memories.begin(memories)
-        return previous if previous is not None and previous.manifest["format"] == FORMAT else None
+        return previous if previous is not None and Manifest.of(previous.manifest).is_current else None
 
 
 def _row_of(item: Item) -> list[Any]:

@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 
 from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
+from service.generation import GenerationInfo
 from service.records import ForgetRequest, Mask, RequestState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -69,7 +70,7 @@ class LedgerStats(Protocol):
 class GenerationStats(Protocol):
     """The generation that this process serves. Raises `NotReady` (a `StoreError`) while there is none."""
 
-    def generation_info(self) -> Mapping[str, Any]: ...
+    def generation_info(self) -> GenerationInfo: ...
 
 
 class Telemetry:
@@ -209,12 +210,12 @@ class _StatsCollector(Collector):
         yield GaugeMetricFamily("lethe_fence", "Deletions that the ledger has counted.", self._ledger.mask().fence)
 
     def _of_generation(self) -> Iterator[Metric]:
-        served = {str(self._generations.generation_info()["generation"]): 1}
+        served = {self._generations.generation_info().generation: 1}
         yield _labelled("lethe_generation_info", "The generation that is served.", "generation", served)
 
     def _of_shards(self) -> Iterator[Metric]:
-        shards = self._generations.generation_info()["shards"]
-        masked = sum(bool(shard["masked"]) for shard in shards)
+        shards = self._generations.generation_info().shards
+        masked = sum(shard.masked for shard in shards)
         states = {"live": len(shards) - masked, "masked": masked, "training": self._ledger.shards_training()}
         yield _labelled("lethe_shards", "Shards of the served generation, and those in training.", "state", states)
 

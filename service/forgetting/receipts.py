@@ -172,7 +172,7 @@ def receipt_content(
         "adapters": dict(adapters),
         "memories": sorted(memories),
         "files": files or {"adapters": {}, "memories": {}},
-        "frozen_model": published and dict(published.frozen),
+        "frozen_model": published and asdict(published.frozen),
         "configuration": published and _configuration(published.config),
         "environment": published and dict(published.environment),
         "erasure": audit and asdict(audit) | {"found": audit.found},

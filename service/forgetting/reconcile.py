@@ -13,13 +13,14 @@ from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Findings, Inspector, Store, StoreFailure
-from service.building.builder import FORMAT, Built
+from service.building.builder import Built
 from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.schedule import BuildSchedule
+from service.generation import Manifest
 from service.ledger import Ledger
 from service.records import BuildConfig, ForgetRequest
 
@@ -159,7 +160,9 @@ class Reconciler:
         if self._ledger.is_behind():
             return False
         found = self._look_at_published()
-        return found is not None and found.clean and found.manifest is not None and found.manifest["format"] == FORMAT
+        return (
+            found is not None and found.clean and found.manifest is not None and Manifest.of(found.manifest).is_current
+        )
 
     def _look_at_published(self) -> Findings | None:
         """Tell and count what is damaged, before it is made again; None where nothing can be looked at."""
@@ -173,8 +176,8 @@ class Reconciler:
         self._incidents.note_all(found.faults)
         if found.clean:
             self._incidents.repaired()
-        memories = () if found.manifest is None else found.manifest.get("memories", ())
-        self._nodes = {memory["digest"]: memory["shard"] for memory in memories}
+        memories = () if found.manifest is None else Manifest.of(found.manifest).memories
+        self._nodes = {memory.digest: memory.shard for memory in memories}
         return found
 
     def config(self) -> BuildConfig:
@@ -219,9 +222,10 @@ class Reconciler:
             raise StoreError(
                 f"the store was changed while it was written, so no receipt is signed: {' '.join(reasons[:1])}"
             )
+        manifest = Manifest.of(found.manifest)
         return {
-            kind: {artifact["digest"]: artifact["files"] for artifact in found.manifest[kind]}
-            for kind in ("adapters", "memories")
+            "adapters": {adapter.digest: adapter.files for adapter in manifest.adapters},
+            "memories": {memory.digest: memory.files for memory in manifest.memories},
         }
 
     def _receipt(

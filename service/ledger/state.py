@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from service.ledger import tables
 from service.ledger.schema import known_schema
 from service.ledger.statements import Row
-from service.records import BuildConfig, Published
+from service.records import BuildConfig, ModelIdentity, Published
 
 DEFAULT_ITEM_TYPE = "item"
 
@@ -50,7 +50,7 @@ def publish(connection: sa.Connection, published: Published) -> bool:
         "published": json.dumps(
             {
                 "config": asdict(published.config),
-                "frozen": dict(published.frozen),
+                "frozen": asdict(published.frozen),
                 "environment": dict(published.environment),
                 "horizon": published.horizon,
                 "catalog": published.catalog,
@@ -73,7 +73,7 @@ def published(connection: sa.Connection) -> Published | None:
         state.generation,
         state.published_fence,
         config,
-        made["frozen"],
+        ModelIdentity(**made["frozen"]),
         made["environment"],
         horizon=made.get("horizon", 0),
         catalog=made.get("catalog", 0),

@@ -10,10 +10,10 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from adapters_store import StoreFault
 from service.errors import Damaged, LedgerUnavailable, NotReady, OutOfMemory
+from service.generation import GenerationInfo, ShardInfo
 from service.records import Mask
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.shelf import Shelves
@@ -68,7 +68,7 @@ class Refresher:
         """A generation is loaded and can be scored with."""
         return self._snapshots.current is not None
 
-    def generation_info(self) -> dict[str, Any]:
+    def generation_info(self) -> GenerationInfo:
         """What `GET /generation` tells.
 
         Raises:
@@ -79,29 +79,18 @@ class Refresher:
             raise NotReady(self.reason)
         mask = self._masks.mask()
         snapshot = self._snapshots.of(mask.generation)
-        config = snapshot.config
-        return {
-            "generation": snapshot.generation,
-            "fence": mask.fence,
-            "partition": config.partition,
-            "unit": config.unit,
-            "activation": config.activation,
-            "level": config.level,
-            "frozen_digest": snapshot.manifest["frozen"]["digest"],
-            "shards": [
-                {
-                    "digest": adapter["digest"],
-                    "name": adapter["shard"],
-                    "samples": adapter["samples"],
-                    "masked": adapter["digest"] in mask.adapters,
-                }
-                for adapter in snapshot.manifest["adapters"]
-            ],
-            "validation_rows": snapshot.manifest["validation_rows"],
-            "computing": None
-            if self._computing is None
-            else {**self._computing, "neighbors": snapshot.neighbors.where},
-        }
+        return GenerationInfo(
+            generation=snapshot.generation,
+            fence=mask.fence,
+            config=snapshot.config,
+            model=snapshot.manifest.model,
+            shards=tuple(
+                ShardInfo(adapter.digest, adapter.shard, adapter.samples, adapter.digest in mask.adapters)
+                for adapter in snapshot.manifest.adapters
+            ),
+            validation_rows=snapshot.manifest.validation_rows,
+            computing=self._computing and {**self._computing, "neighbors": snapshot.neighbors.where},
+        )
 
     def _run(self) -> None:
         while not self._stop.is_set():

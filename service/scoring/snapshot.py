@@ -6,14 +6,15 @@ import json
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters_store import Store, StoredGeneration, StoreFailure
+from adapters_store import Store, StoreFailure
 from service.arrays import load_array
 from service.errors import Damaged, NotReady
+from service.generation import Manifest
 from service.llm.frozen import FrozenModel
 from service.llm.graphs import Graphs, record_on_gpu
 from service.llm.mixture import AdapterStack, Mixture, adapter_tensors
@@ -22,7 +23,7 @@ from service.memory.artifact import load_memory
 from service.memory.counting import Ints, ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
-from service.records import BuildConfig, Mask
+from service.records import BuildConfig, Mask, ModelIdentity
 from service.routing.neighbors import ON_CPU, IndexPlace, Neighbors
 from service.scoring.device_memory import within_memory
 
@@ -43,7 +44,7 @@ class Snapshot:
     """A generation as the scorer wants it: K adapters, V validation rows, N catalog items."""
 
     generation: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     config: BuildConfig
     item_type: str
     mixture: Mixture
@@ -96,8 +97,9 @@ def load_snapshot(
         # The ledger names the generation, and its manifest says what belongs to it.
         stated, counted = stored.artifacts()
         files = {name: stored.read(name) for name in stored.manifest["files"]}
-        config = BuildConfig.of(stored.manifest["config"])
-        _check_model(stored.manifest, frozen)
+        manifest = Manifest.of(stored.manifest)
+        config = manifest.config
+        _check_model(manifest, frozen)
         stack = _stack(store, stated, config, frozen, room)
         # A generation that an older version made has no memories; the worker will make it anew.
         source = _memories(store, counted, config.min_people)
@@ -105,11 +107,12 @@ def load_snapshot(
         memory = Memory.of(source, item_ids) if before is None else before.memory.renewed(source, item_ids)
     except StoreFailure as failure:
         raise Damaged(str(failure)) from failure
-    return _snapshot(stored, files, mixtures.of(config.lora_targets), stack, memory, place)
+    return _snapshot(generation, manifest, files, mixtures.of(config.lora_targets), stack, memory, place)
 
 
 def _snapshot(
-    stored: StoredGeneration,
+    generation: str,
+    manifest: Manifest,
     files: Mapping[str, bytes],
     mixture: Mixture,
     stack: AdapterStack,
@@ -121,10 +124,10 @@ def _snapshot(
     item_embeddings = load_array(files["item_embeddings.npy"])
     catalog = Neighbors(item_embeddings, place)
     return Snapshot(
-        generation=stored.id,
-        manifest=stored.manifest,
-        config=BuildConfig.of(stored.manifest["config"]),
-        item_type=stored.manifest["noun"],
+        generation=generation,
+        manifest=manifest,
+        config=manifest.config,
+        item_type=manifest.item_type,
         mixture=mixture,
         stack=stack,
         errors=load_array(files["errors.npy"]),
@@ -243,8 +246,8 @@ class Snapshots:
             return self._current
 
 
-def _check_model(manifest: dict[str, Any], frozen: FrozenModel) -> None:
-    if manifest["frozen"] != {"digest": frozen.tokenizer.digest, "dtype": frozen.spec.dtype}:
+def _check_model(manifest: Manifest, frozen: FrozenModel) -> None:
+    if manifest.model != ModelIdentity(frozen.tokenizer.digest, frozen.spec.dtype):
         raise NotReady(
             "the published generation was built on another frozen model than the one that is configured; "
             "set LETHE_MODEL (and LETHE_DTYPE) back, or run `lethe build` with the new one"

@@ -19,9 +19,10 @@ from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, Validated
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig
+from service.records import BuildConfig, ModelIdentity
+from tests.manifests import MODEL, adapter, manifest
 
-FROZEN = {"digest": "f" * 64}
+FROZEN = MODEL
 WIDTH = 3
 DIGESTS = [f"{number:064x}" for number in range(9)]
 USERS = {f"user-{number}": tuple(f"{hash_:08x}-{number}" for hash_ in range(1 + number % 3)) for number in range(8)}
@@ -79,8 +80,8 @@ def made(store: Store, users: Sequence[str], digests: Sequence[str], known: Know
 
 
 def stored(store: Store, files: dict[str, bytes], digests: Sequence[str]) -> StoredGeneration:
-    manifest = {"frozen": FROZEN, "adapters": [{"digest": digest} for digest in digests]}
-    return store.generation(store.add_generation(manifest, files))
+    made_of = manifest(adapters=tuple(map(adapter, digests)))
+    return store.generation(store.add_generation(made_of.stated(), files))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -108,4 +109,4 @@ def test_rows_of_another_frozen_model_are_not_known(store: Store) -> None:
     files, _ = made(store, ["user-1"], DIGESTS[:2], KnownRows.of(None, FROZEN))
     generation = stored(store, files, DIGESTS[:2])
     assert KnownRows.of(generation, FROZEN).numbers.keys() == set(USERS["user-1"])
-    assert KnownRows.of(generation, {"digest": "0" * 64}).numbers == {}
+    assert KnownRows.of(generation, ModelIdentity("0" * 64, "float32")).numbers == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.tombstones import TombstoneFile
+from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
@@ -63,7 +63,7 @@ class Asleep:
     def ready(self) -> bool:
         return False
 
-    def generation_info(self) -> Mapping[str, Any]:
+    def generation_info(self) -> GenerationInfo:
         raise NotReady(self.reason)
 
     def ring(self) -> None:

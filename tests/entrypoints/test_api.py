@@ -20,15 +20,18 @@ from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.problems import KINDS, MEDIA_TYPE, problem_from
 from service.entrypoints.telemetry import JsonFormatter, Telemetry
+from service.generation import GenerationInfo, ShardInfo
 from service.ledger import ApiKey, Quota
 from service.records import (
     COMMAND_LINE,
+    BuildConfig,
     ById,
     ByTitle,
     ForgetRequest,
     Item,
     ItemName,
     Mask,
+    ModelIdentity,
     NamedItems,
     Outcome,
     Requester,
@@ -38,7 +41,7 @@ from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 SECRET = "Zaphod-4711"
 RANKED = (Ranked("34", "Babe", 0.75, 1), Ranked(None, "New", 0.5, 2))
 FOUND = Recommendation("g1", 2, False, RANKED, {"ad1": 1.0}, ("row2", "row1"), RankBy.MODEL, ("me1",), True)
-INFO = {
+INFO: dict[str, Any] = {
     "generation": "g1",
     "fence": 2,
     "partition": "tree",
@@ -151,6 +154,17 @@ class FakeLedger:
         return Mask(1, 3, "g1", frozenset({"ad2"}), frozenset())
 
 
+SERVED = GenerationInfo(
+    generation="g1",
+    fence=2,
+    config=BuildConfig(),
+    model=ModelIdentity("77aa", "bfloat16"),
+    shards=(ShardInfo("ad1", "0", 10, masked=False), ShardInfo("ad2", "1", 12, masked=True)),
+    validation_rows=5,
+    computing=INFO["computing"],
+)
+
+
 class FakeGenerations:
     def __init__(self, loaded: bool = True) -> None:
         self.loaded = loaded
@@ -159,10 +173,10 @@ class FakeGenerations:
     def ready(self) -> bool:
         return self.loaded
 
-    def generation_info(self) -> Mapping[str, Any]:
+    def generation_info(self) -> GenerationInfo:
         if not self.loaded:
             raise errors.NotReady(self.reason)
-        return INFO
+        return SERVED
 
 
 class FakeBell:

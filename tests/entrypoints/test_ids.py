@@ -34,10 +34,11 @@ from service.entrypoints.commands.main import app
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.telemetry import Telemetry
-from service.errors import ImportRefused
+from service.errors import ImportRefused, NotReady
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.tombstones import TombstoneFile
+from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
 from service.scoring.requests import Query, RankBy, Recommendation
@@ -98,8 +99,8 @@ class Asleep:
     def ready(self) -> bool:
         return False
 
-    def generation_info(self) -> Mapping[str, Any]:
-        return {}
+    def generation_info(self) -> GenerationInfo:
+        raise NotReady(self.reason)
 
     def ring(self) -> None:
         return None

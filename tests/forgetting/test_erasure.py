@@ -12,7 +12,7 @@ import random
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
 from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
-from service.building.builder import FORMAT, Built
+from service.building.builder import Built
 from service.entrypoints.http.middleware import Observed
 from service.entrypoints.telemetry import JsonFormatter
 from service.errors import StoreError
@@ -35,6 +35,7 @@ from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.ledger.database import _empty_wal, _rewrite_file
 from service.records import BuildConfig, ForgetRequest, Interaction, Item, Published, ShardAssignment
+from tests import manifests
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 SECRET = b"a secret of the tests"
@@ -77,20 +78,14 @@ class SmallBuilder:
             for digest in digests:
                 with artifacts.new(digest) as folder:
                     (folder / "weights").write_bytes(digest.encode()[::-1])
-        parts = {
-            kind: [
-                {"digest": digest, "shard": name, "files": artifacts.sums(digest)} for digest, name in digests.items()
-            ]
-            for kind, artifacts, digests in (
-                ("adapters", self.store.adapters, shards),
-                ("memories", self.store.memories, memories),
-            )
-        }
+        stated = manifests.manifest(
+            adapters=tuple(manifests.adapter(d, name, self.store.adapters.sums(d)) for d, name in shards.items()),
+            memories=tuple(manifests.memory(d, name, self.store.memories.sums(d)) for d, name in memories.items()),
+            config=config,
+        ).stated()
         files = {"rows.json": canonical_json(sorted(self.rows_in_use(frozenset(rows))))}
-        generation = self.store.add_generation({"format": FORMAT, **parts, "config": asdict(config)}, files)
-        published = Published(
-            generation, view.fence, config, {"digest": "f" * 64}, {}, view.horizon, view.catalog_revision
-        )
+        generation = self.store.add_generation(stated, files)
+        published = Published(generation, view.fence, config, manifests.MODEL, {}, view.horizon, view.catalog_revision)
         return Built(published, tuple(shards), shards, frozenset(rows), memories)
 
     def rows_in_use(self, rows: frozenset[str]) -> frozenset[str]:

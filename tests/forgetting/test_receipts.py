@@ -25,6 +25,7 @@ from service.errors import InvalidInput, InvalidSetting, ReceiptInvalid
 from service.forgetting.erasure import ErasureAudit
 from service.forgetting.receipts import ReceiptSigner, receipt_content, verify
 from service.records import BuildConfig, ForgetRequest, Published
+from tests.manifests import MODEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUEST = ForgetRequest(
@@ -49,7 +50,7 @@ PUBLISHED = Published(
     generation="2" * 64,
     fence=9,
     config=BuildConfig(lora_targets=("c_attn",)),
-    frozen={"digest": "f" * 64, "dtype": "float32"},
+    frozen=MODEL,
     environment={"torch": "2.9.0", "platform": "Linux-x86_64"},
 )
 FILES = {"adapters": {"c" * 64: {"adapter_model.safetensors": "3" * 64}}, "memories": {}}

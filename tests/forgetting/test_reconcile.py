@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from adapters_store import Store, StoreFailure, canonical_json, digest_of
-from service.building.builder import FORMAT, Built
+from service.building.builder import Built
 from service.errors import LedgerUnavailable, LetheError, StoreError
 from service.forgetting.bell import PollingBell
 from service.forgetting.intake import Intake
@@ -22,6 +22,7 @@ from service.forgetting.reconcile import GenerationBuilder, Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.records import BuildConfig, Interaction, Item, Published
+from tests import manifests
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 SECRET = b"a secret of the tests"
@@ -68,21 +69,13 @@ class FakeBuilder:
         for name, digest in digests.items():
             with self._store.adapters.new(digest) as folder:
                 (folder / "weights").write_bytes(canonical_json(content[name]))
-        adapters = [
-            {"digest": digest, "shard": name, "files": self._store.adapters.sums(digest)}
-            for name, digest in digests.items()
-        ]
-        frozen = {"digest": "f" * 64}
-        manifest = {
-            "format": FORMAT,
-            "adapters": adapters,
-            "memories": [],
-            "config": asdict(config),
-            "frozen": frozen,
-        }
-        generation = self._store.add_generation(manifest, {"rows.json": canonical_json(sorted(rows))})
+        adapters = tuple(
+            manifests.adapter(digest, name, self._store.adapters.sums(digest)) for name, digest in digests.items()
+        )
+        stated = manifests.manifest(adapters=adapters, config=config).stated()
+        generation = self._store.add_generation(stated, {"rows.json": canonical_json(sorted(rows))})
         shards = {digest: name for name, digest in digests.items()}
-        published = Published(generation, view.fence, config, frozen, {}, view.horizon, view.catalog_revision)
+        published = Published(generation, view.fence, config, manifests.MODEL, {}, view.horizon, view.catalog_revision)
         return Built(published, tuple(digests.values()), shards, frozenset(rows), {})
 
 

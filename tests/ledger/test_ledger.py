@@ -39,6 +39,7 @@ from service.records import (
     ShardAssignment,
     Tombstone,
 )
+from tests.manifests import MODEL
 
 SECRET = b"a secret of the tests"
 CANARY = "canary-7f3b1e"
@@ -583,7 +584,7 @@ def test_recording_exposures_again_changes_nothing(filled: Ledger) -> None:
 
 
 def generation(name: str) -> Published:
-    return Published(name, 0, BuildConfig(), {}, {})
+    return Published(name, 0, BuildConfig(), MODEL, {})
 
 
 def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> None:
@@ -667,7 +668,7 @@ def test_an_unknown_request_is_said_to_be_unknown(ledger: Ledger, act: Callable[
 
 def test_publishing_is_seen_in_the_mask_and_only_a_change_raises_the_revision(ledger: Ledger) -> None:
     assert (ledger.generation(), ledger.mask().generation) == (None, None)
-    published = Published("g1", 3, BuildConfig(epochs=7, lora_targets=("c_attn",)), {"digest": "f"}, {"torch": "2"})
+    published = Published("g1", 3, BuildConfig(epochs=7, lora_targets=("c_attn",)), MODEL, {"torch": "2"})
     ledger.publish(published, [], [])
     before = ledger.mask()
     ledger.publish(published, [], [])

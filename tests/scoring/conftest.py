@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from adapters_store import Store, canonical_json, digest_of
 from service.arrays import array_bytes
 from service.errors import UnknownUser
+from service.generation import AdapterEntry, MemoryEntry
 from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
-from service.records import BuildConfig, ById, ByTitle, Interaction, Item, ItemName, Mask, RatedItem
+from service.records import BuildConfig, ById, ByTitle, Interaction, Item, ItemName, Mask, ModelIdentity, RatedItem
 from service.scoring.snapshot import Snapshots
+from tests.manifests import manifest, memory
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=4, top_n=4, tau=5.0)
@@ -61,7 +63,7 @@ class World:
         seed: int = 0,
         adapters: int = 3,
         rows: int = 10,
-        frozen: Mapping[str, str] | None = None,
+        frozen: ModelIdentity | None = None,
         people: Sequence[Sequence[Interaction]] = (),
         **changed: Any,
     ) -> list[str]:
@@ -76,17 +78,14 @@ class World:
         self.errors = random.random((rows, adapters)).astype(np.float32)
         self.embeddings = _unit_rows(random.normal(size=(rows, 32)))
         self.config, self.digests = config, digests
-        manifest = {
-            "adapters": [
-                {"digest": digest, "shard": digest[:4], "samples": 7, "files": self.store.adapters.sums(digest)}
-                for digest in digests
-            ],
-            "memories": [self._store_memory(own) for own in people],
-            "frozen": frozen or {"digest": self.frozen.tokenizer.digest, "dtype": "float32"},
-            "noun": NOUN,
-            "config": asdict(config),
-            "validation_rows": rows,
-        }
+        stated = manifest(
+            adapters=tuple(AdapterEntry(d, d[:4], 7, self.store.adapters.sums(d)) for d in digests),
+            memories=tuple(self._store_memory(own) for own in people),
+            model=frozen or ModelIdentity(self.frozen.tokenizer.digest, "float32"),
+            item_type=NOUN,
+            config=config,
+            validation_rows=rows,
+        ).stated()
         files = {
             "rows.json": canonical_json(self.rows),
             "errors.npy": array_bytes(self.errors),
@@ -94,7 +93,7 @@ class World:
             "items.json": canonical_json([item.item_id for item in self.items]),
             "item_embeddings.npy": array_bytes(_item_embeddings(self.frozen, self.items)),
         }
-        generation = self.store.add_generation(json.loads(json.dumps(manifest)), files)
+        generation = self.store.add_generation(json.loads(json.dumps(stated)), files)
         self.store.publish(generation)
         self.change(generation=generation)
         return digests
@@ -102,12 +101,12 @@ class World:
     def adapter(self, digest: str) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(self.store.adapters.path(digest) / "adapter_model.safetensors")
 
-    def _store_memory(self, interactions: Sequence[Interaction]) -> dict[str, Any]:
+    def _store_memory(self, interactions: Sequence[Interaction]) -> MemoryEntry:
         digest = digest_of(["memory", *(f"{row.user_id} {row.item_id} {row.liked}" for row in interactions)])
         with self.store.memories.new(digest) as folder:
             for name, content in memory_files(count_people([interactions])).items():
                 (folder / name).write_bytes(content)
-        return {"digest": digest, "files": self.store.memories.sums(digest)}
+        return memory(digest, files=self.store.memories.sums(digest))
 
     def _store_adapter(self, config: BuildConfig, seed: int) -> str:
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)

@@ -14,7 +14,7 @@ from service.errors import Damaged, NotReady
 from service.llm.frozen import FrozenModel
 from service.llm.packed import Prefix
 from service.llm.spec import ModelSpec
-from service.records import Item, Mask, RatedItem
+from service.records import Item, Mask, ModelIdentity, RatedItem
 from service.scoring.encoding import RequestEncoder
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
@@ -290,7 +290,7 @@ def test_nothing_is_scored_before_a_generation_is_published(scorer: Scorer) -> N
 
 
 def test_a_generation_of_another_frozen_model_is_not_scored_with(world: World, scorer: Scorer) -> None:
-    world.publish(frozen={"digest": "0" * 64, "dtype": "float32"})
+    world.publish(frozen=ModelIdentity("0" * 64, "float32"))
     with pytest.raises(NotReady, match="LETHE_MODEL"):
         _ask(scorer, REQUESTS)
 

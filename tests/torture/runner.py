@@ -33,7 +33,7 @@ from tests.forks import Child, Forks, Stuck
 
 from . import checks
 from .processes import PATIENCE, Nursery, Server, wait_until
-from .steps import OF_THE_SERVER, OF_THE_WORKER
+from .steps import OF_A_FULL_BUILD, OF_THE_SERVER, OF_THE_WORKER
 from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
 
 AT_RANDOM = ("server", "worker", "both", "trainer", "import", "build")  # who is killed at a random time
@@ -147,8 +147,8 @@ class Torture:
         """Whether a process has ended itself at the step."""
         of_the_server = step in OF_THE_SERVER
         workers = [self._worker]  # one that outlived the last kill may be at the step before the next line
-        if step.startswith("horizon."):
-            self._import([self._new_person()], returning=False)
+        if step in OF_A_FULL_BUILD:  # it may be what the deletions leave to be done
+            self._import([self._somebody_who_trains()], returning=False)
         self._armed.write_text(f"{step} {1 if of_the_server else self._chance.choice((1, 1, 2))}")
         self._ask_for_something(sure=True)
         if of_the_server:
@@ -235,6 +235,12 @@ class Torture:
             return [self._new_person()], False
         return self._chance.sample(gone, min(2, len(gone))), self._chance.random() < 0.6
 
+    def _somebody_who_trains(self) -> str:
+        person = self._new_person()
+        while not trains(person):
+            person = self._new_person()
+        return person
+
     def _new_person(self) -> str:
         self.world.born += 1
         return f"person-{self.world.born}"
@@ -261,7 +267,7 @@ class Torture:
     def _somebody(self, learnt_from: bool) -> tuple[str, list[str] | None]:
         people = [person for person in self.world.people() if trains(person) or not learnt_from]
         if learnt_from and not people:
-            self._import([person := self._new_person()], returning=False)
+            self._import([person := self._somebody_who_trains()], returning=False)
             return person, None
         what = self._chance.random()
         if not learnt_from and (what < 0.2 or not people):

@@ -26,6 +26,8 @@ OF_THE_WORKER = (
     "reconcile.completed",
 )
 
+OF_A_FULL_BUILD = ("horizon.before_commit", "build.training")
+
 
 def announced(folders: Iterable[Path]) -> Iterator[str]:
     """Every `sys.audit("lethe.<step>")` in the sources, without the prefix."""

@@ -25,7 +25,7 @@ from service.building.training.training import EncodedSample
 from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
 from service.data.samples import canonical_order
 from service.llm.mixture import AdapterStack, load_adapter
-from service.records import Level, Shard
+from service.records import Level, ModelIdentity, Shard
 from service.routing.neighbors import Neighbors
 from service.routing.weights import mean_errors, softmax_weights
 
@@ -177,7 +177,8 @@ def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | N
     maker = RowMaker(files_of, laboratory.frozen.spec, laboratory.process_pool, Silent())
     encoded_samples = _validation_lessons(trial, without)
     users = [ValidationUser(user, tuple(own)) for user, own in encoded_samples.items()]
-    known = KnownRows.of(None, {})
+    frozen = laboratory.frozen
+    known = KnownRows.of(None, ModelIdentity(frozen.tokenizer.digest, frozen.spec.dtype))
     files = maker.files(users, digests, known, lambda user: tuple(encoded_samples[user].values()), trial.papers_config)
     return load_array(files["errors.npy"])
 

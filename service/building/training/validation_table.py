@@ -22,9 +22,10 @@ from service.building.training.validation import UserValidation, ValidationTask,
 from service.building.workers.prefill import prefill_name
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
+from service.generation import Manifest
 from service.llm.mixture import WEIGHTS
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig
+from service.records import BuildConfig, ModelIdentity
 
 Floats = NDArray[np.float32]
 EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> samples in canonical order
@@ -49,13 +50,14 @@ class KnownRows:
     embeddings: Floats
 
     @classmethod
-    def of(cls, generation: StoredGeneration | None, frozen: Mapping[str, str]) -> Self:
+    def of(cls, generation: StoredGeneration | None, frozen: ModelIdentity) -> Self:
         """The rows of a generation of the same frozen model; none of any other."""
-        if generation is None or generation.manifest["frozen"] != frozen:
+        manifest = None if generation is None else Manifest.of(generation.manifest)
+        if generation is None or manifest is None or manifest.model != frozen:
             return cls({}, {}, np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
         return cls(
             {key: number for number, key in enumerate(json.loads(generation.read("rows.json")))},
-            {adapter["digest"]: number for number, adapter in enumerate(generation.manifest["adapters"])},
+            {adapter.digest: number for number, adapter in enumerate(manifest.adapters)},
             load_array(generation.read("errors.npy")),
             load_array(generation.read("embeddings.npy")),
         )

@@ -13,6 +13,7 @@ from service.config import Settings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import print_report
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
+from service.generation import Manifest
 
 
 def status(home: HomeOption = None, json_: JsonOption = False) -> None:
@@ -44,16 +45,16 @@ def _status(opened: Home) -> dict[str, Any]:
         "fence": mask.fence,
         **dataclasses.asdict(counts),
         "beyond_horizon": opened.ledger.beyond_horizon(),
-        "validation_rows": manifest.get("validation_rows", 0),
-        "config": manifest.get("config", {}),
+        "validation_rows": manifest.validation_rows if manifest else 0,
+        "config": dataclasses.asdict(manifest.config) if manifest else {},
         "shards": [
             {
-                "shard": adapter["shard"],
-                "digest": adapter["digest"],
-                "samples": adapter["samples"],
-                "masked": adapter["digest"] in mask.adapters,
+                "shard": adapter.shard,
+                "digest": adapter.digest,
+                "samples": adapter.samples,
+                "masked": adapter.digest in mask.adapters,
             }
-            for adapter in manifest["adapters"]
+            for adapter in (manifest.adapters if manifest else ())
         ],
         "overdue": opened.ledger.overdue(opened.settings.forget_deadline),
         "owed": [
@@ -71,15 +72,16 @@ def _status(opened: Home) -> dict[str, Any]:
     }
 
 
-def _served(opened: Home, generation: str | None) -> tuple[dict[str, Any], str]:
+def _served(opened: Home, generation: str | None) -> tuple[Manifest | None, str]:
     """The published manifest, and how the store stands: whoever looks here may do so because it is damaged."""
     if generation is None:
-        return {"adapters": []}, "nothing is published yet"
+        return None, "nothing is published yet"
     try:
         found = Inspector(opened.store).look(generation)
-        return dict(found.manifest or {"adapters": []}), found.faults[0].reason if found.faults else "sound"
     except StoreFailure as failure:
-        return {"adapters": []}, str(failure)
+        return None, str(failure)
+    manifest = None if found.manifest is None else Manifest.of(found.manifest)
+    return manifest, found.faults[0].reason if found.faults else "sound"
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from service.entrypoints.commands.options import HomeOption, JsonOption, open_ho
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting import evidence, receipts
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
+from service.generation import Manifest
 from service.records import Published
 
 
@@ -70,7 +72,7 @@ def restore_check(home: HomeOption = None, json_: JsonOption = False) -> None:
         )
 
 
-def _verify_store(opened: Home, published: Published) -> dict[str, Any]:
+def _verify_store(opened: Home, published: Published) -> Mapping[str, Any]:
     """Compare every file of the store with the published manifest, and return it. Raises StoreFailure."""
     found = Inspector(opened.store).look(published.generation, whole=True)
     active = None if found.faults else opened.store.active()
@@ -82,9 +84,9 @@ def _verify_store(opened: Home, published: Published) -> dict[str, Any]:
             f"the store's ACTIVE names another generation than {published.generation}, which the ledger calls published; "
             "run `lethe build`"
         )
-    adapters, memories = len(found.manifest["adapters"]), len(found.manifest["memories"])
+    manifest = Manifest.of(found.manifest)
     typer.echo(
-        f"generation {published.generation}: {adapters} adapters and {memories} memories sound; "
+        f"generation {published.generation}: {len(manifest.adapters)} adapters and {len(manifest.memories)} memories sound; "
         f"{found.files} files ({found.bytes_read:,} bytes) compared with the manifest whose digest is the generation's name"
     )
     if found.leftovers:
@@ -93,15 +95,15 @@ def _verify_store(opened: Home, published: Published) -> dict[str, Any]:
             "they are not served, and go with the next one",
             style="yellow",
         )
-    return dict(found.manifest)
+    return found.manifest
 
 
-def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published) -> None:
+def _verify_rebuild(opened: Home, served: Mapping[str, Any], published: Published) -> None:
     _require_at_rest(opened, published)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
         store = Store(Path(scratch))
         built = building.dry_run_builder(opened, store, progress).build(published.config)
-        differing = _differing(manifest, store.generation(built.generation).manifest)
+        differing = _differing(served, store.generation(built.generation).manifest)
     if built.generation != published.generation:
         _require_at_rest(opened, published)  # perhaps a deletion came meanwhile
         raise StoreFailure(
@@ -109,9 +111,10 @@ def _verify_rebuild(opened: Home, manifest: dict[str, Any], published: Published
             f"they differ in {differing}; "
             "run `lethe build`: what differs is made again"
         )
-    adapters, memories, files = (len(manifest[kind]) for kind in ("adapters", "memories", "files"))
+    manifest = Manifest.of(served)
     typer.echo(
-        f"a clean build gives the same {adapters} adapters, {memories} memories and {files} other files, byte for byte"
+        f"a clean build gives the same {len(manifest.adapters)} adapters, {len(manifest.memories)} memories and "
+        f"{len(served['files'])} other files, byte for byte"
     )
 
 
@@ -132,7 +135,7 @@ def _require_at_rest(opened: Home, published: Published) -> None:
         raise InvalidInput("another generation was published meanwhile; verify again")
 
 
-def _differing(served: dict[str, Any], clean: dict[str, Any]) -> str:
+def _differing(served: Mapping[str, Any], clean: Mapping[str, Any]) -> str:
     parts = [name for name in sorted(served.keys() | clean.keys()) if served.get(name) != clean.get(name)]
     return ", ".join(parts)
 

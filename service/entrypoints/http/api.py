@@ -6,11 +6,11 @@ Routes that ask the ledger are plain functions, so that they run on a thread and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Annotated, Any, Protocol, TypedDict, cast
+from typing import Annotated, Protocol, TypedDict, cast
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Response
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +31,7 @@ from service.entrypoints.http.online import OnlineServices, Recommends, Rings
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady, UnknownRequest
+from service.generation import GenerationInfo
 from service.ledger import Scope
 from service.records import ForgetRequest, ItemName, Requester
 from service.version import VERSION
@@ -59,7 +60,7 @@ class Generations(Protocol):
 
     def ready(self) -> bool: ...
 
-    def generation_info(self) -> Mapping[str, Any]: ...
+    def generation_info(self) -> GenerationInfo: ...
 
 
 class Writable(Protocol):
@@ -182,7 +183,7 @@ def _visible(request: ForgetRequest, caller: Caller) -> ForgetRequest:
 @router.get("/generation", responses=problems.documented(500, 503))
 def generation(services: Wired) -> schemas.GenerationAnswer:
     """The generation that this process serves."""
-    return schemas.GenerationAnswer.model_validate(services.generations.generation_info())
+    return schemas.GenerationAnswer.of(services.generations.generation_info())
 
 
 @router.get("/healthz", responses=problems.documented(503))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from service.generation import GenerationInfo
 from service.records import (
     LONGEST_KEY,
     LONGEST_KEY_AS_GIVEN,
@@ -373,6 +374,23 @@ class GenerationAnswer(BaseModel):
     shards: list[ServedShard]
     validation_rows: int
     computing: ServedComputing | None = None
+
+    @classmethod
+    def of(cls, served: GenerationInfo) -> Self:
+        """The answer that tells of this generation."""
+        config = served.config
+        return cls(
+            generation=served.generation,
+            fence=served.fence,
+            partition=config.partition,
+            unit=config.unit,
+            activation=config.activation,
+            level=config.level,
+            frozen_digest=served.model.digest,
+            shards=[ServedShard.model_validate(asdict(shard)) for shard in served.shards],
+            validation_rows=served.validation_rows,
+            computing=served.computing and ServedComputing.model_validate(served.computing),
+        )
 
 
 class Health(BaseModel):

@@ -26,6 +26,7 @@ from service.entrypoints.commands.main import app
 from service.records import BuildConfig, Interaction, Item, RatedItem, Sample
 from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.scorer import Scorer
+from tests.manifests import manifest
 
 PEOPLE, FILMS, FORGOTTEN = 30, 24, 2
 SETTINGS = {
@@ -125,7 +126,7 @@ def stores(tmp_path: Path) -> tuple[Store, Store]:
     store = Store(tmp_path / "one")
     with store.adapters.new("a" * 64) as adapter:
         (adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    store.publish(store.add_generation({"adapters": []}, {"errors.npy": b"errors", "rows.json": b"[]"}))
+    store.publish(store.add_generation(manifest().stated(), {"errors.npy": b"errors", "rows.json": b"[]"}))
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     return store, Store(tmp_path / "other")
 
