@@ -332,6 +332,19 @@ def nothing_else_imports_research(tree: Tree) -> Iterator[str]:
             yield from (f"{module.name} imports {name}" for name in found[:1])
 
 
+_HOLDS_THE_LEDGER = ("service.ledger", "service.entrypoints", "service.building.dry_run", "research")
+
+
+def rooms_ask_for_what_they_need(tree: Tree) -> Iterator[str]:
+    """The whole ledger is for the doors, which wire it; a room names the methods that it calls (`ports.py`)."""
+    for module in tree.values():
+        if within(module.name, _HOLDS_THE_LEDGER):
+            continue
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom) and any(alias.name == "Ledger" for alias in node.names):
+                yield f"{module.name} imports the whole Ledger"
+
+
 RULES: tuple[Rule, ...] = (
     every_module_stands_in_a_room,
     imports_point_to_the_left,
@@ -348,6 +361,7 @@ RULES: tuple[Rule, ...] = (
     a_docstring_stands_alone,
     a_class_name_occurs_once,
     nothing_else_imports_research,
+    rooms_ask_for_what_they_need,
 )
 
 
@@ -448,6 +462,7 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
         "Plan is defined in adapters_store.y and in service.data.x",
     ),
     (nothing_else_imports_research, {"service/entrypoints/x.py": "from research import datasets"}, "entrypoints.x"),
+    (rooms_ask_for_what_they_need, {"service/scoring/x.py": "from service.ledger import Ledger"}, "scoring.x"),
 ]
 
 

@@ -38,6 +38,7 @@ from service.building.planning.plan import (
     PlannedUser,
     WholePlan,
 )
+from service.building.ports import BuildLedger
 from service.building.progress import Progress, Silent
 from service.building.training.adapters import AdapterMaker
 from service.building.training.training import EncodedSample
@@ -52,7 +53,6 @@ from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.generation import AdapterEntry, Manifest, MemoryEntry
-from service.ledger import Ledger
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
@@ -107,7 +107,7 @@ class Builder:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: BuildLedger,
         store: Store,
         model: ModelSpec,
         process_pool: TaskRunner,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from service.forgetting.ports import ArrivalLedger
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import Event, EventOutcome, Ledger
+from service.ledger import Event, EventOutcome
 
 
 class EventIntake:
     """Takes events into the ledger."""
 
-    def __init__(self, ledger: Ledger, tombstones: TombstoneFile) -> None:
+    def __init__(self, ledger: ArrivalLedger, tombstones: TombstoneFile) -> None:
         self._ledger = ledger
         self._tombstones = tombstones
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_store import Store, StoredGeneration
-from service.ledger import Ledger
+from service.forgetting.ports import AuditedLedger
 from service.records import ForgetRequest
 
 
@@ -60,7 +60,7 @@ class ErasureAudit:
 class ErasureAuditor:
     """Searches ledger and store as they are now."""
 
-    def __init__(self, ledger: Ledger, store: Store) -> None:
+    def __init__(self, ledger: AuditedLedger, store: Store) -> None:
         self._ledger = ledger
         self._store = store
         self._published = _published(ledger, store)
@@ -163,7 +163,7 @@ def _any_in(content: bytes, needles: Sequence[bytes]) -> bool:
     return any(needle in content for needle in needles)
 
 
-def _published(ledger: Ledger, store: Store) -> StoredGeneration | None:
+def _published(ledger: AuditedLedger, store: Store) -> StoredGeneration | None:
     generation = ledger.generation()
     return None if generation is None else store.generation(generation)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.data.traces import SoughtText
+from service.forgetting.ports import SearchedLedger
 from service.forgetting.search import FileSearch, files_with, forms_of
-from service.ledger import ColumnSearch, Ledger
+from service.ledger import ColumnSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class TextSearch:
             yield "not searched: the database server's own files, logs and backups; they are not in the home folder"
 
 
-def look_for(ledger: Ledger, home: Path, texts: Sequence[SoughtText]) -> TextSearch:
+def look_for(ledger: SearchedLedger, home: Path, texts: Sequence[SoughtText]) -> TextSearch:
     """Compare texts with the columns of the database, and look for them in every file of the home folder."""
     searched = {sought.line: [ledger.search(form) for form in sought.forms] for sought in texts}
     item_ids = {line: rows for line, found in searched.items() if (rows := sum(each.item_ids for each in found))}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from service.forgetting.ports import IntakeLedger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import Ledger
 from service.records import COMMAND_LINE, ForgetRequest, ItemName, Requester
 
 
 class Intake:
     """Accepts deletions. What the ledger completes at once gets its receipt here: there is nothing to build for it."""
 
-    def __init__(self, ledger: Ledger, signer: ReceiptSigner, tombstones: TombstoneFile) -> None:
+    def __init__(self, ledger: IntakeLedger, signer: ReceiptSigner, tombstones: TombstoneFile) -> None:
         self._ledger = ledger
         self._signer = signer
         self._tombstones = tombstones

@@ -18,10 +18,10 @@ from service.errors import LetheError, SecretChanged, StoreError
 from service.forgetting.bell import Bell
 from service.forgetting.erasure import ErasureAudit, ErasureAuditor
 from service.forgetting.incidents import INCIDENTS, Incidents
+from service.forgetting.ports import ReconciledLedger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.schedule import BuildSchedule
 from service.generation import Manifest
-from service.ledger import Ledger
 from service.records import BuildConfig, ForgetRequest
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Reconciler:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: ReconciledLedger,
         store: Store,
         builder: GenerationBuilder,
         bell: Bell,

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from service.forgetting.intake import Intake
+from service.forgetting.ports import RestoredLedger
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Restored:
     requests: tuple[str, ...]
 
 
-def restore_check(ledger: Ledger, tombstones: TombstoneFile, intake: Intake) -> Restored:
+def restore_check(ledger: RestoredLedger, tombstones: TombstoneFile, intake: Intake) -> Restored:
     """Bring the ledger's tombstones and those of the file together, and forget again whoever lies under one.
 
     Raises:

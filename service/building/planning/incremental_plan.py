@@ -21,6 +21,7 @@ from service.building.planning.placement import (
     units_of,
 )
 from service.building.planning.plan import PlannedShard, PlannedUser, shard_of
+from service.building.ports import AssignmentLedger
 from service.building.training.adapters import content_of
 from service.data.samples import canonical_order
 from service.errors import LetheError
@@ -28,7 +29,6 @@ from service.ledger import (
     MEMORIZED,
     VALIDATES,
     AssignmentColumns,
-    Ledger,
     ReadTransaction,
 )
 from service.records import BuildConfig, Interaction, Item, LedgerView, Sample, Shard, ShardAssignment
@@ -44,7 +44,7 @@ class NotAsRemembered(LetheError):
 class IncrementalPlanner:
     """Keeps what is remembered in line with the ledger. Meaningless for a recorded partition."""
 
-    def __init__(self, ledger: Ledger, assigner: ShardAssigner) -> None:
+    def __init__(self, ledger: AssignmentLedger, assigner: ShardAssigner) -> None:
         self._ledger = ledger
         self._assigner = assigner
 

@@ -16,11 +16,11 @@ from service.building.planning.embedding import (
     embed_groups,
     embed_public_texts,
 )
+from service.building.ports import PartitionLedger
 from service.building.progress import Progress
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.samples import canonical, canonical_order, sample_order_key
-from service.ledger import Ledger
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, RatedItem, Sample
@@ -65,7 +65,7 @@ class ShardAssigner:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: PartitionLedger,
         tokenizer: PromptTokenizer,
         model: ModelSpec,
         process_pool: TaskRunner,

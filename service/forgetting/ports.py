@@ -1,0 +1,126 @@
+"""What forgetting asks of the ledger: the few methods that each of its parts needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from service.ledger import ColumnSearch, Event, EventOutcome, LedgerCounts, MaskedArtifacts
+from service.records import (
+    COMMAND_LINE,
+    ForgetRequest,
+    Interaction,
+    ItemName,
+    Mask,
+    Published,
+    Requester,
+    Tombstone,
+)
+
+
+class PublishedLedger(Protocol):
+    """Knows what is served, and from which view of the rows it was built."""
+
+    def published(self) -> Published | None: ...
+
+    def generation(self) -> str | None: ...
+
+
+class TombstoneLedger(Protocol):
+    """Holds what keeps the forgotten from coming back; of one request, or of all."""
+
+    def tombstones(self, request_id: str | None = None) -> list[Tombstone]: ...
+
+
+class IntakeLedger(TombstoneLedger, Protocol):
+    """Accepts deletions: erases rows and sets masks in one transaction."""
+
+    def forget(
+        self,
+        user_id: str,
+        item_ids: Sequence[ItemName] | None,
+        idempotency_key: str | None,
+        remember: bool = False,
+        by: Requester = COMMAND_LINE,
+    ) -> ForgetRequest: ...
+
+    def complete(self, request_id: str, receipt: str, completed_at: float) -> None: ...
+
+    def published(self) -> Published | None: ...
+
+
+class ArrivalLedger(Protocol):
+    """Takes events in, past the tombstones."""
+
+    def take_events(self, events: Sequence[Event], allow_returning: bool = False) -> list[EventOutcome]: ...
+
+    def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]: ...
+
+
+class RestoredLedger(TombstoneLedger, Protocol):
+    """May have been restored from a backup that knows people who were forgotten since."""
+
+    def restore_tombstones(self, known: Iterable[Tombstone]) -> int: ...
+
+    def resurrected_users(self) -> dict[str, list[str] | None]: ...
+
+
+class SearchedLedger(Protocol):
+    """Can be searched for a text, column by column, and as the bytes of its file."""
+
+    def search(self, text: str) -> ColumnSearch: ...
+
+    def file(self) -> Path | None: ...
+
+    def image(self) -> bytes: ...
+
+
+class AuditedLedger(PublishedLedger, TombstoneLedger, Protocol):
+    """Names what had seen somebody, and who is held."""
+
+    def mask(self) -> Mask: ...
+
+    def masked_by(self, request_id: str) -> MaskedArtifacts: ...
+
+    def counts(self) -> LedgerCounts: ...
+
+    def item_ids(self) -> frozenset[str]: ...
+
+    def unnamed_items(self) -> int: ...
+
+    def subjects(self, user_id: str) -> tuple[str, ...]: ...
+
+    def resurrected_users(self) -> dict[str, list[str] | None]: ...
+
+
+class ReconciledLedger(AuditedLedger, Protocol):
+    """Says what is owed, and is told how far it is done."""
+
+    def now(self) -> float: ...
+
+    def pending(self) -> list[ForgetRequest]: ...
+
+    def request(self, request_id: str) -> ForgetRequest: ...
+
+    def is_behind(self) -> bool: ...
+
+    def beyond_horizon(self) -> int: ...
+
+    def advance_horizon(self) -> int: ...
+
+    def start(self, request_ids: Iterable[str]) -> None: ...
+
+    def fail(self, request_ids: Iterable[str], reason: str) -> None: ...
+
+    def complete(self, request_id: str, receipt: str, completed_at: float) -> None: ...
+
+    def publish(
+        self, published: Published, adapters: Collection[str], rows: Collection[str], memories: Collection[str] = ()
+    ) -> bool: ...
+
+    def drop_lineage_except(
+        self, adapters: Collection[str], rows: Collection[str], generation: str, memories: Collection[str] = ()
+    ) -> None: ...
+
+    def erase_traces(self) -> None: ...
