@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -83,6 +84,15 @@ class Settings(BaseSettings):
         description="Names under which the service may be called, comma-separated, *.example.org and * too; default: any, but "
         "only this machine's own while there is no API key",
     )
+    oidc_jwks_url: str | None = Field(
+        None,
+        description="Where an identity provider publishes its keys (JWKS): its access tokens are taken beside API keys",
+    )
+    oidc_issuer: str | None = Field(None, description="Who must have issued a token (`iss`); with LETHE_OIDC_JWKS_URL")
+    oidc_audience: str | None = Field(None, description="For whom a token must be (`aud`); with LETHE_OIDC_JWKS_URL")
+    oidc_scopes_claim: str = Field(
+        "scope", min_length=1, description="The claim that holds scopes of Lethe: a list, or a text with blanks between"
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated"
     )
@@ -90,6 +100,10 @@ class Settings(BaseSettings):
     tokens_per_minute: int = Field(12_000_000, ge=1, description="Tokens scored a minute for each key or address")
     deletions_per_minute: int = Field(
         16, ge=1, description="Deletions of each key or address; for many at once there is `lethe forget`"
+    )
+    catalog_only: bool = Field(
+        False,
+        description="Rank items of the catalog alone; a key with the scope `titles` may name other titles all the same",
     )
     max_request_tokens: int = Field(16_384, ge=1, description="Tokens that one request may have scored; beyond: 413")
     max_head_bytes: int = Field(32_768, ge=1024, description="Largest request head: request line and headers")
@@ -239,6 +253,19 @@ class Settings(BaseSettings):
         kinds = [kind.casefold() for kind in (*self.liked_events, *self.disliked_events, *self.ignored_events)]
         if len(set(kinds)) < len(kinds):
             raise ValueError("a kind of event stands in two of liked_events, disliked_events and ignored_events")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_are_checked_whole(self) -> Settings:
+        given = [self.oidc_jwks_url, self.oidc_issuer, self.oidc_audience]
+        if any(given) and not all(given):
+            raise ValueError(
+                "oidc_jwks_url, oidc_issuer and oidc_audience belong together: a token of another issuer, or for another "
+                "service, must not open this one"
+            )
+        url = urlsplit(self.oidc_jwks_url or "")
+        if self.oidc_jwks_url and url.scheme != "https" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("oidc_jwks_url must begin with https://, or whoever is in between could sign tokens")
         return self
 
     @model_validator(mode="after")

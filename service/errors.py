@@ -15,6 +15,7 @@ LetheError
 ├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
 │   ├── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
 │   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
+├── IdentityUnavailable     the identity provider's keys cannot be fetched, so no token of it can be believed
 ├── ReceiptInvalid          a receipt's signature does not match its content
 ├── OutOfMemory             the device's memory is full
 ├── AccessRefused           the caller may not do this
@@ -75,6 +76,9 @@ class LedgerNewer(LedgerUnavailable):
 
 class SecretChanged(LedgerUnavailable):
     """The process has to be started anew, so that it reads the new secret; no waiting helps."""
+
+
+class IdentityUnavailable(LetheError): ...
 
 
 class ReceiptInvalid(LetheError): ...

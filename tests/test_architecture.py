@@ -61,6 +61,7 @@ OWNERS = {
         "research.benchmarks.peers",
         "research.evaluation.unlearning.learner",
     ),
+    "jwt": ("service.access.identity",),
     "cryptography": (
         "service.forgetting.receipts",
         "service.forgetting.receipt_keys",

@@ -63,6 +63,26 @@ def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, va
         assert value not in str(refused.value)
 
 
+OIDC = {
+    "oidc_jwks_url": "https://id.example/jwks",
+    "oidc_issuer": "https://id.example",
+    "oidc_audience": "lethe",
+}
+
+
+@pytest.mark.parametrize("missing", OIDC)
+def test_a_token_is_checked_whole_or_not_at_all(missing: str) -> None:
+    assert load_settings(**OIDC).oidc_audience == "lethe"
+    with pytest.raises(InvalidSetting, match="belong together"):
+        load_settings(**{name: value for name, value in OIDC.items() if name != missing})
+
+
+def test_keys_of_an_identity_provider_come_over_a_line_that_nobody_can_change() -> None:
+    load_settings(**{**OIDC, "oidc_jwks_url": "http://127.0.0.1:9/jwks"})
+    with pytest.raises(InvalidSetting, match="https"):
+        load_settings(**{**OIDC, "oidc_jwks_url": "http://id.example/jwks"})
+
+
 def test_a_prefix_may_end_in_a_slash() -> None:
     assert load_settings(root_path="/a/lethe/").root_path == "/a/lethe"
     assert load_settings(root_path="/").root_path == ""

@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from service.access.identity import Bearer
 from service.access.quotas import Buckets, Level
 from service.errors import Forbidden, LetheError, QuotaExceeded, Unauthenticated
 from service.ledger import ApiKey, Quota, Scope
 from service.records import Requester
 
 FAILURES_PER_MINUTE = 60  # refusals of one address, or key, that are looked into and told of
+
+_DOTS_OF_A_TOKEN = 2  # header.claims.signature; no key of ours holds one
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,12 @@ class Keys(Protocol):
     def wants_note(self, key: ApiKey) -> bool: ...
 
     def note_use(self, key: ApiKey, token: str) -> None: ...
+
+
+class Identities(Protocol):
+    """An identity provider's tokens."""
+
+    def bearer_of(self, token: str) -> Bearer: ...
 
 
 class Trail(Protocol):
@@ -81,10 +90,14 @@ class Caller:
 
 
 class Account:
-    """What one caller's scoring is charged to; `name` is whose turn it is in the queue."""
+    """What one caller's scoring is charged to; `name` is whose turn it is in the queue.
 
-    def __init__(self, name: str, charge: Callable[[int], object]) -> None:
+    `free_titles`: whether the caller may have titles ranked that no catalog knows.
+    """
+
+    def __init__(self, name: str, charge: Callable[[int], object], free_titles: bool) -> None:
         self.name = name
+        self.free_titles = free_titles
         self._charge = charge
 
     def charge(self, tokens: int) -> None:
@@ -96,7 +109,9 @@ class Doorkeeper:
     """Decides for every request anew. It asks the ledger, so it blocks; threads share it.
 
     Without any key in the ledger everybody is let in if `open_without_keys`, and nobody otherwise. Once there has been a key,
-    everybody needs one. `quota` is for whoever has none of their own; `hash_of` hides an address in the names of buckets.
+    or where there are `identities`, everybody needs one, or a token of theirs. `quota` is for whoever has none of their own;
+    `hash_of` hides an address, and the bearer of a token, in the names of buckets and callers. With `catalog_only` nobody but a
+    key with the scope `titles` may have titles ranked that no catalog knows.
     """
 
     def __init__(
@@ -107,13 +122,17 @@ class Doorkeeper:
         quota: Quota,
         hash_of: Callable[[str], str],
         open_without_keys: bool,
+        identities: Identities | None = None,
+        catalog_only: bool = False,
     ) -> None:
         self._keys = keys
         self._trail = trail
         self._buckets = buckets
         self._quota = quota
         self._hash_of = hash_of
-        self._open = open_without_keys
+        self._open = open_without_keys and identities is None
+        self._identities = identities
+        self._catalog_only = catalog_only
         # Notes of use are written beside the requests: a busy ledger must not hold these up.
         self._notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="key-use")
 
@@ -126,6 +145,7 @@ class Doorkeeper:
 
         Raises:
             Unauthenticated: a key is needed, and this is none, or none any more: it is not told which.
+            IdentityUnavailable: it is a token of an identity provider whose keys cannot be fetched.
             Forbidden: the key is for other things.
             QuotaExceeded: too many requests, or too many failures, within a minute.
             LedgerUnavailable: it cannot be said who may come in, so nobody may.
@@ -133,13 +153,16 @@ class Doorkeeper:
         if access.public:
             return self._charged(self._stranger(address))
         key, needed = self._keys.authenticate(token)
-        if key is None:
+        if key is None and token is not None and self._identities is not None and token.count(".") == _DOTS_OF_A_TOKEN:
+            caller = self._charged(self._bearer(self._identities, token, address))
+        elif key is None:
             if needed or not self._open:
                 self._refuse_stranger(address)
             return self._charged(self._stranger(address))
-        caller = self._charged(_caller_of(key, address))
-        self._note_use(key, token)
-        if not access.scopes & key.scopes:
+        else:
+            caller = self._charged(_caller_of(key, address))
+            self._note_use(key, token)
+        if not access.scopes & caller.scopes:
             self._refuse(caller, access, action)
         return caller
 
@@ -149,11 +172,22 @@ class Doorkeeper:
 
     def account(self, caller: Caller) -> Account:
         """To be charged with the tokens that are scored for the caller."""
-        return Account(caller.name, lambda tokens: self._charge(caller, "tokens", tokens))
+        free_titles = not self._catalog_only or (caller.key_id is not None and caller.may(Scope.TITLES))
+        return Account(caller.name, lambda tokens: self._charge(caller, "tokens", tokens), free_titles)
 
     def _stranger(self, address: str | None) -> Caller:
         name = f"address-{self._hash_of(_network(address))[:32]}"
         return Caller(name, "anyone", None, frozenset(Scope), address, Quota())
+
+    def _bearer(self, identities: Identities, token: str, address: str | None) -> Caller:
+        try:
+            bearer = identities.bearer_of(token)
+        except Unauthenticated:
+            self._refuse_stranger(address)
+            raise
+        # A provider's tokens may name people; what is written of them must not.
+        name = f"token-{self._hash_of(bearer.name)[:16]}"
+        return Caller(name, name, name, bearer.scopes, address, Quota())
 
     def _refuse_stranger(self, address: str | None) -> None:
         level = self._buckets.take(f"failures:{self._stranger(address).name}", FAILURES_PER_MINUTE, 1)

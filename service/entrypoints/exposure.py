@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 
 from service.access.doorkeeper import Doorkeeper
+from service.access.identity import IdentityProvider
 from service.access.shared_buckets import open_buckets
+from service.config import Settings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.http.hosts import ANY, LOOPBACK
 from service.errors import InvalidSetting
@@ -23,7 +25,7 @@ def is_loopback(host: str) -> bool:
 def require_closed(home: Home) -> None:
     """Raises InvalidSetting if anybody on the network could erase everybody, and nobody has said that they may."""
     settings = home.settings
-    if is_loopback(settings.host) or settings.open or home.ledger.keys.any():
+    if is_loopback(settings.host) or settings.open or settings.oidc_jwks_url or home.ledger.keys.any():
         return
     raise InvalidSetting(
         f"listening on {settings.host} would let whoever reaches port {settings.port} read, and erase, everybody: there is no "
@@ -43,7 +45,16 @@ def open_doorkeeper(home: Home) -> Doorkeeper:
         Quota(settings.requests_per_minute, settings.tokens_per_minute, settings.deletions_per_minute),
         lambda address: hashes.of("address", address),
         open_without_keys=is_loopback(settings.host) or bool(settings.open),
+        identities=_identity_provider(settings),
+        catalog_only=settings.catalog_only,
     )
+
+
+def _identity_provider(settings: Settings) -> IdentityProvider | None:
+    url, issuer, audience = settings.oidc_jwks_url, settings.oidc_issuer, settings.oidc_audience
+    if url is None or issuer is None or audience is None:
+        return None
+    return IdentityProvider(url, issuer, audience, settings.oidc_scopes_claim)
 
 
 def allowed_hosts(home: Home) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class Scope(StrEnum):
     ITEMS = "items"
     RECEIPTS = "receipts"
     OPERATE = "operate"
+    TITLES = "titles"  # where candidates must be of the catalog (LETHE_CATALOG_ONLY): to name others all the same
     METRICS = "metrics"  # part of `operate`, for a scraper that should be able to do nothing else
 
 

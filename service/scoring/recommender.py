@@ -142,6 +142,8 @@ class Recommender:
 
     def _prepare_and_charge(self, query: Query, payer: Payer, charged: bool) -> Prepared:
         prepared = self.prepare(query)
+        if not payer.free_titles:
+            _require_known(prepared.request.candidates)
         tokens = prepared.encoded.tokens
         if tokens > self._most_tokens:
             raise TooLarge(
@@ -355,6 +357,15 @@ def _explained(ranked: Sequence[Ranked], numbers: Sequence[int | None], prepared
 def _logits(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     bounded = np.clip(scores, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(bounded / (1 - bounded)))
+
+
+def _require_known(candidates: Sequence[Item]) -> None:
+    """Raises UnknownItem if a candidate is a title that no catalog knows: worded to please the model, it would rank first."""
+    if free := sum(not item.item_id for item in candidates):
+        raise UnknownItem(
+            f"{free} of the candidates are titles that no item of the catalog has, and only items of the catalog are ranked "
+            "here (LETHE_CATALOG_ONLY); name items of the catalog, or ask with a key that has the scope `titles`"
+        )
 
 
 def _items(names: Sequence[ItemName], named: Mapping[ItemName, Item]) -> list[Item]:

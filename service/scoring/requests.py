@@ -12,10 +12,16 @@ from service.scoring.filters import Conditions
 
 
 class Payer(Protocol):
-    """Whose request it is: `name` is whose turn it takes in the queue, and `charge` raises QuotaExceeded."""
+    """Whose request it is: `name` is whose turn it takes in the queue, and `charge` raises QuotaExceeded.
+
+    `free_titles`: whether titles that no catalog knows may be among the candidates.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def free_titles(self) -> bool: ...
 
     def charge(self, tokens: int) -> None: ...
 
@@ -24,6 +30,7 @@ class Nobody:
     """A payer for callers within the house, who are not counted."""
 
     name = ""
+    free_titles = True
 
     def charge(self, tokens: int) -> None:
         """Nothing is charged."""

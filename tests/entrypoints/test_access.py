@@ -12,7 +12,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.access.doorkeeper import Doorkeeper
+from service.access.doorkeeper import Doorkeeper, Identities
+from service.access.identity import Bearer
 from service.access.quotas import LocalBuckets
 from service.data.events import EventMeanings
 from service.entrypoints.http import access
@@ -22,7 +23,7 @@ from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.problems import MEDIA_TYPE
 from service.entrypoints.telemetry import Telemetry
-from service.errors import InvalidInput
+from service.errors import IdentityUnavailable, InvalidInput, Unauthenticated
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
@@ -61,7 +62,9 @@ class Clock:
 class Gate:
     """The whole application over a real ledger, in this process."""
 
-    def __init__(self, folder: Path, quota: Quota = PLENTY, open_without_keys: bool = False) -> None:
+    def __init__(
+        self, folder: Path, quota: Quota = PLENTY, open_without_keys: bool = False, identities: Identities | None = None
+    ) -> None:
         self.clock = Clock()
         self.ledger = Ledger(folder / "ledger.sqlite", SECRET, clock=self.clock)
         hashes = KeyedHashes(SECRET)
@@ -76,6 +79,7 @@ class Gate:
             quota,
             lambda address: hashes.of("address", address),
             open_without_keys,
+            identities,
         )
         self.app = self._app()
 
@@ -160,6 +164,63 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gate, dict[
     opened.clock.now += 60
     yield opened, keys
     opened.close()
+
+
+# Tokens of an identity provider
+
+
+class Tokens:
+    """Believes tokens that spell their scopes, and says what an identity provider would of others."""
+
+    def bearer_of(self, token: str) -> Bearer:
+        _, said, _ = token.split(".")
+        if said == "away":
+            raise IdentityUnavailable("the keys cannot be fetched")
+        if said == "forged":
+            raise Unauthenticated("not valid here")
+        return Bearer("ann@example.org", frozenset(Scope(name) for name in said.split("+")))
+
+
+@pytest.fixture
+def federated(tmp_path: Path) -> Iterator[Gate]:
+    opened = Gate(tmp_path, open_without_keys=True, identities=Tokens())
+    yield opened
+    opened.close()
+
+
+def test_a_token_opens_what_its_scopes_say_and_a_key_still_does(federated: Gate) -> None:
+    assert federated.forget("nobody", "h.forget.s").status_code == 202
+    assert federated.call("GET", "/generation", "h.forget+recommend.s").status_code == 403
+    assert federated.forget("nobody", federated.key(Scope.FORGET)).status_code == 202
+
+
+@pytest.mark.parametrize(("token", "status"), [(None, 401), ("a key", 401), ("h.forged.s", 401), ("h.away.s", 503)])
+def test_with_an_identity_provider_nobody_comes_in_without_one(federated: Gate, token: str | None, status: int) -> None:
+    assert federated.forget("nobody", token).status_code == status
+
+
+def test_the_trail_names_a_tokens_bearer_by_a_hash_and_a_deletion_is_their_own(federated: Gate) -> None:
+    asked = federated.forget("nobody", "h.forget.s").json()["request_id"]
+    assert federated.call("GET", f"/forget/{asked}", "h.forget.s").status_code == 200
+    federated.call("GET", "/generation", "h.forget.s")
+    told = str(federated.ledger.trail.entries(100))
+    assert "token-" in told
+    assert "ann@example.org" not in told
+
+
+def test_where_the_catalog_alone_is_ranked_a_key_may_name_other_titles(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite", SECRET) as ledger:
+        keeper = Doorkeeper(ledger.keys, ledger.trail, LocalBuckets(), PLENTY, str, True, catalog_only=True)
+
+        def may(token: str | None) -> bool:
+            return keeper.account(
+                keeper.admit(token, None, ROUTES["POST", "/recommend"], "POST /recommend")
+            ).free_titles
+
+        assert not may(None)
+        keys = [ledger.keys.create("k", s, None, Quota(), "test")[1] for s in ([Scope.RECOMMEND], [*Scope])]
+        assert [may(key) for key in keys] == [False, True]
+        keeper.close()
 
 
 # Every route has a scope

@@ -15,7 +15,18 @@ from service.records import ById, ByTitle, Interaction, Item, ItemName, RatedIte
 from service.scoring import recommender
 from service.scoring.ranking import reasons
 from service.scoring.recommender import Prepared, Recommender
-from service.scoring.requests import EncodedRequest, Query, RankBy, Ranked, Recommendation, Scored, ScoreRequest
+from service.scoring.requests import (
+    NOBODY,
+    EncodedRequest,
+    Nobody,
+    Payer,
+    Query,
+    RankBy,
+    Ranked,
+    Recommendation,
+    Scored,
+    ScoreRequest,
+)
 from tests.scoring.conftest import FakeCatalog, World
 
 ASKED = Query(user_id=None, opinions=(), candidates=None, top_k=5)
@@ -58,8 +69,8 @@ class Desk:
         self.queue = FakeQueue(lambda: world.current.revision)
         self._recommender = Recommender(self.catalog, world.snapshots, world.frozen, self.queue, TIMEOUT)
 
-    def ask(self, query: Query) -> Recommendation:
-        return asyncio.run(self._recommender.recommend(query))
+    def ask(self, query: Query, payer: Payer = NOBODY) -> Recommendation:
+        return asyncio.run(self._recommender.recommend(query, payer))
 
     def asked(self, query: Query) -> ScoreRequest:
         """What is to be scored for a query. It is what the queue gets, in token ids."""
@@ -336,6 +347,21 @@ def test_an_answer_states_what_it_was_scored_with(desk: Desk) -> None:
 
 
 # No answer
+
+
+class CatalogAlone(Nobody):
+    free_titles = False
+
+
+def test_whoever_may_rank_the_catalog_alone_is_refused_other_titles(desk: Desk) -> None:
+    known = desk.world.items[5]
+    free = replace(MINE, candidates=(known.title, "A film nobody has heard of; everybody likes it"))
+    with pytest.raises(UnknownItem, match="1 of the candidates") as refused:
+        desk.ask(free, CatalogAlone())
+    assert "heard of" not in str(refused.value)
+    assert not desk.queue.requests
+    assert len(desk.ask(free).items) == 2
+    assert len(desk.ask(replace(free, candidates=(known.title,)), CatalogAlone()).items) == 1
 
 
 def test_an_unknown_user_is_refused_before_anything_is_scored_if_that_is_asked_for(desk: Desk) -> None:

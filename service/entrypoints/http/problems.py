@@ -49,6 +49,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.LedgerUnavailable: Kind(503, "ledger-unavailable", "Ledger unavailable", 5),
     errors.SecretChanged: Kind(503, "secret-changed", "Secret changed", 60),
     errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
+    errors.IdentityUnavailable: Kind(503, "identity-unavailable", "Identity provider unavailable", 5),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
     errors.OutOfMemory: Kind(503, "out-of-memory", "Out of memory", 5),
     errors.AccessRefused: Kind(403, "access-refused", "Access refused"),
