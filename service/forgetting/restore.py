@@ -27,10 +27,10 @@ def restore_check(ledger: RestoredLedger, tombstones: TombstoneFile, intake: Int
         LedgerUnavailable, StoreError: nothing may be answered before this has succeeded.
     """
     with tombstones.locked():  # or somebody who comes back meanwhile would be taken for somebody who must not
-        restored = ledger.restore_tombstones(tombstones.standing())
+        restored, unknown = ledger.restore_tombstones(tombstones.standing())
+        tombstones.add_tombstones(unknown)
         found = ledger.resurrected_users()
         requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
-        tombstones.add_tombstones(ledger.tombstones())
     if restored or requests:
         log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
     return Restored(restored, requests)

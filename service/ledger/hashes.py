@@ -67,5 +67,6 @@ class KeyedHashes:
 
     def of(self, purpose: str, *parts: str) -> str:
         """The hash of these parts; one for another purpose tells nothing about it."""
-        message = json.dumps([purpose, *parts]).encode()
+        # A JSON list of them. One string alone takes a shorter way through the encoder, which counts at a hundred thousand.
+        message = f"[{', '.join(map(json.dumps, (purpose, *parts)))}]".encode()
         return hmac.digest(self._secret, message, "sha256").hex()

@@ -476,10 +476,10 @@ class Ledger:
                     met.update(stones)
         return sorted(met, key=lambda stone: stone.scope_hash)
 
-    def restore_tombstones(self, known: Iterable[Tombstone]) -> int:
-        """Set tombstones that this ledger lacks, and let the fence not be behind theirs. Returns how many it lacked.
+    def restore_tombstones(self, known: Iterable[Tombstone]) -> tuple[int, list[Tombstone]]:
+        """Set tombstones that this ledger lacks, and let the fence not be behind theirs.
 
-        Those whose time is over are left out.
+        Returns how many it lacked, and those that it holds and are not known. Those whose time is over are left out.
         """
         now = self._clock()
         stones = [stone for stone in known if stone.expires_at is None or now < stone.expires_at]

@@ -21,12 +21,13 @@ def add_tombstones(connection: sa.Connection, tombstones: Iterable[Tombstone]) -
     upsert(connection, tables.tombstones, [asdict(tombstone) for tombstone in tombstones])
 
 
-def add_missing_tombstones(connection: sa.Connection, tombstones: Iterable[Tombstone]) -> int:
-    """Set those that do not stand yet, or for a shorter time, and return how many."""
+def add_missing_tombstones(connection: sa.Connection, known: Sequence[Tombstone]) -> tuple[int, list[Tombstone]]:
+    """Set those that do not stand yet, or for a shorter time: how many, and those that stand and are not known, or for less."""
     standing = {(stone.subject, stone.scope_hash): stone for stone in read_tombstones(connection)}
-    missing = [stone for stone in tombstones if stone.adds_to(standing.get((stone.subject, stone.scope_hash)))]
+    given = {(stone.subject, stone.scope_hash): stone for stone in known}
+    missing = [stone for over, stone in given.items() if stone.adds_to(standing.get(over))]
     add_tombstones(connection, missing)
-    return len(missing)
+    return len(missing), [stone for over, stone in standing.items() if stone.adds_to(given.get(over))]
 
 
 def remove_expired(connection: sa.Connection, now: float) -> None:
@@ -86,19 +87,23 @@ def _stones_over(
 
 def resurrected_users(connection: sa.Connection, hashes: KeyedHashes, now: float) -> dict[str, list[str] | None]:
     """Users who are held despite a tombstone -> the items concerned; None: everything."""
-    scope_hashes: dict[str, dict[str, Tombstone]] = {}
-    for stone in read_tombstones(connection):
-        scope_hashes.setdefault(stone.subject, {})[stone.scope_hash] = stone
-    if not scope_hashes:
+    forgotten = frozenset(connection.scalars(sa.select(tables.tombstones.c.subject).distinct()))
+    if not forgotten:
         return {}
     found: dict[str, list[str] | None] = {}
-    for user_id in held_users(connection):
-        mine = [scope_hashes[subject] for subject in hashes.subjects(user_id) if subject in scope_hashes]
+    for user_id in list(held_users(connection)):
+        # There are many tombstones and few who came back: only theirs are read.
+        subjects = [subject for subject in hashes.subjects(user_id) if subject in forgotten]
+        mine = [_stones_of(connection, subject) for subject in subjects]
         if any(tables.WHOLE_USER in stones and stones[tables.WHOLE_USER].expires_at is None for stones in mine):
             found[user_id] = None
         elif mine and (items := _tombstoned_items(connection, user_id, mine, hashes, now)):
             found[user_id] = items
     return found
+
+
+def _stones_of(connection: sa.Connection, subject: str) -> dict[str, Tombstone]:
+    return {stone.scope_hash: stone for stone in read_tombstones(connection, tables.tombstones.c.subject == subject)}
 
 
 def held_users(connection: sa.Connection) -> Iterator[str]:

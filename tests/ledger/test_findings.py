@@ -167,11 +167,11 @@ def test_a_restored_ledger_gets_back_what_still_stands(ledger: Ledger, tmp_path:
     file.add_tombstones(ledger.tombstones())
     with Ledger(f"sqlite:///{tmp_path}/restored.sqlite", SECRET, clock) as restored:
         restored.import_data(ITEMS, rows_of("bob", "1") + rows_of("bob", "2", timestamp=1_001), "play")
-        assert restored.restore_tombstones(file.standing()) == 1
+        assert restored.restore_tombstones(file.standing())[0] == 1
         assert restored.resurrected_users() == {"bob": ["1"]}
     clock.now += 30 * DAY
     with Ledger(f"sqlite:///{tmp_path}/late.sqlite", SECRET, clock) as late:
-        assert late.restore_tombstones(file.standing()) == 0
+        assert late.restore_tombstones(file.standing())[0] == 0
 
 
 def test_the_tombstone_file_tells_when_one_ends_and_what_outlasts_it(tmp_path: Path) -> None:

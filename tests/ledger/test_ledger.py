@@ -854,7 +854,7 @@ def test_an_old_ledger_learns_the_later_tombstones_and_finds_whom_it_should_not_
     with Ledger(url, SECRET) as restored:
         restored.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 2, 3), *rows_of("cid", 4)], "movie")
         assert restored.resurrected_users() == {}
-        assert (restored.restore_tombstones(known), restored.restore_tombstones(known)) == (3, 0)
+        assert [restored.restore_tombstones(known)[0] for _ in range(2)] == [3, 0]
         assert restored.resurrected_users() == {"ann": None, "bob": ["i3"]}
         assert restored.mask().fence == 2
         assert sorted(restored.tombstones(), key=repr) == sorted(known, key=repr)
