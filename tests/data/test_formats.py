@@ -76,6 +76,14 @@ def test_a_delimiter_may_be_written_as_it_is_typed(tmp_path: Path) -> None:
     assert read(path, terms) == [Interaction("u", "a,b", True, 2)]
 
 
+@pytest.mark.parametrize("column", ["user_id", "item_id", "liked", "timestamp"])
+def test_a_column_that_is_there_twice_is_refused_by_its_name(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path, "said.csv", f"user_id,item_id,liked,timestamp,{column}\nann,i1,1,5,7\n")
+    with pytest.raises(ImportRefused, match=rf"{column} more than once") as refused:
+        read(path)
+    assert "ann" not in str(refused.value)
+
+
 def test_columns_of_other_names_are_taken_for_ours_and_told_by_theirs(tmp_path: Path) -> None:
     columns = {"user_id": "uid", "item_id": "asin", "title": "name", "rating": "stars", "timestamp": "at"}
     terms = Terms(Limit(99), columns=columns)

@@ -23,7 +23,7 @@ def atomic_rows(path: Path, rejected: Rejections, required: Sequence[str], watch
         names = [name.partition(":")[0] for name in typed]
         titled = {"title": _TITLES, "year": _YEARS, "genres": _GENRES} if format_suffix(path) == ".item" else {}
         ours = {our: names.index(found) for our, theirs in titled.items() if (found := _first(theirs, names))}
-        check_columns(path.name, [*names, *ours], required)
+        check_columns(path.name, [*names, *(our for our in ours if our not in names)], required)
         for number, line in enumerate(lines, start=2):
             location, fields = RowLocation(path.name, number), line.rstrip("\r\n").split(_SEPARATOR)
             if len(fields) == len(names):

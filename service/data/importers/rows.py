@@ -198,11 +198,21 @@ def _checked(value: Any, required: Sequence[str]) -> Row:
     return value
 
 
+_OPTIONAL = ("liked", "rating", "timestamp")
+
+
 def check_columns(file: str, header: Sequence[str], required: Sequence[str]) -> None:
-    """Raises ImportRefused, which names what is missing and nothing of the file's first line: it may be somebody's row."""
+    """Raises ImportRefused, which names what is missing or twice there, and nothing else of the file's first line.
+
+    That line may be somebody's row.
+    """
     missing = [name for name in required if name not in header]
     if missing:
         raise ImportRefused(
             f"{file} lacks the column(s) {', '.join(missing)}; the columns must have names, in text files in the "
             "first line; of a column with another name say so, as --column item_id=ITS_NAME"
+        )
+    if twice := [name for name in dict.fromkeys((*required, *_OPTIONAL)) if list(header).count(name) > 1]:
+        raise ImportRefused(
+            f"{file} has the column(s) {', '.join(twice)} more than once; it cannot be said which is meant, so leave the others out"
         )
