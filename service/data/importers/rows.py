@@ -214,5 +214,5 @@ def check_columns(file: str, header: Sequence[str], required: Sequence[str]) -> 
         )
     if twice := [name for name in dict.fromkeys((*required, *_OPTIONAL)) if list(header).count(name) > 1]:
         raise ImportRefused(
-            f"{file} has the column(s) {', '.join(twice)} more than once; it cannot be said which is meant, so leave the others out"
+            f"{file} has the column(s) {', '.join(twice)} more than once; leave all but one of them out"
         )
