@@ -105,8 +105,7 @@ class Reconciler:
             self._schedule.note()
             self._ledger.advance_horizon()
         ids = [request.request_id for request in self._ledger.pending()]
-        self._ledger.start(ids)
-        pending = [self._ledger.request(request_id) for request_id in ids]
+        pending = self._ledger.start(ids)
         try:
             built = self._builder.build(config)
             self._nodes |= built.memories

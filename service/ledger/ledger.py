@@ -412,14 +412,15 @@ class Ledger:
         with self._database.read_transaction() as connection:
             return requests.find_requests(connection, requests.PENDING)
 
-    def start(self, request_ids: Iterable[str]) -> None:
-        """Note that work on these owed requests begins; completed ones are left as they are."""
+    def start(self, request_ids: Iterable[str]) -> list[ForgetRequest]:
+        """Note that work on these owed requests begins, and return them; completed ones are left as they are."""
         ids = list(request_ids)
         with self._database.write_transaction() as connection:
             requests.start(connection, ids, self._clock())
             # Before the database's file is rewritten, so that nothing of it is left there.
             for request_id in ids:
                 self._remove_from_trail(connection, request_id)
+            return [requests.one_request(connection, request_id) for request_id in ids]
 
     def fail(self, request_ids: Iterable[str], reason: str) -> None:
         """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
