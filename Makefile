@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history attacks check format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history attacks check sbom audit format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -40,12 +40,21 @@ check: $(VENV)/.installed-dev ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Tools in an environment of their own, so that they do not list themselves.
+AUDIT := $(VENV)-audit
+sbom: $(VENV)/.installed ## sbom.json: every package that is installed (those of the tests too), with versions and licenses
+	test -x $(AUDIT)/bin/cyclonedx-py || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1; }
+	$(AUDIT)/bin/cyclonedx-py environment $(VENV) --of JSON -o sbom.json
+
+audit: sbom ## known vulnerabilities of the pinned packages (asks the network)
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .lethe .torture
+	rm -rf $(VENV) $(AUDIT) sbom.json .lethe .torture
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

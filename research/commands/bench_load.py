@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,10 +77,10 @@ def bench_serving(
     wanted = [_request_shape(text) for text in requests.split(",")]
     plan = serving.Plan(rounds, saturated_seconds, 60 * minutes, overload_seconds)
     with _model(shape, given) as model, scratch_home(_SMALL | stated(given) | model) as opened:
-        users = _build(opened, people)
+        users = iter(built_of(opened, importers.demo(), people))
         port = serving.free_port()
         sections: list[Section] = []
-        with serving.running(_server(port), _environment(opened), port, opened.settings.home / "server.log"):
+        with served_by(opened, port):
             offline = _Offline(opened)
             for size in wanted:
                 asker = Asker(size, offline.frozen.tokenizer, opened.ledger.item_type(), opened.settings.seed)
@@ -164,20 +164,25 @@ class _Offline:
         return total([cost.read(shape.context), times(shape.items, question)])
 
 
-def _build(opened: Home, people: int) -> Iterator[str]:
-    """Make the generation of so many people of the demo; those of them whom adapters have seen."""
-    demo, config = importers.demo(), opened.settings.build_config()
-    known = sorted({row.user_id for row in demo.interactions})[:people]
+def built_of(opened: Home, dataset: importers.Dataset, people: int) -> list[str]:
+    """Make the generation of so many people of a data set; those of them whom adapters have seen."""
+    config = opened.settings.build_config()
+    known = sorted({row.user_id for row in dataset.interactions})[:people]
     kept = set(known)
-    rows = [row for row in demo.interactions if row.user_id in kept]
+    rows = [row for row in dataset.interactions if row.user_id in kept]
     met = {row.item_id for row in rows}  # nobody asks for the others, and a larger catalog takes longer to read
-    opened.ledger.import_data([item for item in demo.items if item.item_id in met], rows, demo.item_type)
+    opened.ledger.import_data([item for item in dataset.items if item.item_id in met], rows, dataset.item_type)
     # Never the bell of the installation, whatever LETHE_REDIS_URL says: its worker has nothing to do here.
     bell = open_bell(None, opened.settings.home / "worker.lock")
     with progress_for_stderr() as progress:
         building.reconciler(opened, bell, progress).rebuild(config)
     bell.close()
-    return (user for user in known if not is_validation_user(user, config.validation_percent, config.seed))
+    return [user for user in known if not is_validation_user(user, config.validation_percent, config.seed)]
+
+
+def served_by(opened: Home, port: int) -> AbstractContextManager[None]:
+    """A server process of that installation, which ends with the block."""
+    return serving.running(_server(port), _environment(opened), port, opened.settings.home / "server.log")
 
 
 def _server(port: int) -> list[str]:

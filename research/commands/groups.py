@@ -30,6 +30,9 @@ bench_app = lazy_app(
         "ingestion": CommandEntry(
             f"{_HERE}.bench_ingestion:bench_ingestion", "Events into the ledger, beside its floor."
         ),
+        "robustness": CommandEntry(
+            f"{_HERE}.bench_robustness:bench_robustness", "How far a title can be worded up, by scores alone."
+        ),
         "memory": CommandEntry(f"{_HERE}.bench_load:bench_memory", "The counts alone, at any size."),
     },
     "Measure speed against peers, in one run and in turns.",

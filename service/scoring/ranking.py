@@ -95,6 +95,26 @@ def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) ->
     return np.asarray(value + opinion * np.where(known, found.thinness[numbers] ** 2, 1.0), np.float64)
 
 
+def bounded(value: Doubles, foreign: Sequence[bool]) -> Doubles:
+    """(C,): the values, but of a candidate that no catalog knows none above the lower half of those that one knows.
+
+    Whoever writes a title can word it until the model likes it, so text alone never passes the better half of what is known.
+    Those that would have passed keep their order, right behind the middle. Without a known candidate nothing changes.
+    """
+    unknown = np.asarray(foreign, np.bool_)
+    known = np.sort(value[~unknown])
+    if not len(known):
+        return value
+    middle = known[(len(known) - 1) // 2]
+    above = np.flatnonzero(unknown & (value >= middle))
+    lower = value[value < middle]
+    room = middle - (lower.max() if len(lower) else middle - 1.0)
+    found = value.copy()
+    best_first = above[np.argsort(-value[above], kind="stable")]
+    found[best_first] = middle - room * np.arange(1, len(above) + 1) / (len(above) + 1)
+    return found
+
+
 def because(found: Iterable[Evidence], item: int, most: int) -> list[int]:
     """The items of the history that speak most for an item, the strongest first; others are not named."""
     said: dict[int, float] = {}

@@ -21,7 +21,7 @@ from service.records import ById, ByTitle, Item, ItemName, Mask, RatedItem
 from service.scoring.device_memory import within_memory
 from service.scoring.diversity import diversified
 from service.scoring.encoding import RequestEncoder
-from service.scoring.ranking import Reasons, because, reasons, values
+from service.scoring.ranking import Reasons, because, bounded, reasons, values
 from service.scoring.requests import (
     NOBODY,
     EncodedRequest,
@@ -283,6 +283,7 @@ def answer(query: Query, prepared: Prepared, scored: Scored) -> Recommendation:
     scores = np.array(scored.scores, np.float64)
     by_model = query.ranked_by is RankBy.MODEL
     value = values(prepared.reasons, prepared.numbers, _logits(scores)) if by_model else scores
+    value = bounded(value, [not item.item_id for item in prepared.request.candidates])
     best = _order(query, prepared, value)[query.offset :]
     first = query.offset + 1
     chosen = prepared.request.candidates

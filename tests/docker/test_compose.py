@@ -55,6 +55,15 @@ def expressions() -> Iterator[str]:
 # docker-compose.yml
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_a_process_may_write_into_its_home_alone_and_is_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert {"mem_limit", "pids_limit", "tmpfs"} <= service.keys()
+
+
 def test_every_process_of_the_service_is_there() -> None:
     assert set(SERVICES) == {*OURS, *ON_GPUS, "postgres", "redis", "prometheus", "grafana"}
 

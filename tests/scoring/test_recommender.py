@@ -287,10 +287,23 @@ def test_named_candidates_may_be_ranked_by_the_whole_model(world: World) -> None
     world.publish(people=PEOPLE)
     desk = Desk(world)
     query = replace(ASKED, opinions=(("2", True),), candidates=("8", "Unheard of, with a long title", "9"))
-    assert next(item.item_id for item in desk.ask(query).items) is None
+    by_score = desk.ask(query)
+    assert max(by_score.items, key=lambda item: item.score).item_id is None  # and yet no catalog item stands behind it
+    assert by_score.items[-1].item_id is None
     by_model = desk.ask(replace(query, rank_by=RankBy.MODEL))
     assert [item.item_id for item in by_model.items] == ["8", "9", None]
     assert desk.ask(replace(query, candidates=None, rank_by=RankBy.SCORE)).ranked_by is RankBy.SCORE
+
+
+def test_no_wording_of_a_title_outside_the_catalog_passes_the_better_half_of_what_the_catalog_knows(
+    world: World,
+) -> None:
+    world.publish()
+    known = ("4", "5", "6", "7")
+    for title in ("x", "a title that is much longer than what the catalog holds " * 3):
+        query = replace(ASKED, candidates=(*known, title), top_k=5)
+        items = Desk(world).ask(query).items
+        assert next(item.rank for item in items if item.item_id is None) >= 3
 
 
 def test_as_many_are_retrieved_as_are_wanted(world: World) -> None:
@@ -303,15 +316,17 @@ def test_as_many_are_retrieved_as_are_wanted(world: World) -> None:
 # What is answered
 
 
-def test_the_best_come_first_with_ranks_from_one(desk: Desk) -> None:
+def test_the_best_come_first_with_ranks_from_one_and_titles_outside_the_catalog_behind_its_better_half(
+    desk: Desk,
+) -> None:
     def score(title: str) -> float:
         return len(desk.world.frozen.tokenizer.question(Item("", title), desk.world.item_type)) / 100
 
     answer = desk.ask(replace(ASKED, candidates=("a", "Film 11", "b c d", "b c"), top_k=3))
     assert score("a") < score("b c") < score("Film 11") < score("b c d")
     assert answer.items == (
-        Ranked(None, "b c d", score("b c d"), 1),
-        Ranked("11", "Film 11", score("Film 11"), 2),
+        Ranked("11", "Film 11", score("Film 11"), 1),
+        Ranked(None, "b c d", score("b c d"), 2),
         Ranked(None, "b c", score("b c"), 3),
     )
 

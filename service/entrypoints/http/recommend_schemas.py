@@ -76,7 +76,8 @@ class RecommendBody(BaseModel):
     that most people have met. An item that `candidates` names more than once, in whatever way, is answered once.
 
     `rank_by` decides the order: `model` (what people like together, content and the score; the default without `candidates`)
-    or `score` (the default with them).
+    or `score` (the default with them). Whichever it is, a title that no catalog knows stands behind the better half of the
+    candidates that one knows.
 
     A user of whom nothing is held is answered as a stranger (`cold` in the answer), unless `strict` asks for a 404. `exclude`
     and `filter` count before candidates are retrieved, so that a narrow filter still fills `top_k`. `offset` leaves out the
