@@ -40,6 +40,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/forget/batch"): {"user_ids": ["nobody"]},
     ("POST", "/interactions"): {"interactions": [{"user_id": "nobody", "item_id": "i-1", "liked": True}]},
     ("DELETE", "/interactions"): {"user_id": "nobody", "item_ids": ["i-1"]},
+    ("PATCH", "/interactions"): {"user_id": "nobody", "item_id": "i-1", "liked": True},
     ("POST", "/recommend/batch"): {"user_ids": ["nobody"]},
     ("POST", "/rerank"): {"documents": ["Alien"]},
     ("POST", "/items/{item_id}/similar"): {},
