@@ -205,7 +205,8 @@ def test_every_route_answers_every_key_as_documented(
         assert answer.status_code in {200, 201, 202, 204, 404}, answer.text
         assert "ratelimit" in answer.headers
         if answer.status_code == 404:
-            assert any(unknown in path for unknown in ("f-1", "i-1", "static"))
+            nothing_held = route == ("PATCH", "/interactions")  # of nobody there is nothing to rectify
+            assert nothing_held or any(unknown in path for unknown in ("f-1", "i-1", "static"))
 
 
 def test_what_a_key_is_not_known_for_is_told_in_one_way(full: tuple[Gate, Any]) -> None:
