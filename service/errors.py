@@ -7,6 +7,7 @@ LetheError
 │   ├── UnknownUser           nothing is held of this user
 │   ├── UnknownItem           an item id that no catalog holds
 │   ├── UnknownRequest        no forget request has this id
+│   ├── UnknownInteraction    nothing is held of this user and this item
 │   └── IdempotencyConflict   the key was used before, for a different request
 ├── ModelUnsuitable         the frozen model cannot be used for scoring
 ├── StoreError              the store cannot be read or written
@@ -50,6 +51,9 @@ class UnknownItem(InvalidInput): ...
 
 
 class UnknownRequest(InvalidInput): ...
+
+
+class UnknownInteraction(InvalidInput): ...
 
 
 class IdempotencyConflict(InvalidInput): ...

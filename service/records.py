@@ -175,6 +175,14 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """What a person says of an item instead of what is held of it."""
+
+    liked: bool
+    rating: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RatedItem:
     """An item and whether its reader liked it: one entry of a history."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from service.forgetting.ports import IntakeLedger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
-from service.records import COMMAND_LINE, ForgetRequest, ItemName, Requester
+from service.records import COMMAND_LINE, Correction, ForgetRequest, ItemName, Requester
 
 
 class Intake:
@@ -33,7 +33,23 @@ class Intake:
             InvalidInput, IdempotencyConflict, LedgerUnavailable: nothing was accepted.
             StoreError: accepted and masked, but not yet safe from the restore of an old ledger; to be asked again.
         """
-        request = self._ledger.forget(user_id, item_ids, idempotency_key, remember, by)
+        return self._secured(self._ledger.forget(user_id, item_ids, idempotency_key, remember, by))
+
+    def rectify(
+        self,
+        user_id: str,
+        item_id: str,
+        correction: Correction,
+        idempotency_key: str | None,
+        by: Requester = COMMAND_LINE,
+    ) -> ForgetRequest:
+        """`Ledger.rectify`, and then a copy of the tombstone over the older rows.
+
+        Raises what `forget` does, and UnknownInteraction.
+        """
+        return self._secured(self._ledger.rectify(user_id, item_id, correction, idempotency_key, by))
+
+    def _secured(self, request: ForgetRequest) -> ForgetRequest:
         sys.audit("lethe.forget.before_tombstone_file")
         self._tombstones.add_tombstones(self._ledger.tombstones(request.request_id))
         if request.state == "completed" and request.receipt is None:

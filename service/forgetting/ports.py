@@ -9,6 +9,7 @@ from typing import Protocol
 from service.ledger import ColumnSearch, Event, EventOutcome, LedgerCounts, MaskedArtifacts
 from service.records import (
     COMMAND_LINE,
+    Correction,
     ForgetRequest,
     Interaction,
     ItemName,
@@ -42,6 +43,15 @@ class IntakeLedger(TombstoneLedger, Protocol):
         item_ids: Sequence[ItemName] | None,
         idempotency_key: str | None,
         remember: bool = False,
+        by: Requester = COMMAND_LINE,
+    ) -> ForgetRequest: ...
+
+    def rectify(
+        self,
+        user_id: str,
+        item_id: str,
+        correction: Correction,
+        idempotency_key: str | None,
         by: Requester = COMMAND_LINE,
     ) -> ForgetRequest: ...
 

@@ -20,6 +20,7 @@ from service.ledger.hashes import KeyedHashes
 from service.ledger.statements import Row, chunks
 
 BEGINNING = ""  # what the first entry of all has for the digest before it
+RECTIFICATION = "rectify"  # the action of an accepted rectification
 DELETION = "forget"  # the action of an accepted deletion
 _c = tables.audit_log.c
 

@@ -12,7 +12,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
-from service.ledger import audit, rows, tables
+from service.ledger import audit, rectifying, rows, tables
 from service.ledger.catalog import created_of, drop_unnamed, id_in
 from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
@@ -32,7 +32,7 @@ from service.ledger.statements import (
     keyed,
 )
 from service.ledger.tombstones import add_tombstones
-from service.records import ById, ByTitle, ForgetRequest, ItemName, Key, Requester, Scope
+from service.records import ById, ByTitle, Correction, ForgetRequest, Interaction, ItemName, Key, Requester, Scope
 
 Clock = Callable[[], float]
 
@@ -51,6 +51,7 @@ class ForgetCommand:
     subjects: frozenset[str]  # of the user, under every secret
     known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
     by: Requester
+    correction: Correction | None  # what stands in place of the one item that `names` holds; None: nothing
 
     @classmethod
     def of(
@@ -62,13 +63,15 @@ class ForgetCommand:
         hashes: KeyedHashes,
         accepted_at: float,
         by: Requester,
+        correction: Correction | None = None,
     ) -> Self:
         """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
         if names is not None and not names:
             raise InvalidInput("item_ids is empty; leave it out to forget the whole user")
         user = keyed(user_id)
         stated = {_stated(name) for name in names or ()}
-        content = (_scope(names), *sorted(stated), *(["remember"] if remember else []))
+        instead = [] if correction is None else [json.dumps([correction.liked, correction.rating])]
+        content = (_scope(names), *sorted(stated), *(["remember"] if remember else []), *instead)
         # Of each API key its own: nobody learns which ones others have used.
         named = None if key is None else (*(() if by.key_id is None else (by.key_id,)), key)
         known_as = (
@@ -85,6 +88,7 @@ class ForgetCommand:
             subjects=frozenset(hashes.subjects(user)),
             known_as=known_as,
             by=by,
+            correction=correction,
         )
 
     @property
@@ -141,7 +145,10 @@ def _accept(
     lineage = connection.execute(mine).all()
     findings = look_up(connection, command.user_id, command.names, seen=bool(lineage), hashes=hashes)
     created = created_of(connection, command.user_id)
-    erased = _erase_interactions(connection, command.user_id, findings)
+    row = _corrected(connection, command)
+    erased = _erase_interactions(connection, command, findings)
+    if row is not None:
+        rectifying.put(connection, row)
     drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, command, erased)
     pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), PENDING)
@@ -153,7 +160,8 @@ def _accept(
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     owing = bool(erased or pending or (lineage and command.names is None))
     request = _new_request(connection, command, findings, erased, lineage if owing else (), owing, clock)
-    add_tombstones(connection, findings.tombstones(request, command.remember, remember_seconds))
+    stones = findings.tombstones(request, command.remember, remember_seconds)
+    add_tombstones(connection, stones if row is None else [rectifying.tombstone_before(row, one) for one in stones])
     _note(connection, command, request, hashes)
     return request
 
@@ -162,7 +170,7 @@ def _note(connection: sa.Connection, command: ForgetCommand, request: ForgetRequ
     event = audit.AuditEvent(
         at=command.accepted_at,
         actor=command.by.actor,
-        action=audit.DELETION,
+        action=audit.DELETION if command.correction is None else audit.RECTIFICATION,
         outcome="accepted",
         request_id=request.request_id,
         subject=command.subject,
@@ -214,9 +222,17 @@ def _new_request(
     return request
 
 
-def _erase_interactions(connection: sa.Connection, user_id: Key, findings: ForgetFindings) -> int:
-    held = rows.items_of(connection, user_id, findings.held)
-    rows.erase(connection, user_id, findings.held)
+def _corrected(connection: sa.Connection, command: ForgetCommand) -> Interaction | None:
+    if command.correction is None or command.names is None:
+        return None
+    [name] = command.names
+    item_id = keyed(name.item_id if isinstance(name, ById) else str(name), "an item_id")
+    return rectifying.corrected(connection, command.user_id, item_id, command.correction, command.accepted_at)
+
+
+def _erase_interactions(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings) -> int:
+    held = rows.items_of(connection, command.user_id, findings.held)
+    rows.erase(connection, command.user_id, findings.held, keep_events=command.correction is not None)
     return len(held)
 
 

@@ -50,7 +50,9 @@ from service.ledger.searching import ColumnSearch, search_columns
 from service.ledger.shelf import ItemOutcome
 from service.records import (
     COMMAND_LINE,
+    ById,
     CatalogEntry,
+    Correction,
     ForgetRequest,
     Interaction,
     Item,
@@ -380,6 +382,28 @@ class Ledger:
         command = deletions.ForgetCommand.of(
             user_id, item_ids, idempotency_key, remember, self._hashes, self._clock(), by
         )
+        return self._accept(command)
+
+    def rectify(
+        self,
+        user_id: str,
+        item_id: str,
+        correction: Correction,
+        idempotency_key: str | None,
+        by: Requester = COMMAND_LINE,
+    ) -> ForgetRequest:
+        """Erase one interaction as `forget` does, and hold what the person says instead, in one transaction.
+
+        The corrected row is the newest of its user: it has the time of the correction. Older rows of this user and item are
+        kept out from now on. Raises InvalidInput, UnknownInteraction, IdempotencyConflict.
+        """
+        names = (ById(item_id),)
+        command = deletions.ForgetCommand.of(
+            user_id, names, idempotency_key, False, self._hashes, self._clock(), by, correction
+        )
+        return self._accept(command)
+
+    def _accept(self, command: deletions.ForgetCommand) -> ForgetRequest:
         with self._database.write_transaction() as connection:
             tombstones.remove_expired(connection, command.accepted_at)
             request = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)

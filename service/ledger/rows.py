@@ -43,10 +43,10 @@ def items_of(connection: sa.Connection, user_id: str, among: Iterable[str] | Non
     }
 
 
-def erase(connection: sa.Connection, user_id: str, among: Iterable[str] | None) -> None:
-    """Delete a user's rows and known events, or those of these items."""
+def erase(connection: sa.Connection, user_id: str, among: Iterable[str] | None, keep_events: bool = False) -> None:
+    """Delete a user's rows and known events, or those of these items. `keep_events`: an event that is sent again is known."""
     chosen = None if among is None else list(among)
-    for table in (*TABLES, tables.events):
+    for table in TABLES if keep_events else (*TABLES, tables.events):
         mine = sa.delete(table).where(table.c.user_id == user_id)
         if chosen is None:
             connection.execute(mine)

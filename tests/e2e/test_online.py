@@ -95,6 +95,31 @@ def test_a_deletion_is_completed_beside_what_has_arrived_and_a_rebuild_gives_the
     assert json.loads(other.get(f"/users/{OTHERS[0]}/export").text)["interactions"] == []
 
 
+def test_a_rectified_interaction_leaves_the_model_with_a_receipt_and_counts_as_corrected(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    one, other = servers
+    held = other.get(f"/users/{OTHERS[2]}/export").json()["interactions"]
+    wrong = next(row for row in held if row["counted"])
+    body = {"user_id": OTHERS[2], "item_id": wrong["item_id"], "liked": not wrong["liked"]}
+    answer = one.client.patch("/interactions", json=body)
+    assert answer.status_code == 202
+    now = {row["item_id"]: row for row in other.get(f"/users/{OTHERS[2]}/export").json()["interactions"]}
+    assert (now[wrong["item_id"]]["liked"], now[wrong["item_id"]]["counted"]) == (not wrong["liked"], False)
+    assert now.keys() == {row["item_id"] for row in held}
+    one.completed(answer.json()["request_id"])
+    assert one.get(f"/forget/{answer.json()['request_id']}/receipt").status_code == 200
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+    assert json.loads(installed.lethe("restore-check", "--json"))["forgotten_again"] == 0
+    installed.build()
+    [corrected] = [
+        row
+        for row in other.get(f"/users/{OTHERS[2]}/export").json()["interactions"]
+        if row["item_id"] == wrong["item_id"]
+    ]
+    assert (corrected["liked"], corrected["counted"]) == (not wrong["liked"], True)
+
+
 def test_lines_of_events_are_taken_in_and_a_full_build_lets_them_count(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:

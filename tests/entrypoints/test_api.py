@@ -470,6 +470,7 @@ DOOR = Door()
     [
         (errors.UnknownUser("nothing is held"), 404, "unknown-user"),
         (errors.UnknownItem("no such item"), 404, "unknown-item"),
+        (errors.UnknownInteraction("nothing is held of both"), 404, "unknown-interaction"),
         (errors.InvalidInput("too short"), 422, "invalid-input"),
         (errors.Overloaded("full", 7), 429, "overloaded"),
         (errors.TimedOut("late", 7), 503, "timed-out"),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from service.forgetting.tombstones import TombstoneFile
+from service.ledger import KeyedHashes
 from service.records import ById
-from tests.entrypoints.online_house import OnlineHouse
+from tests.entrypoints.online_house import SECRET, OnlineHouse
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -84,6 +86,74 @@ def test_of_the_forgotten_the_export_names_their_deletions_alone(house: OnlineHo
     assert (told["interactions"], told["used_by"], told["known_event_ids"]) == ([], [], 0)
     assert [one["request_id"] for one in told["deletions"]] == [request_id]
     assert house.ask("GET", "/users/never%20held/export").json()["deletions"] == []
+
+
+# Rectification
+
+
+def test_a_rectified_interaction_is_erased_and_stands_corrected_with_a_request_of_its_own(house: OnlineHouse) -> None:
+    rung = house.asleep.rung
+    answer = house.ask("PATCH", "/interactions", json={"user_id": "ann", "item_id": "i0", "liked": False})
+    told = answer.json()
+    assert (answer.status_code, told["state"], told["outcome"]) == (202, "accepted", "erased")
+    assert (told["counts"]["interactions"], told["affected_shards"]) == (1, ["ad1"])
+    assert answer.headers["Location"] == f"/forget/{told['request_id']}"
+    assert house.asleep.rung == rung + 1
+    assert (set(house.ledger.mask().adapters), set(house.ledger.mask().memories)) == ({"ad1"}, {"me1"})
+    held = {row["item_id"]: row for row in house.ask("GET", "/users/ann/export").json()["interactions"]}
+    assert (held["i0"]["liked"], held["i0"]["counted"]) == (False, False)
+    assert held.keys() == {"i0", "i1", "i3"}
+
+
+def test_what_was_wrong_does_not_come_back_and_what_is_newer_counts(house: OnlineHouse) -> None:
+    body = {"user_id": "ann", "item_id": "i0", "rating": 1}
+    for _ in range(2):  # the second correction is over the first, too
+        assert house.ask("PATCH", "/interactions", json=body).status_code == 202
+    assert house.ledger.resurrected_users() == {}
+    assert house.post("/interactions", {"interactions": [_row("ann", "i0")]}).json()["outcomes"] == ["forgotten"]
+    later = {**_row("ann", "i0"), "timestamp": int(house.ledger.now()) + 60}
+    assert house.post("/interactions", {"interactions": [later]}).json()["outcomes"] == ["changed"]
+    assert house.ledger.resurrected_users() == {}
+
+
+def test_a_restored_ledger_loses_the_interaction_that_was_rectified(tmp_path: Path) -> None:
+    """Corrected twice since the backup, so that the tombstone file has a later line over an earlier one."""
+    (tmp_path / "old").mkdir()
+    house = _filled(OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db"))
+    old = _filled(OnlineHouse(tmp_path / "old", f"sqlite:///{tmp_path}/old/ledger.db"))
+    for liked in (False, True):
+        body = {"user_id": "ann", "item_id": "i0", "liked": liked}
+        assert house.ask("PATCH", "/interactions", json=body).status_code == 202
+    stones = TombstoneFile(tmp_path / "tombstones.jsonl", KeyedHashes(SECRET)).standing()
+    assert old.ledger.restore_tombstones(stones) == 1
+    assert old.ledger.resurrected_users() == {"ann": ["i0"]}
+    for one in (house, old):
+        one.ledger.close()
+
+
+def test_a_correction_that_is_sent_again_is_the_same_and_another_one_under_its_key_is_refused(
+    light: OnlineHouse,
+) -> None:
+    body = {"user_id": "ann", "item_id": "i3", "liked": False}
+    key = {"Idempotency-Key": "k-1"}
+    first = light.ask("PATCH", "/interactions", json=body, headers=key).json()
+    assert light.ask("PATCH", "/interactions", json=body, headers=key).json()["request_id"] == first["request_id"]
+    other = light.ask("PATCH", "/interactions", json={**body, "liked": True}, headers=key)
+    assert (other.status_code, other.json()["type"]) == (409, "urn:lethe:problem:idempotency-conflict")
+    again = {"user_id": "ann", "item_id": "i3", "liked": True, "event_id": "e1"}
+    assert light.post("/interactions", {"interactions": [again]}).json()["outcomes"] == ["duplicate"]
+
+
+def test_what_is_not_held_cannot_be_rectified(light: OnlineHouse) -> None:
+    for body in (
+        {"user_id": "ann", "item_id": "i5", "liked": True},
+        {"user_id": "nobody", "item_id": "i0", "liked": True},
+    ):
+        answer = light.ask("PATCH", "/interactions", json=body)
+        assert (answer.status_code, answer.json()["title"]) == (404, "Unknown interaction")
+        assert "nobody" not in answer.text
+    assert light.ask("PATCH", "/interactions", json={"user_id": "ann", "item_id": "i0"}).status_code == 422
+    assert light.ledger.pending() == []
 
 
 # Deletions

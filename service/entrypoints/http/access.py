@@ -48,6 +48,7 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("GET", "/users/{user_id}/export"): opened_by(Scope.RIGHTS),
     ("POST", "/interactions"): opened_by(Scope.INGEST),  # `rights` to take people back in who were forgotten
     ("DELETE", "/interactions"): opened_by(Scope.FORGET),
+    ("PATCH", "/interactions"): opened_by(Scope.RIGHTS),  # it tells what is held
     ("POST", "/recommend/batch"): opened_by(Scope.RECOMMEND),
     ("POST", "/rerank"): opened_by(Scope.RECOMMEND),
     ("POST", "/items/{item_id}/similar"): opened_by(Scope.RECOMMEND),

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.data.events import EventMeanings
 from service.entrypoints.http.schemas import Id, NamedItem, answer_config, body_config, name_of
-from service.records import ItemName
+from service.records import Correction, ItemName
 
 MOST_EVENTS = 10_000
 _LATEST = 99_999_999_999  # seconds: a time in milliseconds is no time of ours
@@ -41,6 +42,32 @@ class EventRow(BaseModel):
         if (self.event is None) == (self.liked is None and self.rating is None):
             raise PydanticCustomError("one_opinion", "Give liked, a rating or both, or an event")
         return self
+
+
+class RectifyBody(BaseModel):
+    """What a person says of an item instead of what is held: `liked`, a `rating`, or both.
+
+    Where `liked` is left out, the rating decides.
+    """
+
+    model_config = body_config({"user_id": "196", "item_id": "242", "liked": False})
+
+    user_id: Id
+    item_id: Id
+    liked: bool | None = None
+    rating: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> RectifyBody:
+        if self.liked is None and self.rating is None:
+            raise PydanticCustomError("one_opinion", "Give liked, a rating or both")
+        return self
+
+    def correction(self, meanings: EventMeanings) -> Correction:
+        """The opinion that replaces what is held, with these meanings of ratings."""
+        if self.liked is None and self.rating is not None:
+            return Correction(meanings.of_rating(self.rating), self.rating)
+        return Correction(bool(self.liked), self.rating)
 
 
 class EventsBody(BaseModel):

@@ -17,6 +17,7 @@ from service.entrypoints.http.event_schemas import (
     EventsBody,
     EventWord,
     ForgetInteractionsBody,
+    RectifyBody,
 )
 from service.entrypoints.http.online import Online
 from service.entrypoints.http.schemas import ForgetAcknowledged, ForgetAnswer, IdempotencyKey
@@ -59,6 +60,30 @@ def forget_interactions(
     after.add_task(online.bell.ring)
     response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
     return ForgetAnswer.of(accepted) if caller.may(Scope.RIGHTS) else ForgetAcknowledged.of(accepted)
+
+
+@router.patch(
+    "/interactions", status_code=202, responses=problems.documented(400, 404, 408, 409, 413, 415, 422, 500, 503)
+)
+def rectify_interaction(
+    body: RectifyBody,
+    online: Online,
+    request: Request,
+    response: Response,
+    after: BackgroundTasks,
+    caller: Known,
+    idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+) -> ForgetAnswer:
+    """Rectify one interaction (Article 16): what is held is forgotten, and what the person says instead is held, at once.
+
+    The corrected row has the time of the correction. What had learned from the old one is masked, as by a deletion.
+    """
+    online.doorkeeper.charge_deletion(caller)
+    correction, by = body.correction(online.meanings), caller.requester()
+    accepted = online.intake.rectify(body.user_id, body.item_id, correction, idempotency_key, by)
+    after.add_task(online.bell.ring)
+    response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
+    return ForgetAnswer.of(accepted)
 
 
 def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:

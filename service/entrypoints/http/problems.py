@@ -40,6 +40,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.InvalidSetting: Kind(500, "invalid-setting", "Invalid setting"),
     errors.UnknownUser: Kind(404, "unknown-user", "Unknown user"),
     errors.UnknownItem: Kind(404, "unknown-item", "Unknown item"),
+    errors.UnknownInteraction: Kind(404, "unknown-interaction", "Unknown interaction"),
     errors.UnknownRequest: Kind(404, "unknown-request", "Unknown forget request"),
     errors.IdempotencyConflict: Kind(409, "idempotency-conflict", "Idempotency key already used"),
     errors.ModelUnsuitable: Kind(503, "model-unsuitable", "Model unsuitable", 60),

@@ -1,0 +1,43 @@
+"""Rectification: one interaction is erased, and another stands in its place, on the caller's transaction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from service.errors import UnknownInteraction
+from service.ledger import horizon, tables
+from service.ledger.importing import interaction_row
+from service.ledger.rows import COLUMNS, current_rows
+from service.ledger.statements import upsert
+from service.records import Correction, Interaction, Tombstone
+
+# A tombstone without an end stands over rows of any time, and the corrected row must be able to stay.
+_STANDS_SECONDS = 1_000 * 365 * 86_400.0
+
+
+def corrected(connection: sa.Connection, user_id: str, item_id: str, correction: Correction, now: float) -> Interaction:
+    """The row that replaces what is held: newer than it, and than `now`. Raises UnknownInteraction."""
+    c = current_rows(lambda table: sa.and_(table.c.user_id == user_id, table.c.item_id == item_id)).c
+    held = connection.execute(sa.select(*(c[name] for name in COLUMNS))).first()
+    if held is None:
+        raise UnknownInteraction(
+            "nothing is held of this user and this item, so there is nothing to rectify; send it to POST /interactions"
+        )
+    time = math.floor(max(now, held.timestamp)) + 1
+    return Interaction(user_id, item_id, correction.liked, time, correction.rating)
+
+
+def put(connection: sa.Connection, row: Interaction) -> None:
+    """Hold the corrected row, beyond the horizon if there is one: then it counts from the next full build on."""
+    beyond = horizon.is_set(connection)
+    upsert(connection, tables.arrivals if beyond else tables.interactions, [interaction_row(row)])
+    horizon.note_arrival(connection)
+
+
+def tombstone_before(row: Interaction, over: Tombstone) -> Tombstone:
+    """A tombstone over older rows of the pair alone, so that no stale import or backup brings back what was wrong."""
+    last = row.timestamp - 1.0
+    return replace(over, accepted_at=last, expires_at=last + _STANDS_SECONDS)
