@@ -186,6 +186,11 @@ class Settings(BaseSettings):
     )
     level: Level = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
+    negatives: int = Field(
+        _DEFAULTS.negatives,
+        ge=0,
+        description="Items not met that train and validate as disliked, for each like; 0: none, the papers' setting",
+    )
     history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
     validation_percent: float = Field(
         _DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing, in percent"
@@ -243,9 +248,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_user_fits_into_a_shard(self) -> Settings:
-        if self.unit == "user" and self.samples_per_user > self.max_shard_size:
+        most = self.samples_per_user * (1 + self.negatives)
+        if self.unit == "user" and most > self.max_shard_size:
+            named = "samples_per_user * (1 + negatives)" if self.negatives else "samples_per_user"
             raise ValueError(
-                f"samples_per_user ({self.samples_per_user}) exceeds max_shard_size ({self.max_shard_size}): "
+                f"{named} ({most}) exceeds max_shard_size ({self.max_shard_size}): "
                 "one person would not fit into a shard; lower the first or raise the second"
             )
         return self

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from service.building.workers.prefill import read_together
+from service.building.workers.prefill import once_each, read_together
 from service.building.workers.prefill_cache import Kept, Loan, Reader
 from service.building.workers.process_pool import Report
 from service.errors import ModelUnsuitable
@@ -42,6 +42,15 @@ class EncodedSample:
     context: list[int]
     question: list[int]
     liked: bool
+    negative: bool = False  # the target was not met
+
+
+def contexts_of(encoded_samples: Sequence[EncodedSample]) -> tuple[list[list[int]], list[int]]:
+    """What is read for one person's samples, and which of it is each sample's context: a like and its negatives share one."""
+    contexts = [encoded.context for encoded in encoded_samples]
+    # Without negatives every context is read, even twice: what older versions read so is named by it.
+    shared = any(encoded.negative for encoded in encoded_samples)
+    return once_each(contexts) if shared else (contexts, list(range(len(contexts))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +203,16 @@ class _Contexts:
         return grid
 
     def _read_people(self, task: TrainingTask) -> None:
-        tokens = sum(len(encoded.context) for encoded in task.encoded_samples)
+        own = [contexts_of([task.encoded_samples[number] for number in numbers]) for numbers in task.people]
+        tokens = sum(len(context) for contexts, _ in own for context in contexts)
         with self._model.disable_adapter():
-            for numbers in task.people:
-                prefill = self._reader.read(self._contexts(numbers))
+            for numbers, (contexts, which) in zip(task.people, own, strict=True):
+                prefill = self._reader.read(contexts)
                 if prefill.nbytes * tokens > task.context_memory * sum(prefill.lengths):
                     return
                 self._room -= prefill.nbytes
-                self._prefixes.update(zip(numbers, prefill.prefixes(), strict=True))
+                prefixes = prefill.prefixes()
+                self._prefixes.update((number, prefixes[read]) for number, read in zip(numbers, which, strict=True))
 
     def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
         return [self._encoded_samples[number].context for number in numbers]
