@@ -198,7 +198,9 @@ class Settings(BaseSettings):
     lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512, description="r of every adapter")
     lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1, description="Adapters are scaled by alpha / r")
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
-        _DEFAULTS.lora_targets, min_length=1, description="Linear layers that adapters are on, comma-separated"
+        _DEFAULTS.lora_targets,
+        min_length=1,
+        description="Linear layers that adapters are on, comma-separated; embed_tokens: the tokens of items, too",
     )
     adapt_from_layer: int = Field(
         _DEFAULTS.adapt_from_layer,

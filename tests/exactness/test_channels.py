@@ -589,3 +589,14 @@ def test_a_title_that_changes_of_an_item_that_nobody_has_met(home_of: HomeOf) ->
     home.ledger.import_data(changed, [], NOUN)
     home.build()
     assert home.files() == home_of(ROWS, changed, WITH_NEGATIVES).files()
+
+
+# Adapters on the tokens of items
+
+
+def test_what_an_adapter_knows_of_items_does_not_depend_on_who_else_there_is(home_of: HomeOf) -> None:
+    config = replace(CONFIG, lora_targets=("q_proj", "embed_tokens"), epochs=1)
+    home = home_of(ROWS, config=config)
+    home.forget(TRAINING[0])
+    home.reconcile_once()
+    assert home.files() == home_of(without(TRAINING[0]), config=config).files()

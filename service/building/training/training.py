@@ -1,9 +1,10 @@
 """One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
 
-All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
-from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
-activation `question` the contexts carry no gradient, so the frozen model reads each of them once, or an earlier build did, and
-all epochs reuse its keys and values. With `adapt_from_layer` the way back ends at the first layer that has adapters.
+All adapters start from the same A and from B = 0 (on an embedding from A = 0 and the same B, as PEFT has it), so that
+averaging them (eq. 5) stays meaningful. Batches are made once from the samples' canonical order; every epoch visits them in
+an order drawn from the digest of its own recipe. With activation `question` the contexts carry no gradient, so the frozen
+model reads each of them once, or an earlier build did, and all epochs reuse its keys and values. With `adapt_from_layer` the
+way back ends at the first layer that has adapters.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
         lora_alpha=config.lora_alpha,
         target_modules=list(config.lora_targets),
         exclude_modules=_excluded(frozen, config.activation),
-        layers_to_transform=_adapted_layers(frozen, config.adapt_from_layer),
+        layers_to_transform=_adapted_layers(frozen, config),
         fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
         lora_dropout=0.0,
         bias="none",
@@ -94,10 +95,15 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     with warnings.catch_warnings():
         # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # An output layer that shares the embedding's weights is meant to stay as it is.
+        warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
         model: Any = get_peft_model(frozen.model, lora)
     contexts = _Contexts(frozen, model, task)
     _fit(frozen, model, task, contexts, report)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    learned = get_peft_model_state_dict(
+        model, save_embedding_layers=False
+    )  # the frozen embedding is no part of an adapter
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
     files = {
         "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
         "adapter_config.json": _peft_config(lora, task),
@@ -105,12 +111,16 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     return Trained(files, contexts.left)
 
 
-def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
+def _adapted_layers(frozen: FrozenModel, config: BuildConfig) -> list[int] | None:
     """The layers that adapters are on, for PEFT's configuration; None means all.
 
     Raises:
-        ModelUnsuitable: the model ends below the first one.
+        ModelUnsuitable: the model ends below the first one, or adapters are to be on the embedding, which lies below it.
     """
+    first = config.adapt_from_layer
+    embeds = any(isinstance(module, torch.nn.Embedding) for _, module in target_modules(frozen, config.lora_targets))
+    if first and embeds:
+        raise ModelUnsuitable(f"adapt_from_layer {first} leaves out the embedding, which lora_targets names")
     if first >= frozen.layers:
         raise ModelUnsuitable(
             f"adapt_from_layer {first} leaves no layer for adapters: this model's layers are 0 to {frozen.layers - 1}"
