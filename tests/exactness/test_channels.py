@@ -578,8 +578,10 @@ def test_an_item_that_only_the_forgotten_person_had_is_nobodys_negative(home_of:
     named = [Item(f"of-one-{n}", f"of one {n}", created=True) for n in range(20)]
     rows = [Interaction(TRAINING[0], item.item_id, True, LATER) for item in named]
     home = home_of([*ROWS, *rows], [*MANY_ITEMS, *named], WITH_NEGATIVES)
+    before = home.adapters()
     home.forget(TRAINING[0])
     home.reconcile_once()
+    assert len(before.keys() - home.adapters().keys()) == 1
     assert home.files() == home_of(without(TRAINING[0]), MANY_ITEMS, WITH_NEGATIVES).files()
 
 
