@@ -200,6 +200,11 @@ class Settings(BaseSettings):
     )
     level: Level = Field("ND", description="How adapters blend: ND (eq. 6) | D (eq. 5)")
     samples_per_user: int = Field(_DEFAULTS.samples_per_user, ge=1, description="Newest windows kept of each user")
+    negatives: int = Field(
+        _DEFAULTS.negatives,
+        ge=0,
+        description="Items not met that train and validate as disliked, for each like; 0: none, the papers' setting",
+    )
     history_length: int = Field(_DEFAULTS.history_length, ge=1, le=50, description="Past items in a prompt")
     validation_percent: float = Field(
         _DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing, in percent"
@@ -207,7 +212,9 @@ class Settings(BaseSettings):
     lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512, description="r of every adapter")
     lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1, description="Adapters are scaled by alpha / r")
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
-        _DEFAULTS.lora_targets, min_length=1, description="Linear layers that adapters are on, comma-separated"
+        _DEFAULTS.lora_targets,
+        min_length=1,
+        description="Linear layers that adapters are on, comma-separated; embed_tokens: the tokens of items, too",
     )
     adapt_from_layer: int = Field(
         _DEFAULTS.adapt_from_layer,
@@ -270,9 +277,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_user_fits_into_a_shard(self) -> Settings:
-        if self.unit == "user" and self.samples_per_user > self.max_shard_size:
+        most = self.samples_per_user * (1 + self.negatives)
+        if self.unit == "user" and most > self.max_shard_size:
+            named = "samples_per_user * (1 + negatives)" if self.negatives else "samples_per_user"
             raise ValueError(
-                f"samples_per_user ({self.samples_per_user}) exceeds max_shard_size ({self.max_shard_size}): "
+                f"{named} ({most}) exceeds max_shard_size ({self.max_shard_size}): "
                 "one person would not fit into a shard; lower the first or raise the second"
             )
         return self

@@ -82,7 +82,7 @@ class Manifest:
             "template": self.template,
             "noun": self.item_type,
             "catalogue": self.catalog,
-            "config": asdict(self.config),
+            "config": self.config.stated(),
             "environment": dict(self.environment),
             "adapters": [asdict(adapter) for adapter in self.adapters],
             "memories": [asdict(memory) for memory in self.memories],

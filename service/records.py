@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal, NewType, Self
@@ -194,13 +194,15 @@ class RatedItem:
 class Sample:
     """The paper's (x, y): a user's window of past opinions (oldest first), a target, and whether it was liked.
 
-    `(user_id, target.item_id)` identifies a sample, because the ledger holds at most one interaction per pair.
+    `(user_id, target.item_id)` identifies a sample, because the ledger holds at most one interaction per pair; a negative is
+    identified by the like that it was made for, too.
     """
 
     user_id: str
     history: tuple[RatedItem, ...]
     target: Item
     liked: bool
+    negative_of: str | None = None  # id of the liked item; None: the target was met
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,18 @@ class BuildConfig:
     top_m: int = 16  # m: adapters that answer a request, at most
     memory_shard_size: int = 8192  # interactions per memory, at most
     min_people: int = 2  # distinct people behind a pair of items, or it counts for nothing
+    negatives: int = 0  # items that were not met, for each like; 0: the papers' setting
+
+    def stated(self) -> dict[str, Any]:
+        """The configuration as JSON, under the keys that digests depend on.
+
+        What came after the first release is not stated at the value that says "as before": what was built without it keeps
+        its name.
+        """
+        stated = asdict(self) | {"lora_targets": list(self.lora_targets)}
+        if not self.negatives:
+            del stated["negatives"]
+        return stated
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

@@ -48,7 +48,8 @@ def canonical(sample: Sample, item_type: str) -> dict[str, Any]:
 
 def sample_order_key(sample: Sample, seed: int) -> bytes:
     """Sorts samples into canonical order: a keyed hash of the sample's own identity, never of its position."""
-    return _public_hash(seed, "order", sample.user_id, sample.target.item_id)
+    like = () if sample.negative_of is None else (sample.negative_of,)
+    return _public_hash(seed, "order", sample.user_id, sample.target.item_id, *like)
 
 
 def canonical_order(samples: Iterable[Sample], seed: int) -> tuple[Sample, ...]:

@@ -23,7 +23,7 @@ from adapters_store import canonical_json, write_once
 from service.errors import InvalidSetting, ReceiptInvalid
 from service.forgetting.erasure import ErasureAudit
 from service.forgetting.receipt_keys import RetiredKeys, key_id, new_private_key, pem_of, public_keys_in
-from service.records import BuildConfig, ForgetRequest, Published
+from service.records import ForgetRequest, Published
 
 FORMAT = "lethe-receipt-1"
 ALGORITHM = "Ed25519"
@@ -173,14 +173,10 @@ def receipt_content(
         "memories": sorted(memories),
         "files": files or {"adapters": {}, "memories": {}},
         "frozen_model": published and asdict(published.frozen),
-        "configuration": published and _configuration(published.config),
+        "configuration": published and published.config.stated(),
         "environment": published and dict(published.environment),
         "erasure": audit and asdict(audit) | {"found": audit.found},
     }
-
-
-def _configuration(config: BuildConfig) -> dict[str, Any]:
-    return asdict(config) | {"lora_targets": list(config.lora_targets)}
 
 
 def _claim(request: ForgetRequest, published: Published | None) -> str:

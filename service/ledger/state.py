@@ -49,7 +49,7 @@ def publish(connection: sa.Connection, published: Published) -> bool:
         "published_fence": published.fence,
         "published": json.dumps(
             {
-                "config": asdict(published.config),
+                "config": published.config.stated(),
                 "frozen": asdict(published.frozen),
                 "environment": dict(published.environment),
                 "horizon": published.horizon,

@@ -7,6 +7,8 @@ With A (K, r, d_in) and B (K, r, d_out) of a module:
     z_k = w_k Σ_j w_j u_j  decomposition level D, eq. 5
     y += (alpha/r) Σ_k B_kᵀ z_k   one GEMM
 
+Of an input embedding x is one-hot, so that A_k x is a column of A_k: d_in is the number of tokens.
+
 Where a row has weight on few of many adapters, only those are gathered and multiplied: the others cost nothing.
 
 The weights and the stack travel in a scope that belongs to one call, so two calls can never share them.
@@ -38,6 +40,8 @@ from service.records import Level
 WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
 _PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+_EMBEDDING_A, _EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
+_PAIRS = {_A: _B, _EMBEDDING_A: _EMBEDDING_B}  # how the two end that PEFT names after a linear layer and an embedding
 _GROUPS_FROM = (9, 0)  # compute capability
 _GROUPED_ALIGNMENT = 8  # columns: 16 bytes
 _SPARSE_FROM = 2  # times as many adapters as a row has weight on: below that, gathering costs more than it saves
@@ -63,9 +67,10 @@ class AdapterStack:
         target: dict[str, Any] = {"dtype": frozen.model.dtype, "device": device or frozen.device}
         first = next(iter(adapters.values()), {})
         modules = {}
-        for module in sorted(name.removesuffix(_A) for name in first if name.endswith(_A)):
-            a = torch.stack([tensors[module + _A] for tensors in adapters.values()])
-            b = torch.stack([tensors[module + _B].T for tensors in adapters.values()])
+        named = [(name.removesuffix(end), end, b) for name in first for end, b in _PAIRS.items() if name.endswith(end)]
+        for module, end_a, end_b in sorted(named):
+            a = torch.stack([tensors[module + end_a] for tensors in adapters.values()])
+            b = torch.stack([tensors[module + end_b].T for tensors in adapters.values()])
             modules[module.removeprefix(_PREFIX)] = (a.to(**target), b.contiguous().to(**target))
         return AdapterStack(tuple(adapters), scaling, modules)
 
@@ -92,7 +97,8 @@ class _Dense:
         if module not in self._stack.modules:  # the adapters may be on upper layers only
             return y
         a, b = self._stack.modules[module]
-        u = functional.linear(x, a.flatten(0, 1))  # (B, T, K·r)
+        rows = a.flatten(0, 1)  # (K·r, d_in)
+        u = functional.linear(x, rows) if x.is_floating_point() else functional.embedding(x, rows.T)  # (B, T, K·r)
         if self._level == "D":
             summed = (u.unflatten(-1, a.shape[:2]) * self._weights).sum(dim=-2)  # (B, T, r)
             u = summed.repeat(1, 1, a.shape[0])
@@ -117,9 +123,14 @@ class _Sparse:
         """y (B, T, d_out) + what the adapters make of x (B, T, d_in)."""
         if module not in self._stack.modules:
             return y
-        a, b = (part[self._chosen] for part in self._stack.modules[module])  # (R, m, r, d)
-        grid = x if self._runs is None else self._runs.spread(x[0], 0)  # (R, n, d_in)
-        u = (grid @ a.flatten(1, 2).transpose(1, 2)).unflatten(-1, a.shape[1:3])  # (R, n, m, r)
+        whole, b = self._stack.modules[module]
+        b = b[self._chosen]  # (R, m, r, d_out)
+        grid = x if self._runs is None else self._runs.spread(x[0], 0)  # (R, n, d_in); of an embedding (R, n)
+        if x.is_floating_point():
+            a = whole[self._chosen]  # (R, m, r, d_in)
+            u = (grid @ a.flatten(1, 2).transpose(1, 2)).unflatten(-1, a.shape[1:3])  # (R, n, m, r)
+        else:
+            u = whole[self._chosen[:, None], :, grid[..., None]]  # (R, n, m, r)
         z = self._weights * u
         if self._level == "D":
             z = self._weights * z.sum(dim=2, keepdim=True)
@@ -134,6 +145,7 @@ class _Grouped:
         self._stack = stack
         kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
         self._weights = runs.repeat(kept)[..., None]  # (N, m, 1)
+        self._of_tokens = runs.repeat(self._chosen)  # (N, m)
         [self._ends] = sent(weights.device, torch.tensor(runs.lengths).cumsum(0).to(torch.int32))
         self._level = level
 
@@ -141,9 +153,15 @@ class _Grouped:
         """y (1, N, d_out) + what the adapters make of x (1, N, d_in)."""
         if module not in self._stack.modules:
             return y
-        a, b = (part[self._chosen] for part in self._stack.modules[module])  # (R, m, r, d)
-        u = functional.grouped_mm(x[0], a.flatten(1, 2).transpose(1, 2), offs=self._ends)  # (N, m·r)
-        z = self._weights * u.unflatten(-1, a.shape[1:3])  # (N, m, r)
+        whole, b = self._stack.modules[module]
+        b = b[self._chosen]  # (R, m, r, d_out)
+        if x.is_floating_point():
+            a = whole[self._chosen]  # (R, m, r, d_in)
+            columns = functional.grouped_mm(x[0], a.flatten(1, 2).transpose(1, 2), offs=self._ends)  # (N, m·r)
+            u = columns.unflatten(-1, a.shape[1:3])
+        else:
+            u = whole[self._of_tokens, :, x[0][:, None]]
+        z = self._weights * u  # (N, m, r)
         if self._level == "D":
             z = self._weights * z.sum(dim=1, keepdim=True)
         scaled = (z * self._stack.scaling).flatten(1)
@@ -274,23 +292,32 @@ class Mixture:
 
 
 def target_modules(frozen: FrozenModel, targets: Sequence[str]) -> list[tuple[str, nn.Module]]:
-    """The linear layers whose last name part is one of `targets`; the output layer is none of them.
+    """The linear layers, and the input embedding, whose last name part is one of `targets`; the output layer is none of them,
+    even where it shares its weights with the embedding.
 
     Raises:
         ModelUnsuitable: a target that names no such layer; the message lists the names there are.
     """
     head = frozen.model.get_output_embeddings()  # only two of its rows are read, so nothing can be attached to it
+    embedding = _token_embedding(frozen)
     layers: list[tuple[str, nn.Module]] = [
         (name, module)
         for name, module in frozen.model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if (isinstance(module, nn.Linear | Conv1D) and module is not head) or module is embedding
     ]
     named = [(name, module) for name, module in layers if name.rpartition(".")[2] in targets]
     missing = set(targets) - {name.rpartition(".")[2] for name, _ in named}
     if missing:
         there = sorted({name.rpartition(".")[2] for name, _ in layers})
-        raise ModelUnsuitable(f"lora_targets {sorted(missing)} name no linear layer of this model; it has {there}")
+        raise ModelUnsuitable(
+            f"lora_targets {sorted(missing)} name no layer of this model that takes adapters; it has {there}"
+        )
     return named
+
+
+def _token_embedding(frozen: FrozenModel) -> Any:
+    """What turns token ids into vectors; None where texts that adapters must not change are read by it, too."""
+    return None if frozen.model.config.is_encoder_decoder else frozen.model.get_input_embeddings()
 
 
 def load_adapter(folder: Path) -> dict[str, Tensor]:

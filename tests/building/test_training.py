@@ -189,6 +189,35 @@ def test_a_target_that_names_no_layer_is_refused(tiny_models: Callable[..., Path
         _files(task)
 
 
+# Adapters on the input embedding
+
+
+@activation
+def test_an_embedding_learns_of_the_tokens_that_meet_adapters(
+    tiny_models: Callable[..., Path], activation: Activation
+) -> None:
+    config = replace(CONFIG, lora_targets=("q_proj", "embed_tokens"), activation=activation)
+    task = _task(tiny_models("llama"), config)
+    files = _files(task)
+    [learned] = [
+        tensor
+        for name, tensor in safetensors.torch.load(files["adapter_model.safetensors"]).items()
+        if name.endswith("embed_tokens.lora_embedding_A")
+    ]
+    met = {token for own in task.encoded_samples for token in own.question}
+    if activation == "prompt":
+        met.update(token for own in task.encoded_samples for token in own.context)
+    assert set(learned.abs().sum(dim=0).nonzero()[:, 0].tolist()) <= met
+    assert learned.abs().sum() > 0
+    assert files == _files(task)
+
+
+def test_an_embedding_lies_below_every_layer_that_adapters_could_begin_at(tiny_models: Callable[..., Path]) -> None:
+    config = replace(CONFIG, lora_targets=("q_proj", "embed_tokens"), adapt_from_layer=1)
+    with pytest.raises(ModelUnsuitable, match="embedding"):
+        _files(_task(tiny_models("llama"), config))
+
+
 # Adapters on upper layers only
 
 

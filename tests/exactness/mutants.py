@@ -83,6 +83,20 @@ MUTANTS = (
         "test_split_and_samples_of_a_person_do_not_depend_on_who_else_there_is",
     ),
     Mutant(
+        "negatives from what the people of a reading have met",
+        "service/building/planning/incremental_plan.py",
+        "corpus = corpus_of_some(view, pool, config)",
+        "corpus = corpus_of_some(view, negative_pool(view.items, config), config)",
+        "test_negatives_of_a_person_do_not_depend_on_who_else_there_is",
+    ),
+    Mutant(
+        "negatives that only somebody's row names",
+        "service/data/negatives.py",
+        "(item for item in catalog if not item.created)",
+        "(item for item in catalog)",
+        "test_an_item_that_only_the_forgotten_person_had_is_nobodys_negative",
+    ),
+    Mutant(
         "planes fitted on users",
         "service/building/planning/placement.py",
         "        above = {unit.key: tree.path(embedding)",
@@ -137,8 +151,8 @@ MUTANTS = (
     Mutant(
         "tau from the data",
         "service/building/builder.py",
-        '"config": asdict(config),',
-        '"config": {**asdict(config), "tau": 1.0 + len(work.shards)},',
+        "            config=config,\n",
+        "            config=replace(config, tau=1.0 + len(work.shards)),\n",
         "test_a_configuration_holds_whatever_the_data",
     ),
     Mutant(

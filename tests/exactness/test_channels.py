@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -250,7 +250,7 @@ def test_a_validation_row_does_not_depend_on_others_who_validate(everybody: Home
 def test_a_configuration_holds_whatever_the_data(everybody: Home, home_of: HomeOf) -> None:
     for home in (everybody, home_of(only(*USERS[:3])), home_of([])):
         stated = home.manifest()["config"]
-        assert {**stated, "lora_targets": tuple(stated["lora_targets"])} == asdict(CONFIG)
+        assert stated == CONFIG.stated()
 
 
 # What others liked
@@ -548,3 +548,57 @@ def test_an_item_that_only_the_forgotten_person_had(everybody: Home, home_of: Ho
 def _paths(home: Home) -> dict[str, str]:
     """Of those who train or validate: unit key -> path."""
     return {unit: path for unit, path in home.table("placements", "unit_key, path") if path < "2"}
+
+
+# Negatives
+
+WITH_NEGATIVES = replace(CONFIG, negatives=2, max_shard_size=16, epochs=1)
+MANY_ITEMS = items_named(20)
+
+
+def test_negatives_of_a_person_do_not_depend_on_who_else_there_is(home_of: HomeOf) -> None:
+    home = home_of(ROWS, MANY_ITEMS, WITH_NEGATIVES)
+    before, clean = home.adapters(), home_of(without(TRAINING[0]), MANY_ITEMS, WITH_NEGATIVES)
+    home.forget(TRAINING[0])
+    home.reconcile_once()
+    assert home.files() == clean.files()
+    assert len(before) >= 3
+    assert len(before.keys() - home.adapters().keys()) == 1  # of nobody else a sample has changed
+
+
+def test_negatives_of_somebody_of_whom_one_interaction_is_forgotten(home_of: HomeOf) -> None:
+    home = home_of(ROWS, MANY_ITEMS, WITH_NEGATIVES)
+    gone = only(TRAINING[0])[0]
+    home.forget(gone.user_id, [gone.item_id])
+    home.reconcile_once()
+    assert home.files() == home_of([row for row in ROWS if row != gone], MANY_ITEMS, WITH_NEGATIVES).files()
+
+
+def test_an_item_that_only_the_forgotten_person_had_is_nobodys_negative(home_of: HomeOf) -> None:
+    named = [Item(f"of-one-{n}", f"of one {n}", created=True) for n in range(20)]
+    rows = [Interaction(TRAINING[0], item.item_id, True, LATER) for item in named]
+    home = home_of([*ROWS, *rows], [*MANY_ITEMS, *named], WITH_NEGATIVES)
+    before = home.adapters()
+    home.forget(TRAINING[0])
+    home.reconcile_once()
+    assert len(before.keys() - home.adapters().keys()) == 1
+    assert home.files() == home_of(without(TRAINING[0]), MANY_ITEMS, WITH_NEGATIVES).files()
+
+
+def test_a_title_that_changes_of_an_item_that_nobody_has_met(home_of: HomeOf) -> None:
+    changed = [*MANY_ITEMS[:-1], replace(MANY_ITEMS[-1], title="Another title")]
+    home = home_of(ROWS, MANY_ITEMS, WITH_NEGATIVES)
+    home.ledger.import_data(changed, [], NOUN)
+    home.build()
+    assert home.files() == home_of(ROWS, changed, WITH_NEGATIVES).files()
+
+
+# Adapters on the tokens of items
+
+
+def test_what_an_adapter_knows_of_items_does_not_depend_on_who_else_there_is(home_of: HomeOf) -> None:
+    config = replace(CONFIG, lora_targets=("q_proj", "embed_tokens"), epochs=1)
+    home = home_of(ROWS, config=config)
+    home.forget(TRAINING[0])
+    home.reconcile_once()
+    assert home.files() == home_of(without(TRAINING[0]), config=config).files()

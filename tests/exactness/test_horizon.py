@@ -33,13 +33,13 @@ PUBLIC_TEXTS = RememberingPublicTexts()
 
 
 @pytest.fixture
-def homes(tiny_models: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[[], Home]]:
+def homes(tiny_models: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., Home]]:
     """A function that makes a home: of everybody, built."""
     opened: list[Home] = []
 
-    def made() -> Home:
+    def made(config: BuildConfig = CONFIG) -> Home:
         model = ModelSpec(str(tiny_models("llama", **SMALLEST_MODEL)))
-        opened.append(Home(tmp_path / f"home-{len(opened)}", model, CONFIG, PUBLIC_TEXTS))
+        opened.append(Home(tmp_path / f"home-{len(opened)}", model, config, PUBLIC_TEXTS))
         return opened[-1]
 
     yield made
@@ -95,8 +95,12 @@ def test_a_full_build_is_that_of_a_clean_import_of_everything(homes: Callable[[]
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 
-def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(homes: Callable[[], Home]) -> None:
-    home = built(homes())
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(
+    homes: Callable[..., Home], negatives: int
+) -> None:
+    config = replace(CONFIG, negatives=negatives)
+    home = built(homes(config))
     before, manifest = home.adapters(), home.manifest()
     brought = Item("item-9a", "Film between the others (2001)", None, ("Drama",))
     home.ledger.put_items([CatalogEntry(brought), CatalogEntry(replace(ITEMS[0], title="Another title"))])
@@ -111,7 +115,7 @@ def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(homes: 
     home.build()  # now they count
     gone = ITEMS[1].item_id
     items = [brought, replace(ITEMS[0], title="Another title"), *ITEMS[2:]]
-    clean = built(homes(), [row for row in ROWS if row.item_id != gone], items)
+    clean = built(homes(config), [row for row in ROWS if row.item_id != gone], items)
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 

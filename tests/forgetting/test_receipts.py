@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ def test_a_receipt_states_the_whole_deletion() -> None:
         "memories": ["d" * 64, "e" * 64],
         "files": FILES,
         "frozen_model": {"digest": "f" * 64, "dtype": "float32"},
-        "configuration": {**asdict(BuildConfig()), "lora_targets": ["c_attn"]},
+        "configuration": {**BuildConfig().stated(), "lora_targets": ["c_attn"]},
         "environment": {"torch": "2.9.0", "platform": "Linux-x86_64"},
         "erasure": {
             "found": 0,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from service.data.negatives import NegativePool
 from service.data.samples import is_validation_user, user_samples
 from service.records import BuildConfig, Interaction, Item, LedgerView, Sample
 
@@ -24,12 +25,19 @@ class Corpus:
 
 
 def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
-    """Split users by keyed hash, and cut each user's windows from their own rows alone."""
+    """Split the users of a view of everybody by keyed hash, and cut each user's windows from their own rows alone."""
+    return corpus_of_some(view, negative_pool(view.items, config), config)
+
+
+def corpus_of_some(view: LedgerView, pool: NegativePool | None, config: BuildConfig) -> Corpus:
+    """The corpus of a view of some users, which holds only the items that they have met: `pool` is that of all items."""
     items = {item.item_id: item for item in view.items}
     training: dict[str, tuple[Sample, ...]] = {}
     validation: dict[str, tuple[Sample, ...]] = {}
     for user_id, interactions in view.interactions.items():
         samples = user_samples(interactions, items, config.history_length, config.samples_per_user)
+        if pool is not None:
+            samples = pool.with_negatives(samples, [row.item_id for row in interactions], config.negatives)
         if samples:
             held_out = is_validation_user(user_id, config.validation_percent, config.seed)
             (validation if held_out else training)[user_id] = samples
@@ -43,3 +51,8 @@ def corpus_of(view: LedgerView, config: BuildConfig) -> Corpus:
         view.horizon,
         view.catalog_revision,
     )
+
+
+def negative_pool(items: Iterable[Item], config: BuildConfig) -> NegativePool | None:
+    """All items up to the horizon, as likes are set against them; None where the configuration wants no negatives."""
+    return NegativePool.of(items, config.seed) if config.negatives else None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from service.building.memories import memory_assignment
-from service.building.planning.corpus import Corpus, corpus_of
+from service.building.planning.corpus import Corpus, corpus_of_some, negative_pool
 from service.building.planning.partition import (
     Node,
     PublicTree,
@@ -23,6 +23,7 @@ from service.building.planning.placement import (
 from service.building.planning.plan import PlannedShard, PlannedUser, shard_of
 from service.building.ports import AssignmentLedger
 from service.building.training.adapters import content_of
+from service.data.negatives import NegativePool
 from service.data.samples import canonical_order
 from service.errors import LetheError
 from service.ledger import (
@@ -56,6 +57,7 @@ class IncrementalPlanner:
         if before != fingerprint:
             self._ledger.begin_fingerprint(fingerprint)
         tree: PublicTree | None = None
+        pool = negative_pool(items, config)
         last: str | None = None
         while True:
             with self._ledger.read_transaction() as transaction:
@@ -64,7 +66,7 @@ class IncrementalPlanner:
                     return
                 view = transaction.view(changed)
             tree = tree or self._assigner.tree(items, item_type, config)
-            self._ledger.save_assignments(changed, self._assignments(view, tree, config))
+            self._ledger.save_assignments(changed, self._assignments(view, tree, pool, config))
             last = max(changed)
 
     def plan_if_current(self, transaction: ReadTransaction, config: BuildConfig) -> RememberedPlan | None:
@@ -77,18 +79,21 @@ class IncrementalPlanner:
         if transaction.fingerprint != self._assigner.fingerprint(items, transaction.item_type, config):
             return None
         fresh: list[ShardAssignment] = []
+        pool = negative_pool(items, config)
         # Those who changed while the others were being remembered: as a rule nobody.
         if changed := transaction.changed(None, None):
             tree = self._assigner.tree(items, transaction.item_type, config)
-            fresh = self._assignments(transaction.view(changed), tree, config)
-        return RememberedPlan(transaction, transaction.catalog(), fresh, config)
+            fresh = self._assignments(transaction.view(changed), tree, pool, config)
+        return RememberedPlan(transaction, transaction.catalog(), fresh, pool, config)
 
     def distrust(self) -> None:
         """Let everybody be read anew."""
         self._ledger.begin_fingerprint("")
 
-    def _assignments(self, view: LedgerView, tree: PublicTree, config: BuildConfig) -> list[ShardAssignment]:
-        corpus = corpus_of(view, config)
+    def _assignments(
+        self, view: LedgerView, tree: PublicTree, pool: NegativePool | None, config: BuildConfig
+    ) -> list[ShardAssignment]:
+        corpus = corpus_of_some(view, pool, config)
         units = units_of(corpus.training, corpus.item_type, config)
         paths = self._assigner.paths(units, tree, corpus.item_type, config) if units else {}
         validating = (unit_of_user(user, own, corpus.item_type, config) for user, own in corpus.validation.items())
@@ -107,11 +112,12 @@ class RememberedPlan:
         transaction: ReadTransaction,
         items: tuple[Item, ...],
         fresh: Sequence[ShardAssignment],
+        pool: NegativePool | None,
         config: BuildConfig,
     ) -> None:
         self.fence, self.item_type, self.items = transaction.fence, transaction.item_type, items
         self.horizon, self.catalog_revision = transaction.horizon, transaction.catalog_revision
-        self._transaction, self._config = transaction, config
+        self._transaction, self._pool, self._config = transaction, pool, config
         self._fresh = [assignment for assignment in fresh if assignment.path != VALIDATES]
         counted = [assignment for assignment in self._fresh if assignment.path.startswith(MEMORIZED)]
         training = [assignment for assignment in self._fresh if not assignment.path.startswith(MEMORIZED)]
@@ -139,7 +145,7 @@ class RememberedPlan:
         members = {name: self._members(name) for name in shards}
         wanted = {assignment.user_id for own in members.values() for assignment in own}.union(users)
         asked = [user for user in self.users if user.user_id in users]
-        return RememberedMaterial(self._transaction.view(wanted), members, asked, self._config)
+        return RememberedMaterial(self._transaction.view(wanted), members, asked, self._pool, self._config)
 
     def _members(self, shard: str) -> list[ShardAssignment]:
         fresh = (assignment for assignment in self._fresh if assignment.path.startswith(shard))
@@ -156,9 +162,10 @@ class RememberedMaterial:
         view: LedgerView,
         members: Mapping[str, Sequence[ShardAssignment]],
         users: Collection[PlannedUser],
+        pool: NegativePool | None,
         config: BuildConfig,
     ) -> None:
-        self._view, self._members, self._config = view, members, config
+        self._view, self._members, self._pool, self._config = view, members, pool, config
         validation = self._corpus(user.user_id for user in users).validation
         self._validation = {user: unit_of_user(user, own, view.item_type, config) for user, own in validation.items()}
         _compare({user.user_id: user.digest for user in users}, self._validation.values())
@@ -189,9 +196,8 @@ class RememberedMaterial:
 
     def _corpus(self, users: Iterable[str]) -> Corpus:
         rows = self._view.interactions
-        return corpus_of(
-            replace(self._view, interactions={user: rows[user] for user in users if user in rows}), self._config
-        )
+        some = replace(self._view, interactions={user: rows[user] for user in users if user in rows})
+        return corpus_of_some(some, self._pool, self._config)
 
 
 def _compare(remembered: Mapping[str, str], units: Iterable[Unit]) -> None:

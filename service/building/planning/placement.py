@@ -20,6 +20,7 @@ from service.building.ports import PartitionLedger
 from service.building.progress import Progress
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
+from service.data.negatives import NegativePool
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
@@ -110,8 +111,12 @@ class ShardAssigner:
     def fingerprint(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> str:
         """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""
         pool = [] if config.partition == "random" else partition.anchor_pool(items, config.seed)
+        # Whose samples name an item that is in none of their rows is not known, so whatever changes the pool changes all.
+        stated = NegativePool.of(items, config.seed).content(item_type) if config.negatives else []
+        negatives = {"negatives": [config.negatives, stated]} if config.negatives else {}
         return digest_of(
             {
+                **negatives,
                 "format": _FORMAT,
                 "template": prompts.TEMPLATE_VERSION,
                 "noun": item_type,

@@ -11,7 +11,7 @@ from typing import Any
 from adapters_store import digest_of
 from service.building.known import KnownArtifacts
 from service.building.progress import Progress
-from service.building.training.training import EncodedSample, TrainingTask, train_adapter
+from service.building.training.training import EncodedSample, TrainingTask, contexts_of, train_adapter
 from service.building.workers.prefill import MANNER, prefill_name
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
@@ -81,7 +81,7 @@ class AdapterMaker:
         contexts = self._tokenizer.contexts([sample.history for sample in samples], item_type)
         questions = self._tokenizer.questions([sample.target for sample in samples], item_type)
         return tuple(
-            EncodedSample(context, question, sample.liked)
+            EncodedSample(context, question, sample.liked, sample.negative_of is not None)
             for context, question, sample in zip(contexts, questions, samples, strict=True)
         )
 
@@ -123,7 +123,7 @@ def _prefills_of(task: TrainingTask, shard: Shard) -> dict[str, str]:
     if task.config.activation != "question":
         return {}
     return {
-        prefill_name([task.encoded_samples[number].context for number in numbers], embed=False): user
+        prefill_name(contexts_of([task.encoded_samples[number] for number in numbers])[0], embed=False): user
         for user, numbers in _numbers_of_people(shard).items()
     }
 

@@ -1,9 +1,10 @@
 """One shard's samples -> one adapter, with PEFT. Beside the benchmark's peers the only file that knows PEFT.
 
-All adapters start from the same A and from B = 0, so that averaging them (eq. 5) stays meaningful. Batches are made once
-from the samples' canonical order; every epoch visits them in an order drawn from the digest of its own recipe. With
-activation `question` the contexts carry no gradient, so the frozen model reads each of them once, or an earlier build did, and
-all epochs reuse its keys and values. With `adapt_from_layer` the way back ends at the first layer that has adapters.
+All adapters start from the same A and from B = 0 (on an embedding from A = 0 and the same B, as PEFT has it), so that
+averaging them (eq. 5) stays meaningful. Batches are made once from the samples' canonical order; every epoch visits them in
+an order drawn from the digest of its own recipe. With activation `question` the contexts carry no gradient, so the frozen
+model reads each of them once, or an earlier build did, and all epochs reuse its keys and values. With `adapt_from_layer` the
+way back ends at the first layer that has adapters.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from service.building.workers.prefill import read_together
+from service.building.workers.prefill import once_each, read_together
 from service.building.workers.prefill_cache import Kept, Loan, Reader
 from service.building.workers.process_pool import Report
 from service.errors import ModelUnsuitable
@@ -42,6 +43,15 @@ class EncodedSample:
     context: list[int]
     question: list[int]
     liked: bool
+    negative: bool = False  # the target was not met
+
+
+def contexts_of(encoded_samples: Sequence[EncodedSample]) -> tuple[list[list[int]], list[int]]:
+    """What is read for one person's samples, and which of it is each sample's context: a like and its negatives share one."""
+    contexts = [encoded.context for encoded in encoded_samples]
+    # Without negatives every context is read, even twice: what older versions read so is named by it.
+    shared = any(encoded.negative for encoded in encoded_samples)
+    return once_each(contexts) if shared else (contexts, list(range(len(contexts))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
         lora_alpha=config.lora_alpha,
         target_modules=list(config.lora_targets),
         exclude_modules=_excluded(frozen, config.activation),
-        layers_to_transform=_adapted_layers(frozen, config.adapt_from_layer),
+        layers_to_transform=_adapted_layers(frozen, config),
         fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
         lora_dropout=0.0,
         bias="none",
@@ -85,10 +95,15 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     with warnings.catch_warnings():
         # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # An output layer that shares the embedding's weights is meant to stay as it is.
+        warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
         model: Any = get_peft_model(frozen.model, lora)
     contexts = _Contexts(frozen, model, task)
     _fit(frozen, model, task, contexts, report)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    learned = get_peft_model_state_dict(
+        model, save_embedding_layers=False
+    )  # the frozen embedding is no part of an adapter
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
     files = {
         "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
         "adapter_config.json": _peft_config(lora, task),
@@ -96,12 +111,16 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     return Trained(files, contexts.left)
 
 
-def _adapted_layers(frozen: FrozenModel, first: int) -> list[int] | None:
+def _adapted_layers(frozen: FrozenModel, config: BuildConfig) -> list[int] | None:
     """The layers that adapters are on, for PEFT's configuration; None means all.
 
     Raises:
-        ModelUnsuitable: the model ends below the first one.
+        ModelUnsuitable: the model ends below the first one, or adapters are to be on the embedding, which lies below it.
     """
+    first = config.adapt_from_layer
+    embeds = any(isinstance(module, torch.nn.Embedding) for _, module in target_modules(frozen, config.lora_targets))
+    if first and embeds:
+        raise ModelUnsuitable(f"adapt_from_layer {first} leaves out the embedding, which lora_targets names")
     if first >= frozen.layers:
         raise ModelUnsuitable(
             f"adapt_from_layer {first} leaves no layer for adapters: this model's layers are 0 to {frozen.layers - 1}"
@@ -194,14 +213,16 @@ class _Contexts:
         return grid
 
     def _read_people(self, task: TrainingTask) -> None:
-        tokens = sum(len(encoded.context) for encoded in task.encoded_samples)
+        own = [contexts_of([task.encoded_samples[number] for number in numbers]) for numbers in task.people]
+        tokens = sum(len(context) for contexts, _ in own for context in contexts)
         with self._model.disable_adapter():
-            for numbers in task.people:
-                prefill = self._reader.read(self._contexts(numbers))
+            for numbers, (contexts, which) in zip(task.people, own, strict=True):
+                prefill = self._reader.read(contexts)
                 if prefill.nbytes * tokens > task.context_memory * sum(prefill.lengths):
                     return
                 self._room -= prefill.nbytes
-                self._prefixes.update(zip(numbers, prefill.prefixes(), strict=True))
+                prefixes = prefill.prefixes()
+                self._prefixes.update((number, prefixes[read]) for number, read in zip(numbers, which, strict=True))
 
     def _contexts(self, numbers: Sequence[int]) -> list[list[int]]:
         return [self._encoded_samples[number].context for number in numbers]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.building.training.training import EncodedSample
+from service.building.training.training import EncodedSample, contexts_of
 from service.building.workers.prefill_cache import Kept, Loan, Reader
 from service.building.workers.process_pool import Report
 from service.llm.frozen import FrozenModel
@@ -67,7 +67,9 @@ def validate_users(task: ValidationTask, report: Report) -> Validated:
     reader = Reader(frozen, task.loan, embed=True)
     results = []
     for encoded_samples in task.users:
-        prefixes = reader.read([encoded.context for encoded in encoded_samples]).prefixes()
+        contexts, which = contexts_of(encoded_samples)
+        read = reader.read(contexts).prefixes()
+        prefixes = [read[number] for number in which]
         results.append(_validate(mixture, stacks, encoded_samples, prefixes, task.activation))
         report(1)
     return Validated(results, reader.left)

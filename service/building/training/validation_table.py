@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adapters_store import StoredGeneration, canonical_json
 from service.arrays import array_bytes, load_array
 from service.building.progress import Progress
-from service.building.training.training import EncodedSample
+from service.building.training.training import EncodedSample, contexts_of
 from service.building.training.validation import UserValidation, ValidationTask, validate_users
 from service.building.workers.prefill import prefill_name
 from service.building.workers.prefill_cache import PrefillCache
@@ -160,7 +160,7 @@ class RowMaker:
 def _prefills_of(task: ValidationTask, users: Sequence[ValidationUser]) -> dict[str, str]:
     """The names of what will be read -> whose it is."""
     return {
-        prefill_name([encoded.context for encoded in encoded_samples], embed=True): user.user_id
+        prefill_name(contexts_of(encoded_samples)[0], embed=True): user.user_id
         for encoded_samples, user in zip(task.users, users, strict=True)
     }
 

@@ -59,6 +59,13 @@ def read_together(frozen: FrozenModel, contexts: Sequence[Sequence[int]], embed:
     return Prefill.of([prefix for part in parts for prefix in part])
 
 
+def once_each(contexts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """The distinct ones among a person's contexts, in the order in which they come first, and which of them each one is."""
+    numbers: dict[tuple[int, ...], int] = {}
+    which = [numbers.setdefault(tuple(context), len(numbers)) for context in contexts]
+    return [list(context) for context in numbers], which
+
+
 def prefill_name(contexts: Sequence[Sequence[int]], embed: bool) -> str:
     """What names the reading of these contexts, under one frozen model."""
     digest = hashlib.blake2b(b"with embeddings" if embed else b"", digest_size=32)
