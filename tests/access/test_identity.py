@@ -13,7 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from service.access.identity import KEYS_LIVE_SECONDS, Bearer, IdentityProvider
+from service.access.identity import KEPT, Bearer, IdentityProvider
 from service.errors import IdentityUnavailable, Unauthenticated
 from service.ledger import Scope
 
@@ -41,6 +41,11 @@ class KeyServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked += 1
+                if self.path == "/moved":
+                    self.send_response(302)
+                    self.send_header("Location", server.url)
+                    self.end_headers()
+                    return
                 body = json.dumps({"keys": server.keys}).encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
@@ -127,6 +132,8 @@ def test_without_scopes_nothing_is_opened(provider: IdentityProvider, stated: ob
         lambda: token("", algorithm="none"),
         lambda: token("a secret that whoever checks it would share", algorithm="HS256"),
         lambda: token()[:-4] + "AAAA",
+        lambda: token(sub=None),
+        lambda: token(sub=7),
         lambda: "a.b.c",
         lambda: "..",
     ],
@@ -167,7 +174,7 @@ def test_without_the_provider_what_is_known_serves_for_a_while_and_then_nobody_i
 ) -> None:
     provider.bearer_of(token())
     server.stop()
-    clock.now += KEYS_LIVE_SECONDS - 1
+    clock.now += KEPT - 1
     provider.bearer_of(token())
     clock.now += 30
     with pytest.raises(IdentityUnavailable):
@@ -176,5 +183,17 @@ def test_without_the_provider_what_is_known_serves_for_a_while_and_then_nobody_i
 
 def test_a_provider_that_was_never_reached_lets_nobody_in(server: KeyServer) -> None:
     server.stop()
+    with pytest.raises(IdentityUnavailable):
+        IdentityProvider(server.url, ISSUER, AUDIENCE).bearer_of(token())
+
+
+def test_another_place_that_the_provider_names_is_not_asked(server: KeyServer) -> None:
+    with pytest.raises(IdentityUnavailable):
+        IdentityProvider(server.url.replace("/jwks", "/moved"), ISSUER, AUDIENCE).bearer_of(token())
+    assert server.asked == 1
+
+
+def test_a_key_set_without_end_is_not_read(server: KeyServer) -> None:
+    server.keys = [published(FIRST, "1"), {"kty": "RSA", "n": "A" * 2**21}]
     with pytest.raises(IdentityUnavailable):
         IdentityProvider(server.url, ISSUER, AUDIENCE).bearer_of(token())
