@@ -19,7 +19,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=["t5", pytest.param("bart", marks=pytest.mark.thorough)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -56,6 +56,7 @@ def test_people_are_imported_built_and_deleted_by_the_product_itself(model: Mode
     assert sum(b"buried" in line for line in (tmp_path / "tombstones.jsonl").read_bytes().splitlines()) == 3
 
 
+@pytest.mark.thorough
 def test_a_ledger_of_its_own_database_is_as_good_and_a_second_time_in_use(
     model: ModelSpec, tmp_path: Path, new_database: Callable[[], AbstractContextManager[str]]
 ) -> None:

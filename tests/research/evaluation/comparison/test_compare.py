@@ -74,6 +74,7 @@ def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     assert again == replace(found, date=again.date)
 
 
+@pytest.mark.thorough
 def test_after_a_death_at_any_point_it_ends_as_if_nothing_had_happened(
     split: Split, frozen: FrozenModel, tmp_path: Path
 ) -> None:
