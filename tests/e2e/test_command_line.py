@@ -32,6 +32,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert "Usage" in answer.output
 
 
+@pytest.mark.thorough
 def test_importing_the_demo_twice_changes_nothing(installations: Callable[..., Installation]) -> None:
     installation = installations()
     first = installation.lethe("import", "demo")

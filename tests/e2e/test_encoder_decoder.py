@@ -11,6 +11,8 @@ from service.forgetting.receipts import ReceiptSigner, verify
 
 from .conftest import BYSTANDER, SUBJECT, TITLES, USERS, Installation, Server, eventually
 
+pytestmark = pytest.mark.thorough
+
 SMALL = {"LETHE_SAMPLES_PER_USER": "2", "LETHE_MAX_SHARD_SIZE": "16", "LETHE_HISTORY_LENGTH": "2", "LETHE_EPOCHS": "1"}
 PEOPLE = [user for user in USERS[:14] if user != SUBJECT]
 KINDS = {
@@ -19,7 +21,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=["t5", pytest.param("bart", marks=pytest.mark.thorough)])
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -128,6 +128,7 @@ def test_a_first_start_shows_what_it_does(installations: Callable[..., Installat
     assert "━" in shown  # a bar
 
 
+@pytest.mark.thorough
 def test_a_start_elsewhere_writes_json_lines_alone(copies: Callable[..., Installation]) -> None:
     installation = copies()
     with installation.log.open("wb") as log, started(installation.environment, log.fileno(), "--demo") as process:

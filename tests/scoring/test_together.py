@@ -81,7 +81,7 @@ def test_queries_at_once_get_what_each_candidate_gets_alone(world: World, scorer
 
 
 def _in_order(scores: dict[str, float], known: set[str]) -> list[str]:
-    """Best first; titles that no catalog knows stand right behind the middle one that it knows, if they would stand before it."""
+    """Best first; titles that no catalog knows stand right behind the middle one that it knows, if they were before it."""
     ranked = sorted(scores, key=scores.__getitem__, reverse=True)
     of_catalog = [title for title in ranked if title in known]
     if not of_catalog:

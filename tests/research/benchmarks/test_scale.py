@@ -29,6 +29,7 @@ def model(tiny_models: Callable[..., Path]) -> ModelSpec:
     return ModelSpec(str(tiny_models("llama")))
 
 
+@pytest.mark.thorough
 def test_people_are_imported_built_and_deleted_by_the_product_itself(model: ModelSpec, tmp_path: Path) -> None:
     plan = Plan(users=60, shards=4, interactions=3, deletions=2)
     steps, shares = Simulation(Site(tmp_path), model, replace(CONFIG, partition="random"), plan, Silent()).run()
