@@ -329,7 +329,8 @@ def test_a_history_may_quote_and_break_lines() -> None:
 
 def test_explaining_adds_the_weights_of_the_shards_and_the_rows_that_decided_them() -> None:
     answer = Door().post("/recommend", {"user_id": "196", "explain": True}).json()
-    assert [item["weights"] for item in answer["items"]] == [{"ad1": 1.0}] * 2
+    assert answer["weights"] == {"ad1": 1.0}
+    assert [item["weights"] for item in answer["items"]] == [answer["weights"]] * 2
     assert answer["neighbours"] == ["row2", "row1"]
     assert (answer["memories"], answer["item_model"]) == (["me1"], True)
 

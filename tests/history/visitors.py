@@ -200,7 +200,7 @@ def _explained(answer: Recommended, content: Mapping[str, Any]) -> Recommended:
         answer,
         fence=content["fence"],
         generation=content["generation"],
-        weights=content["items"][0]["weights"],
+        weights=content["weights"],
         neighbors=tuple(content["neighbours"]),
         memories=tuple(content["memories"]),
         item_model=content["item_model"],

@@ -156,15 +156,17 @@ class Because(BaseModel):
 class RankedItem(BaseModel):
     """`score` is P(Yes) / (P(Yes) + P(No)), what the language model and the adapters expect: the chance of a like.
 
-    With `explain`: `weights` (adapter digest -> weight); for items of the catalog `parts` (of the value that `rank_by: model`
-    orders by, beside the language model's) and `because` (the items of the history that speak most for this one).
+    With `explain`, for items of the catalog: `parts` (of the value that `rank_by: model` orders by, beside what the
+    language model adds) and `because` (the items of the history that speak most for this one). `weights` are the answer's,
+    until 1.0.
     """
 
     item_id: str | None
     title: str
     score: float
     rank: int
-    weights: dict[str, float] | None = None
+    # Until 1.0, for callers of before: all items of an answer have the same.
+    weights: Annotated[dict[str, float] | None, Field(json_schema_extra={"deprecated": True})] = None
     parts: dict[str, float] | None = None
     because: list[Because] | None = None
 
@@ -172,10 +174,10 @@ class RankedItem(BaseModel):
 class RecommendAnswer(BaseModel):
     """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
 
-    Present with `explain`: `neighbors`, the validation rows that decided the weights, nearest first (a row is known by a keyed
-    hash, which tells nothing about any person to whoever does not hold the installation's secret; `neighbours` is the same,
-    until 1.0); `memories`, the digests of
-    the memories whose counts were summed; and `item_model`, whether it answered too: under any mask it does not.
+    Present with `explain`: `weights`, of each adapter by its digest, which the context decides and all candidates share;
+    `neighbors`, the validation rows that decided them, nearest first (a row is known by a keyed hash, which tells nothing about
+    any person to whoever does not hold the installation's secret; `neighbours` is the same, until 1.0); `memories`, the digests
+    of the memories whose counts were summed; and `item_model`, whether it answered too: under any mask it does not.
     Present for a user of whom nothing is held: `cold`. Present where a `cursor` was given: the next page's, null where there is
     none.
     """
@@ -195,6 +197,7 @@ class RecommendAnswer(BaseModel):
     degraded: bool
     ranked_by: Literal["score", "model"]
     items: list[RankedItem]
+    weights: dict[str, float] | None = None
     neighbors: list[str] | None = None
     # Until 1.0, for callers of before.
     neighbours: Annotated[list[str] | None, Field(json_schema_extra={"deprecated": True})] = None
@@ -209,6 +212,7 @@ class RecommendAnswer(BaseModel):
         seen: dict[str, Any] = {}
         if explain:
             seen = {
+                "weights": found.weights,
                 "neighbors": list(found.neighbors),
                 "neighbours": list(found.neighbors),
                 "memories": list(found.memories),
