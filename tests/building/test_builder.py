@@ -161,6 +161,7 @@ def test_a_second_build_trains_nothing_and_changes_nothing(home: Home) -> None:
     assert home.times() == times
 
 
+@pytest.mark.thorough
 def test_the_number_of_processes_does_not_matter(home: Home, clean_home: Callable[..., Home]) -> None:
     other = clean_home(INTERACTIONS, processes=1)
     other.build()

@@ -193,6 +193,7 @@ def test_a_persons_reading_is_the_encoders_last_layer_and_nothing_beside(folder:
         torch.testing.assert_close(prefix.embedding, plain.embeddings[row], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 @activation
 def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(
     folder: Path, activation: Activation

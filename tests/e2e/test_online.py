@@ -95,6 +95,7 @@ def test_a_deletion_is_completed_beside_what_has_arrived_and_a_rebuild_gives_the
     assert json.loads(other.get(f"/users/{OTHERS[0]}/export").text)["interactions"] == []
 
 
+@pytest.mark.thorough
 def test_a_rectified_interaction_leaves_the_model_with_a_receipt_and_counts_as_corrected(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:

@@ -442,7 +442,7 @@ ENCODER_DECODERS = {  # as LoRA's targets are called in each
 
 
 @pytest.mark.parametrize(
-    "sequences", [pytest.param(2, id="few"), pytest.param(50, id="many", marks=pytest.mark.thorough)]
+    "sequences", [pytest.param(1, id="few"), pytest.param(50, id="many", marks=pytest.mark.thorough)]
 )
 @pytest.mark.parametrize("kind", ENCODER_DECODERS)
 def test_after_any_story_an_encoder_decoder_model_serves_what_a_clean_build_would(

@@ -242,6 +242,7 @@ def test_a_mixture_is_a_merged_model_for_every_question(
     assert (fast - _questions_by_transformers(plain, texts)).abs().max() > 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("level", ["ND", "D"])
 @pytest.mark.parametrize("count", [2, 9])
 def test_a_mixture_is_a_merged_model_for_every_whole_prompt(

@@ -51,6 +51,7 @@ def without_seconds(found: Comparison) -> list[dict[str, Any]]:
     return [{key: v for key, v in asdict(one).items() if "seconds" not in key} for one in found.measured]
 
 
+@pytest.mark.thorough
 def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_an_interrupted_ranking_goes_on_where_it_stopped(tmp_path: Path, ratings
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.thorough
 def test_other_settings_of_lethe_ask_lethe_again_and_no_peer(
     tmp_path: Path, ratings: Ratings, workshop: Workshop
 ) -> None:
