@@ -178,6 +178,7 @@ class Interaction:
 class Correction:
     """What a person says of an item instead of what is held of it."""
 
+    item_id: str
     liked: bool
     rating: float | None = None
 

@@ -35,10 +35,13 @@ class Intake:
         """
         return self._secured(self._ledger.forget(user_id, item_ids, idempotency_key, remember, by))
 
+    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> ForgetRequest:
+        """Erase what an old ledger brought back of somebody. Raises what `forget` does."""
+        return self._secured(self._ledger.forget_again(user_id, item_ids))
+
     def rectify(
         self,
         user_id: str,
-        item_id: str,
         correction: Correction,
         idempotency_key: str | None,
         by: Requester = COMMAND_LINE,
@@ -47,7 +50,7 @@ class Intake:
 
         Raises what `forget` does, and UnknownInteraction.
         """
-        return self._secured(self._ledger.rectify(user_id, item_id, correction, idempotency_key, by))
+        return self._secured(self._ledger.rectify(user_id, correction, idempotency_key, by))
 
     def _secured(self, request: ForgetRequest) -> ForgetRequest:
         sys.audit("lethe.forget.before_tombstone_file")

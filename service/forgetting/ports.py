@@ -46,10 +46,11 @@ class IntakeLedger(TombstoneLedger, Protocol):
         by: Requester = COMMAND_LINE,
     ) -> ForgetRequest: ...
 
+    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> ForgetRequest: ...
+
     def rectify(
         self,
         user_id: str,
-        item_id: str,
         correction: Correction,
         idempotency_key: str | None,
         by: Requester = COMMAND_LINE,

@@ -30,7 +30,7 @@ def restore_check(ledger: RestoredLedger, tombstones: TombstoneFile, intake: Int
         restored, unknown = ledger.restore_tombstones(tombstones.standing())
         tombstones.add_tombstones(unknown)
         found = ledger.resurrected_users()
-        requests = tuple(intake.forget(user, items, None).request_id for user, items in sorted(found.items()))
+        requests = tuple(intake.forget_again(user, items).request_id for user, items in sorted(found.items()))
     if restored or requests:
         log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
     return Restored(restored, requests)

@@ -52,6 +52,7 @@ class ForgetCommand:
     known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
     by: Requester
     correction: Correction | None  # what stands in place of the one item that `names` holds; None: nothing
+    again: bool  # it was forgotten before, and an old ledger has brought it back
 
     @classmethod
     def of(
@@ -64,6 +65,7 @@ class ForgetCommand:
         accepted_at: float,
         by: Requester,
         correction: Correction | None = None,
+        again: bool = False,
     ) -> Self:
         """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
         if names is not None and not names:
@@ -89,6 +91,7 @@ class ForgetCommand:
             known_as=known_as,
             by=by,
             correction=correction,
+            again=again,
         )
 
     @property
@@ -161,7 +164,11 @@ def _accept(
     owing = bool(erased or pending or (lineage and command.names is None))
     request = _new_request(connection, command, findings, erased, lineage if owing else (), owing, clock)
     stones = findings.tombstones(request, command.remember, remember_seconds)
-    add_tombstones(connection, stones if row is None else [rectifying.tombstone_before(row, one) for one in stones])
+    if row is not None:
+        stones = (rectifying.tombstone_before(row, one) for one in stones)
+    elif command.again:
+        stones = (one for one in stones if not rectifying.stands_before(findings.standing.get(one.scope_hash)))
+    add_tombstones(connection, stones)
     _note(connection, command, request, hashes)
     return request
 
@@ -223,11 +230,9 @@ def _new_request(
 
 
 def _corrected(connection: sa.Connection, command: ForgetCommand) -> Interaction | None:
-    if command.correction is None or command.names is None:
+    if command.correction is None:
         return None
-    [name] = command.names
-    item_id = keyed(name.item_id if isinstance(name, ById) else str(name), "an item_id")
-    return rectifying.corrected(connection, command.user_id, item_id, command.correction, command.accepted_at)
+    return rectifying.corrected(connection, command.user_id, command.correction, command.accepted_at)
 
 
 def _erase_interactions(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings) -> int:

