@@ -17,6 +17,11 @@ FORMAT = "lethe-generation-2"
 Files = Mapping[str, str]  # name -> SHA-256
 
 
+def is_current(stated: Mapping[str, Any]) -> bool:
+    """Whether a manifest, as JSON, is of a form that this version makes; a generation of any other is built again."""
+    return stated.get("format") == FORMAT
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterEntry:
     """An adapter as a manifest states it: its digest, its shard's path, training samples, and the SHA-256 of each file."""
@@ -89,11 +94,6 @@ class Manifest:
             "item_model": self.item_model,
             "validation_rows": self.validation_rows,
         }
-
-    @property
-    def is_current(self) -> bool:
-        """Whether this version makes such generations; an older one is built again."""
-        return self.format == FORMAT
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ from service.building.workers.prefill import MANNER
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
-from service.generation import AdapterEntry, Manifest, MemoryEntry
+from service.generation import AdapterEntry, Manifest, MemoryEntry, is_current
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
@@ -210,8 +210,9 @@ class Builder:
         self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
         trained = self._train_missing(work, config)
         item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
-        files = self._row_files(work, config) | self._catalog_files(work)
-        files |= self._item_model_files(work, config, item_model)
+        before = None if work.previous is None else Manifest.of(work.previous.manifest)
+        files = self._row_files(work, config) | self._catalog_files(work, before)
+        files |= self._item_model_files(work, before, config, item_model)
         manifest = self._manifest(work, config, item_model)
         return Built(
             published=Published(
@@ -317,18 +318,18 @@ class Builder:
         )
         return maker.files(work.users, list(work.shards), work.known, encoded_samples_of, config)
 
-    def _catalog_files(self, work: Work) -> dict[str, bytes]:
-        previous = work.previous
-        if previous is not None and Manifest.of(previous.manifest).catalog == work.catalog:
-            embeddings = previous.read("item_embeddings.npy")
+    def _catalog_files(self, work: Work, before: Manifest | None) -> dict[str, bytes]:
+        if work.previous is not None and before is not None and before.catalog == work.catalog:
+            embeddings = work.previous.read("item_embeddings.npy")
         else:
             embeddings = array_bytes(self._embed_items(work.items))
         return {"items.json": canonical_json([item.item_id for item in work.items]), "item_embeddings.npy": embeddings}
 
-    def _item_model_files(self, work: Work, config: BuildConfig, name: str) -> dict[str, bytes]:
-        previous = work.previous
-        if previous is not None and Manifest.of(previous.manifest).item_model == name:
-            return {file: previous.read(file) for file in ITEM_MODEL_FILES}
+    def _item_model_files(
+        self, work: Work, before: Manifest | None, config: BuildConfig, name: str
+    ) -> dict[str, bytes]:
+        if work.previous is not None and before is not None and before.item_model == name:
+            return {file: work.previous.read(file) for file in ITEM_MODEL_FILES}
         memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
         task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
         self._progress.phase("solving the item model", 1)
@@ -381,7 +382,7 @@ class Builder:
             pass  # a dry run builds into an empty store
         self._known_adapters.begin(adapters)
         self._known_memories.begin(memories)
-        return previous if previous is not None and Manifest.of(previous.manifest).is_current else None
+        return previous if previous is not None and is_current(previous.manifest) else None
 
 
 def _row_of(item: Item) -> list[Any]:

@@ -33,17 +33,10 @@ class NegativePool:
 
     @classmethod
     def of(cls, catalog: Iterable[Item], seed: int) -> NegativePool:
-        """The stated items of a catalog.
-
-        Created items are none of them: they go with the last row that names them, and no deletion may move a negative.
-        """
-        items = tuple(sorted((item for item in catalog if not item.created), key=lambda item: item.item_id))
+        """The stated items of a catalog."""
+        items = _stated(catalog)
         hashes = np.array([_keyed(seed, "item", item.item_id) for item in items], np.uint64)
         return cls(items, hashes, {item.item_id: place for place, item in enumerate(items)}, seed)
-
-    def content(self, item_type: str) -> list[list[str]]:
-        """What of the items decides samples, for digests: ids and how a question words them."""
-        return [[item.item_id, prompts.target_text(item, item_type)] for item in self.items]
 
     def with_negatives(self, samples: Sequence[Sample], met: Collection[str], count: int) -> tuple[Sample, ...]:
         """One user's samples, each like followed by up to `count` negatives: its history, with a target that is not liked.
@@ -69,6 +62,16 @@ class NegativePool:
             places = places[np.argpartition(order[places], count - 1)[:count]]
         for place in places[np.argsort(order[places], kind="stable")]:
             yield Sample(sample.user_id, sample.history, self.items[place], False, like)
+
+
+def negative_content(catalog: Iterable[Item], item_type: str) -> list[list[str]]:
+    """What of a catalog decides negatives, for digests: the ids of its stated items, and how a question words them."""
+    return [[item.item_id, prompts.target_text(item, item_type)] for item in _stated(catalog)]
+
+
+def _stated(catalog: Iterable[Item]) -> tuple[Item, ...]:
+    # Created items go with the last row that names them, and no deletion may move a negative.
+    return tuple(sorted((item for item in catalog if not item.created), key=lambda item: item.item_id))
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -58,8 +58,9 @@ def _identity_provider(settings: Settings) -> IdentityProvider | None:
 
 
 def allowed_hosts(home: Home) -> tuple[str, ...]:
-    """Without keys, a page of another site whose name was made to point to this machine could ask for anything."""
+    """Without keys or tokens, a page of another site whose name was made to point to this machine could ask for anything."""
     settings = home.settings
     if settings.allowed_hosts:
         return settings.allowed_hosts
-    return LOOPBACK if is_loopback(settings.host) and not home.ledger.keys.any() else (ANY,)
+    asks = settings.oidc_jwks_url is not None or home.ledger.keys.any()
+    return LOOPBACK if is_loopback(settings.host) and not asks else (ANY,)

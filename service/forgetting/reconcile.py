@@ -21,7 +21,7 @@ from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.ports import ReconciledLedger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.schedule import BuildSchedule
-from service.generation import Manifest
+from service.generation import Manifest, is_current
 from service.records import BuildConfig, ForgetRequest
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Reconciler:
 
         With `advance` all counts that has arrived by now: a full build. Else what counted in the build before.
         """
-        self._look_at_published()
+        self._nodes = _nodes_of(self._look_at_published())
         if advance:
             self._schedule.note()
             self._ledger.advance_horizon()
@@ -159,9 +159,7 @@ class Reconciler:
         if self._ledger.is_behind():
             return False
         found = self._look_at_published()
-        return (
-            found is not None and found.clean and found.manifest is not None and Manifest.of(found.manifest).is_current
-        )
+        return found is not None and found.clean and found.manifest is not None and is_current(found.manifest)
 
     def _look_at_published(self) -> Findings | None:
         """Tell and count what is damaged, before it is made again; None where nothing can be looked at."""
@@ -175,8 +173,6 @@ class Reconciler:
         self._incidents.note_all(found.faults)
         if found.clean:
             self._incidents.repaired()
-        memories = () if found.manifest is None else Manifest.of(found.manifest).memories
-        self._nodes = {memory.digest: memory.shard for memory in memories}
         return found
 
     def config(self) -> BuildConfig:
@@ -262,6 +258,13 @@ class Reconciler:
             "adapters": {digest: stated["adapters"][digest] for digest in sorted(adapters)},
             "memories": of_memories,
         }
+
+
+def _nodes_of(found: Findings | None) -> dict[str, str]:
+    """Memory -> its node of the tree, as the published manifest states it."""
+    if found is None or found.manifest is None or not is_current(found.manifest):
+        return {}
+    return {memory.digest: memory.shard for memory in Manifest.of(found.manifest).memories}
 
 
 def _related(node: str, other: str) -> bool:

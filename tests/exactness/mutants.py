@@ -158,11 +158,11 @@ MUTANTS = (
     Mutant(
         "popularity in an item's text",
         "service/building/builder.py",
-        "files = self._row_files(work, config) | self._catalog_files(work)",
+        "files = self._row_files(work, config) | self._catalog_files(work, before)",
         "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
         "        seen = [row.item_id for row in rows]\n"
         "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in work.items]\n"
-        "        files = self._row_files(work, config) | self._catalog_files(replace(work, items=items))",
+        "        files = self._row_files(work, config) | self._catalog_files(replace(work, items=items), before)",
         "test_the_catalog_does_not_know_what_anybody_liked",
     ),
     Mutant(

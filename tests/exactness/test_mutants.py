@@ -14,8 +14,6 @@ import pytest
 from . import mutants
 from .mutants import MUTANTS, Mutant
 
-pytestmark = pytest.mark.thorough
-
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,12 +31,20 @@ def _result(results: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_a_line_that_is_there(mutant: Mutant) -> None:
+    """Whoever moves such a line learns of it here, and not in the long run alone."""
+    assert (mutants.ROOT / mutant.file).read_text().count(mutant.old) == 1
+
+
+@pytest.mark.thorough
 def test_the_code_as_it_is_passes(results: Path) -> None:
     found = _result(results, "control")
     assert found["told"] == []
     assert found["passed"] == {mutant.caught_by: True for mutant in MUTANTS}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_an_open_channel_is_caught(results: Path, mutant: Mutant) -> None:
     found = _result(results, mutant.name)

@@ -14,17 +14,11 @@ from tests.forks import Forks
 
 from . import checks
 from .runner import AT_RANDOM, MODEL_SIZES, Torture
-from .steps import OF_THE_SERVER, OF_THE_WORKER, announced
+from .steps import OF_THE_SERVER, OF_THE_WORKER
 from .world import Journal, World
 
 pytestmark = pytest.mark.thorough
-REPOSITORY = Path(__file__).parents[2]
 KILLS = 60
-
-
-def test_every_step_that_the_sources_announce_is_one_at_which_processes_are_killed() -> None:
-    announced_steps = list(announced([REPOSITORY / "service", REPOSITORY / "adapters_store"]))
-    assert sorted(announced_steps) == sorted([*OF_THE_SERVER, *OF_THE_WORKER])
 
 
 @pytest.fixture(scope="module")

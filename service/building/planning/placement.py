@@ -20,7 +20,7 @@ from service.building.ports import PartitionLedger
 from service.building.progress import Progress
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
-from service.data.negatives import NegativePool
+from service.data.negatives import negative_content
 from service.data.samples import canonical, canonical_order, sample_order_key
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
@@ -112,8 +112,7 @@ class ShardAssigner:
         """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""
         pool = [] if config.partition == "random" else partition.anchor_pool(items, config.seed)
         # Whose samples name an item that is in none of their rows is not known, so whatever changes the pool changes all.
-        stated = NegativePool.of(items, config.seed).content(item_type) if config.negatives else []
-        negatives = {"negatives": [config.negatives, stated]} if config.negatives else {}
+        negatives = {"negatives": [config.negatives, negative_content(items, item_type)]} if config.negatives else {}
         return digest_of(
             {
                 **negatives,

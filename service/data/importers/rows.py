@@ -18,6 +18,7 @@ from service.data.importers.rejections import MalformedRow, Rejections, Row, Row
 from service.errors import ImportRefused
 
 _AT_ONCE = 1 << 16  # characters
+_OPTIONAL = ("liked", "rating", "timestamp")  # columns of interactions
 _LONGEST_ELEMENT = 1 << 24  # characters of one element of a JSON array
 
 Rows = Iterator[tuple[RowLocation, Row]]
@@ -196,9 +197,6 @@ def _checked(value: Any, required: Sequence[str]) -> Row:
     if missing:
         raise MalformedRow(f"lacks {', '.join(missing)}", missing[0])
     return value
-
-
-_OPTIONAL = ("liked", "rating", "timestamp")
 
 
 def check_columns(file: str, header: Sequence[str], required: Sequence[str]) -> None:
