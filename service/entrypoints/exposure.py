@@ -29,8 +29,8 @@ def require_closed(home: Home) -> None:
         return
     raise InvalidSetting(
         f"listening on {settings.host} would let whoever reaches port {settings.port} read, and erase, everybody: there is no "
-        "API key yet. Make one (`lethe keys create --name ... --scopes ...`), or listen on 127.0.0.1; "
-        "LETHE_OPEN=yes-anyone-may-erase serves without keys all the same"
+        "API key yet. Make one (`lethe keys create --name ... --scopes ...`), name an identity provider "
+        "(LETHE_OIDC_JWKS_URL), or listen on 127.0.0.1; LETHE_OPEN=yes-anyone-may-erase serves without keys all the same"
     )
 
 
