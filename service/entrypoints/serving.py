@@ -49,11 +49,11 @@ def serving_app(
     torch.set_num_threads(settings.scoring_threads())
     doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(served_model(home))
     snapshots, computing = _placed(home, frozen)
-    contexts, shelves = PrefixCache(settings.context_cache_bytes), Shelves(home.ledger)
+    prefix_cache, shelves = PrefixCache(settings.context_cache_bytes), Shelves(home.ledger)
     telemetry.watch_store(home.incidents.counts)
     note = home.incidents.note
-    refresher = Refresher(home.ledger, snapshots, contexts, bell.wait, note, on_ready, shelves, computing)
-    scorer = Scorer(home.ledger, snapshots, frozen, telemetry, contexts, settings.max_batch_tokens)
+    refresher = Refresher(home.ledger, snapshots, prefix_cache, bell.wait, note, on_ready, shelves, computing)
+    scorer = Scorer(home.ledger, snapshots, frozen, telemetry, prefix_cache, settings.max_batch_tokens)
     batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
 
     async def start() -> None:

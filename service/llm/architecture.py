@@ -20,16 +20,16 @@ from service.records import Activation
 
 
 @dataclass(frozen=True, slots=True)
-class Contexts:
+class PaddedPrefixes:
     """What the frozen model made of B contexts in padded rows: all that a question after one of them looks at."""
 
     states: tuple[Tensor, ...]  # as a prefix has them, each (B, G, T, D)
     mask: Tensor  # (B, T), True where a token is
     embeddings: Tensor  # (B, H) float32, unit length
 
-    def rows(self, index: Tensor) -> Contexts:
-        """The contexts at `index` (R,), in that order; repetition is allowed."""
-        return Contexts(tuple(state[index] for state in self.states), self.mask[index], self.embeddings[index])
+    def rows(self, index: Tensor) -> PaddedPrefixes:
+        """Those at `index` (R,), in that order; repetition is allowed."""
+        return PaddedPrefixes(tuple(state[index] for state in self.states), self.mask[index], self.embeddings[index])
 
     def prefixes(self) -> list[Prefix]:
         """One for each context, without the padding: views."""
@@ -100,10 +100,10 @@ class Architecture(Protocol):
     def library_logits(self, prompt: Sequence[int]) -> Tensor:
         """The logits of every token (vocabulary,) float32 where the answer to a whole prompt stands, as transformers says."""
 
-    def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+    def read_padded_prefixes(self, contexts: Sequence[Sequence[int]]) -> PaddedPrefixes:
         """Read B contexts in padded rows; no gradient."""
 
-    def yes_no_logits(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+    def yes_no_logits(self, questions: Sequence[Sequence[int]], prefixes: PaddedPrefixes) -> Tensor:
         """(B,) after each question and its context, in padded rows."""
 
     def yes_no_logits_whole(self, prompts: Sequence[Sequence[int]]) -> Tensor:

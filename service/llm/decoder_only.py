@@ -1,7 +1,7 @@
 """Causal language models: a prompt is one text, and a context is what its layers' keys and values hold of it.
 
-There are two ways to read. One packed row (`read_prefixes`, `answer`) is what Lethe works with: no padding, and a context's
-keys stand once for all of its questions. Padded rows (`read_contexts`, `yes_no_logits`, `yes_no_logits_whole`) are plain: they
+There are two ways to read. One packed row (`read_prefixes`, `answer`) is what Lethe works with: no padding, and the keys of a
+context stand once for all of its questions. Padded rows (`read_padded_prefixes`) and whole prompts are plain: they
 read whole prompts, stand in where a model cannot be packed, and say what is right. Both give the same numbers, up to rounding.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from service.llm import packed
-from service.llm.architecture import AnswerHead, Contexts, Pass, at_last_token, padded
+from service.llm.architecture import AnswerHead, PaddedPrefixes, Pass, at_last_token, padded
 from service.llm.packed import EnoughRead, Packing, Prefix, PrefixGrid, Runs
 from service.llm.spec import Answers
 from service.llm.staging import sent
@@ -55,20 +55,20 @@ class DecoderOnly:
 
     # Padded rows
 
-    def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+    def read_padded_prefixes(self, contexts: Sequence[Sequence[int]]) -> PaddedPrefixes:
         """Read B contexts once; no gradient."""
         ids, mask = self._padded(contexts)
         cache = DynamicCache()
         with torch.no_grad():
             hidden = self._hidden(ids, mask, _positions_of(mask), cache)
-        return Contexts(_states_of(cache), mask, _of_last_token(hidden, mask))
+        return PaddedPrefixes(_states_of(cache), mask, _of_last_token(hidden, mask))
 
-    def yes_no_logits(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+    def yes_no_logits(self, questions: Sequence[Sequence[int]], prefixes: PaddedPrefixes) -> Tensor:
         """(B,) float32. Only the question's tokens run through the layers, so only they meet what is attached to them."""
         ids, mask = self._padded(questions)
-        positions = contexts.mask.sum(dim=1, keepdim=True) + _positions_of(mask)
-        seen = torch.cat([contexts.mask, mask], dim=1)
-        cache = DynamicCache(list(zip(contexts.states[::2], contexts.states[1::2], strict=True)))
+        positions = prefixes.mask.sum(dim=1, keepdim=True) + _positions_of(mask)
+        seen = torch.cat([prefixes.mask, mask], dim=1)
+        cache = DynamicCache(list(zip(prefixes.states[::2], prefixes.states[1::2], strict=True)))
         return self.head.difference(at_last_token(self._hidden(ids, seen, positions, cache), mask))
 
     def yes_no_logits_whole(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -90,7 +90,7 @@ class DecoderOnly:
         probe = self._answers.probe
         head, tails = probe[:-2], [probe[-2:], probe[-1:]]
         with torch.no_grad():
-            plain = self.yes_no_logits(tails, self.read_contexts([head]).rows(torch.zeros(2, dtype=torch.long)))
+            plain = self.yes_no_logits(tails, self.read_padded_prefixes([head]).rows(torch.zeros(2, dtype=torch.long)))
             try:
                 ours = self._answer_packed(tails, [2], PrefixGrid.of(self._read_packed([head], embed=False)))
             except (RuntimeError, TypeError, IndexError, AttributeError):
@@ -102,7 +102,7 @@ class DecoderOnly:
         if self.packs:
             with torch.no_grad():
                 return self._read_packed(contexts, embed)
-        return self.read_contexts(contexts).prefixes()
+        return self.read_padded_prefixes(contexts).prefixes()
 
     def passes(self, texts: Sequence[Sequence[int]], runs: Sequence[int]) -> list[Pass]:
         """One takes all of them."""
@@ -123,7 +123,7 @@ class DecoderOnly:
         if not prefixes.tokens:
             return self.yes_no_logits_whole(texts)
         owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(runs)).to(self._device)
-        return self.yes_no_logits(texts, _padded_contexts(prefixes).rows(owner))
+        return self.yes_no_logits(texts, _padded_prefixes(prefixes).rows(owner))
 
     def _read_packed(self, contexts: Sequence[Sequence[int]], embed: bool) -> list[Prefix]:
         texts = Runs([len(context) for context in contexts], self._device)
@@ -205,11 +205,11 @@ def _counted(texts: Sequence[Sequence[int]], before: Sequence[int]) -> list[int]
     return [first + place for text, first in zip(texts, before, strict=True) for place in range(len(text))]
 
 
-def _padded_contexts(prefixes: PrefixGrid) -> Contexts:
+def _padded_prefixes(prefixes: PrefixGrid) -> PaddedPrefixes:
     keys = prefixes.states[0]
     mask = torch.arange(keys.shape[2])[None] < torch.tensor(prefixes.tokens)[:, None]
     nothing = keys.new_empty(len(mask), 0)  # no answer reads embeddings
-    return Contexts(prefixes.states, mask.to(keys.device), nothing)
+    return PaddedPrefixes(prefixes.states, mask.to(keys.device), nothing)
 
 
 def _of_last_token(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from service.errors import ModelUnsuitable
-from service.llm.architecture import AnswerHead, Contexts, Pass, at_last_token, chunks_of_rows, padded
+from service.llm.architecture import AnswerHead, PaddedPrefixes, Pass, at_last_token, chunks_of_rows, padded
 from service.llm.packed import FORWARD_TOKENS, Prefix, PrefixGrid, Runs
 from service.llm.spec import Answers
 from service.records import Activation
@@ -64,28 +64,28 @@ class EncoderDecoder:
 
     # Reading
 
-    def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+    def read_padded_prefixes(self, contexts: Sequence[Sequence[int]]) -> PaddedPrefixes:
         """Read B contexts in rows of one pass; no gradient."""
         with torch.no_grad():
             states, mask = self._encode(contexts)
-        return Contexts((states[:, None],), mask, _mean(states, mask))
+        return PaddedPrefixes((states[:, None],), mask, _mean(states, mask))
 
     def read_prefixes(self, contexts: Sequence[Sequence[int]], embed: bool) -> list[Prefix]:
         """Read contexts once; no gradient. An embedding costs nothing here, but without `embed` there is none to keep."""
         read = []
         for chunk in chunks_of_rows([len(context) for context in contexts], FORWARD_TOKENS):
-            read += self.read_contexts([contexts[number] for number in chunk]).prefixes()
+            read += self.read_padded_prefixes([contexts[number] for number in chunk]).prefixes()
         return read if embed else [Prefix(prefix.states, prefix.embedding[:0]) for prefix in read]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """The mean of each text's tokens in the encoder's last layer, as unit length (B, H) float32."""
-        return self.read_contexts(texts).embeddings
+        return self.read_padded_prefixes(texts).embeddings
 
     # Answering
 
-    def yes_no_logits(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+    def yes_no_logits(self, questions: Sequence[Sequence[int]], prefixes: PaddedPrefixes) -> Tensor:
         """(B,) float32; what is attached to the encoder has no part in it."""
-        return self._decode(questions, contexts.states[0][:, 0], contexts.mask)
+        return self._decode(questions, prefixes.states[0][:, 0], prefixes.mask)
 
     def yes_no_logits_whole(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """(B,) float32; every token meets what is attached."""

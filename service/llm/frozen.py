@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from service.errors import ModelUnsuitable
-from service.llm.architecture import Architecture, Contexts, Pass
+from service.llm.architecture import Architecture, PaddedPrefixes, Pass
 from service.llm.attention import kernels_for
 from service.llm.decoder_only import DecoderOnly
 from service.llm.encoder_decoder import EncoderDecoder
@@ -121,16 +121,16 @@ class FrozenModel:
 
     # In padded rows, which say what is right
 
-    def read_contexts(self, contexts: Sequence[Sequence[int]]) -> Contexts:
+    def read_padded_prefixes(self, contexts: Sequence[Sequence[int]]) -> PaddedPrefixes:
         """Read B contexts once; no gradient."""
-        return self.architecture.read_contexts(contexts)
+        return self.architecture.read_padded_prefixes(contexts)
 
-    def yes_no_logits(self, questions: Sequence[Sequence[int]], contexts: Contexts) -> Tensor:
+    def yes_no_logits(self, questions: Sequence[Sequence[int]], prefixes: PaddedPrefixes) -> Tensor:
         """logit(Yes) − logit(No) after each question, (B,) float32, given what was read of its context.
 
         Only the question's tokens run through the layers, so only they meet what is attached to them.
         """
-        return self.architecture.yes_no_logits(questions, contexts)
+        return self.architecture.yes_no_logits(questions, prefixes)
 
     def yes_no_logits_whole(self, prompts_ids: Sequence[Sequence[int]]) -> Tensor:
         """logit(Yes) − logit(No) after each whole prompt, (B,) float32; every token meets what is attached."""

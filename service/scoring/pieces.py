@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
+from service.llm.packed import chunks_of_tokens
 from service.scoring.requests import EncodedRequest, Scored
 
 NO_REVISION = -1  # of an answer whose pieces were scored under different masks: it belongs to none
@@ -19,7 +20,9 @@ def cut(request: EncodedRequest, most_tokens: int) -> list[EncodedRequest]:
     if request.tokens <= most_tokens:
         return [request]
     room = max(most_tokens - len(request.context), most_tokens // 2)
-    return [replace(request, questions=questions) for questions in _groups(request.questions, room)] or [request]
+    lengths = [len(question) for question in request.questions]
+    pieces = [request.questions[each.start : each.stop] for each in chunks_of_tokens(lengths, room)]
+    return [replace(request, questions=questions) for questions in pieces] or [request]
 
 
 def joined(scored: Sequence[Scored]) -> Scored:
@@ -30,16 +33,3 @@ def joined(scored: Sequence[Scored]) -> Scored:
     scores = tuple(score for part in scored for score in part.scores)
     one_mask = all((part.revision, part.generation) == (first.revision, first.generation) for part in scored)
     return replace(first, scores=scores, revision=first.revision if one_mask else NO_REVISION)
-
-
-def _groups(questions: Sequence[tuple[int, ...]], room: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    group: list[tuple[int, ...]] = []
-    taken = 0
-    for question in questions:
-        if group and taken + len(question) > room:
-            yield tuple(group)
-            group, taken = [], 0
-        group.append(question)
-        taken += len(question)
-    if group:
-        yield tuple(group)

@@ -35,7 +35,7 @@ class Refresher:
         self,
         masks: MaskSource,
         snapshots: Snapshots,
-        contexts: PrefixCache,
+        prefix_cache: PrefixCache,
         wait: Callable[[float], bool],
         on_damage: Callable[[StoreFault], None] = _ignore,
         on_ready: Callable[[], None] = lambda: None,
@@ -48,7 +48,7 @@ class Refresher:
         """
         self._masks = masks
         self._snapshots = snapshots
-        self._contexts = contexts
+        self._prefix_cache = prefix_cache
         self._wait = wait
         self._on_damage = on_damage
         self._on_ready: Callable[[], None] | None = on_ready
@@ -97,7 +97,7 @@ class Refresher:
             mask = None
             try:
                 mask = self._masks.mask()
-                self._contexts.follow(mask.fence)
+                self._prefix_cache.follow(mask.fence)
                 if self._shelves is not None:  # an item that only one person named must not stay here
                     self._shelves.current()
                 self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from time import perf_counter
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from service.scoring.snapshot import MaskSource, Snapshot, Snapshots
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+Ids = tuple[int, ...]
 
 
 class Stopwatch(Protocol):
@@ -37,7 +37,7 @@ class Stopwatch(Protocol):
 class Scorer:
     """Scores under the mask that the ledger holds at the moment the batch starts.
 
-    `forward_tokens` bounds the tokens of one forward pass (a longer text goes alone); `kept` remembers contexts.
+    `forward_tokens` bounds the tokens of one forward pass (a longer text goes alone).
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Scorer:
         snapshots: Snapshots,
         frozen: FrozenModel,
         stopwatch: Stopwatch,
-        kept: PrefixCache | None = None,
+        prefix_cache: PrefixCache | None = None,
         forward_tokens: int = FORWARD_TOKENS,
     ) -> None:
         self._masks = masks
         self._snapshots = snapshots
         self._frozen = frozen
         self._stopwatch = stopwatch
-        self._kept = kept or PrefixCache(0)
+        self._prefix_cache = prefix_cache or PrefixCache(0)
         self._forward_tokens = forward_tokens
         self._tokenizer = RequestEncoder(frozen.tokenizer)
 
@@ -70,7 +70,7 @@ class Scorer:
             NotReady, Damaged: there is no generation to score with.
             OutOfMemory: the device's memory is full. What was kept of contexts is given up for it.
         """
-        return within_memory(lambda: self._score(requests), self._kept.clear)
+        return within_memory(lambda: self._score(requests), self._prefix_cache.clear)
 
     def _score(self, requests: Sequence[EncodedRequest]) -> list[Scored]:
         mask, snapshot = self._snapshots.served(self._masks)
@@ -78,17 +78,15 @@ class Scorer:
         prefixes = self._read(requests, mask.fence)
         near, weights = self._route(prefixes, snapshot, mask)
         routed = perf_counter()
-        scores = self._answer(
-            _texts(requests, whole=snapshot.config.activation == "prompt"), prefixes, weights, snapshot
-        )
+        scores = self._answer(requests, prefixes, weights, snapshot)
         self._stopwatch.observe_forward(perf_counter() - routed)
         self._stopwatch.observe_neighbors(routed - began)
-        answers = zip(_split(scores, requests), near, weights, strict=True)
-        return [_scored(own, rows, w, snapshot, mask) for own, rows, w in answers]
+        answers = zip(scores, near, weights, strict=True)
+        return [_scored(tuple(own), rows, w, snapshot, mask) for own, rows, w in answers]
 
     def _read(self, requests: Sequence[EncodedRequest], fence: int) -> list[Prefix]:
         """What the frozen model makes of each request's context: remembered, or read now."""
-        known = [self._kept.get(request.context, fence) for request in requests]
+        known = [self._prefix_cache.get(request.context, fence) for request in requests]
         missing = [request for request, prefix in zip(requests, known, strict=True) if prefix is None]
         read: list[Prefix] = []
         for chunk in chunks_of_tokens([len(request.context) for request in missing], self._forward_tokens):
@@ -96,7 +94,7 @@ class Scorer:
         for request, prefix in zip(missing, read, strict=True):
             # A history that was read before a deletion may be that person's, whatever was deleted since.
             if request.fence == fence:
-                self._kept.put(request.context, prefix, fence)
+                self._prefix_cache.put(request.context, prefix, fence)
         found = iter(read)
         return [next(found) if prefix is None else prefix for prefix in known]
 
@@ -108,48 +106,45 @@ class Scorer:
         return near, keep_largest(weights, config.top_m)
 
     def _answer(
-        self, texts: Sequence[_Text], prefixes: Sequence[Prefix], weights: Floats, snapshot: Snapshot
-    ) -> list[float]:
+        self, requests: Sequence[EncodedRequest], prefixes: Sequence[Prefix], weights: Floats, snapshot: Snapshot
+    ) -> list[list[float]]:
+        """P(Yes) of every candidate, request by request."""
         config = snapshot.config
-        scores: list[float] = []
-        for chunk in chunks_of_tokens([len(text.ids) for text in texts], self._forward_tokens):
-            runs = [(number, list(run)) for number, run in groupby((texts[place] for place in chunk), key=_owner)]
-            owners = [number for number, _ in runs]
+        whole = config.activation == "prompt"
+        scores: list[list[float]] = [[] for _ in requests]
+        for texts in _passes([_texts(request, whole=whole) for request in requests], self._forward_tokens):
+            counts = [len(own) for own in texts.values()]
             difference = snapshot.mixture.yes_no_logits_packed(
-                [text.ids for _, run in runs for text in run],
-                [len(run) for _, run in runs],
-                [] if config.activation == "prompt" else [prefixes[owner] for owner in owners],
+                [*chain.from_iterable(texts.values())],
+                counts,
+                [] if whole else [prefixes[number] for number in texts],
                 snapshot.stack,
-                torch.from_numpy(weights[owners]),
+                torch.from_numpy(weights[[*texts]]),
                 config.level,
             )
-            scores += torch.sigmoid(difference).tolist()
+            for number, answered in zip(texts, torch.sigmoid(difference).cpu().split(counts), strict=True):
+                scores[number] += answered.tolist()
         return scores
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    owner: int  # number of the request that it belongs to
-    ids: tuple[int, ...]
-
-
-def _texts(requests: Sequence[EncodedRequest], *, whole: bool) -> list[_Text]:
+def _texts(request: EncodedRequest, *, whole: bool) -> Sequence[Ids]:
     """What is to be answered: the questions, or with activation `prompt` the `whole` of context and question."""
-    return [
-        _Text(number, request.context + question if whole else question)
-        for number, request in enumerate(requests)
-        for question in request.questions
-    ]
+    return [request.context + question for question in request.questions] if whole else request.questions
 
 
-def _owner(text: _Text) -> int:
-    return text.owner
-
-
-def _split(scores: Sequence[float], requests: Sequence[EncodedRequest]) -> list[tuple[float, ...]]:
-    ends = list(accumulate(len(request.questions) for request in requests))
-    starts = [0, *ends[:-1]]
-    return [tuple(scores[start:end]) for start, end in zip(starts, ends, strict=True)]
+def _passes(texts: Sequence[Sequence[Ids]], most: int) -> Iterator[dict[int, list[Ids]]]:
+    """Number of the request -> those of its texts that one pass answers: of all together `most` tokens, or a single text."""
+    taken: dict[int, list[Ids]] = {}
+    tokens = 0
+    for number, own in enumerate(texts):
+        for text in own:
+            if taken and tokens + len(text) > most:
+                yield taken
+                taken, tokens = {}, 0
+            taken.setdefault(number, []).append(text)
+            tokens += len(text)
+    if taken:
+        yield taken
 
 
 def _scored(scores: tuple[float, ...], near: Indices, weights: Floats, snapshot: Snapshot, mask: Mask) -> Scored:

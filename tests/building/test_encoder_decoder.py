@@ -165,7 +165,7 @@ def test_a_first_layer_above_the_decoder_is_refused_with_the_layers_there_are(fo
 
 def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(folder: Path) -> None:
     task = task_of(folder, "question")
-    tight = _files(replace(task, context_memory=1_000))
+    tight = _files(replace(task, prefix_memory=1_000))
     torch.testing.assert_close(_scores(tight, task), _scores(_files(task), task), rtol=1e-3, atol=2e-3)
 
 
@@ -186,7 +186,7 @@ def test_a_persons_reading_is_the_encoders_last_layer_and_nothing_beside(folder:
     frozen = FrozenModel.load(ModelSpec(str(folder)))
     contexts = [encoded.context for encoded in _encoded_samples(frozen.tokenizer)]
     prefill = read_together(frozen, contexts, embed=True)
-    plain = frozen.read_contexts(contexts)
+    plain = frozen.read_padded_prefixes(contexts)
     assert len(prefill.tensors) == 2
     for row, prefix in enumerate(prefill.prefixes()):
         torch.testing.assert_close(prefix.states[0], plain.states[0][row, :, : prefix.tokens], rtol=1e-4, atol=1e-4)
@@ -230,7 +230,7 @@ def _slow_error(frozen: FrozenModel, merged: FrozenModel, encoded: EncodedSample
     if activation == "prompt":
         difference = merged.yes_no_logits_whole([encoded.context + encoded.question])
     else:
-        difference = merged.yes_no_logits([encoded.question], frozen.read_contexts([encoded.context]))
+        difference = merged.yes_no_logits([encoded.question], frozen.read_padded_prefixes([encoded.context]))
     probability_of_yes = float(torch.sigmoid(difference)[0])
     return 1.0 - probability_of_yes if encoded.liked else probability_of_yes
 

@@ -61,7 +61,7 @@ def same(one: Prefill, other: Prefill) -> bool:
 @pytest.mark.parametrize("embed", [True, False])
 def test_a_persons_reading_is_what_padded_rows_say(frozen: FrozenModel, embed: bool) -> None:
     contexts = contexts_of(frozen, 1, 5)
-    plain = frozen.read_contexts(contexts)
+    plain = frozen.read_padded_prefixes(contexts)
     prefixes = read_together(frozen, contexts, embed).prefixes()
     for row, (prefix, context) in enumerate(zip(prefixes, contexts, strict=True)):
         assert len(prefix.states) == 2 * frozen.layers

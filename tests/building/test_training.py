@@ -263,7 +263,7 @@ def _people_read(task: TrainingTask) -> int:
 
 def test_contexts_that_are_read_batch_by_batch_teach_the_same_up_to_rounding(tiny_models: Callable[..., Path]) -> None:
     task = _task(tiny_models("llama"))
-    tight, roomier = (replace(task, context_memory=room) for room in (1_000, 40_000))
+    tight, roomier = (replace(task, prefix_memory=room) for room in (1_000, 40_000))
     assert [_people_read(each) for each in (tight, roomier, task)] == [1, 1, len(PEOPLE)]
     assert _files(tight) == _files(roomier)  # batches that are kept for the next epoch change no bit
     torch.testing.assert_close(_scores(_files(tight), task), _scores(_files(task), task), rtol=1e-3, atol=1e-3)
@@ -275,9 +275,9 @@ def test_batches_that_stay_side_by_side_for_the_next_epoch_change_no_bit(tiny_mo
     barely = read_together(
         FrozenModel.load(task.model), contexts, embed=False
     ).nbytes  # what was read, and nothing beside
-    assert _people_read(replace(task, context_memory=barely)) == len(PEOPLE)
-    assert _people_read(replace(task, context_memory=barely - 1)) == 1
-    assert _files(replace(task, context_memory=barely)) == _files(task)
+    assert _people_read(replace(task, prefix_memory=barely)) == len(PEOPLE)
+    assert _people_read(replace(task, prefix_memory=barely - 1)) == 1
+    assert _files(replace(task, prefix_memory=barely)) == _files(task)
 
 
 def test_how_contexts_are_divided_among_people_changes_rounding_alone(tiny_models: Callable[..., Path]) -> None:

@@ -77,7 +77,7 @@ def _slow_error(frozen: FrozenModel, merged: FrozenModel, encoded: EncodedSample
     if activation == "prompt":
         difference = merged.yes_no_logits_whole([encoded.context + encoded.question])
     else:
-        difference = merged.yes_no_logits([encoded.question], frozen.read_contexts([encoded.context]))
+        difference = merged.yes_no_logits([encoded.question], frozen.read_padded_prefixes([encoded.context]))
     probability_of_yes = float(torch.sigmoid(difference)[0])
     return 1.0 - probability_of_yes if encoded.liked else probability_of_yes
 

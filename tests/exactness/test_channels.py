@@ -345,7 +345,7 @@ def test_weights_follow_from_the_published_errors_and_the_configured_tau(
     scorer = Scorer(everybody.ledger, snapshots, frozen, NoStopwatch())
     [scored] = scorer.score(scorer.encoded([ScoreRequest(history, (ITEMS[1],))]))
     snapshot = snapshots.of(everybody.ledger.generation())
-    stands = frozen.read_contexts([frozen.tokenizer.context(history, NOUN)]).embeddings.numpy()
+    stands = frozen.read_padded_prefixes([frozen.tokenizer.context(history, NOUN)]).embeddings.numpy()
     error_k = mean_errors(snapshot.errors, snapshot.neighbors.nearest(stands, CONFIG.top_n))
     [expected] = softmax_weights(error_k, CONFIG.tau, np.ones(error_k.shape[1], dtype=np.bool_))
     assert list(scored.weights.values()) == expected.tolist()

@@ -86,12 +86,12 @@ def test_questions_meet_the_loop_over_all_adapters_and_contexts_none(
     prefixes = bench.plain.read_prefixes(bench.contexts)
     texts, runs = [*bench.questions, bench.questions[0]], [1, 1, 2]
     fast = bench.mixture.yes_no_logits_packed(texts, runs, prefixes, bench.stack, weights, level)
-    context = bench.plain.read_contexts(bench.contexts)
+    context = bench.plain.read_padded_prefixes(bench.contexts)
     slow = []
     for text, run in zip(texts, (0, 1, 2, 2), strict=True):
         own = context.rows(torch.tensor([run]))
         slow.append(
-            bench.slowly(weights[run], level, partial(FrozenModel.yes_no_logits, questions=[text], contexts=own))
+            bench.slowly(weights[run], level, partial(FrozenModel.yes_no_logits, questions=[text], prefixes=own))
         )
     torch.testing.assert_close(fast, torch.cat(slow), rtol=1e-4, atol=1e-4)
     assert (fast - bench.plain.yes_no_logits_packed(texts, runs, prefixes)).abs().max() > 0.01

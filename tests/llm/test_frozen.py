@@ -53,8 +53,10 @@ def _equal(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 def test_a_score_given_its_context_does_not_depend_on_its_batch_mates(frozen: FrozenModel) -> None:
     contexts, questions = _contexts(frozen.tokenizer), _questions(frozen.tokenizer)
-    together = frozen.yes_no_logits(questions, frozen.read_contexts(contexts))
-    alone = [frozen.yes_no_logits([q], frozen.read_contexts([c])) for q, c in zip(questions, contexts, strict=True)]
+    together = frozen.yes_no_logits(questions, frozen.read_padded_prefixes(contexts))
+    alone = [
+        frozen.yes_no_logits([q], frozen.read_padded_prefixes([c])) for q, c in zip(questions, contexts, strict=True)
+    ]
     _equal(together, torch.cat(alone))
     assert together.std() > 0.01
 
@@ -70,21 +72,21 @@ def test_a_context_read_once_gives_the_logits_of_the_whole_prompt(frozen: Frozen
     logits = [frozen.model(input_ids=torch.tensor([row])).logits[0, -1] for row in whole]
     plain = torch.stack([row[frozen.tokenizer.yes] - row[frozen.tokenizer.no] for row in logits])
     _equal(frozen.yes_no_logits_whole(whole), plain)
-    _equal(frozen.yes_no_logits(questions, frozen.read_contexts(contexts)), plain)
+    _equal(frozen.yes_no_logits(questions, frozen.read_padded_prefixes(contexts)), plain)
 
 
 def test_a_context_may_serve_many_questions(frozen: FrozenModel) -> None:
     contexts, questions = _contexts(frozen.tokenizer), _questions(frozen.tokenizer)
-    read = frozen.read_contexts(contexts)
+    read = frozen.read_padded_prefixes(contexts)
     rows = torch.tensor([2, 0, 2, 2])
     repeated = frozen.yes_no_logits(questions, read.rows(rows))
-    _equal(repeated, frozen.yes_no_logits(questions, frozen.read_contexts([contexts[n] for n in rows])))
+    _equal(repeated, frozen.yes_no_logits(questions, frozen.read_padded_prefixes([contexts[n] for n in rows])))
     assert torch.equal(read.rows(rows).embeddings, read.embeddings[rows])
     assert torch.equal(read.rows(rows).mask, read.mask[rows])
 
 
 def test_answering_leaves_a_context_as_it_was(frozen: FrozenModel) -> None:
-    read = frozen.read_contexts(_contexts(frozen.tokenizer))
+    read = frozen.read_padded_prefixes(_contexts(frozen.tokenizer))
     first = frozen.yes_no_logits(_questions(frozen.tokenizer), read)
     assert torch.equal(frozen.yes_no_logits(_questions(frozen.tokenizer), read), first)
 
@@ -93,7 +95,7 @@ def test_an_embedding_does_not_depend_on_its_batch_mates(frozen: FrozenModel) ->
     contexts = _contexts(frozen.tokenizer)
     alone = torch.cat([frozen.embed([context]) for context in contexts])
     _equal(frozen.embed(contexts), alone)
-    _equal(frozen.read_contexts(contexts).embeddings, alone)
+    _equal(frozen.read_padded_prefixes(contexts).embeddings, alone)
     _equal(alone.norm(dim=1), torch.ones(len(contexts)))
 
 
@@ -101,8 +103,10 @@ def test_a_sliding_window_never_cuts_a_prompt_whatever_its_batch_mates(tiny_mode
     frozen = FrozenModel.load(ModelSpec(str(tiny_models("mistral", sliding_window=160))))
     contexts = [frozen.tokenizer.context(_history(length), NOUN) for length in (0, 2, 60)]
     questions = [frozen.tokenizer.question(Item("", title), NOUN) for title in ("Up", "Heat", "x" * 300)]
-    together = frozen.yes_no_logits(questions, frozen.read_contexts(contexts))
-    alone = [frozen.yes_no_logits([q], frozen.read_contexts([c])) for q, c in zip(questions, contexts, strict=True)]
+    together = frozen.yes_no_logits(questions, frozen.read_padded_prefixes(contexts))
+    alone = [
+        frozen.yes_no_logits([q], frozen.read_padded_prefixes([c])) for q, c in zip(questions, contexts, strict=True)
+    ]
     _equal(together, torch.cat(alone))
 
 

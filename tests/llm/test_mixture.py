@@ -48,7 +48,7 @@ class Bench:
         self.heads = [tokenizer.context(history, NOUN) for history in histories]
         self.questions = [tokenizer.question(Item("", title), NOUN) for title in TITLES]
         self.whole = [head + question for head, question in zip(self.heads, self.questions, strict=True)]
-        self.contexts = self.plain.read_contexts(self.heads)
+        self.contexts = self.plain.read_padded_prefixes(self.heads)
 
     def answered(self, weights: torch.Tensor, level: Level, numbers: Sequence[int] = range(4)) -> torch.Tensor:
         """By the mixture: questions after contexts of the frozen model alone."""

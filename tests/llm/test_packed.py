@@ -59,12 +59,12 @@ def _close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 def _padded(frozen: FrozenModel, texts: Texts) -> torch.Tensor:
     with torch.no_grad():
-        return frozen.yes_no_logits(texts.questions, frozen.read_contexts(texts.heads).rows(OWNER))
+        return frozen.yes_no_logits(texts.questions, frozen.read_padded_prefixes(texts.heads).rows(OWNER))
 
 
 def test_a_packed_context_is_the_padded_one(frozen: FrozenModel, texts: Texts) -> None:
     assert frozen.packs
-    contexts = frozen.read_contexts(texts.heads)
+    contexts = frozen.read_padded_prefixes(texts.heads)
     for row, prefix in enumerate(frozen.read_prefixes(texts.heads)):
         assert prefix.tokens == len(texts.heads[row])
         _close(prefix.embedding, contexts.embeddings[row])
@@ -134,7 +134,7 @@ def test_the_packed_mixture_is_a_merged_model_for_every_row(
     plain = FrozenModel.load(frozen.spec)
     merged = [merged_model(plain, list(adapters.values()), 2.0, row.tolist(), level) for row in weights[OWNER]]
     with torch.no_grad():
-        contexts = [plain.read_contexts([texts.heads[owner]]) for owner in OWNER]
+        contexts = [plain.read_padded_prefixes([texts.heads[owner]]) for owner in OWNER]
         asked = [one.yes_no_logits([text], c) for one, text, c in zip(merged, texts.questions, contexts, strict=True)]
         whole = [one.yes_no_logits_whole([text]) for one, text in zip(merged, texts.whole, strict=True)]
     prefixes = frozen.read_prefixes(texts.heads)
@@ -170,7 +170,7 @@ def test_the_way_back_through_a_packed_row_is_that_through_padded_ones(
     prefixes, alone = frozen.read_prefixes(texts.heads), torch.arange(4)
     ways = (
         frozen.yes_no_logits_packed(texts.questions[:4], [1] * 4, prefixes),
-        frozen.yes_no_logits(texts.questions[:4], frozen.read_contexts(texts.heads).rows(alone)),
+        frozen.yes_no_logits(texts.questions[:4], frozen.read_padded_prefixes(texts.heads).rows(alone)),
     )
     ours, theirs = (torch.autograd.grad(way.square().sum(), weights) for way in ways)
     for one, other in zip(ours, theirs, strict=True):

@@ -111,7 +111,7 @@ class SlowPath:
         if self.world.config.activation == "prompt":
             difference = merged.yes_no_logits_whole([context + question])
         else:
-            difference = merged.yes_no_logits([question], self.plain.read_contexts([context]))
+            difference = merged.yes_no_logits([question], self.plain.read_padded_prefixes([context]))
         return 1.0 / (1.0 + math.exp(-float(difference[0])))
 
 

@@ -65,7 +65,7 @@ class TrainingTask:
     people: tuple[tuple[int, ...], ...]  # of each person the numbers of their samples
     config: BuildConfig
     loan: Loan = field(default_factory=Loan)
-    context_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
+    prefix_memory: int = 2**30  # bytes; a shard whose contexts would take more is read batch by batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
         # An output layer that shares the embedding's weights is meant to stay as it is.
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
         model: Any = get_peft_model(frozen.model, lora)
-    contexts = _Contexts(frozen, model, task)
-    _fit(frozen, model, task, contexts, report)
+    prefixes = _Prefixes(frozen, model, task)
+    _fit(frozen, model, task, prefixes, report)
     learned = get_peft_model_state_dict(
         model, save_embedding_layers=False
     )  # the frozen embedding is no part of an adapter
@@ -108,7 +108,7 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
         "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
         "adapter_config.json": _peft_config(lora, task),
     }
-    return Trained(files, contexts.left)
+    return Trained(files, prefixes.left)
 
 
 def _adapted_layers(frozen: FrozenModel, config: BuildConfig) -> list[int] | None:
@@ -134,7 +134,7 @@ def _excluded(frozen: FrozenModel, activation: Activation) -> str | None:
     return None if apart is None else rf"{re.escape(apart)}\..*"
 
 
-def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Contexts, report: Report) -> None:
+def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, prefixes: _Prefixes, report: Report) -> None:
     config = task.config
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     batches = list(torch.arange(len(task.encoded_samples)).split(config.batch_size))
@@ -146,8 +146,8 @@ def _fit(frozen: FrozenModel, model: Any, task: TrainingTask, contexts: _Context
         for number in torch.randperm(len(batches), generator=order).tolist():
             batch = batches[number].tolist()
             encoded_samples = [task.encoded_samples[assignment] for assignment in batch]
-            texts = [contexts.unread(encoded) + encoded.question for encoded in encoded_samples]
-            difference = frozen.yes_no_logits_packed(texts, [1] * len(texts), contexts.read(batch))
+            texts = [prefixes.unread(encoded) + encoded.question for encoded in encoded_samples]
+            difference = frozen.yes_no_logits_packed(texts, [1] * len(texts), prefixes.read(batch))
             _step(difference, encoded_samples, optimizer)
             schedule.step()
         report(1)
@@ -167,7 +167,7 @@ def _rate(step: int, steps: int) -> float:
     return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
-class _Contexts:
+class _Prefixes:
     """What the frozen model, without the adapter, made of the samples' contexts; with activation `prompt` nothing.
 
     Person by person; or, where all of it would be too much, batch by batch. Which of the two, and so every bit, is a function
@@ -181,7 +181,7 @@ class _Contexts:
         self._first = task.config.activation == "question"  # contexts are read before the questions
         self._prefixes: dict[int, Prefix] = {}  # by the number of the sample
         self._batches: dict[int, PrefixGrid] = {}  # by the number of the first sample
-        self._room = _spare_bytes(frozen.device, task.context_memory)
+        self._room = _spare_bytes(frozen.device, task.prefix_memory)
         self._reader = Reader(frozen, task.loan, embed=False)
         if self._first:
             self._read_people(task)
@@ -218,7 +218,7 @@ class _Contexts:
         with self._model.disable_adapter():
             for numbers, (contexts, which) in zip(task.people, own, strict=True):
                 prefill = self._reader.read(contexts)
-                if prefill.nbytes * tokens > task.context_memory * sum(prefill.lengths):
+                if prefill.nbytes * tokens > task.prefix_memory * sum(prefill.lengths):
                     return
                 self._room -= prefill.nbytes
                 prefixes = prefill.prefixes()
