@@ -23,6 +23,7 @@ from research.benchmarks.report import Section
 from research.benchmarks.scale import peak_gib
 from service.building.progress import Progress
 from service.memory.artifact import load_memory, memory_files
+from service.memory.content import Content
 from service.memory.counting import count_people
 from service.memory.live import LiveCounts, Memory, Source
 from service.memory.retrieval import READ, Taste
@@ -34,6 +35,7 @@ _OWN_SHARE = 0.7
 _POWER = 0.8
 _LIKED = 0.7
 _DELETIONS = 5
+_WIDTH = 128  # of an embedding
 _GIB = 2**30
 
 T = TypeVar("T")
@@ -83,6 +85,8 @@ class MemoryBench:
 
     def __init__(self, folder: Path, crowd: Crowd, progress: Progress) -> None:
         self._store, self._crowd, self._progress = Store(folder), crowd, progress
+        stands = np.random.default_rng(crowd.seed).normal(size=(crowd.items, _WIDTH)).astype(np.float32)
+        self._content = Content(np.zeros((crowd.items, 0), np.float32), stands)
 
     def run(self) -> list[Section]:
         """One table of steps, one of milliseconds."""
@@ -138,8 +142,7 @@ class MemoryBench:
         return Source(tuple(sums), lambda d: load_memory(stated(d, sums[d]).read()), self._crowd.least_people)
 
     def _ask(self, live: LiveCounts, taste: Taste) -> float:
-        near = np.full((self._crowd.items, 0), -1, np.int64)
-        return _timed(lambda: reasons(live, taste, None, near))[1]
+        return _timed(lambda: reasons(live, taste, None, self._content))[1]
 
     def _ask_without(self, memory: Memory, digest: str, taste: Taste) -> float:
         live, taken = _timed(lambda: memory.without({digest}))

@@ -55,6 +55,7 @@ from service.data import prompts
 from service.generation import AdapterEntry, Manifest, MemoryEntry, is_current
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
+from service.memory.content import facts_of
 from service.memory.item_model import FILES as ITEM_MODEL_FILES
 from service.records import BuildConfig, Item, ModelIdentity, Published
 
@@ -323,7 +324,11 @@ class Builder:
             embeddings = work.previous.read("item_embeddings.npy")
         else:
             embeddings = array_bytes(self._embed_items(work.items))
-        return {"items.json": canonical_json([item.item_id for item in work.items]), "item_embeddings.npy": embeddings}
+        return {
+            "items.json": canonical_json([item.item_id for item in work.items]),
+            "item_embeddings.npy": embeddings,
+            "item_facts.npy": array_bytes(facts_of(work.items)),
+        }
 
     def _item_model_files(
         self, work: Work, before: Manifest | None, config: BuildConfig, name: str

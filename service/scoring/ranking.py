@@ -1,7 +1,7 @@
 """The order of an answer: what the counts, the content and the language model say of each item, weighed by evidence.
 
-The counts know who likes what together and what comes next, and are blind where nobody has rated yet. There the items nearest
-in content speak for an item, and the language model, which has read its title. Both fade as likes of the item come in.
+The counts know who likes what together and what comes next, and are blind where nobody has rated yet. There speaks what they
+say of items with such facts, and the language model, which has read the title. Both fade as likes of the item come in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.memory.content import Content, thinness
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Evidence, Taste, added, liked_next, liked_together
@@ -22,7 +23,6 @@ _SOLVED = 0.8  # the item model, beside what was liked together
 # Popularity, divided by the square of the history's length and some more: it speaks for whom little else is known.
 _POPULAR = 20.0
 _POPULAR_FADING = 9.0
-_THIN = 1.0  # likes at which an item's own counts and those of its neighbors in content weigh the same
 # What a standard deviation of the language model's logit weighs for an item that nobody has liked; with one like a quarter of
 # it, with three a sixteenth: beside any evidence of counts it does harm.
 _MODEL = 0.1
@@ -56,21 +56,18 @@ class Reasons:
         return {name: float(part[number]) for name, part in named.items()}
 
 
-def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, near: NDArray[np.int64]) -> Reasons:
-    """What speaks for each item of the catalog. Without an item model the counts alone speak.
-
-    `near` (N, k) are the nearest items in content, nearest first; -1 where there is none.
-    """
+def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, content: Content) -> Reasons:
+    """What speaks for each item of the catalog. Without an item model the counts alone speak."""
     items = len(live.likes)
     unseen = np.ones(items, np.bool_)
     unseen[list(taste.items)] = False
     together = _scaled(added(liked_together(live, taste), items), unseen)
     followed = _scaled(added(liked_next(live, taste), items), unseen)
     solved = _solved(live, taste, item_model, unseen)
-    thinness = np.asarray(_THIN / (_THIN + live.likes), np.float64)
-    popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(np.log1p(live.likes), unseen)
-    content = _mean_of(together + followed, near) * thinness
-    return Reasons(together, followed, solved, popular, content, thinness)
+    popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(content.popularity(live.likes), unseen)
+    thin = thinness(live.likes)
+    alike = content.carried(together + followed + solved, live.likes) * thin
+    return Reasons(together, followed, solved, popular, alike, thin)
 
 
 def _solved(live: LiveCounts, taste: Taste, item_model: ItemModel | None, unseen: NDArray[np.bool_]) -> Doubles:
@@ -133,9 +130,3 @@ def _scaled(amounts: Doubles, unseen: NDArray[np.bool_]) -> Doubles:
     hidden = np.where(unseen, amounts, 0.0)
     largest = hidden.max(initial=0.0)
     return np.asarray(hidden / largest if largest > 0 else hidden, np.float64)
-
-
-def _mean_of(amounts: Doubles, near: NDArray[np.int64]) -> Doubles:
-    if not near.shape[1]:
-        return np.zeros(len(amounts))
-    return np.asarray(np.where(near >= 0, amounts[near], 0.0).mean(axis=1), np.float64)

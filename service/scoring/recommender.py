@@ -164,7 +164,7 @@ class Recommender:
         taste = self._taste(query, history, snapshot)
         # It has seen everybody, so from any mask on it is out.
         item_model = snapshot.item_model if mask.empty else None
-        found = reasons(live, taste, item_model, snapshot.near)
+        found = reasons(live, taste, item_model, snapshot.content)
         out = _excluded(query, named)
         if query.candidates is None:
             shown = self._shown(query, snapshot)

@@ -20,7 +20,8 @@ from service.llm.graphs import Graphs, record_on_gpu
 from service.llm.mixture import AdapterStack, Mixture, adapter_tensors
 from service.llm.paging import PagedStack, adapter_bytes
 from service.memory.artifact import load_memory
-from service.memory.counting import Ints, ShardCounts
+from service.memory.content import Content
+from service.memory.counting import ShardCounts
 from service.memory.item_model import ItemModel
 from service.memory.live import LiveCounts, Memory, Source
 from service.records import BuildConfig, Mask, ModelIdentity
@@ -28,9 +29,6 @@ from service.routing.neighbors import ON_CPU, IndexPlace, Neighbors
 from service.scoring.device_memory import within_memory
 
 Floats = NDArray[np.float32]
-
-THIN_LIKES = 20  # with fewer, an item is looked for by its content too
-_NEAR = 20  # items
 
 
 class MaskSource(Protocol):
@@ -56,10 +54,9 @@ class Snapshot:
     item_ids: tuple[str, ...]
     item_number: dict[str, int]
     item_embeddings: Floats  # (N, H)
-    catalog: Neighbors  # over the N items
     memory: Memory  # over the N items
     item_model: ItemModel | None
-    near: NDArray[np.int64]  # (N, k): items nearest in content, of those that few have liked; else -1
+    content: Content  # of the N items
 
     def allowed(self, masked: Collection[str]) -> NDArray[np.bool_]:
         """(K,), True for the adapters that no mask forbids."""
@@ -122,7 +119,6 @@ def _snapshot(
     item_ids = tuple(json.loads(files["items.json"]))
     row_keys = tuple(json.loads(files["rows.json"]))
     item_embeddings = load_array(files["item_embeddings.npy"])
-    catalog = Neighbors(item_embeddings, place)
     return Snapshot(
         generation=generation,
         manifest=manifest,
@@ -137,10 +133,9 @@ def _snapshot(
         item_ids=item_ids,
         item_number={item_id: number for number, item_id in enumerate(item_ids)},
         item_embeddings=item_embeddings,
-        catalog=catalog,
         memory=memory,
         item_model=ItemModel.of(files),
-        near=_near_in_content(catalog, item_embeddings, memory.without().likes),
+        content=Content(_facts(files, len(item_ids)), item_embeddings),
     )
 
 
@@ -164,16 +159,11 @@ def _memories(store: Store, stated: Mapping[str, Mapping[str, str]], least_peopl
     return Source(tuple(stated), load, least_people)
 
 
-def _near_in_content(catalog: Neighbors, embeddings: Floats, likes: Ints) -> NDArray[np.int64]:
-    """Only of items that few have liked, as nobody else's are looked at: at 10^5 items all of them would take a minute."""
-    near = np.full((len(likes), min(_NEAR, max(0, len(likes) - 1))), -1, np.int64)
-    thin = np.flatnonzero(likes < THIN_LIKES)
-    if len(thin) and near.shape[1]:
-        found = catalog.nearest(embeddings[thin], near.shape[1] + 1)
-        near[thin] = [
-            [other for other in row if other != own][: near.shape[1]] for own, row in zip(thin, found, strict=True)
-        ]
-    return near
+def _facts(files: Mapping[str, bytes], items: int) -> Floats:
+    if "item_facts.npy" in files:
+        facts: Floats = load_array(files["item_facts.npy"])
+        return facts
+    return np.zeros((items, 0), np.float32)  # a generation that an older version made; the worker will make it anew
 
 
 class Mixtures:

@@ -134,7 +134,7 @@ def validation_rows(home: Home) -> dict[str, tuple[bytes, bytes]]:
 
 def catalog_files(home: Home) -> dict[str, bytes]:
     stored = home.store.generation(home.ledger.generation() or "")
-    return {name: stored.read(name) for name in ("items.json", "item_embeddings.npy")}
+    return {name: stored.read(name) for name in ("items.json", "item_embeddings.npy", "item_facts.npy")}
 
 
 def test_these_people_fill_several_shards_and_validate() -> None:

@@ -21,6 +21,7 @@ from service.generation import AdapterEntry, MemoryEntry
 from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.memory.artifact import memory_files
+from service.memory.content import facts_of
 from service.memory.counting import count_people
 from service.records import BuildConfig, ById, ByTitle, Interaction, Item, ItemName, Mask, ModelIdentity, RatedItem
 from service.scoring.snapshot import Snapshots
@@ -92,6 +93,7 @@ class World:
             "embeddings.npy": array_bytes(self.embeddings),
             "items.json": canonical_json([item.item_id for item in self.items]),
             "item_embeddings.npy": array_bytes(_item_embeddings(self.frozen, self.items)),
+            "item_facts.npy": array_bytes(facts_of(self.items)),
         }
         generation = self.store.add_generation(json.loads(json.dumps(stated)), files)
         self.store.publish(generation)

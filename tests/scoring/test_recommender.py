@@ -159,7 +159,8 @@ def test_who_says_nothing_gets_what_most_people_like(world: World) -> None:
     world.publish(people=PEOPLE)
     request = Desk(world).asked(ASKED)
     assert request.history == ()
-    assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
+    best = [item.item_id for item in request.candidates][:3]
+    assert ({*best[:2]}, best[2]) == ({"8", "9"}, "2")  # as many like the one as the other
 
 
 def test_a_title_that_no_catalog_knows_can_be_liked_and_steers_retrieval(desk: Desk) -> None:
@@ -171,7 +172,8 @@ def test_a_title_that_no_catalog_knows_can_be_liked_and_steers_retrieval(desk: D
 def test_titles_alone_that_no_catalog_knows_get_what_most_people_like(world: World) -> None:
     world.publish(people=PEOPLE)
     request = Desk(world).asked(replace(ASKED, opinions=(("Unheard of (2031)", True),)))
-    assert [item.item_id for item in request.candidates][:3] == ["8", "9", "2"]
+    best = [item.item_id for item in request.candidates][:3]
+    assert ({*best[:2]}, best[2]) == ({"8", "9"}, "2")  # as many like the one as the other
 
 
 def test_no_more_than_a_bounded_number_is_retrieved(tmp_path: Path, world: World) -> None:
@@ -242,7 +244,7 @@ def test_a_masked_memory_counts_for_nothing(world: World) -> None:
     source = Source(tuple(read), read.__getitem__, world.config.min_people)
     left = Memory.of(source, [item.item_id for item in world.items])
     prepared = desk.prepared(MINE)
-    clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.near)
+    clean = reasons(left.without(), prepared.taste, None, prepared.snapshot.content)
     assert prepared.reasons.value.tobytes() == clean.value.tobytes() != everybody.value.tobytes()
     world.change(memories=frozenset(digests))
     assert not desk.prepared(MINE).reasons.value.any()
