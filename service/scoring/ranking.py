@@ -20,6 +20,8 @@ from service.memory.retrieval import Evidence, Taste, added, liked_next, liked_t
 Doubles = NDArray[np.float64]
 
 _SOLVED = 0.8  # the item model, beside what was liked together
+# What is carried over by facts: a regression draws towards the mean, and at 1 new items would hardly ever be seen.
+_CONTENT = 1.75
 # Popularity, divided by the square of the history's length and some more: it speaks for whom little else is known.
 _POPULAR = 20.0
 _POPULAR_FADING = 9.0
@@ -66,7 +68,7 @@ def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, conten
     solved = _solved(live, taste, item_model, unseen)
     popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(content.popularity(live.likes), unseen)
     thin = thinness(live.likes)
-    alike = content.carried(together + followed + solved, live.likes) * thin
+    alike = _CONTENT * content.carried(together + followed + solved, live.likes) * thin
     return Reasons(together, followed, solved, popular, alike, thin)
 
 
