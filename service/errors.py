@@ -8,6 +8,7 @@ LetheError
 │   ├── UnknownItem           an item id that no catalog holds
 │   ├── UnknownRequest        no forget request has this id
 │   ├── UnknownInteraction    nothing is held of this user and this item
+│   ├── UnknownRestraint      no restriction, or no hold, stands over this user
 │   └── IdempotencyConflict   the key was used before, for a different request
 ├── ModelUnsuitable         the frozen model cannot be used for scoring
 ├── StoreError              the store cannot be read or written
@@ -54,6 +55,9 @@ class UnknownRequest(InvalidInput): ...
 
 
 class UnknownInteraction(InvalidInput): ...
+
+
+class UnknownRestraint(InvalidInput): ...
 
 
 class IdempotencyConflict(InvalidInput): ...

@@ -98,8 +98,14 @@ Level = Literal["ND", "D"]
 Scope = Literal["user", "interactions"]
 """What a deletion erases: everything of a user, or single interactions."""
 
-RequestState = Literal["accepted", "retraining", "completed", "failed"]
-"""Where a deletion stands; one that failed is tried again."""
+RequestState = Literal["accepted", "held", "retraining", "completed", "failed"]
+"""Where a deletion stands; one that failed is tried again, and one that is held waits until the legal hold is released."""
+
+RestraintKind = Literal["restriction", "hold"]
+"""What may not be done with somebody's data: use it (Art. 18, 21 of the GDPR), or erase it (a legal hold)."""
+
+RestrictionGround = Literal["restriction", "objection"]
+"""Why somebody's data may not be used: they asked for restriction (Art. 18), or they object (Art. 21)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +370,22 @@ class Tombstone:
         return self.expires_at is None or self.expires_at > standing.expires_at
 
 
+@dataclass(frozen=True, slots=True)
+class Restraint:
+    """What may not be done with a person's data until it is lifted. `subject` is the keyed hash of the user id.
+
+    The ground of a restriction is a `RestrictionGround`, that of a hold a text; None: it was lost with a ledger that was not
+    restored. `since` is in seconds since the epoch. `fence` is that from which on builds are made without the person.
+    """
+
+    subject: str
+    kind: RestraintKind
+    restraint_id: str
+    ground: str | None
+    since: float
+    fence: int = 0
+
+
 class Outcome(StrEnum):
     """What a deletion found when it was accepted."""
 
@@ -425,6 +447,7 @@ class ForgetRequest:
     outcome: Outcome | None = None  # None: accepted by a version that did not note it
     items: NamedItems | None = None  # None: everything of the user
     requested_by: str | None = None  # id of the API key that asked for it, if one did
+    released_at: float | None = None  # when the legal hold ended that it waited for
 
     @property
     def held(self) -> bool:

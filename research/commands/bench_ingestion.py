@@ -24,6 +24,7 @@ from service.errors import InvalidSetting, NotReady
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
+from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
 from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger, Quota, ledger_exists
@@ -93,6 +94,7 @@ def _app(ledger: Ledger, folder: Path) -> Any:
     online = OnlineServices(
         ledger,
         intake,
+        RestraintIntake(ledger.restraints, tombstones),
         EventIntake(ledger, tombstones),
         meanings,
         nothing,

@@ -14,6 +14,7 @@ from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
+from service.forgetting.restraining import RestraintIntake
 from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import Ledger, ledger_exists
@@ -62,6 +63,9 @@ class Home:
 
     def intake(self) -> Intake:
         return Intake(self.ledger, self.signer, self.tombstones)
+
+    def restraint_intake(self) -> RestraintIntake:
+        return RestraintIntake(self.ledger.restraints, self.tombstones)
 
     def restore_check(self) -> Restored:
         """To be called before anything is answered or built: the ledger may be an old one that was restored."""

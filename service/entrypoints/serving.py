@@ -120,6 +120,7 @@ def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper
     return OnlineServices(
         ledger=home.ledger,
         intake=home.intake(),
+        restraints=home.restraint_intake(),
         events=EventIntake(home.ledger, home.tombstones),
         meanings=EventMeanings.of(settings.liked_above, *kinds),
         bell=bell,

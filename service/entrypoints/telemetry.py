@@ -38,7 +38,16 @@ FORGET_STATES: tuple[RequestState, ...] = get_args(RequestState)
 
 # What the rooms may say beside an event. Each name is chosen so that its value holds no user data.
 LOGGED = (
-    *("reason", "kind", "status", "retry_in_seconds", "again_in_seconds", "tombstones", "forgotten_again"),
+    *(
+        "reason",
+        "kind",
+        "status",
+        "retry_in_seconds",
+        "again_in_seconds",
+        "tombstones",
+        "forgotten_again",
+        "restraints",
+    ),
     *("device", "dtype", "why", "attention", "neighbors"),
 )
 

@@ -6,7 +6,15 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from service.ledger import ColumnSearch, Event, EventOutcome, LedgerCounts, MaskedArtifacts
+from service.ledger import (
+    ColumnSearch,
+    Event,
+    EventOutcome,
+    LedgerCounts,
+    Lifted,
+    MaskedArtifacts,
+    RestraintStatus,
+)
 from service.records import (
     COMMAND_LINE,
     Correction,
@@ -16,6 +24,9 @@ from service.records import (
     Mask,
     Published,
     Requester,
+    Restraint,
+    RestraintKind,
+    RestrictionGround,
     Tombstone,
 )
 
@@ -69,8 +80,31 @@ class ArrivalLedger(Protocol):
     def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]: ...
 
 
+class RestraintLedger(Protocol):
+    """Holds whose data is restricted, and of whom nothing may be erased."""
+
+    def status(self, user_id: str, kind: RestraintKind) -> RestraintStatus | None: ...
+
+    def restrict(self, user_id: str, ground: RestrictionGround, by: Requester) -> RestraintStatus: ...
+
+    def lift_restriction(self, user_id: str, by: Requester) -> Lifted: ...
+
+    def hold(self, user_id: str, ground: str, by: Requester) -> RestraintStatus: ...
+
+    def release_hold(self, user_id: str, by: Requester) -> Lifted: ...
+
+
+class RestoredRestraints(Protocol):
+    """May be from before restraints were set, or lifted."""
+
+    def restore(self, known: Sequence[Restraint], ended: Collection[str]) -> tuple[int, list[Restraint]]: ...
+
+
 class RestoredLedger(Protocol):
     """May have been restored from a backup that knows people who were forgotten since."""
+
+    @property
+    def restraints(self) -> RestoredRestraints: ...
 
     def restore_tombstones(self, known: Iterable[Tombstone]) -> tuple[int, list[Tombstone]]: ...
 

@@ -14,10 +14,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the ledger lacked: tombstones that were set again, and the deletions that were asked for again."""
+    """What the ledger lacked: tombstones that were set again, and the deletions that were asked for again.
+
+    `restraints` is the number of those that were set again, or that it still held though they had been lifted.
+    """
 
     tombstones: int
     requests: tuple[str, ...]
+    restraints: int = 0
 
 
 def restore_check(ledger: RestoredLedger, tombstones: TombstoneFile, intake: Intake) -> Restored:
@@ -27,10 +31,18 @@ def restore_check(ledger: RestoredLedger, tombstones: TombstoneFile, intake: Int
         LedgerUnavailable, StoreError: nothing may be answered before this has succeeded.
     """
     with tombstones.locked():  # or somebody who comes back meanwhile would be taken for somebody who must not
+        restrained = _restore_restraints(ledger, tombstones)  # first, as what a hold keeps must not be erased below
         restored, unknown = ledger.restore_tombstones(tombstones.standing())
         tombstones.add_tombstones(unknown)
         found = ledger.resurrected_users()
         requests = tuple(intake.forget_again(user, items).request_id for user, items in sorted(found.items()))
-    if restored or requests:
-        log.warning("ledger_restored", extra={"tombstones": restored, "forgotten_again": len(requests)})
-    return Restored(restored, requests)
+    if restored or requests or restrained:
+        told = {"tombstones": restored, "forgotten_again": len(requests), "restraints": restrained}
+        log.warning("ledger_restored", extra=told)
+    return Restored(restored, requests, restrained)
+
+
+def _restore_restraints(ledger: RestoredLedger, tombstones: TombstoneFile) -> int:
+    restored, unknown = ledger.restraints.restore(tombstones.restraints(), tombstones.lifted())
+    tombstones.add_restraints(unknown)
+    return restored

@@ -1,7 +1,9 @@
 """The tombstones once more, in a file of the home folder: an old ledger that is restored does not know the later ones.
 
 One JSON object a line, only ever appended to: a deletion is answered after its line is on the disk. The file holds keyed
-hashes; keep it, and the secret, when you restore a ledger.
+hashes; keep it, and the secret, when you restore a ledger. Restraints (restrictions and legal holds) stand in it, too, each
+under an id, so that an old ledger lifts none of them, and none that was lifted comes back. Grounds of holds do not: what is
+written here cannot be erased.
 
 Each line names the secret that it was written under (`key`, the beginning of the secret's check value) and carries a MAC of
 itself under that secret. A file begins with a line that seals what stands before it: nothing, or the lines of a version of
@@ -26,9 +28,10 @@ from typing import Any
 from adapters_store import canonical_json, sync_directory
 from service.errors import Damaged, InvalidSetting, StoreError
 from service.ledger import KEY_ID_LENGTH, KeyedHashes
-from service.records import Tombstone
+from service.records import Restraint, Tombstone
 
 _BURIED, _RETURNED, _SEALED = "buried", "returned", "sealed"
+_RESTRAINED, _LIFTED = "restrained", "lifted"
 _SCOPE_HASH = "grave"  # the first version's word, under which the file keeps it
 _SCOPE_HASHES = "graves"  # several of one request
 
@@ -80,6 +83,31 @@ class TombstoneFile:
             self._seal(descriptor)
             self._append(descriptor, _RETURNED, [s for s in tombstones if (s.subject, s.scope_hash) in self._standing])
 
+    def restraints(self) -> list[Restraint]:
+        """All restraints that were not lifted."""
+        with self.locked():
+            return list(self._restraints.values())
+
+    def lifted(self) -> frozenset[str]:
+        """Ids of all restraints that were lifted."""
+        with self.locked():
+            return frozenset(self._lifted)
+
+    def add_restraints(self, restraints: Iterable[Restraint]) -> None:
+        """Append those that do not stand so yet."""
+        with self.locked() as descriptor:
+            self._seal(descriptor)
+            written = [_written(restraint) for restraint in restraints]
+            new = [one for one in written if self._restraints.get(one.restraint_id) != one]
+            self._append_lines(descriptor, _RESTRAINED, (_stated_restraint(one) for one in new))
+
+    def lift(self, restraint: Restraint) -> None:
+        """Append that a restraint was lifted."""
+        with self.locked() as descriptor:
+            self._seal(descriptor)
+            if restraint.restraint_id not in self._lifted:
+                self._append_lines(descriptor, _LIFTED, [_stated_restraint(_written(restraint))])
+
     @contextmanager
     def locked(self) -> Iterator[int]:
         """Nobody else reads or writes the file meanwhile: to compare it with a ledger, or to change both."""
@@ -110,6 +138,8 @@ class TombstoneFile:
         self._file = file  # device and inode
         self._standing: dict[tuple[str, str], Tombstone] = {}
         self._written_under: dict[tuple[str, str], str] = {}  # key ids
+        self._restraints: dict[str, Restraint] = {}  # by their ids
+        self._lifted: set[str] = set()
         self._read_to = 0  # bytes
         self._lines = 0
         self._sealed = False
@@ -135,6 +165,8 @@ class TombstoneFile:
             self._take_seal(stated, number)
         elif event in (_BURIED, _RETURNED):
             self._take_tombstone(event, stated, key, number)
+        elif event in (_RESTRAINED, _LIFTED):
+            self._take_restraint(event, stated, number)
         else:
             raise _unsound(number)
         if not self._sealed:
@@ -182,14 +214,28 @@ class TombstoneFile:
             else:
                 self._standing.pop(over, None)
 
+    def _take_restraint(self, event: str, stated: dict[str, Any], number: int) -> None:
+        try:
+            restraint = Restraint(**stated)
+        except TypeError:
+            raise _unsound(number) from None
+        if event == _RESTRAINED:
+            self._restraints[restraint.restraint_id] = restraint
+        else:
+            self._restraints.pop(restraint.restraint_id, None)
+            self._lifted.add(restraint.restraint_id)
+
     def _seal(self, descriptor: int) -> None:
         if not self._sealed:
             content = {"event": _SEALED, "lines": self._lines, "sha256": self._unsealed.hexdigest()}
             self._write(descriptor, self._line(content))
 
     def _append(self, descriptor: int, event: str, tombstones: Collection[Tombstone]) -> None:
-        if tombstones:
-            self._write(descriptor, b"".join(self._line({"event": event, **stated}) for stated in _stated(tombstones)))
+        self._append_lines(descriptor, event, _stated(tombstones))
+
+    def _append_lines(self, descriptor: int, event: str, contents: Iterable[Mapping[str, Any]]) -> None:
+        if lines := b"".join(self._line({"event": event, **stated}) for stated in contents):
+            self._write(descriptor, lines)
 
     def _write(self, descriptor: int, lines: bytes) -> None:
         with _failures():
@@ -230,6 +276,15 @@ def _stated(tombstones: Iterable[Tombstone]) -> Iterator[dict[str, Any]]:
         stated = {name: value for name, value in asdict(stone).items() if name != "scope_hash" and value is not None}
         # A single one is written as it always was, so that earlier versions can read it.
         yield stated | ({_SCOPE_HASH: scope_hashes[0]} if len(scope_hashes) == 1 else {_SCOPE_HASHES: scope_hashes})
+
+
+def _written(restraint: Restraint) -> Restraint:
+    """A restraint as it stands in the file, from which nothing can be erased."""
+    return replace(restraint, ground=restraint.ground if restraint.kind == "restriction" else None, fence=0)
+
+
+def _stated_restraint(restraint: Restraint) -> dict[str, Any]:
+    return {name: value for name, value in asdict(restraint).items() if name != "fence"}
 
 
 @contextmanager

@@ -26,11 +26,13 @@ from service.ledger.rekeying import (
     known_check,
     rekey,
 )
+from service.ledger.restraining import LONGEST_GROUND, Lifted, RestraintBook, RestraintStatus
 from service.ledger.searching import ColumnSearch
 from service.ledger.shelf import ItemOutcome
 
 __all__ = [
     "KEY_ID_LENGTH",
+    "LONGEST_GROUND",
     "MEMORIZED",
     "VALIDATES",
     "ApiKey",
@@ -48,11 +50,14 @@ __all__ = [
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
+    "Lifted",
     "MaskedArtifacts",
     "PersonExport",
     "Quota",
     "ReadTransaction",
     "Rekeyed",
+    "RestraintBook",
+    "RestraintStatus",
     "Scope",
     "known_check",
     "ledger_exists",

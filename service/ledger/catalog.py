@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.data.titles import plain_title, year_in
-from service.ledger import tables
-from service.ledger.rows import TABLES, items_of, named_items
+from service.ledger import aside, tables
+from service.ledger.rows import TABLES, named_items
 from service.ledger.state import set_state
 from service.ledger.statements import Row, chunks, is_storable
 from service.records import ById, ByTitle, Item, ItemName, Key, KeyRefused, key_of
@@ -60,13 +60,15 @@ def items_by_id(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Item
 
 def created_of(connection: sa.Connection, user_id: str) -> list[str]:
     """Ids of the created items that this user's rows name."""
-    return [one for one, item in items_by_id(connection, items_of(connection, user_id)).items() if item.created]
+    named = items_by_id(connection, aside.items_held(connection, user_id))
+    return [one for one, item in named.items() if item.created]
 
 
 def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
-    """Delete those of these created items that no row names any more."""
+    """Delete those of these created items that no row names any more; with rows that are set aside, they are kept there."""
     chosen = list(created)
     gone = set(chosen) - named_items(connection, chosen)
+    aside.keep_items(connection, gone)
     if gone:  # whoever keeps the catalog in memory must not keep these titles
         set_state(connection, availability=tables.state.c.availability + 1)
     for chunk in chunks(gone):

@@ -12,18 +12,19 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
-from service.ledger import audit, rectifying, rows, tables
+from service.ledger import aside, audit, rectifying, rows, tables
 from service.ledger.catalog import created_of, drop_unnamed, id_in
 from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
 from service.ledger.masks import add_masks
 from service.ledger.placements import mark_changed
 from service.ledger.requests import (
-    PENDING,
+    OWED,
     add_request,
     find_requests,
     one_request,
 )
+from service.ledger.restraints import restraint_of
 from service.ledger.state import raise_revision, read_state
 from service.ledger.statements import (
     Row,
@@ -32,7 +33,18 @@ from service.ledger.statements import (
     keyed,
 )
 from service.ledger.tombstones import add_tombstones
-from service.records import ById, ByTitle, Correction, ForgetRequest, Interaction, ItemName, Key, Requester, Scope
+from service.records import (
+    ById,
+    ByTitle,
+    Correction,
+    ForgetRequest,
+    Interaction,
+    ItemName,
+    Key,
+    Requester,
+    RequestState,
+    Scope,
+)
 
 Clock = Callable[[], float]
 
@@ -53,6 +65,7 @@ class ForgetCommand:
     by: Requester
     correction: Correction | None  # what stands in place of the one item that `names` holds; None: nothing
     again: bool  # it was forgotten before, and an old ledger has brought it back
+    request_id: str  # of the request that it makes
 
     @classmethod
     def of(
@@ -92,6 +105,7 @@ class ForgetCommand:
             by=by,
             correction=correction,
             again=again,
+            request_id=uuid.uuid4().hex,
         )
 
     @property
@@ -149,12 +163,14 @@ def _accept(
     findings = look_up(connection, command.user_id, command.names, seen=bool(lineage), hashes=hashes)
     created = created_of(connection, command.user_id)
     row = _corrected(connection, command)
-    erased = _erase_interactions(connection, command, findings)
+    hold = restraint_of(connection, command.subjects, "hold")
+    erased = _take_out(connection, command, findings, held_back=hold is not None)
     if row is not None:
-        rectifying.put(connection, row)
+        restricted = restraint_of(connection, command.subjects, "restriction")
+        rectifying.put(connection, row, restricted is not None)
     drop_unnamed(connection, created)  # nobody but this person may have named them
     _erase_derived(connection, command, erased)
-    pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), PENDING)
+    pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), OWED)
     if command.names is None and not erased and not lineage and command.by.may_know:
         for earlier in pending:
             if earlier.scope == command.scope:
@@ -162,7 +178,9 @@ def _accept(
                 return earlier
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     owing = bool(erased or pending or (lineage and command.names is None))
-    request = _new_request(connection, command, findings, erased, lineage if owing else (), owing, clock)
+    held_back = hold is not None and (erased > 0 or any(earlier.state == "held" for earlier in pending))
+    state: RequestState = "held" if held_back else "accepted" if owing else "completed"
+    request = _new_request(connection, command, findings, erased, lineage if owing else (), state, clock)
     stones = findings.tombstones(request, command.remember, remember_seconds)
     if row is not None:
         stones = (rectifying.tombstone_before(row, one) for one in stones)
@@ -195,22 +213,22 @@ def _new_request(
     findings: ForgetFindings,
     erased: int,
     lineage: Sequence[Row],
-    owing: bool,
+    state: RequestState,
     clock: Clock,
 ) -> ForgetRequest:
-    state = read_state(connection)
+    now, owing = read_state(connection), state != "completed"
     adapters = sorted((row.key, row.shard, row.samples) for row in lineage if row.kind == "adapter")
     # A clock that was set back must not make a receipt state that something ended before it began.
     masked_at = max(clock(), command.accepted_at)
     request = ForgetRequest(
-        request_id=uuid.uuid4().hex,
+        request_id=command.request_id,
         subject=command.subject,
         scope=command.scope,
-        state="accepted" if owing else "completed",
-        fence=int(state.fence) + owing,
+        state=state,
+        fence=int(now.fence) + owing,
         affected_shards=tuple(digest for digest, _, _ in adapters),
         shard_names=tuple(name for _, name, _ in adapters),
-        generation_before=state.generation,
+        generation_before=now.generation,
         erased_interactions=erased,
         masked_rows=sum(row.kind == "row" for row in lineage),
         masked_samples=sum(samples for _, _, samples in adapters),
@@ -224,7 +242,9 @@ def _new_request(
     add_request(connection, request)
     add_masks(connection, [(seen.kind, seen.key, request.request_id) for seen in lineage])
     sys.audit("lethe.forget.masked")
-    if owing:
+    if state == "held":
+        raise_revision(connection, fence=request.fence, restrained=request.fence)
+    elif owing:
         raise_revision(connection, fence=request.fence)
     return request
 
@@ -235,8 +255,12 @@ def _corrected(connection: sa.Connection, command: ForgetCommand) -> Interaction
     return rectifying.corrected(connection, command.user_id, command.correction, command.accepted_at)
 
 
-def _erase_interactions(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings) -> int:
-    held = rows.items_of(connection, command.user_id, findings.held)
+def _take_out(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings, held_back: bool) -> int:
+    """Erase what is asked for, or set it aside under this request's id until the hold is released; how many rows."""
+    held = aside.items_held(connection, command.user_id, findings.held)
+    if held_back:
+        aside.set_aside(connection, command.user_id, findings.held, command.request_id)
+    aside.erase(connection, command.user_id, findings.held)
     rows.erase(connection, command.user_id, findings.held, keep_events=command.correction is not None)
     return len(held)
 

@@ -14,6 +14,7 @@ from service.ledger.catalog import known_ids
 from service.ledger.hashes import KeyedHashes
 from service.ledger.importing import Pair, age_of, interaction_row, pair_of
 from service.ledger.placements import mark_changed
+from service.ledger.restraints import restricted_among
 from service.ledger.rows import COLUMNS, TABLES
 from service.ledger.state import raise_revision
 from service.ledger.statements import chunks, insert_new, is_storable, keyed, upsert
@@ -31,6 +32,7 @@ class EventOutcome(StrEnum):
     OUTDATED = "outdated"  # what is held, or another event of the batch, is newer
     DUPLICATE = "duplicate"  # an event with this id was taken before
     FORGOTTEN = "forgotten"  # its user asked for deletion
+    RESTRICTED = "restricted"  # its user's data may not be used, so nothing of them is taken
     UNKNOWN_ITEM = "unknown_item"
 
 
@@ -90,12 +92,15 @@ class EventTaker:
 
     def _refused(self, rows: Mapping[int, Interaction]) -> dict[int, EventOutcome]:
         subjects = {user: self._subjects[user] for user in {row.user_id for row in rows.values()}}
+        restricted = restricted_among(self.connection, subjects, self.hashes)
+        refused = {at: EventOutcome.RESTRICTED for at, row in rows.items() if row.user_id in restricted}
+        rows = {at: row for at, row in rows.items() if at not in refused}
         buried = tombstones.over(self.connection, rows.values(), subjects, self.hashes, self.now)
         if self.allow_returning and buried:
             tombstones.remove(self.connection, {stone for stones in buried.values() for stone in stones})
             buried = {}
         known = known_ids(self.connection, {row.item_id for row in rows.values()})
-        refused = {at: EventOutcome.UNKNOWN_ITEM for at, row in rows.items() if row.item_id not in known}
+        refused |= {at: EventOutcome.UNKNOWN_ITEM for at, row in rows.items() if row.item_id not in known}
         return refused | {at: EventOutcome.FORGOTTEN for at, row in rows.items() if pair_of(row) in buried}
 
     def _held(self, rows: Mapping[int, Interaction]) -> dict[int, EventOutcome]:
@@ -128,7 +133,12 @@ class EventTaker:
         self, events: Sequence[Event], hashed: Sequence[str | None], outcomes: Mapping[int, EventOutcome]
     ) -> None:
         """Remember what was taken; what was refused may be sent again."""
-        refused = (EventOutcome.FORGOTTEN, EventOutcome.UNKNOWN_ITEM, EventOutcome.DUPLICATE)
+        refused = (
+            EventOutcome.FORGOTTEN,
+            EventOutcome.RESTRICTED,
+            EventOutcome.UNKNOWN_ITEM,
+            EventOutcome.DUPLICATE,
+        )
         c = tables.events.c
         self.connection.execute(sa.delete(tables.events).where(c.accepted_at < self.now - REMEMBERED_SECONDS))
         rows = [

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.ledger import tables
+from service.ledger import aside, tables
 from service.ledger.findings import look_up
 from service.ledger.hashes import KeyedHashes
 from service.ledger.requests import find_requests
-from service.ledger.rows import current_rows, items_of, of_user
+from service.ledger.restraints import read_restraints
+from service.ledger.rows import current_rows, of_user
 from service.ledger.statements import count, keyed
-from service.records import ForgetRequest, ItemName, Outcome
+from service.records import ForgetRequest, ItemName, Outcome, Restraint, RestraintKind
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRow:
-    """One interaction. `counted`: samples and counts are made of it as it is; else it waits for the next full build."""
+    """One interaction. `counted`: samples and counts are made of it as it is.
+
+    Else it waits for the next full build; or it is set aside, as its person is restricted, or a deletion is under a hold.
+    """
 
     item_id: str
     title: str
@@ -26,6 +30,7 @@ class HeldRow:
     rating: float | None
     timestamp: int
     counted: bool
+    set_aside: RestraintKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class PersonExport:
     seen_by: tuple[SeenBy, ...]
     events: int  # whose ids are remembered
     requests: tuple[ForgetRequest, ...]  # deletions of theirs
+    restraints: tuple[Restraint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,11 @@ def export(connection: sa.Connection, user_id: str, hashes: KeyedHashes) -> Pers
     known_events = sa.select(sa.func.count()).where(tables.events.c.user_id == key)
     theirs = tables.forget_requests.c.subject.in_(hashes.subjects(key))
     return PersonExport(
-        rows=_rows(connection, key),
+        rows=(*_rows(connection, key), *_rows_aside(connection, key)),
         seen_by=_seen_by(connection, key),
         events=int(connection.scalar(known_events) or 0),
         requests=tuple(find_requests(connection, theirs)),
+        restraints=tuple(read_restraints(connection, tables.restraints.c.subject.in_(hashes.subjects(key)))),
     )
 
 
@@ -77,7 +84,7 @@ def preview(
     key = keyed(user_id)
     seen_by = _seen_by(connection, key)
     findings = look_up(connection, key, names, seen=bool(seen_by), hashes=hashes)
-    held = items_of(connection, key, findings.held)
+    held = aside.items_held(connection, key, findings.held)
     owing = bool(held) or (names is None and bool(seen_by))
     return ForgetPreview(findings.outcome, len(held), seen_by if owing else ())
 
@@ -95,6 +102,15 @@ def _rows(connection: sa.Connection, user_id: str) -> tuple[HeldRow, ...]:
         HeldRow(item, title, bool(liked), rating, time, item not in beyond)
         for item, title, liked, rating, time in found
     )
+
+
+def _rows_aside(connection: sa.Connection, user_id: str) -> Iterator[HeldRow]:
+    for row in aside.rows_of(connection, user_id):
+        title = connection.scalar(sa.select(tables.items.c.title).where(tables.items.c.item_id == row.item_id))
+        why: RestraintKind = "restriction" if row.request_id == aside.RESTRICTED else "hold"
+        # An item that went with the rows has its id for its title.
+        told = row.item_id if title is None else title
+        yield HeldRow(row.item_id, told, bool(row.liked), row.rating, row.timestamp, counted=False, set_aside=why)
 
 
 def _seen_by(connection: sa.Connection, user_id: str) -> tuple[SeenBy, ...]:

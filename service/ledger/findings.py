@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from service.ledger import tables
+from service.ledger.aside import items_held
 from service.ledger.catalog import all_named, id_in
 from service.ledger.hashes import KeyedHashes
 from service.ledger.requests import find_requests
-from service.ledger.rows import items_of
 from service.ledger.tombstones import read_tombstones
 from service.records import ForgetRequest, ItemName, Key, NamedItems, Outcome, Tombstone
 
@@ -51,7 +51,7 @@ def look_up(
     filled = _filled(stones, earlier)
     if names is None:
         outcome = _outcome(
-            seen or bool(items_of(connection, user_id)), bool(filled) or any(one.held for one in earlier)
+            seen or bool(items_held(connection, user_id)), bool(filled) or any(one.held for one in earlier)
         )
         return ForgetFindings(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
     return _look_up_items(connection, user_id, names, standing, filled, hashes)
@@ -70,7 +70,7 @@ def _look_up_items(
     # Of an id that no item has, rows may still be under way, or the item may have left with its last row.
     ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
     scope_hashes = {item_id: hashes.scope_hash(subject, item_id) for own in ids.values() for item_id in own}
-    held = items_of(connection, user_id, scope_hashes)
+    held = items_held(connection, user_id, scope_hashes)
     gone = {item_id for item_id in scope_hashes if not filled.isdisjoint(hashes.scope_hashes(user_id, item_id))}
     if tables.WHOLE_USER in filled:
         gone |= {item_id for own in meant.values() for item_id in own}

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.ledger import tables
+from service.ledger import aside, tables
 from service.ledger.catalog import all_items, item_of
 from service.ledger.placements import mark_changed, mark_readers_changed
 from service.ledger.rows import COLUMNS
@@ -69,6 +69,7 @@ def advance(connection: sa.Connection) -> int:
     connection.execute(upsert_from(connection, _i, sa.select(*(_a.c[name] for name in COLUMNS))))
     connection.execute(sa.delete(_a))
     connection.execute(sa.delete(tables.former_items))
+    aside.fold(connection)
     mark_changed(connection, users)
     mark_readers_changed(connection, changed)
     raise_revision(connection, horizon=state.arrived)

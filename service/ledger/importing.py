@@ -20,6 +20,7 @@ from service.ledger import horizon, tables, tombstones
 from service.ledger.catalog import items_by_id, row_of
 from service.ledger.hashes import KeyedHashes
 from service.ledger.placements import mark_changed, mark_readers_changed
+from service.ledger.restraints import restricted_among
 from service.ledger.rows import COLUMNS, TABLES
 from service.ledger.state import raise_revision, read_state, set_state
 from service.ledger.statements import (
@@ -49,6 +50,7 @@ class ImportCounts:
     folded: int = 0  # given rows that a newer given one of the same user and item has outlived
     outdated: int = 0  # interactions left as they are held, because what is held is newer than what was given
     created_items: int = 0  # of the new ones: those that rows named and no catalog stated
+    restricted: int = 0  # interactions skipped, because their user's data may not be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Arrivals:
     changed: int = 0
     outdated: int = 0
     tombstoned: int = 0
+    restricted: int = 0
     created: int = 0
     returned: int = 0
     unknown: set[str] = field(default_factory=set)
@@ -125,6 +128,10 @@ class Arrivals:
 
     def _past_tombstones(self, rows: Sequence[Interaction]) -> list[Interaction]:
         subjects = {user_id: self.hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
+        if restricted := restricted_among(self.connection, subjects, self.hashes):
+            given = len(rows)
+            rows = [row for row in rows if row.user_id not in restricted]
+            self.restricted += given - len(rows)
         covered = tombstones.over(self.connection, rows, subjects, self.hashes, self.now)
         if self.allow_returning:
             returning = {tombstone for over in covered.values() for tombstone in over}
@@ -194,6 +201,7 @@ def take(
         folded=given.folded,
         outdated=arrivals.outdated,
         created_items=arrivals.created,
+        restricted=arrivals.restricted,
     )
 
 

@@ -46,6 +46,8 @@ from service.ledger.importing import (
 )
 from service.ledger.keys import KeyRing
 from service.ledger.read_transaction import ReadTransaction
+from service.ledger.restraining import RestraintBook
+from service.ledger.restraints import restricted_among, restricted_since
 from service.ledger.searching import ColumnSearch, search_columns
 from service.ledger.shelf import ItemOutcome
 from service.records import (
@@ -103,6 +105,7 @@ class Ledger:
         self._last_mask: Mask | None = None
         self.keys = KeyRing(self._database, self._hashes, clock)
         self.trail = AuditTrail(self._database, self._hashes, clock)
+        self.restraints = RestraintBook(self._database, self._hashes, clock)
 
     def close(self) -> None:
         self._database.close()
@@ -244,11 +247,13 @@ class Ledger:
             return transaction.view()
 
     def forgotten_since(self, fence: int, users: Collection[str]) -> tuple[int, frozenset[str]]:
-        """The fence of now, and those of these users of whom anything was forgotten after `fence`."""
+        """The fence of now, and those of these users of whom anything was forgotten or restricted after `fence`."""
         with self._database.read_transaction() as connection:
             now = int(state.read_state(connection).fence)
-            late = lineage.late_requests(connection, fence, users, self._hashes) if users and now != fence else {}
-        return now, frozenset(late)
+            if not users or now == fence:
+                return now, frozenset()
+            late = lineage.late_requests(connection, fence, users, self._hashes)
+            return now, frozenset(late).union(restricted_since(connection, fence, users, self._hashes))
 
     def take_events(self, events: Sequence[Event], allow_returning: bool = False) -> list[EventOutcome]:
         """Take rows as they stream in, of anybody and in any order; the outcome of each, in their order.
@@ -276,7 +281,10 @@ class Ledger:
             return horizon.waiting(connection)
 
     def is_behind(self) -> bool:
-        """Whether what is published is not of this horizon and this catalog; False where nothing is published."""
+        """Whether what is published is not of this horizon and this catalog; False where nothing is published.
+
+        Also if rows were set aside, or put back, since it was read.
+        """
         with self._database.read_transaction() as connection:
             return state.is_behind(connection)
 
@@ -501,11 +509,13 @@ class Ledger:
             return tombstones.read_tombstones(connection, *chosen)
 
     def tombstones_over(self, interactions: Iterable[Interaction]) -> list[Tombstone]:
-        """The tombstones that an import of these interactions would meet."""
+        """The tombstones that an import of these interactions would meet; whose data is restricted would not come in."""
         met: set[Tombstone] = set()
         with self._database.read_transaction() as connection:
-            for rows in Given.of((), interactions).interactions.by_users(AT_ONCE):
-                subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in rows}}
+            for given in Given.of((), interactions).interactions.by_users(AT_ONCE):
+                subjects = {user_id: self._hashes.subject(user_id) for user_id in {row.user_id for row in given}}
+                restricted = restricted_among(connection, subjects, self._hashes)
+                rows = [row for row in given if row.user_id not in restricted]
                 for stones in tombstones.over(connection, rows, subjects, self._hashes, self._clock()).values():
                     met.update(stones)
         return sorted(met, key=lambda stone: stone.scope_hash)
@@ -563,7 +573,10 @@ class Ledger:
         """
         with self._database.write_transaction() as connection:
             known = lineage.all_known(connection, adapters, rows, memories)
-            return known and state.publish(connection, published)
+            if not known or not state.publish(connection, published):
+                return False
+            masks.lift_settled(connection, published.fence)
+            return True
 
     def published(self) -> Published | None:
         """What is served and how it was built, if anything is."""

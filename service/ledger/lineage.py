@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from service.ledger import tables
 from service.ledger.hashes import KeyedHashes
 from service.ledger.masks import add_masks, masked_by
-from service.ledger.requests import PENDING_STATES, add_late, find_requests
+from service.ledger.requests import OWED_STATES, add_late, find_requests
+from service.ledger.restraints import restricted_since
 from service.ledger.state import raise_revision
 from service.ledger.statements import chunks, insert_new
 from service.records import ForgetRequest
@@ -43,7 +44,7 @@ def lineage_rows(
 
 
 def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: int, hashes: KeyedHashes) -> None:
-    """Note the lineage. What has seen somebody who asked after `view_fence` is masked at once."""
+    """Note the lineage. What has seen somebody who was forgotten or restricted after `view_fence` is masked at once."""
     late = late_requests(connection, view_fence, {row["user_id"] for row in seen}, hashes)
     gone = {user for user, requests in late.items() if any(request.scope == "user" for request in requests)}
     insert_new(connection, tables.lineage, [row for row in seen if row["user_id"] not in gone])
@@ -51,8 +52,13 @@ def record(connection: sa.Connection, seen: list[dict[str, Any]], view_fence: in
         own = [row for row in seen if row["user_id"] == user]
         for request in requests:
             # One that found nothing to erase is completed from the start: nothing would lift its masks.
-            if request.state in PENDING_STATES or request.erased_interactions:
+            if request.state in OWED_STATES or request.erased_interactions:
                 _mask_late(connection, request, own)
+    for user, restraint_id in restricted_since(
+        connection, view_fence, {row["user_id"] for row in seen}, hashes
+    ).items():
+        if add_masks(connection, [(row["kind"], row["key"], restraint_id) for row in seen if row["user_id"] == user]):
+            raise_revision(connection)
 
 
 def _mask_late(connection: sa.Connection, request: ForgetRequest, own: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +66,7 @@ def _mask_late(connection: sa.Connection, request: ForgetRequest, own: Sequence[
     new = [row for row in own if row["key"] not in known]
     if add_masks(connection, [(row["kind"], row["key"], request.request_id) for row in new]):
         raise_revision(connection)
-    if request.state in PENDING_STATES:  # or its receipt is signed
+    if request.state in OWED_STATES:  # or its receipt is signed
         add_late(connection, request, new)
 
 
@@ -90,14 +96,15 @@ def all_known(
     connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
 ) -> bool:
     """Whether it is known of each of these artifacts who was seen by it, or that it may not be used."""
+    masks = tables.masks
     return all(
-        _known(connection, tables.lineage, kind) | _known(connection, tables.masks, kind) >= set(keys)
+        _known(connection, tables.lineage, kind) | _known(connection, masks, kind, ~masks.c.lifted) >= set(keys)
         for kind, keys in (("adapter", adapters), ("row", rows), ("memory", memories))
     )
 
 
-def _known(connection: sa.Connection, table: sa.Table, kind: str) -> set[str]:
-    return set(connection.scalars(sa.select(table.c.key).where(table.c.kind == kind).distinct()))
+def _known(connection: sa.Connection, table: sa.Table, kind: str, *only: sa.ColumnElement[bool]) -> set[str]:
+    return set(connection.scalars(sa.select(table.c.key).where(table.c.kind == kind, *only).distinct()))
 
 
 def drop_except(

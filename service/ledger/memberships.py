@@ -8,13 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.ledger import tables
+from service.ledger.aside import restricted_users
 from service.ledger.placements import held_users
 from service.ledger.statements import chunks, upsert
 
 
 def read_partition(connection: sa.Connection, partition_digest: str) -> dict[str, str]:
-    """Unit key -> shard name."""
-    query = sa.select(tables.memberships).where(tables.memberships.c.partition_digest == partition_digest)
+    """Unit key -> shard name. Those of restricted people stay recorded, and count for nobody meanwhile."""
+    c = tables.memberships.c
+    counting = sa.and_(c.partition_digest == partition_digest, c.user_id.not_in(restricted_users()))
+    query = sa.select(tables.memberships).where(counting)
     return {row.unit_key: row.shard for row in connection.execute(query)}
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from service.errors import UnknownInteraction
-from service.ledger import horizon, tables
+from service.ledger import aside, horizon, tables
 from service.ledger.importing import interaction_row
 from service.ledger.rows import COLUMNS, current_rows
 from service.ledger.statements import keyed, upsert
@@ -22,7 +22,8 @@ def corrected(connection: sa.Connection, user_id: str, correction: Correction, n
     """The row that replaces what is held: newer than it, and than `now`. Raises InvalidInput, UnknownInteraction."""
     item_id = keyed(correction.item_id, "an item_id")
     c = current_rows(lambda table: sa.and_(table.c.user_id == user_id, table.c.item_id == item_id)).c
-    held = connection.execute(sa.select(*(c[name] for name in COLUMNS))).first()
+    found = connection.execute(sa.select(*(c[name] for name in COLUMNS))).first()
+    held = aside.restricted_row(connection, user_id, item_id) if found is None else Interaction(*found)
     if held is None:
         raise UnknownInteraction(
             "nothing is held of this user and this item, so there is nothing to rectify; send it to POST /interactions"
@@ -31,10 +32,16 @@ def corrected(connection: sa.Connection, user_id: str, correction: Correction, n
     return Interaction(user_id, item_id, correction.liked, time, correction.rating)
 
 
-def put(connection: sa.Connection, row: Interaction) -> None:
-    """Hold the corrected row, beyond the horizon if there is one: then it counts from the next full build on."""
+def put(connection: sa.Connection, row: Interaction, restricted: bool) -> None:
+    """Hold the corrected row, beyond the horizon if there is one: then it counts from the next full build on.
+
+    That of somebody whose data is restricted is set aside with the others.
+    """
     beyond = horizon.is_set(connection)
-    upsert(connection, tables.arrivals if beyond else tables.interactions, [interaction_row(row)])
+    if restricted:
+        aside.put(connection, interaction_row(row), beyond)
+    else:
+        upsert(connection, tables.arrivals if beyond else tables.interactions, [interaction_row(row)])
     horizon.note_arrival(connection)
 
 

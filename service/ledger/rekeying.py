@@ -17,6 +17,7 @@ from service.errors import InvalidSetting, SecretChanged
 from service.ledger import tables
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.hashes import KeyedHashes
+from service.ledger.restraints import add_restraints, read_restraints, remove_restraint
 from service.ledger.state import read_state, set_state
 from service.ledger.tombstones import (
     add_tombstones,
@@ -24,7 +25,7 @@ from service.ledger.tombstones import (
     read_tombstones,
     remove,
 )
-from service.records import Tombstone
+from service.records import Restraint, Tombstone
 
 KEY_ID_LENGTH = 16  # hex digits of a check value, by which people tell secrets apart
 
@@ -100,6 +101,7 @@ def rekey(at: str | Path, secret: bytes, retired: Sequence[bytes]) -> Rekeyed:
                 )
             before = len(read_tombstones(connection))
             moved = _move(connection, hashes)
+            _move_restraints(connection, hashes)
             set_state(connection, secret_check=hashes.check())
             return Rekeyed(moved, before - len(moved))
     finally:
@@ -128,6 +130,21 @@ def _move(connection: sa.Connection, hashes: KeyedHashes) -> tuple[tuple[Tombsto
     remove(connection, [old for old, _ in moved])
     add_tombstones(connection, [new for _, new in moved])
     return tuple(moved)
+
+
+def _move_restraints(connection: sa.Connection, hashes: KeyedHashes) -> None:
+    """Write anew those over people who are held; the tombstone file knows them by their ids, and keeps the old hash."""
+    by_subject: dict[str, list[Restraint]] = {}
+    for restraint in read_restraints(connection):
+        by_subject.setdefault(restraint.subject, []).append(restraint)
+    if not by_subject:
+        return
+    aside = connection.scalars(sa.select(tables.set_aside.c.user_id).distinct())
+    for user_id in {*held_users(connection), *aside}:
+        old = [subject for keyed in hashes.retired for subject in keyed.subjects(user_id) if subject in by_subject]
+        for restraint in (one for subject in old for one in by_subject[subject]):
+            remove_restraint(connection, restraint.restraint_id)
+            add_restraints(connection, [replace(restraint, subject=hashes.subject(user_id))])
 
 
 def _moved(

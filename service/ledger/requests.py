@@ -16,12 +16,15 @@ from service.ledger.statements import chunks, is_storable
 from service.records import ForgetRequest, NamedItems, Outcome, RequestState
 
 PENDING_STATES: tuple[RequestState, ...] = ("accepted", "retraining", "failed")
-REQUEST_STATES = (*PENDING_STATES, "completed")
+OWED_STATES: tuple[RequestState, ...] = (*PENDING_STATES, "held")  # a worker has nothing to do with the last
+REQUEST_STATES = (*OWED_STATES, "completed")
 
 _LISTS = ("affected_shards", "shard_names")  # stored as JSON
 
 _requests = tables.forget_requests
 PENDING = _requests.c.state.in_(PENDING_STATES)
+OWED = _requests.c.state.in_(OWED_STATES)
+_owed_since = sa.func.coalesce(_requests.c.released_at, _requests.c.accepted_at)  # nobody is late while it is held
 
 
 def add_request(connection: sa.Connection, request: ForgetRequest) -> None:
@@ -88,6 +91,13 @@ def add_late(connection: sa.Connection, request: ForgetRequest, new: Sequence[Ma
     connection.execute(sa.update(_requests).where(_requests.c.request_id == request.request_id).values(**values))
 
 
+def release(connection: sa.Connection, request_ids: Iterable[str], now: float) -> None:
+    """Let held requests be owed from now on."""
+    for ids in chunks(request_ids):
+        held = sa.and_(_requests.c.request_id.in_(ids), _requests.c.state == "held")
+        connection.execute(sa.update(_requests).where(held).values(state="accepted", released_at=now))
+
+
 def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> None:
     """The requests stay owed."""
     _change_pending(connection, request_ids, state="failed", error=reason)
@@ -119,22 +129,22 @@ def count_by_state(connection: sa.Connection) -> dict[str, int]:
 
 
 def completion_times(connection: sa.Connection) -> list[tuple[float, float]]:
-    """(accepted_at, completed_at) of the deletions that were owed for a time, oldest first."""
+    """(accepted_at or released_at, completed_at) of the deletions that were owed for a time, oldest first."""
     c = _requests.c
     # By the times alone, one whose clock was set back would look as if nothing had been held.
     was_owed = sa.or_(c.completed_at > c.masked_at, c.retraining_at.is_not(None))
     done = sa.and_(c.completed_at.is_not(None), was_owed)
-    query = sa.select(c.accepted_at, c.completed_at).where(done).order_by(c.accepted_at)
-    return [(row.accepted_at, row.completed_at) for row in connection.execute(query)]
+    query = sa.select(_owed_since.label("since"), c.completed_at).where(done).order_by(c.accepted_at)
+    return [(row.since, row.completed_at) for row in connection.execute(query)]
 
 
 def count_pending_since(connection: sa.Connection, moment: float) -> int:
-    """How many owed deletions were accepted before `moment`."""
-    query = sa.select(sa.func.count()).select_from(_requests).where(PENDING, _requests.c.accepted_at < moment)
+    """How many owed deletions were accepted, or released from a hold, before `moment`."""
+    query = sa.select(sa.func.count()).select_from(_requests).where(PENDING, _owed_since < moment)
     return int(connection.scalar(query) or 0)
 
 
 def oldest_pending_since(connection: sa.Connection) -> float | None:
-    """When the oldest owed deletion was accepted."""
-    since: float | None = connection.scalar(sa.select(sa.func.min(_requests.c.accepted_at)).where(PENDING))
+    """When the oldest owed deletion was accepted, or released from a hold."""
+    since: float | None = connection.scalar(sa.select(sa.func.min(_owed_since)).where(PENDING))
     return since

@@ -43,6 +43,12 @@ def items_of(connection: sa.Connection, user_id: str, among: Iterable[str] | Non
     }
 
 
+def of_items(table: sa.Table, user_id: str, some: list[str] | None) -> sa.ColumnElement[bool]:
+    """The condition that one person's rows meet, or those of them that name one of these items."""
+    mine = table.c.user_id == user_id
+    return mine if some is None else sa.and_(mine, table.c.item_id.in_(some))
+
+
 def erase(connection: sa.Connection, user_id: str, among: Iterable[str] | None, keep_events: bool = False) -> None:
     """Delete a user's rows and known events, or those of these items. `keep_events`: an event that is sent again is known."""
     chosen = None if among is None else list(among)
@@ -66,5 +72,4 @@ def named_items(connection: sa.Connection, among: Iterable[str]) -> set[str]:
 
 
 def _items(table: sa.Table, user_id: str, some: list[str] | None) -> sa.Select[str]:
-    mine = sa.select(table.c.item_id).where(table.c.user_id == user_id)
-    return mine if some is None else mine.where(table.c.item_id.in_(some))
+    return sa.select(table.c.item_id).where(of_items(table, user_id, some))

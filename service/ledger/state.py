@@ -81,11 +81,14 @@ def published(connection: sa.Connection) -> Published | None:
 
 
 def is_behind(connection: sa.Connection) -> bool:
-    """Whether the horizon has moved, or the catalog has changed, since what is published was read."""
+    """Whether the horizon has moved, the catalog has changed, or rows were set aside since what is published was read."""
     state, known = read_state(connection), published(connection)
     if known is None:
         return False
-    return (known.horizon, known.catalog) != (int(state.horizon or 0), int(state.catalog))
+    return known.fence < int(state.restrained) or (known.horizon, known.catalog) != (
+        int(state.horizon or 0),
+        int(state.catalog),
+    )
 
 
 def _published_horizon(state: Row) -> int:

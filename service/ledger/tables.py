@@ -86,6 +86,28 @@ arrivals = _table(
     _whole("timestamp"),
     sa.Column("rating", sa.Double),
 )
+# Rows of which nothing is made: of people whose data is restricted, and what a deletion would erase if it were not held.
+set_aside = _table(
+    "set_aside",
+    _key("user_id"),
+    _key("request_id"),  # of the deletion that erases it when the hold is released; empty: restricted
+    sa.Column("beyond", sa.Boolean, primary_key=True),  # the horizon: it goes back to `arrivals`
+    _key("item_id"),  # which `items` may lack, if nobody else names it
+    sa.Column("liked", sa.Boolean, nullable=False),
+    _whole("timestamp"),
+    sa.Column("rating", sa.Double),
+    _text("item", nullable=True),  # its row of `items`, if that went with these rows: JSON
+    _text("former_item", nullable=True),  # its row of `former_items`
+)
+restraints = _table(
+    "restraints",
+    _key("subject"),
+    _key("kind"),
+    _text("restraint_id"),  # by which the tombstone file knows it
+    _text("ground", nullable=True),
+    sa.Column("since", sa.Double, nullable=False),
+    _whole("fence"),
+)
 # Events that were taken, by a keyed hash of their ids, so that one that is sent again is known.
 events = _table(
     "events",
@@ -112,6 +134,7 @@ state = _table(
     sa.Column("horizon", sa.BigInteger),  # `arrived` as it was when the last full build began; null: none has yet
     _counter("catalog"),  # grows with every change of the catalog's facts
     _counter("availability"),  # grows with every change of what may be shown
+    _counter("restrained"),  # the fence as it was when rows were set aside, or put back, last
 )
 placements = _table(
     "placements",
@@ -158,10 +181,18 @@ forget_requests = _table(
     _text("outcome", nullable=True),  # what it found; null: accepted by a version that did not note it
     _text("items", nullable=True),  # of the items that it names, how many were found: JSON
     _text("requested_by", nullable=True),  # id of the API key that asked for it, if one did
+    sa.Column("released_at", sa.Double),  # when the hold ended that it waited for
     indexed=("subject", "state"),
 )
 idempotency = _table("idempotency", _key("key_hash"), _text("content_hash"), _text("request_id"))
-masks = _table("masks", _key("kind"), _key("key"), _key("request_id"), indexed=("request_id",))
+masks = _table(
+    "masks",
+    _key("kind"),
+    _key("key"),
+    _key("request_id"),  # of a deletion, or the id of a restraint
+    _flag("lifted"),  # it masks no more, and is kept for the receipt of a deletion that is held
+    indexed=("request_id",),
+)
 tombstones = _table(
     "tombstones",
     _key("subject"),

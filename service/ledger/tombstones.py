@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 import sqlalchemy as sa
 
 from service.ledger import tables
+from service.ledger.aside import RESTRICTED, restricted_users, rows_of
 from service.ledger.hashes import KeyedHashes
 from service.ledger.rows import TABLES, current_rows
 from service.ledger.statements import chunks, upsert
@@ -107,18 +108,19 @@ def _stones_of(connection: sa.Connection, subject: str) -> dict[str, Tombstone]:
 
 
 def held_users(connection: sa.Connection) -> Iterator[str]:
-    """Everybody of whom anything is held."""
+    """Everybody of whom anything is held, but for what a deletion will erase when its hold is released."""
     users = (sa.select(table.c.user_id) for table in (*TABLES, tables.events, *_DERIVED))
-    yield from connection.scalars(sa.union(*users))
+    yield from connection.scalars(sa.union(*users, restricted_users()))
 
 
 def _tombstoned_items(
     connection: sa.Connection, user_id: str, of_user: Sequence[Mapping[str, Tombstone]], hashes: KeyedHashes, now: float
 ) -> list[str]:
     c = current_rows(lambda table: table.c.user_id == user_id).c
-    held = connection.execute(sa.select(c.item_id, c.timestamp).order_by(c.item_id)).all()
+    held = [tuple(row) for row in connection.execute(sa.select(c.item_id, c.timestamp))]
+    held += [(row.item_id, row.timestamp) for row in rows_of(connection, user_id) if row.request_id == RESTRICTED]
     return [
         item_id
-        for item_id, timestamp in held
+        for item_id, timestamp in sorted(held)
         if any(stone.covers(timestamp, now) for stone in _stones_over(user_id, item_id, of_user, hashes))
     ]

@@ -19,6 +19,7 @@ from service.errors import NotReady
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
+from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
 from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger
@@ -100,6 +101,7 @@ class OnlineHouse:
                 online=OnlineServices(
                     self.ledger,
                     intake,
+                    RestraintIntake(self.ledger.restraints, tombstones),
                     EventIntake(self.ledger, tombstones),
                     MEANINGS,
                     self.asleep,

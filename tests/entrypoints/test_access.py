@@ -27,6 +27,7 @@ from service.errors import IdentityUnavailable, InvalidInput, Unauthenticated
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
+from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger, Quota, Scope
 from service.records import Interaction, Item
@@ -47,6 +48,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/items/{item_id}/similar"): {},
     ("POST", "/items"): {"items": [{"item_id": "i-2", "title": "Aliens"}]},
     ("PUT", "/items/{item_id}"): {"title": "Alien"},
+    ("PUT", "/users/{user_id}/restriction"): {"ground": "objection"},
+    ("PUT", "/users/{user_id}/hold"): {"ground": "court order"},
     ("PATCH", "/items/{item_id}"): {"title": "Alien"},
 }
 KINDS = ("no key", "wrong", "expired", "revoked", "right")
@@ -105,6 +108,7 @@ class Gate:
                 online=OnlineServices(
                     self.ledger,
                     self.intake,
+                    RestraintIntake(self.ledger.restraints, self.tombstones),
                     EventIntake(self.ledger, self.tombstones),
                     EventMeanings.of(3.0, ["play"], ["skip"], ["view"]),
                     FakeBell(),
@@ -266,8 +270,12 @@ def test_every_route_answers_every_key_as_documented(
         assert answer.status_code in {200, 201, 202, 204, 404}, answer.text
         assert "ratelimit" in answer.headers
         if answer.status_code == 404:
-            nothing_held = route == ("PATCH", "/interactions")  # of nobody there is nothing to rectify
-            assert nothing_held or any(unknown in path for unknown in ("f-1", "i-1", "static"))
+            nobodys = (
+                ("PATCH", "/interactions"),
+                ("GET", "/users/{user_id}/restriction"),
+                ("GET", "/users/{user_id}/hold"),
+            )
+            assert route in nobodys or any(unknown in path for unknown in ("f-1", "i-1", "static"))
 
 
 def test_what_a_key_is_not_known_for_is_told_in_one_way(full: tuple[Gate, Any]) -> None:

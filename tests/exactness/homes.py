@@ -24,6 +24,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.restore import restore_check
+from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import ImportCounts, KeyedHashes, Ledger
 from service.llm.spec import ModelSpec
@@ -141,6 +142,7 @@ class Home:
         bell = PollingBell(folder / "lock")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         self.intake = Intake(self.ledger, SIGNER, self.tombstones)
+        self.restraints = RestraintIntake(self.ledger.restraints, self.tombstones)
         self.reconciler = Reconciler(self.ledger, self.store, builder, bell, SIGNER, config)
 
     def start(self) -> None:

@@ -723,7 +723,7 @@ def test_requests_are_in_the_order_of_their_fences_whatever_the_clock_says(url: 
 def test_counts_of_states(filled: Ledger) -> None:
     request = filled.forget("ann", None, None)
     filled.forget("stranger", None, None)
-    assert filled.requests_by_state() == {"accepted": 1, "retraining": 0, "completed": 1, "failed": 0}
+    assert filled.requests_by_state() == {"accepted": 1, "held": 0, "retraining": 0, "completed": 1, "failed": 0}
     filled.complete(request.request_id, "{}", DONE)
     assert [accepted for accepted, _ in filled.completion_times()] == [request.accepted_at]
     filled.set_shards_training(4)

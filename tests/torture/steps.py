@@ -26,6 +26,14 @@ OF_THE_WORKER = (
     "reconcile.completed",
 )
 
+# A restriction or a hold is set and lifted in processes of the stories of tests/exactness, which end there.
+OF_A_RESTRAINT = (
+    "restraint.before_commit",
+    "restraint.after_commit",
+    "restraint.before_tombstone_file",
+    "restraint.before_ledger",
+)
+
 OF_A_FULL_BUILD = ("horizon.before_commit", "build.training")
 
 

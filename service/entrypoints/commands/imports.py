@@ -229,10 +229,11 @@ def _take(
 
 
 def _summary(counts: ImportCounts, rejected: int) -> str:
+    restricted = f", {counts.restricted:,} of restricted people skipped" if counts.restricted else ""
     return (
         f"{counts.interactions:,} interactions, {counts.users:,} users, {counts.items:,} items "
         f"({counts.new_interactions:,} new interactions, {counts.changed_interactions:,} changed, "
         f"{counts.new_items:,} new items ({counts.created_items:,} created), {rejected:,} malformed rows left out, "
         f"{counts.folded:,} rows folded into newer ones of the same user and item, "
-        f"{counts.outdated:,} older than what is held, {counts.tombstoned:,} of forgotten people skipped)"
+        f"{counts.outdated:,} older than what is held, {counts.tombstoned:,} of forgotten people skipped{restricted})"
     )

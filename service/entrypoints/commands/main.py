@@ -25,6 +25,7 @@ SERVICE: Mapping[str, CommandEntry] = {
     "serve": CommandEntry(f"{_HERE}.serve:serve", "Answer HTTP requests, and (with a worker) build and forget."),
     "worker": CommandEntry(f"{_HERE}.worker:worker", "Carry out deletions and build what is missing, until stopped."),
     "forget": CommandEntry(f"{_HERE}.forget:forget", "Forget a person, or some of what is held of them."),
+    "rights": CommandEntry(f"{_HERE}.rights:rights_app", "Restriction, objection and legal holds of one person."),
     "status": CommandEntry(f"{_HERE}.status:status", "What is served, from what, and which deletions are owed."),
     "verify": CommandEntry(f"{_HERE}.verify:verify", "Check what is published, or that a deletion erased everything."),
     "receipts": CommandEntry(f"{_HERE}.receipts:receipts_app", "The signed evidence of completed deletions."),

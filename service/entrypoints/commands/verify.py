@@ -59,6 +59,7 @@ def restore_check(home: HomeOption = None, json_: JsonOption = False) -> None:
         {
             "tombstones_set_again": restored.tombstones,
             "forgotten_again": len(restored.requests),
+            "restraints_restored": restored.restraints,
             "tombstones_compared": compared,
             "people_compared": opened.ledger.counts().users,
         }

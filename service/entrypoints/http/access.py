@@ -46,6 +46,13 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("POST", "/forget/preview"): opened_by(Scope.RIGHTS),
     ("POST", "/forget/batch"): opened_by(Scope.RIGHTS),  # it tells what was held of many, and no quota bounds it
     ("GET", "/users/{user_id}/export"): opened_by(Scope.RIGHTS),
+    # They tell of whom anything is held, and the ground of a hold.
+    ("PUT", "/users/{user_id}/restriction"): opened_by(Scope.RIGHTS),
+    ("GET", "/users/{user_id}/restriction"): opened_by(Scope.RIGHTS),
+    ("DELETE", "/users/{user_id}/restriction"): opened_by(Scope.RIGHTS),
+    ("PUT", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
+    ("GET", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
+    ("DELETE", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
     ("POST", "/interactions"): opened_by(Scope.INGEST),  # `rights` to take people back in who were forgotten
     ("DELETE", "/interactions"): opened_by(Scope.FORGET),
     ("PATCH", "/interactions"): opened_by(Scope.RIGHTS),  # it tells what is held

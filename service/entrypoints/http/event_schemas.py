@@ -92,13 +92,14 @@ EventWord = Annotated[
         "duplicate",
         "ignored",
         "forgotten",
+        "restricted",
         "unknown_item",
         "unknown_event",
     ],
     Field(
         description="new, changed: it is held. unchanged: it was held already. outdated: what is held is newer. duplicate: its "
         "event_id was taken before. ignored: events of its kind say nothing here. Refused: forgotten (its user asked for "
-        "deletion), unknown_item, unknown_event (no setting gives it a meaning)"
+        "deletion), restricted (its user's data may not be used), unknown_item, unknown_event (no setting gives it a meaning)"
     ),
 ]
 

@@ -23,7 +23,7 @@ from service.records import ForgetRequest
 MOST_FORGOTTEN = 10_000
 LONGEST_LIST = 1_000
 
-StateWord = Literal["accepted", "retraining", "completed", "failed"]
+StateWord = Literal["accepted", "held", "retraining", "completed", "failed"]
 
 
 class DueForget(ForgetStatus):
@@ -54,8 +54,9 @@ class DueForget(ForgetStatus):
 
     @classmethod
     def due(cls, request: ForgetRequest, deadline: float) -> DueForget:
-        """`deadline` in seconds from acceptance."""
-        due_at = datetime.fromtimestamp(request.accepted_at + deadline, UTC)
+        """`deadline` in seconds from acceptance, or from the release of the hold that it waited for."""
+        began = request.accepted_at if request.released_at is None else request.released_at
+        due_at = datetime.fromtimestamp(began + deadline, UTC)
         return cls(**ForgetStatus.of(request).model_dump(), due_at=due_at)
 
 

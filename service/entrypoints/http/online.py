@@ -19,6 +19,7 @@ from service.entrypoints.telemetry import Telemetry
 from service.errors import NotReady, Overloaded
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
+from service.forgetting.restraining import RestraintIntake
 from service.ledger import Ledger
 from service.scoring.requests import Query, Recommendation
 
@@ -63,6 +64,7 @@ class OnlineServices:
 
     ledger: Ledger
     intake: Intake
+    restraints: RestraintIntake
     events: EventIntake
     meanings: EventMeanings
     bell: Rings

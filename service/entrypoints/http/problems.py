@@ -41,6 +41,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.UnknownUser: Kind(404, "unknown-user", "Unknown user"),
     errors.UnknownItem: Kind(404, "unknown-item", "Unknown item"),
     errors.UnknownInteraction: Kind(404, "unknown-interaction", "Unknown interaction"),
+    errors.UnknownRestraint: Kind(404, "unknown-restraint", "Unknown restraint"),
     errors.UnknownRequest: Kind(404, "unknown-request", "Unknown forget request"),
     errors.IdempotencyConflict: Kind(409, "idempotency-conflict", "Idempotency key already used"),
     errors.ModelUnsuitable: Kind(503, "model-unsuitable", "Model unsuitable", 60),

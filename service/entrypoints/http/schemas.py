@@ -201,6 +201,7 @@ class ForgetAnswer(BaseModel):
     """A deletion as it was accepted: already effective, by masks, when this is read.
 
     `held` says whether there was anything to erase. A deletion that found nothing is `completed` at once, with `held` false.
+    The state `held` is another thing: a legal hold stands over the person, and what is masked is erased when it is released.
     """
 
     model_config = answer_config(
@@ -255,7 +256,10 @@ class ForgetAcknowledged(BaseModel):
 
 
 class ForgetStatus(BaseModel):
-    """Where a deletion stands: accepted, retraining, completed or failed (and then tried again)."""
+    """Where a deletion stands: accepted, retraining, completed or failed (and then tried again).
+
+    One that is `held` is in force, and erases what it has to when the legal hold is released.
+    """
 
     model_config = answer_config(
         {

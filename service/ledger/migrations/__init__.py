@@ -12,5 +12,5 @@ processes may. Whatever it does, requests, receipts, masks and tombstones stay; 
 
 VERSION_TABLE = "lethe_schema"  # not Alembic's own name: others may keep theirs in the same database
 
-# A process of an earlier version would forget a person and leave their rows beyond the horizon.
-OLDEST_SCHEMA = "0006"
+# A process of an earlier version would forget a person and leave the rows that are set aside.
+OLDEST_SCHEMA = "0007"
