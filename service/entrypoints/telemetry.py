@@ -173,7 +173,7 @@ class Attendance:
         self._last: dict[str, tuple[int, float]] = {}  # request id -> attempts, and when the last began
 
     def unattended(self, pending: Sequence[ForgetRequest], now: float) -> float:
-        """Seconds since the last attempt, or the acceptance, of that which has waited longest; 0 if none is owed."""
+        """Seconds since the last attempt, or the acceptance or release, of that which has waited longest; 0 if none is owed."""
         self._last = {request.request_id: self._attempts_of(request, now) for request in pending}
         return max((max(0.0, now - at) for _, at in self._last.values()), default=0.0)
 
@@ -182,7 +182,7 @@ class Attendance:
         if known is not None and known[0] == request.attempts:
             return known
         if request.attempts == 0:
-            return 0, request.accepted_at
+            return 0, request.accepted_at if request.released_at is None else request.released_at
         first = request.retraining_at if request.attempts == 1 else None
         return request.attempts, now if first is None else first
 

@@ -70,6 +70,7 @@ def test_a_person_gets_all_that_is_held_and_where_it_counts(house: OnlineHouse) 
         "rating": 2.0,
         "timestamp": 1_001,
         "counted": True,
+        "set_aside": None,
     }
     assert told["used_by"] == [
         {"kind": "adapter", "key": "ad1", "shard": "010", "samples": 2},

@@ -11,7 +11,7 @@ import pytest
 from service.data.samples import is_validation_user
 from service.ledger import Event
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig, Interaction
+from service.records import BuildConfig, Interaction, UnitKind
 from tests.exactness.homes import NOUN, SMALLEST_MODEL, Home, RememberingPublicTexts, items_named, likings
 
 CONFIG = BuildConfig(
@@ -77,7 +77,9 @@ def test_a_restricted_person_counts_nowhere_and_a_released_one_as_before(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("unit", ["user", "sample"])
-def test_under_a_recorded_partition_a_released_person_is_where_they_were(homes: Callable[..., Home], unit: str) -> None:
+def test_under_a_recorded_partition_a_released_person_is_where_they_were(
+    homes: Callable[..., Home], unit: UnitKind
+) -> None:
     home = homes(replace(CONFIG, partition="algorithm1", unit=unit))
     before = home.ledger.generation(), home.files()
     home.restraints.restrict(TRAINS, "restriction")

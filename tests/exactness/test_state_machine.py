@@ -80,6 +80,8 @@ IN_A_DELETION = (
     "lethe.forget.before_tombstone_file",
 )
 COMMITTED = IN_A_DELETION[2:]
+WHILE_RESTRICTING = ("restraint.before_commit", "restraint.after_commit", "restraint.before_tombstone_file")
+WHILE_LIFTING = ("restraint.before_ledger", "restraint.before_commit", "restraint.after_commit")
 IN_A_PASS = (
     "lethe.build.training",
     "lethe.store.renamed",
@@ -181,6 +183,11 @@ class Story(RuleBasedStateMachine):
         self.counted = dict(self.rows)  # up to the horizon
         self.gone: set[str] = set()  # users under a tombstone
         self.gone_pairs: set[tuple[str, str]] = set()
+        self.restricted: set[str] = set()
+        self.aside: dict[tuple[str, str], Interaction] = {}  # their rows
+        self.aside_counted: dict[tuple[str, str], Interaction] = {}
+        self.holds: set[str] = set()  # users
+        self.held: dict[str, str] = {}  # deletions that wait for the end of a hold -> their users
         self.acknowledged: list[str] = []
         self.unsettled = False  # something happened since the last pass was completed
 
@@ -212,19 +219,25 @@ class Story(RuleBasedStateMachine):
             assert self.home.ledger.import_data([], [changed], None).changed_interactions == 1
             self.rows[pair] = changed
 
-    @precondition(lambda self: self.gone or self.gone_pairs)
+    @precondition(lambda self: self._may_come_back())
     @rule(data=st.data())
     def somebody_comes_back(self, data: st.DataObject) -> None:
-        user = data.draw(st.sampled_from(sorted(self.gone | {user for user, _ in self.gone_pairs})))
+        user = data.draw(st.sampled_from(sorted(self._may_come_back())))
         rows = {pair: row for pair, row in EVERYTHING.items() if pair[0] == user}
         assert self.home.take_back(list(rows.values())).tombstoned == 0
         self.gone.discard(user)
         self.gone_pairs -= rows.keys()
         self.rows.update(rows)
 
+    def _may_come_back(self) -> set[str]:
+        return (self.gone | {user for user, _ in self.gone_pairs}) - self.restricted
+
     def _import(self, rows: list[Interaction]) -> None:
         counts = self.home.ledger.import_data([], rows, None)
         given = {(row.user_id, row.item_id): row for row in rows}
+        refused = {pair for pair in given if pair[0] in self.restricted}
+        assert counts.restricted == len(refused)
+        given = {pair: row for pair, row in given.items() if pair not in refused}
         buried = {pair for pair in given if pair[0] in self.gone or pair in self.gone_pairs}
         assert counts.tombstoned == len(buried)
         taken = {pair: row for pair, row in given.items() if pair not in buried}
@@ -243,11 +256,15 @@ class Story(RuleBasedStateMachine):
         before = self.home.ledger.mask().revision
         outcomes = self.home.ledger.take_events(told)
         if again:  # at least once: whoever did not hear the answer sends it again
+            refused = (EventOutcome.FORGOTTEN, EventOutcome.RESTRICTED)
             assert self.home.ledger.take_events(told) == [
-                outcome if outcome is EventOutcome.FORGOTTEN else EventOutcome.DUPLICATE for outcome in outcomes
+                outcome if outcome in refused else EventOutcome.DUPLICATE for outcome in outcomes
             ]
         for row, outcome in zip(rows, outcomes, strict=True):
             pair = row.user_id, row.item_id
+            if row.user_id in self.restricted:
+                assert outcome in (EventOutcome.RESTRICTED, EventOutcome.DUPLICATE)
+                continue
             assert (outcome is EventOutcome.FORGOTTEN) == (row.user_id in self.gone or pair in self.gone_pairs)
             if outcome in (EventOutcome.NEW, EventOutcome.CHANGED):
                 self.rows[pair] = row
@@ -270,24 +287,95 @@ class Story(RuleBasedStateMachine):
 
     def _forget(self, user: str, items: list[str] | None) -> None:
         seen_by = {key for key, who in self.home.table("exposures", "key, user_id") if who == user}
-        held = any(owner == user and (items is None or item in items) for owner, item in self.rows)
+        held = any(owner == user and (items is None or item in items) for owner, item in (*self.rows, *self.aside))
+        waits = user in self.holds and (held or user in self.held.values())
         request = self.home.forget(user, items)
         self.acknowledged.append(request.request_id)
         self._note_forgotten(user, items)
+        assert (request.state == "held") == waits
+        if waits:
+            self.held[request.request_id] = user
         if held:
-            assert request.state == "accepted"
+            assert request.state == ("held" if waits else "accepted")
             mask = self.home.ledger.mask()
             assert seen_by <= mask.adapters | mask.rows | mask.memories
 
     def _note_forgotten(self, user: str, items: list[str] | None) -> None:
         self.unsettled = True
-        for rows in (self.rows, self.counted):
+        for rows in (self.rows, self.counted, self.aside, self.aside_counted):
             for pair in [pair for pair in rows if pair[0] == user and (items is None or pair[1] in items)]:
                 del rows[pair]
         if items is None:
             self.gone.add(user)
         else:
             self.gone_pairs |= {(user, item) for item in items}
+
+    # Somebody's data may not be used, or not be erased
+
+    @rule(user=users)
+    def restrict(self, user: str) -> None:
+        seen_by = {key for key, who in self.home.table("exposures", "key, user_id") if who == user}
+        self.home.restraints.restrict(user, "restriction")
+        self._note_restricted(user)
+        mask = self.home.ledger.mask()
+        assert seen_by <= mask.adapters | mask.rows | mask.memories
+
+    @precondition(lambda self: self.restricted)
+    @rule(data=st.data())
+    def lift_a_restriction(self, data: st.DataObject) -> None:
+        user = data.draw(st.sampled_from(sorted(self.restricted)))
+        lifted = self.home.restraints.lift_restriction(user)
+        assert lifted.rows >= sum(owner == user for owner, _ in self.aside)  # one may lie over another
+        self._note_lifted(user)
+
+    def _note_restricted(self, user: str) -> None:
+        self.unsettled = True
+        self.restricted.add(user)
+        _move(user, self.rows, self.aside)
+        _move(user, self.counted, self.aside_counted)
+
+    def _note_lifted(self, user: str) -> None:
+        self.unsettled = True
+        self.restricted.discard(user)
+        _move(user, self.aside, self.rows)
+        _move(user, self.aside_counted, self.counted)
+
+    @rule(user=users)
+    def hold(self, user: str) -> None:
+        self.home.restraints.hold(user, "an order")
+        self.holds.add(user)
+
+    @precondition(lambda self: self.holds)
+    @rule(data=st.data())
+    def release_a_hold(self, data: st.DataObject) -> None:
+        user = data.draw(st.sampled_from(sorted(self.holds)))
+        released = self.home.restraints.release_hold(user)
+        assert {one for one, who in self.held.items() if who == user} <= set(released.requests)
+        self._note_released(user)
+
+    def _note_released(self, user: str) -> None:
+        self.unsettled = True
+        self.holds.discard(user)
+        self.held = {one: who for one, who in self.held.items() if who != user}
+
+    @rule(user=users, step=st.sampled_from(WHILE_RESTRICTING))
+    def crash_while_somebody_is_restricted(self, user: str, step: str) -> None:
+        with TRAP.set_at(f"lethe.{step}", 1), pytest.raises(Crash):
+            self.home.restraints.restrict(user, "restriction")
+        self.met[f"restricting: {step}"] += 1
+        self._reopen()
+        if step != "restraint.before_commit":
+            self._note_restricted(user)
+
+    @precondition(lambda self: self.restricted)
+    @rule(data=st.data(), step=st.sampled_from(WHILE_LIFTING))
+    def crash_while_a_restriction_is_lifted(self, data: st.DataObject, step: str) -> None:
+        user = data.draw(st.sampled_from(sorted(self.restricted)))
+        with TRAP.set_at(f"lethe.{step}", 1), pytest.raises(Crash):
+            self.home.restraints.lift_restriction(user)
+        self.met[f"lifting: {step}"] += 1
+        self._reopen()  # which lifts what the file says was lifted
+        self._note_lifted(user)
 
     # It is worked off, or not
 
@@ -298,9 +386,12 @@ class Story(RuleBasedStateMachine):
         self.unsettled = False
         self._compare()
 
+    def _note_full_build(self) -> None:
+        self.counted, self.aside_counted = dict(self.rows), dict(self.aside)
+
     @rule()
     def build_in_full(self) -> None:
-        self.counted = dict(self.rows)
+        self._note_full_build()
         self.home.build()
         self.reconcile_once()
         assert self.home.table("arrivals", "user_id") == []
@@ -310,7 +401,7 @@ class Story(RuleBasedStateMachine):
         with TRAP.set_at("lethe.horizon.before_commit", 1):
             try:
                 self.home.build()
-                self.counted = dict(self.rows)
+                self._note_full_build()
                 return  # nothing had arrived
             except Crash:
                 self.met["lethe.horizon.before_commit"] += 1
@@ -343,7 +434,7 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.unsettled)
     @rule(step=st.sampled_from(IN_A_PASS), times=st.sampled_from([1, 1, 1, 2]))
     def crash_in_a_pass(self, step: str, times: int) -> None:
-        self.counted = dict(self.rows)  # a pass begins with that
+        self._note_full_build()  # a pass begins with that
         with TRAP.set_at(step, times):
             try:
                 self.home.build()
@@ -375,11 +466,16 @@ class Story(RuleBasedStateMachine):
         changed = {user for (user,) in self.home.table("changes", "user_id")}
         assert remembered | changed <= held
         assert not remembered & changed
+        kept = self.home.table("set_aside", "user_id, request_id")
+        assert {user for user, request in kept if not request} == {user for user, _ in self.aside}
+        assert {user for user, request in kept if request} <= self.holds
 
     @invariant()
-    def masks_belong_to_deletions_that_are_owed(self) -> None:
-        pending = {request.request_id for request in self.home.ledger.pending()}
-        assert {request for (request,) in self.home.table("masks", "request_id")} <= pending
+    def masks_belong_to_deletions_that_are_owed_and_to_restrictions(self) -> None:
+        owed = {request.request_id for request in self.home.ledger.pending()}
+        owed |= {one for (one,) in self.home.table("forget_requests WHERE state = 'held'", "request_id")}
+        owed |= {one for (one,) in self.home.table("restraints", "restraint_id")}
+        assert {request for (request,) in self.home.table("masks", "request_id")} <= owed
 
     def _compare(self) -> None:
         assert self.home.ledger.pending() == []
@@ -387,13 +483,18 @@ class Story(RuleBasedStateMachine):
         assert mask.empty
         for request_id in self.acknowledged:
             request = self.home.ledger.request(request_id)
-            assert request.state == "completed"
-            assert request.receipt is not None
+            assert request.state == ("held" if request_id in self.held else "completed")
+            assert (request.receipt is None) == (request_id in self.held)
         recorded = self.home.table("memberships", "partition_digest, unit_key, user_id, shard")
         generation, files = self.clean.of(list(self.counted.values()), recorded)
         assert self.home.ledger.generation() == generation
         assert self.home.files() == files
         self.met["compared"] += 1
+
+
+def _move(user: str, rows: dict[tuple[str, str], Interaction], to: dict[tuple[str, str], Interaction]) -> None:
+    for pair in [pair for pair in rows if pair[0] == user]:
+        to[pair] = rows.pop(pair)
 
 
 def _some_items(user: str, pick: int) -> list[str]:
@@ -500,4 +601,14 @@ def test_a_deletion_that_crashes_at_any_step_is_done_or_was_not_asked_for(
     assert told.met[step] == met + 1
     assert (len(story.rows) < len(AT_FIRST)) == (step in COMMITTED)
     story.reconcile_once()
+    story.teardown()
+
+
+@pytest.mark.parametrize("step", WHILE_RESTRICTING)
+def test_a_restriction_that_crashes_at_any_step_stands_or_was_not_asked_for(told: type[Story], step: str) -> None:
+    story = told()
+    story.crash_while_somebody_is_restricted(user=USERS[1], step=step)
+    assert (USERS[1] in story.restricted) == (step != "restraint.before_commit")
+    story.reconcile_once()
+    story.nothing_names_a_user_who_is_gone()
     story.teardown()
