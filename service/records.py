@@ -450,6 +450,11 @@ class ForgetRequest:
     released_at: float | None = None  # when the legal hold ended that it waited for
 
     @property
+    def owed_since(self) -> float:
+        """When it was accepted, or released from the hold that it waited for."""
+        return self.accepted_at if self.released_at is None else self.released_at
+
+    @property
     def held(self) -> bool:
         """Whether anything of what was asked for was held when it was accepted."""
         return self.found is Outcome.ERASED

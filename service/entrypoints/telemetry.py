@@ -182,7 +182,7 @@ class Attendance:
         if known is not None and known[0] == request.attempts:
             return known
         if request.attempts == 0:
-            return 0, request.accepted_at if request.released_at is None else request.released_at
+            return 0, request.owed_since
         first = request.retraining_at if request.attempts == 1 else None
         return request.attempts, now if first is None else first
 

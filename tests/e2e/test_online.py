@@ -121,6 +121,87 @@ def test_a_rectified_interaction_leaves_the_model_with_a_receipt_and_counts_as_c
     assert (corrected["liked"], corrected["counted"]) == (not wrong["liked"], True)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(("ground", "subject"), [("restriction", OTHERS[3]), ("objection", OTHERS[4])])
+def test_a_restricted_person_counts_nowhere_on_any_replica_and_a_released_one_as_before(
+    servers: tuple[Server, Server], installed: Installation, ground: str, subject: str
+) -> None:
+    one, other = servers
+    settled(installed)
+    before, files = installed.report("status")["generation"], contents(installed)
+    held = other.get(f"/users/{subject}/export").json()
+    seen_by = {
+        use["kind"]: {own["key"] for own in held["used_by"] if own["kind"] == use["kind"]} for use in held["used_by"]
+    }
+    told = one.client.put(f"/users/{subject}/restriction", json={"ground": ground}).json()
+    assert (told["ground"], told["interactions"]) == (ground, len(held["interactions"]))
+    for server in servers:
+        assert server.recommend(user_id=subject)["cold"] is True
+        assert server.post("/recommend", {"user_id": subject, "strict": True}).status_code == 404
+        answer = server.recommend(user_id=BYSTANDER, explain=True, candidates=[title for _, title in ITEMS[:2]])
+        assert not any(answer["weights"].get(key) for key in seen_by["adapter"])
+        assert not seen_by["memory"].intersection(answer["memories"])
+        assert not answer["item_model"] or answer["generation"] != before
+    refused = one.post("/interactions", {"interactions": [{"user_id": subject, "item_id": ITEMS[0][0], "liked": True}]})
+    assert refused.json()["outcomes"] == ["restricted"]
+    eventually(
+        lambda: other.get(f"/users/{subject}/restriction").json()["left_out"], "they are left out of what is built"
+    )
+    settled(installed)
+    assert not seen_by["adapter"].intersection(installed.adapter_files())
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+    export = other.get(f"/users/{subject}/export").json()
+    assert (export["used_by"], len(export["interactions"])) == ([], len(held["interactions"]))
+    assert {row["set_aside"] for row in export["interactions"]} == {"restriction"}
+    assert one.client.delete(f"/users/{subject}/restriction").json()["lifted"] is True
+    eventually(lambda: installed.report("status")["generation"] == before, "the generation is the one before")
+    settled(installed)
+    assert contents(installed) == files
+    assert other.get(f"/users/{subject}/export").json()["interactions"] == held["interactions"]
+    assert "cold" not in other.recommend(user_id=subject)
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+
+
+@pytest.mark.thorough
+def test_a_held_deletion_is_in_force_on_every_replica_and_erased_when_it_is_released(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    one, other = servers
+    subject = OTHERS[5]
+    settled(installed)
+    assert one.client.put(f"/users/{subject}/hold", json={"ground": "court order"}).status_code == 200
+    request = other.post("/forget", {"user_id": subject}).json()
+    assert (request["state"], request["held"]) == ("held", True)
+    for server in servers:
+        assert server.post("/recommend", {"user_id": subject, "strict": True}).status_code == 404
+    gone = set(request["affected_shards"])
+    eventually(lambda: gone.isdisjoint(installed.adapter_files()), "what has seen them is replaced")
+    settled(installed)
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+    assert json.loads(installed.lethe("restore-check", "--json"))["forgotten_again"] == 0
+    kept = other.get(f"/users/{subject}/export").json()["interactions"]
+    assert {row["set_aside"] for row in kept} == {"hold"}
+    assert one.get(f"/forget/{request['request_id']}/receipt").status_code == 409
+    assert other.client.delete(f"/users/{subject}/hold").json()["deletions"] == [request["request_id"]]
+    one.completed(request["request_id"])
+    receipt = one.get(f"/forget/{request['request_id']}/receipt").json()["receipt"]
+    assert (receipt["outcome"], receipt["counts"]["interactions"]) == ("erased", len(kept))
+    assert receipt["adapters"].keys() == set(request["affected_shards"])
+    assert receipt["memories"]
+    assert other.get(f"/users/{subject}/export").json()["interactions"] == []
+
+
+def settled(installed: Installation) -> None:
+    """Wait until the worker has nothing to do, and the store holds what is published alone."""
+    eventually(lambda: installed.run("verify").code == 0 and not installed.report("status")["owed"], "nothing is owed")
+
+
+def contents(installed: Installation) -> dict[str, bytes]:
+    """Every file of the store."""
+    root = installed.home / "store"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
 def test_lines_of_events_are_taken_in_and_a_full_build_lets_them_count(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:

@@ -1,5 +1,7 @@
 """Pure: what was asked and answered, on any number of replicas -> what of it breaks a promise about deletions.
 
+A restriction promises what a deletion does, until it is lifted.
+
 All times are of one monotonic clock on the machine of whoever asked: `begin` before the first byte was sent, `end` after the
 last one was received. So "begun later than another ended" is certain, and everything else proves nothing.
 """
@@ -32,7 +34,10 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """One `POST /forget`, its answer, and what an observer of the ledger knows to have seen what is to be forgotten."""
+    """One `POST /forget`, its answer, and what an observer of the ledger knows to have seen what is to be forgotten.
+
+    Or one `PUT /users/{id}/restriction` that is never lifted: it forbids what a deletion forbids, and has no receipt.
+    """
 
     begin: float
     end: float
@@ -45,6 +50,11 @@ class Forgotten:
     adapters: frozenset[str] = frozenset()
     rows: frozenset[str] = frozenset()
     memories: frozenset[str] = frozenset()
+    restricts: bool = False
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.status == (OK if self.restricts else ACCEPTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +100,9 @@ def _statuses(history: History) -> Iterable[Violation]:
     for wish in history.forgotten:
         if wish.whole:
             asked_to_go[wish.user_id] = min(wish.begin, asked_to_go.get(wish.user_id, wish.begin))
-        if wish.status != ACCEPTED and wish.status not in REFUSED:
-            yield Violation("status", f"{_place(wish)}: /forget was answered {wish.status}")
+        if not wish.acknowledged and wish.status not in REFUSED:
+            asked = "a restriction" if wish.restricts else "/forget"
+            yield Violation("status", f"{_place(wish)}: {asked} was answered {wish.status}")
     for answer in history.recommended:
         may_be_gone = answer.user_id is not None and asked_to_go.get(answer.user_id, answer.end) < answer.end
         if answer.status not in {OK, *REFUSED} and not (answer.status == NOT_FOUND and may_be_gone):
@@ -102,7 +113,7 @@ def _statuses(history: History) -> Iterable[Violation]:
 
 
 def _after_acknowledgements(history: History) -> Iterable[Violation]:
-    acknowledged = sorted((wish for wish in history.forgotten if wish.status == ACCEPTED), key=lambda wish: wish.end)
+    acknowledged = sorted((wish for wish in history.forgotten if wish.acknowledged), key=lambda wish: wish.end)
     answers = sorted((one for one in history.recommended if one.status == OK), key=lambda answer: answer.begin)
     law = _Law()
     passed = 0
@@ -141,7 +152,7 @@ class _Law:
         for digest in sorted(self.memories.intersection(answer.memories)):
             yield Violation("memory", f"{place}: counted with {digest}, which counts a forgotten person")
         if answer.user_id in self.people:
-            yield Violation("person", f"{place}: ranked for a person who is forgotten")
+            yield Violation("person", f"{place}: ranked for a person who is forgotten or restricted")
 
 
 def _used(weights: Mapping[str, float]) -> set[str]:

@@ -66,6 +66,9 @@ class Replica:
     def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         return self._ask("POST", path, json.dumps(body), {"Content-Type": "application/json"})
 
+    def put(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        return self._ask("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
+
     def ready(self) -> bool:
         return self.get("/readyz")[0] == OK
 

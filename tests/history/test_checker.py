@@ -64,6 +64,14 @@ def test_what_an_acknowledged_deletion_forbids_is_caught_on_any_replica(rule: st
     assert rules(history(answer(2.1, 3.0, replica=replica, **BROKEN[rule]))) == [rule]
 
 
+@pytest.mark.parametrize("rule", BROKEN.keys() - {"fence"})
+def test_a_restriction_forbids_what_a_deletion_does(rule: str) -> None:
+    restricted = replace(FORGOTTEN, status=200, restricts=True, request_id="", fence=0)
+    assert rules(history(answer(2.1, 3.0, **BROKEN[rule]), forgotten=restricted)) == [rule]
+    assert rules(history(answer(2.1, 3.0, status=404, user_id="ann"), forgotten=restricted)) == []
+    assert rules(history(forgotten=replace(restricted, status=202))) == ["status"]
+
+
 @pytest.mark.parametrize("rule", BROKEN)
 @pytest.mark.parametrize(("begin", "end"), [(0.1, 0.2), (0.5, 9.0), (2.0, 3.0)])
 def test_an_answer_that_was_not_begun_later_proves_nothing(rule: str, begin: float, end: float) -> None:

@@ -37,6 +37,7 @@ def test_the_history_has_substance(history: History) -> None:
     assert len({answer.generation for answer in answers}) >= 2
     assert len(accepted) >= 25
     assert {wish.whole for wish in accepted} == {True, False}
+    assert sum(wish.restricts and wish.acknowledged for wish in history.forgotten) >= 3
     assert len(history.completed) == len(accepted)
 
 

@@ -24,7 +24,10 @@ _SELDOMER = 20  # times longer are pauses once the plan is carried out: the proc
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Of `forget_every` turns one is a deletion; every third deletion is of a single interaction."""
+    """Of `forget_every` turns one is a deletion; every third deletion is of a single interaction.
+
+    In the place of every ninth stands a restriction.
+    """
 
     operations: int
     clients: int
@@ -117,6 +120,13 @@ class Run:
             wish = replace(wish, request_id=answer["request_id"], fence=answer["fence"])
         self._forgotten.append((wish, seen))
 
+    def restrict(self, replica: Replica, user_id: str) -> None:
+        seen = self.observer.seen(user_id)
+        begin = time.monotonic()
+        status, _ = replica.put(f"/users/{user_id}/restriction", {"ground": "objection"})
+        wish = Forgotten(begin, time.monotonic(), replica.name, status, user_id, whole=True, restricts=True)
+        self._forgotten.append((wish, seen))
+
     def history(self) -> History:
         wishes = [
             _with_witnesses(wish, seen | self.observer.masked_for(wish.request_id)) for wish, seen in self._forgotten
@@ -134,7 +144,7 @@ class Run:
     def _look(self) -> bool:
         """Note masks and new receipts; whether nothing is owed any more."""
         self.observer.look()
-        accepted = [wish.request_id for wish, _ in tuple(self._forgotten) if wish.status == ACCEPTED]
+        accepted = [wish.request_id for wish, _ in tuple(self._forgotten) if wish.request_id]
         pending = [request_id for request_id in accepted if request_id not in self._completed]
         for number, request_id in enumerate(pending):
             status, content = self.replicas[number % 2].get(f"/forget/{request_id}/receipt")
@@ -165,17 +175,21 @@ class Visitor:
     def visit(self) -> None:
         while (turn := self._run.next_turn()) is not None:
             if turn % self._run.plan.forget_every == 0 and not self._run.enough():
-                self._forget(whole=turn // self._run.plan.forget_every % 3 != 0)
+                self._leave(turn // self._run.plan.forget_every)
             else:
                 self._recommend(self._chance.choice(self._run.replicas), self._anything())
             pause = self._run.plan.pause * (_SELDOMER if self._run.enough() else 1)
             time.sleep(self._chance.expovariate(1 / pause))
 
-    def _forget(self, whole: bool) -> None:
+    def _leave(self, number: int) -> None:
         here, elsewhere = self._chance.sample(self._run.replicas, 2)
+        whole = number % 3 != 0
         user = self._run.people.next_to_leave() if whole else self._run.people.next_to_change()
         rated = self._run.people.rated[user]
-        self._run.forget(here, user, () if whole else rated[-1:])
+        if number % 9 == 1:
+            self._run.restrict(here, user)
+        else:
+            self._run.forget(here, user, () if whole else rated[-1:])
         for replica in (elsewhere, here):
             self._recommend(replica, {"user_id": user, "strict": True})
             # Nobody's rows are nearer to this question than their own.

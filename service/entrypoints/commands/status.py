@@ -62,8 +62,8 @@ def _status(opened: Home) -> dict[str, Any]:
                 "request_id": request.request_id,
                 "state": request.state,
                 "held": request.held,
-                "overdue": opened.ledger.now() - request.accepted_at > opened.settings.forget_deadline,
-                "age_seconds": round(max(0.0, opened.ledger.now() - request.accepted_at), 1),
+                "overdue": opened.ledger.now() - request.owed_since > opened.settings.forget_deadline,
+                "age_seconds": round(max(0.0, opened.ledger.now() - request.owed_since), 1),
                 "attempts": request.attempts,
                 "error": request.error,
             }

@@ -128,8 +128,8 @@ def _require_at_rest(opened: Home, published: Published) -> None:
         )
     if opened.ledger.is_behind():
         raise InvalidInput(
-            "the horizon has moved, or the catalog has changed, since what is served was built; a worker makes it good in a "
-            "moment, and so does `lethe build`; then verify again"
+            "since what is served was built the horizon has moved, the catalog has changed, or somebody's data was restricted "
+            "or is used again; a worker makes it good in a moment, and so does `lethe build`; then verify again"
         )
     now = opened.ledger.published()
     if now is None or now.generation != published.generation:

@@ -55,8 +55,7 @@ class DueForget(ForgetStatus):
     @classmethod
     def due(cls, request: ForgetRequest, deadline: float) -> DueForget:
         """`deadline` in seconds from acceptance, or from the release of the hold that it waited for."""
-        began = request.accepted_at if request.released_at is None else request.released_at
-        due_at = datetime.fromtimestamp(began + deadline, UTC)
+        due_at = datetime.fromtimestamp(request.owed_since + deadline, UTC)
         return cls(**ForgetStatus.of(request).model_dump(), due_at=due_at)
 
 
