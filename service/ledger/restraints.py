@@ -54,15 +54,20 @@ def restricted_since(
 
 
 def _restrictions(connection: sa.Connection, subjects: Mapping[str, str], hashes: KeyedHashes) -> dict[str, Restraint]:
-    if not subjects or not count(connection, tables.restraints):
+    standing = count(connection, tables.restraints) if subjects else 0
+    if not standing:
         return {}
     known_as = {
         subject: user
         for user, own in subjects.items()
         for subject in ((own,) if user.isascii() and not hashes.retired else hashes.subjects(user))
     }
-    found: dict[str, Restraint] = {}
-    for some in chunks(known_as):
-        for restraint in read_restraints(connection, _c.subject.in_(some), _c.kind == "restriction"):
-            found[known_as[restraint.subject]] = restraint
-    return found
+    if standing <= len(known_as):
+        found = read_restraints(connection, _c.kind == "restriction")
+    else:
+        found = [
+            one
+            for some in chunks(known_as)
+            for one in read_restraints(connection, _c.subject.in_(some), _c.kind == "restriction")
+        ]
+    return {known_as[one.subject]: one for one in found if one.subject in known_as}

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -191,7 +192,16 @@ def test_a_build_that_stumbles_over_somebodys_row_says_so_without_quoting_it(
 def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     server: Server, installed: Installation, own_redis: OwnRedis, tmp_path: Path
 ) -> None:
-    request_id = server.post("/forget", {"user_id": PERSON}, **{"Idempotency-Key": ASCII}).json()["request_id"]
+    path = f"/users/{quote(PERSON, safe='')}"
+    assert server.client.put(f"{path}/restriction", json={"ground": "objection"}).status_code == 200
+    assert server.client.put(f"{path}/hold", json={"ground": canary("ground")}).status_code == 200
+    asked = server.post("/forget", {"user_id": PERSON}, **{"Idempotency-Key": ASCII}).json()
+    request_id = asked["request_id"]
+    assert asked["state"] == "held"
+    found = files_with_a_canary(installed.home, own_redis.folder)
+    assert found
+    assert found <= {"ledger.sqlite", "ledger.sqlite-wal"}
+    assert server.client.delete(f"{path}/hold").json()["deletions"] == [request_id]
     assert server.post("/recommend", {"user_id": PERSON, "strict": True}).status_code == 404
     server.completed(request_id)
     assert own_redis.client.save()

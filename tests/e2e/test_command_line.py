@@ -13,7 +13,7 @@ from service.entrypoints.commands.lazy import CommandEntry, loaded
 from service.entrypoints.commands.main import app, commands
 from tests.forks import PATIENCE, begin_afresh
 
-from .conftest import OTHERS, TRAINING_USERS, USERS, Installation
+from .conftest import OTHERS, RATED_EACH, TRAINING_USERS, USERS, Installation
 
 
 def _paths(entries: Mapping[str, CommandEntry], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -86,6 +86,25 @@ def test_a_deletion_needs_no_server_when_the_caller_waits(built: Installation) -
     assert after["owed"] == []
     assert after["generation"] != before["generation"]
     assert built.run("verify").code == 0
+
+
+@pytest.mark.thorough
+def test_a_person_is_restricted_and_held_from_the_command_line(installations: Callable[..., Installation]) -> None:
+    installation = installations()
+    installation.import_people(USERS[:3])
+    told = installation.report("rights", "restrict", USERS[0], "--objection")
+    assert (told["ground"], told["interactions"]) == ("objection", RATED_EACH)
+    assert installation.report("status")["users"] == 2
+    assert installation.report("rights", "show", USERS[0])["restriction"] == told
+    assert "of restricted people skipped" in installation.import_people(USERS[:3])
+    assert installation.report("rights", "lift", USERS[0]) == {"lifted": True, "interactions": RATED_EACH}
+    assert installation.report("rights", "hold", USERS[0], "--ground", "court order")["ground"] == "court order"
+    held = installation.run("forget", USERS[0], "--wait", "--json")
+    assert (held.code, json.loads(held.out)["state"]) == (0, "held")
+    assert "lethe rights release" in held.err
+    released = installation.report("rights", "release", USERS[0])
+    assert released["deletions"] == [json.loads(held.out)["request_id"]]
+    assert installation.report("rights", "show", USERS[0]) == {"restriction": None, "hold": None}
 
 
 def test_a_file_with_malformed_rows_is_named_with_its_line_and_nothing_is_imported(

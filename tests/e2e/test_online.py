@@ -174,8 +174,8 @@ def test_a_held_deletion_is_in_force_on_every_replica_and_erased_when_it_is_rele
     assert (request["state"], request["held"]) == ("held", True)
     for server in servers:
         assert server.post("/recommend", {"user_id": subject, "strict": True}).status_code == 404
-    gone = set(request["affected_shards"])
-    eventually(lambda: gone.isdisjoint(installed.adapter_files()), "what has seen them is replaced")
+    gone, adapters = set(request["affected_shards"]), installed.home / "store" / "adapters"
+    eventually(lambda: gone.isdisjoint(path.name for path in adapters.iterdir()), "what has seen them is replaced")
     settled(installed)
     assert "byte for byte" in installed.lethe("verify", "--rebuild")
     assert json.loads(installed.lethe("restore-check", "--json"))["forgotten_again"] == 0

@@ -343,6 +343,15 @@ def test_a_hold_needs_a_ground_that_can_be_stored(light: Ledger, ground: str) ->
 # What stands beside them
 
 
+def test_a_search_finds_what_is_set_aside(ledger: Ledger) -> None:
+    rows = [Interaction("a distinctive reader", item, True, 7_000) for item in ("i4", "a distinctive item")]
+    ledger.import_data([], rows, None, create_items=True)
+    ledger.restraints.restrict("a distinctive reader", "restriction")
+    assert ledger.search("a distinctive reader").found == {"set_aside.user_id": 2}
+    assert ledger.search("a distinctive item").found == {"set_aside.item": 1, "set_aside.former_item": 1}
+    assert ledger.search("a distinctive item").item_ids == 1
+
+
 def test_the_trail_says_who_did_what_and_nothing_of_a_person_who_is_gone(light: Ledger) -> None:
     light.restraints.restrict("ann", "restriction", Requester("key-1", "key-1", "192.0.2.7"))
     light.restraints.lift_restriction("ann")

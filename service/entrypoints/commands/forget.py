@@ -19,6 +19,7 @@ _NOTHING_HELD = (
     "nothing was held: is the id right? Rows that come in later are kept out for a time, if they are older than this "
     "request; --remember keeps all of them out for ever"
 )
+_HELD = "a legal hold stands over this person: what is masked is erased when it is released (`lethe rights release`)"
 
 
 def forget(
@@ -49,7 +50,7 @@ def forget(
     request = opened.intake().forget(user_id, names or None, None, remember)
     bell = opened.bell()
     bell.ring()
-    while wait and request.state != "completed":
+    while wait and request.state not in ("completed", "held"):
         with bell.courtesy_lock() as held:
             if held:
                 with progress_for_stderr() as progress:
@@ -59,6 +60,8 @@ def forget(
             time.sleep(_WAIT_POLL)
     bell.close()
     print_report(_told(request, json_), json_)
+    if request.state == "held":
+        err.print(_HELD, style="yellow")
     if request.found is Outcome.NOTHING_HELD:
         err.print(_NOTHING_HELD, style="yellow")
         raise typer.Exit(NOTHING_HELD_EXIT)
