@@ -198,9 +198,9 @@ def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     asked = server.post("/forget", {"user_id": PERSON}, **{"Idempotency-Key": ASCII}).json()
     request_id = asked["request_id"]
     assert asked["state"] == "held"
-    found = files_with_a_canary(installed.home, own_redis.folder)
-    assert found
-    assert found <= {"ledger.sqlite", "ledger.sqlite-wal"}
+    kept_in = files_with_a_canary(installed.home, own_redis.folder)
+    assert kept_in
+    assert kept_in <= {"ledger.sqlite", "ledger.sqlite-wal"}
     assert server.client.delete(f"{path}/hold").json()["deletions"] == [request_id]
     assert server.post("/recommend", {"user_id": PERSON, "strict": True}).status_code == 404
     server.completed(request_id)
