@@ -64,7 +64,7 @@ def test_what_an_acknowledged_deletion_forbids_is_caught_on_any_replica(rule: st
     assert rules(history(answer(2.1, 3.0, replica=replica, **BROKEN[rule]))) == [rule]
 
 
-@pytest.mark.parametrize("rule", BROKEN.keys() - {"fence"})
+@pytest.mark.parametrize("rule", [rule for rule in BROKEN if rule != "fence"])
 def test_a_restriction_forbids_what_a_deletion_does(rule: str) -> None:
     restricted = replace(FORGOTTEN, status=200, restricts=True, request_id="", fence=0)
     assert rules(history(answer(2.1, 3.0, **BROKEN[rule]), forgotten=restricted)) == [rule]
