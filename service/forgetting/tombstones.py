@@ -94,11 +94,12 @@ class TombstoneFile:
             return frozenset(self._lifted)
 
     def add_restraints(self, restraints: Iterable[Restraint]) -> None:
-        """Append those that do not stand so yet."""
+        """Append those that do not stand so yet, and were not lifted meanwhile."""
         with self.locked() as descriptor:
             self._seal(descriptor)
             written = [_written(restraint) for restraint in restraints]
-            new = [one for one in written if self._restraints.get(one.restraint_id) != one]
+            open_ = [one for one in written if one.restraint_id not in self._lifted]
+            new = [one for one in open_ if self._restraints.get(one.restraint_id) != one]
             self._append_lines(descriptor, _RESTRAINED, (_stated_restraint(one) for one in new))
 
     def lift(self, restraint: Restraint) -> None:
@@ -219,9 +220,9 @@ class TombstoneFile:
             restraint = Restraint(**stated)
         except TypeError:
             raise _unsound(number) from None
-        if event == _RESTRAINED:
+        if event == _RESTRAINED and restraint.restraint_id not in self._lifted:
             self._restraints[restraint.restraint_id] = restraint
-        else:
+        elif event == _LIFTED:
             self._restraints.pop(restraint.restraint_id, None)
             self._lifted.add(restraint.restraint_id)
 

@@ -17,7 +17,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import Event, EventOutcome, KeyedHashes, Ledger
+from service.ledger import Event, EventOutcome, KeyedHashes, Ledger, rekey
 from service.records import ForgetRequest, Interaction, Item, RestraintKind
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -153,6 +153,29 @@ def test_a_file_that_is_lost_is_written_anew(home: Home) -> None:
     assert home.restart() == Restored(0, ())
     home.restore_backup()
     assert (home.ground("ann"), home.ground("ann", "hold")) == ("objection", None)
+
+
+def test_what_was_lifted_while_it_was_being_set_again_stays_lifted(home: Home) -> None:
+    status = home.restraints.restrict("ann", "restriction")
+    home.restraints.lift_restriction("ann")
+    home.tombstones.add_restraints([status.restraint])  # of a caller who was overtaken
+    assert home.tombstones.restraints() == []
+    assert home.restart() == Restored(0, ())
+    assert home.ground("ann") == "none"
+
+
+def test_after_a_rotation_of_the_secret_the_file_and_the_ledger_still_agree(home: Home) -> None:
+    home.restraints.restrict("ann", "objection")
+    home.restraints.restrict("nobody", "objection")
+    home.ledger.close()
+    rekey(home.folder / "ledger.db", b"another secret", [SECRET])
+    file = TombstoneFile(home.folder / "tombstones.jsonl", KeyedHashes(b"another secret", [SECRET]))
+    with Ledger(home.folder / "ledger.db", b"another secret", retired=[SECRET]) as ledger:
+        assert restore_check(ledger, file, Intake(ledger, SIGNER, file)) == Restored(0, ())
+        for user in ("ann", "nobody"):
+            assert RestraintIntake(ledger.restraints, file).lift_restriction(user).restraint is not None
+        assert restore_check(ledger, file, Intake(ledger, SIGNER, file)) == Restored(0, ())
+        assert ledger.restraints.standing() == []
 
 
 def test_rows_of_a_restricted_person_are_taken_by_nobody_who_lets_the_forgotten_return(home: Home) -> None:
