@@ -104,6 +104,7 @@ def test_a_full_build_meanwhile_counts_for_the_released_person_too(homes: Callab
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 
+@pytest.mark.thorough
 def test_a_held_deletion_is_out_of_what_is_built_and_erased_when_the_hold_is_released(
     homes: Callable[..., Home],
 ) -> None:

@@ -311,18 +311,18 @@ def test_single_interactions_and_corrections_of_a_held_person_keep_what_was(ledg
     assert all(row.set_aside is None for row in ledger.export("ann").rows)
 
 
-def test_held_and_restricted_a_deletion_takes_the_rows_from_the_restriction(ledger: Ledger) -> None:
-    ledger.restraints.restrict("ann", "restriction")
-    ledger.restraints.hold("ann", "court order")
-    assert ledger.forget("ann", None, None).state == "held"
-    status, hold = ledger.restraints.status("ann", "restriction"), ledger.restraints.status("ann", "hold")
+def test_held_and_restricted_a_deletion_takes_the_rows_from_the_restriction(light: Ledger) -> None:
+    light.restraints.restrict("ann", "restriction")
+    light.restraints.hold("ann", "court order")
+    assert light.forget("ann", None, None).state == "held"
+    status, hold = light.restraints.status("ann", "restriction"), light.restraints.status("ann", "hold")
     assert status is not None
     assert hold is not None
     assert (status.rows, hold.rows) == (0, 4)
-    assert ledger.restraints.lift_restriction("ann").rows == 0
-    assert ledger.seen("ann") == frozenset()
-    ledger.restraints.release_hold("ann")
-    assert ledger.search("ann").found == {}
+    assert light.restraints.lift_restriction("ann").rows == 0
+    assert light.seen("ann") == frozenset()
+    light.restraints.release_hold("ann")
+    assert light.search("ann").found == {}
 
 
 def test_a_hold_that_is_released_before_any_deletion_has_changed_nothing(light: Ledger) -> None:
@@ -343,13 +343,13 @@ def test_a_hold_needs_a_ground_that_can_be_stored(light: Ledger, ground: str) ->
 # What stands beside them
 
 
-def test_a_search_finds_what_is_set_aside(ledger: Ledger) -> None:
+def test_a_search_finds_what_is_set_aside(light: Ledger) -> None:
     rows = [Interaction("a distinctive reader", item, True, 7_000) for item in ("i4", "a distinctive item")]
-    ledger.import_data([], rows, None, create_items=True)
-    ledger.restraints.restrict("a distinctive reader", "restriction")
-    assert ledger.search("a distinctive reader").found == {"set_aside.user_id": 2}
-    assert ledger.search("a distinctive item").found == {"set_aside.item": 1, "set_aside.former_item": 1}
-    assert ledger.search("a distinctive item").item_ids == 1
+    light.import_data([], rows, None, create_items=True)
+    light.restraints.restrict("a distinctive reader", "restriction")
+    assert light.search("a distinctive reader").found == {"set_aside.user_id": 2}
+    assert light.search("a distinctive item").found == {"set_aside.item": 1, "set_aside.former_item": 1}
+    assert light.search("a distinctive item").item_ids == 1
 
 
 def test_the_trail_says_who_did_what_and_nothing_of_a_person_who_is_gone(light: Ledger) -> None:
