@@ -62,7 +62,8 @@ def _put_items_back(connection: sa.Connection, found: Iterable[Row]) -> None:
     held: set[str] = set()
     for some in chunks(row.item_id for row in kept):
         held.update(connection.scalars(sa.select(tables.items.c.item_id).where(tables.items.c.item_id.in_(some))))
-    # One that has been stated or made anew meanwhile is as that says.
+    # One that has been stated or made anew meanwhile is as that says; but samples knew it, and know it as it was.
+    _put_former_back(connection, [row for row in kept if row.item_id in held and not row.beyond])
     missing = [row for row in kept if row.item_id not in held]
     insert_new(connection, tables.items, [json.loads(row.item) for row in missing])
     former = [json.loads(row.former_item) for row in missing if row.former_item is not None]
@@ -70,6 +71,16 @@ def _put_items_back(connection: sa.Connection, found: Iterable[Row]) -> None:
     if missing:
         state = tables.state.c
         set_state(connection, availability=state.availability + 1, catalog=state.catalog + 1)
+
+
+def _put_former_back(connection: sa.Connection, kept: Iterable[Row]) -> None:
+    was = {row.item_id: json.loads(row.former_item or row.item) for row in kept}
+    c, unknown = tables.former_items.c, set[str]()
+    for some in chunks(was):
+        unknown.update(connection.scalars(sa.select(c.item_id).where(c.item_id.in_(some), ~c.stated)))
+    names = [column.name for column in tables.former_items.columns if column.name != "stated"]
+    facts = [{"stated": True} | {name: was[one][name] for name in names} for one in sorted(unknown)]
+    upsert(connection, tables.former_items, facts)
 
 
 def keep_items(connection: sa.Connection, ids: Collection[str]) -> None:

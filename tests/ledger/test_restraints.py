@@ -229,6 +229,20 @@ def test_an_item_that_only_a_restricted_person_names_goes_and_comes_back_with_th
     assert ledger.search("only ann's").found == {}
 
 
+def test_an_item_that_is_stated_meanwhile_is_known_to_samples_as_it_was(ledger: Ledger) -> None:
+    ledger.import_data([], [Interaction("ann", "only ann's", True, 6_000)], None, create_items=True)
+    ledger.advance_horizon()
+    before = ledger.view()
+    ledger.restraints.restrict("ann", "restriction")
+    assert "only ann's" not in {item.item_id for item in ledger.view().items}
+    ledger.import_data([Item("only ann's", "A title (2001)")], [Interaction("bob", "only ann's", True, 7_000)], None)
+    assert "only ann's" not in {item.item_id for item in ledger.view().items}
+    ledger.restraints.lift_restriction("ann")
+    after = ledger.view()
+    assert (after.items, after.interactions) == (before.items, before.interactions)
+    assert ledger.items_by_id(["only ann's"])["only ann's"].title == "A title (2001)"
+
+
 def test_who_is_restricted_while_a_build_reads_is_masked_in_what_it_makes(ledger: Ledger) -> None:
     fence = ledger.view().fence
     ledger.restraints.restrict("ann", "restriction")
