@@ -237,7 +237,7 @@ def _files(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _forget(stage: Stage, people: Sequence[str], adapters_before: Set[str]) -> _Deletion:
-    accepted = [stage.ledger.forget(user, None, None) for user in people]
+    accepted = [stage.ledger.forget(user, None, None).request for user in people]
     while stage.reconciler.reconcile_once():
         pass
     done = [stage.ledger.request(request.request_id) for request in accepted]

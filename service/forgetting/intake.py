@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from service.forgetting.ports import IntakeLedger
 from service.forgetting.receipts import ReceiptSigner, receipt_content
 from service.forgetting.tombstones import TombstoneFile
+from service.ledger import AcceptedForget
 from service.records import COMMAND_LINE, Correction, ForgetRequest, ItemName, Requester
 
 
@@ -52,9 +53,10 @@ class Intake:
         """
         return self._secured(self._ledger.rectify(user_id, correction, idempotency_key, by))
 
-    def _secured(self, request: ForgetRequest) -> ForgetRequest:
+    def _secured(self, accepted: AcceptedForget) -> ForgetRequest:
         sys.audit("lethe.forget.before_tombstone_file")
-        self._tombstones.add_tombstones(self._ledger.tombstones(request.request_id))
+        self._tombstones.add_tombstones(accepted.tombstones)
+        request = accepted.request
         if request.state == "completed" and request.receipt is None:
             receipt = self._empty_receipt(request)
             self._ledger.complete(request.request_id, receipt, request.masked_at)

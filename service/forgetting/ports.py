@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.ledger import (
+    AcceptedForget,
     ColumnSearch,
     Event,
     EventOutcome,
@@ -45,7 +46,7 @@ class TombstoneLedger(Protocol):
     def tombstones(self, request_id: str | None = None) -> list[Tombstone]: ...
 
 
-class IntakeLedger(TombstoneLedger, Protocol):
+class IntakeLedger(Protocol):
     """Accepts deletions: erases rows and sets masks in one transaction."""
 
     def forget(
@@ -55,9 +56,9 @@ class IntakeLedger(TombstoneLedger, Protocol):
         idempotency_key: str | None,
         remember: bool = False,
         by: Requester = COMMAND_LINE,
-    ) -> ForgetRequest: ...
+    ) -> AcceptedForget: ...
 
-    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> ForgetRequest: ...
+    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> AcceptedForget: ...
 
     def rectify(
         self,
@@ -65,7 +66,7 @@ class IntakeLedger(TombstoneLedger, Protocol):
         correction: Correction,
         idempotency_key: str | None,
         by: Requester = COMMAND_LINE,
-    ) -> ForgetRequest: ...
+    ) -> AcceptedForget: ...
 
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None: ...
 

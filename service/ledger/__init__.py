@@ -10,6 +10,7 @@ that had seen them, until these artifacts are replaced.
 from service.ledger.audit import AuditEntry, AuditTrail, ChainCheck
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
+from service.ledger.deletions import AcceptedForget
 from service.ledger.events import Event, EventOutcome
 from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
@@ -35,6 +36,7 @@ __all__ = [
     "LONGEST_GROUND",
     "MEMORIZED",
     "VALIDATES",
+    "AcceptedForget",
     "ApiKey",
     "AssignmentColumns",
     "AuditEntry",

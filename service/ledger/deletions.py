@@ -32,7 +32,7 @@ from service.ledger.statements import (
     is_storable,
     keyed,
 )
-from service.ledger.tombstones import add_tombstones
+from service.ledger.tombstones import add_tombstones, read_tombstones
 from service.records import (
     ById,
     ByTitle,
@@ -44,9 +44,18 @@ from service.records import (
     Requester,
     RequestState,
     Scope,
+    Tombstone,
 )
 
 Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedForget:
+    """A deletion, and what its caller is to keep beside the ledger before it is confirmed."""
+
+    request: ForgetRequest
+    tombstones: tuple[Tombstone, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,7 @@ def _stated(name: ItemName) -> str:
 
 def accept(
     connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
-) -> ForgetRequest:
+) -> AcceptedForget:
     """The request that answers the command: under a known idempotency key the earlier one.
 
     What is not held is remembered for `remember_seconds`. Raises IdempotencyConflict.
@@ -146,18 +155,19 @@ def accept(
     of_key = sa.select(tables.idempotency).where(tables.idempotency.c.key_hash.in_(command.known_as))
     known = connection.execute(of_key).first()
     if known is None:
-        request = _accept(connection, command, hashes, remember_seconds, clock)
-        row = {"key_hash": command.key_hash, "content_hash": command.content_hash, "request_id": request.request_id}
+        accepted = _accept(connection, command, hashes, remember_seconds, clock)
+        request_id = accepted.request.request_id
+        row = {"key_hash": command.key_hash, "content_hash": command.content_hash, "request_id": request_id}
         insert_new(connection, tables.idempotency, [row])
-        return request
+        return accepted
     if known.content_hash != command.known_as[known.key_hash]:
         raise IdempotencyConflict("this idempotency key was used before, for a different request; take a new key")
-    return one_request(connection, known.request_id)
+    return _known(connection, one_request(connection, known.request_id))
 
 
 def _accept(
     connection: sa.Connection, command: ForgetCommand, hashes: KeyedHashes, remember_seconds: float, clock: Clock
-) -> ForgetRequest:
+) -> AcceptedForget:
     mine = sa.select(tables.lineage).where(tables.lineage.c.user_id == command.user_id)
     lineage = connection.execute(mine).all()
     findings = look_up(connection, command.user_id, command.names, seen=bool(lineage), hashes=hashes)
@@ -175,20 +185,27 @@ def _accept(
         for earlier in pending:
             if earlier.scope == command.scope:
                 _note(connection, command, earlier, hashes)
-                return earlier
+                return _known(connection, earlier)
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
     owing = bool(erased or pending or (lineage and command.names is None))
     held_back = hold is not None and (erased > 0 or any(earlier.state == "held" for earlier in pending))
     state: RequestState = "held" if held_back else "accepted" if owing else "completed"
     request = _new_request(connection, command, findings, erased, lineage if owing else (), state, clock)
-    stones = findings.tombstones(request, command.remember, remember_seconds)
+    stones = tuple(findings.tombstones(request, command.remember, remember_seconds))
     if row is not None:
-        stones = (rectifying.tombstone_before(row, one) for one in stones)
+        stones = tuple(rectifying.tombstone_before(row, one) for one in stones)
     elif command.again:
-        stones = (one for one in stones if not rectifying.stands_before(findings.standing.get(one.scope_hash)))
+        stones = tuple(one for one in stones if not rectifying.stands_before(findings.standing.get(one.scope_hash)))
     add_tombstones(connection, stones)
     _note(connection, command, request, hashes)
-    return request
+    return AcceptedForget(request, stones)
+
+
+def _known(connection: sa.Connection, request: ForgetRequest) -> AcceptedForget:
+    """A request that was accepted before: whoever asked then may have died before the file had its tombstones."""
+    return AcceptedForget(
+        request, tuple(read_tombstones(connection, tables.tombstones.c.request_id == request.request_id))
+    )
 
 
 def _note(connection: sa.Connection, command: ForgetCommand, request: ForgetRequest, hashes: KeyedHashes) -> None:

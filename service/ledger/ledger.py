@@ -33,6 +33,7 @@ from service.ledger import (
 )
 from service.ledger.audit import AuditTrail
 from service.ledger.database import BUSY_SECONDS, Database
+from service.ledger.deletions import AcceptedForget
 from service.ledger.events import Event, EventOutcome, EventTaker
 from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
@@ -377,7 +378,7 @@ class Ledger:
         idempotency_key: str | None,
         remember: bool = False,
         by: Requester = COMMAND_LINE,
-    ) -> ForgetRequest:
+    ) -> AcceptedForget:
         """Delete a user (or only these of their interactions) and mask all that has seen them, in one transaction.
 
         Items are named by id or title; a title stands for every item that has it. The answer is `completed` at once when
@@ -392,7 +393,7 @@ class Ledger:
         )
         return self._accept(command)
 
-    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> ForgetRequest:
+    def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> AcceptedForget:
         """Delete what an old ledger brought back, as `forget` does.
 
         The tombstone of a correction stays as it is: one without an end would keep out the corrected row, too.
@@ -408,7 +409,7 @@ class Ledger:
         correction: Correction,
         idempotency_key: str | None,
         by: Requester = COMMAND_LINE,
-    ) -> ForgetRequest:
+    ) -> AcceptedForget:
         """Erase one interaction as `forget` does, and hold what the person says instead, in one transaction.
 
         The corrected row is the newest of its user: it has the time of the correction. Older rows of this user and item are
@@ -420,13 +421,13 @@ class Ledger:
         )
         return self._accept(command)
 
-    def _accept(self, command: deletions.ForgetCommand) -> ForgetRequest:
+    def _accept(self, command: deletions.ForgetCommand) -> AcceptedForget:
         with self._database.write_transaction() as connection:
             tombstones.remove_expired(connection, command.accepted_at)
-            request = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
+            accepted = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
-        return request
+        return accepted
 
     def request(self, request_id: str) -> ForgetRequest:
         """Raises UnknownRequest."""

@@ -40,5 +40,5 @@ def test_a_deletion_does_not_name_what_a_rehearsal_has_made(ledger: Ledger, tmp_
             changed,
         )
     assert ledger.mask() == before
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     assert (request.affected_shards, request.shard_names, request.masked_rows) == (("served",), ("0",), 0)

@@ -509,7 +509,7 @@ def test_what_a_slow_worker_made_of_somebody_forgotten_since_is_erased_although_
 def test_who_has_nothing_to_be_forgotten_while_a_build_begins_leaves_no_mask_behind(world: World) -> None:
     def others() -> None:
         world.forget("ann")
-        assert world.ledger.forget("dee", ["unknown"], None).state == "completed"
+        assert world.ledger.forget("dee", ["unknown"], None).request.state == "completed"
 
     world.forget("fay")
     overtaken: Any = Overtaken(world.ledger, "record_lineage", others)

@@ -276,7 +276,7 @@ def test_a_process_with_the_old_secret_can_write_nothing_after_a_rotation(at: st
         running.import_data(ITEMS, ROWS, "movie")
         files.rotate(at, tmp_path / "tombstones.jsonl")
         for write in (
-            lambda: running.forget("ann", None, None),
+            lambda: running.forget("ann", None, None).request,
             lambda: running.import_data(ITEMS, ROWS, None),
             running.require_writable,
         ):
@@ -288,11 +288,11 @@ def test_a_process_with_the_old_secret_can_write_nothing_after_a_rotation(at: st
 def test_an_idempotency_key_is_known_after_a_rotation(at: str | Path, tmp_path: Path) -> None:
     with Ledger(at, OLD) as ledger:
         ledger.import_data(ITEMS, ROWS, "movie")
-        first = ledger.forget("ann", None, "a key")
+        first = ledger.forget("ann", None, "a key").request
     rekey(at, NEW, [OLD])
     with Ledger(at, NEW, retired=[OLD]) as ledger:
-        assert ledger.forget("ann", None, "a key").request_id == first.request_id
-        assert ledger.forget("ann", None, None).request_id == first.request_id  # still owed
+        assert ledger.forget("ann", None, "a key").request.request_id == first.request_id
+        assert ledger.forget("ann", None, None).request.request_id == first.request_id  # still owed
         with pytest.raises(InvalidInput, match="used before"):
             ledger.forget("bob", None, "a key")
 

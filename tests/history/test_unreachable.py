@@ -112,7 +112,7 @@ def test_a_replica_without_its_ledger_answers_503_and_then_as_the_ledger_has_bec
         with cut.made():
             for _ in range(2):
                 _assert_silent(client)
-            accepted = ledger.forget("ann", None, None)
+            accepted = ledger.forget("ann", None, None).request
             _assert_silent(client)
         after = eventually(lambda: _ranking(client), "the replica answers again")
         assert after["fence"] == accepted.fence > before["fence"]

@@ -54,7 +54,7 @@ def test_an_entry_that_was_removed_is_missed(ledger: Ledger) -> None:
 def test_a_completed_deletion_removes_the_person_from_earlier_entries_and_keeps_its_own(ledger: Ledger) -> None:
     ledger.forget("ann", ["2"], None, by=PORTAL)
     ledger.forget("bob", ["2"], None, by=PORTAL)
-    request = ledger.forget("ann", None, None, by=PORTAL)
+    request = ledger.forget("ann", None, None, by=PORTAL).request
     subject = ledger.subject("ann")
     assert [entry.event.subject for entry in ledger.trail.entries(9)].count(subject) == 2
     ledger.start([request.request_id])
@@ -72,7 +72,7 @@ def test_a_completed_deletion_removes_the_person_from_earlier_entries_and_keeps_
 
 def test_nothing_of_a_removed_person_can_be_tried_out(ledger: Ledger) -> None:
     ledger.forget("ann", ["2"], None, by=PORTAL)
-    request = ledger.forget("ann", None, None, by=PORTAL)
+    request = ledger.forget("ann", None, None, by=PORTAL).request
     ledger.complete(request.request_id, "{}", 1_800_000_001.0)
     with ledger._database.read_transaction() as connection:
         first = connection.execute(sa.select(tables.audit_log).where(tables.audit_log.c.seq == 1)).one()

@@ -49,13 +49,13 @@ def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
 
 
 def test_a_deletion_tells_what_it_found(ledger: Ledger) -> None:
-    stranger = ledger.forget("nobody", None, None)
+    stranger = ledger.forget("nobody", None, None).request
     assert (stranger.held, stranger.found, stranger.state) == (False, Outcome.NOTHING_HELD, "completed")
-    assert ledger.forget("nobody", None, None).found is Outcome.NOTHING_HELD
-    erased = ledger.forget("ann", None, None)
+    assert ledger.forget("nobody", None, None).request.found is Outcome.NOTHING_HELD
+    erased = ledger.forget("ann", None, None).request
     assert (erased.held, erased.found, erased.erased_interactions) == (True, Outcome.ERASED, 3)
     ledger.complete(erased.request_id, "{}", 2_000.0)
-    again = ledger.forget("ann", None, None)
+    again = ledger.forget("ann", None, None).request
     assert (again.held, again.found, again.state) == (False, Outcome.ALREADY_ERASED, "completed")
     assert [ledger.request(one.request_id) for one in (stranger, again)] == [stranger, again]
 
@@ -76,7 +76,7 @@ def test_a_deletion_tells_what_it_found(ledger: Ledger) -> None:
 def test_items_are_named_by_id_or_title(
     ledger: Ledger, names: list[ItemName], left: set[str], items: NamedItems
 ) -> None:
-    request = ledger.forget("ann", names, None)
+    request = ledger.forget("ann", names, None).request
     assert (ledger.seen("ann"), request.items, request.held) == (frozenset(left), items, bool(items.erased))
     assert request.found is (Outcome.ERASED if items.erased else Outcome.NOTHING_HELD)
     assert ledger.request(request.request_id) == request
@@ -84,11 +84,11 @@ def test_items_are_named_by_id_or_title(
 
 def test_an_item_that_was_erased_is_told_apart_from_one_that_never_was_there(ledger: Ledger) -> None:
     ledger.forget("ann", ["1"], None)
-    second = ledger.forget("ann", ["1", "5", "6"], None)
+    second = ledger.forget("ann", ["1", "5", "6"], None).request
     assert (second.held, second.found) == (False, Outcome.ALREADY_ERASED)
     assert second.items == NamedItems(named=3, erased=0, already_erased=1, not_held=1, unknown=1)
     ledger.forget("ann", None, None)
-    after_all = ledger.forget("ann", ["2", "6"], None)
+    after_all = ledger.forget("ann", ["2", "6"], None).request
     assert after_all.items == NamedItems(named=2, erased=0, already_erased=1, not_held=0, unknown=1)
 
 
@@ -114,8 +114,8 @@ def test_a_ledger_keeps_one_form_of_each_id(ledger: Ledger) -> None:
 
 
 def test_a_key_stands_for_all_spellings_of_one_request_alone(ledger: Ledger) -> None:
-    first = ledger.forget("ann", ["1"], "key")
-    assert ledger.forget(" ann", ["1 "], "key") == first
+    first = ledger.forget("ann", ["1"], "key").request
+    assert ledger.forget(" ann", ["1 "], "key").request == first
     for user, names, remember in (("ann", [ById("1")], False), ("ann", [ByTitle("1")], False), ("ann", ["1"], True)):
         with pytest.raises(IdempotencyConflict):
             ledger.forget(user, names, "key", remember)
@@ -137,11 +137,11 @@ def test_an_unknown_id_is_kept_out_for_a_time_and_only_by_older_rows(ledger: Led
 
 
 def test_an_unknown_id_is_kept_out_for_ever_if_asked_to(ledger: Ledger, clock: Clock) -> None:
-    request = ledger.forget("bob", None, None, remember=True)
+    request = ledger.forget("bob", None, None, remember=True).request
     assert request.found is Outcome.NOTHING_HELD
     clock.now += 1_000 * DAY
     ledger.forget("bob", None, None)
-    assert ledger.forget("bob", None, None).found is Outcome.NOTHING_HELD
+    assert ledger.forget("bob", None, None).request.found is Outcome.NOTHING_HELD
     clock.now += 1_000 * DAY
     assert ledger.import_data([], rows_of("bob", "1", timestamp=2**40), None).tombstoned == 1
 
@@ -242,7 +242,7 @@ def test_ids_of_earlier_versions_become_keys_and_meet(url: str) -> None:
         with ledger.read_transaction() as transaction:
             assert transaction.changed(None, 10).keys() == {nfc, "bob"}
         assert ledger.import_data([], rows_of("Zo\u00eb", "a"), None).tombstoned == 1
-        request = ledger.forget(nfd, None, None)
+        request = ledger.forget(nfd, None, None).request
         assert (request.erased_interactions, request.masked_samples, request.masked_rows) == (2, 3, 1)
         assert ledger.mask().adapters == {"d1"}
-        assert ledger.forget("Zoe\u0308", None, None).found is Outcome.ALREADY_ERASED
+        assert ledger.forget("Zoe\u0308", None, None).request.found is Outcome.ALREADY_ERASED

@@ -103,8 +103,8 @@ def test_events_make_no_cache_old_and_a_moved_horizon_does(served: Ledger) -> No
 def test_a_forgotten_person_leaves_nothing_on_either_side_of_the_horizon(served: Ledger) -> None:
     told = [Event(row("ann", 1, 5_000), "e1"), Event(row("ann", 3), "e2"), Event(row("cid", 3), "e3")]
     served.take_events(told)
-    assert served.forget("ann", None, None).erased_interactions == 3
-    assert served.forget("cid", None, None).erased_interactions == 1
+    assert served.forget("ann", None, None).request.erased_interactions == 3
+    assert served.forget("cid", None, None).request.erased_interactions == 1
     assert served.seen("ann") == served.seen("cid") == frozenset()
     assert served.search("ann").found == {}
     assert served.take_events(told) == [EventOutcome.FORGOTTEN] * 3
@@ -114,7 +114,7 @@ def test_a_forgotten_person_leaves_nothing_on_either_side_of_the_horizon(served:
 
 def test_a_single_interaction_is_forgotten_with_the_row_that_it_replaced(served: Ledger) -> None:
     served.take_events([Event(row("ann", 1, 5_000, liked=False), "e1"), Event(row("ann", 3), "e2")])
-    assert served.forget("ann", ["i1"], None).erased_interactions == 1
+    assert served.forget("ann", ["i1"], None).request.erased_interactions == 1
     assert served.seen("ann") == {"i0", "i3"}
     assert counted(served.view()) == BEFORE - {("ann", "i1", True)}
     assert served.take_events([Event(row("ann", 1, 9_000), "e1"), Event(row("ann", 3), "e2")]) == [

@@ -149,7 +149,7 @@ def test_text_that_no_database_stores_is_refused_as_the_input_it_is(ledger: Ledg
         ledger.subject,
         ledger.seen,
         lambda user: ledger.history(user, 3),
-        lambda u: ledger.forget(u, None, None),
+        lambda u: ledger.forget(u, None, None).request,
     ):
         with pytest.raises(InvalidInput):
             ask(bad)
@@ -308,7 +308,7 @@ def test_what_is_remembered_of_a_user_falls_with_any_change_of_theirs_and_of_nob
 
     of_ann(lambda: filled.import_data([], rows_of("ann", 7), None))
     of_ann(lambda: filled.import_data([], [Interaction("ann", "i7", False, 9_999)], None))
-    of_ann(lambda: filled.forget("ann", ["i7"], None))
+    of_ann(lambda: filled.forget("ann", ["i7"], None).request)
     remember(filled, *changed(filled))
     filled.import_data([], rows_of("ann", 0), None)
     filled.forget("ann", ["no such item"], None)
@@ -400,7 +400,7 @@ def test_a_reading_sees_one_moment(filled: Ledger) -> None:
 
 def test_forgetting_deletes_and_masks_and_moves_the_fence_at_once(filled: Ledger) -> None:
     before = filled.mask()
-    request = filled.forget("ann", None, None)
+    request = filled.forget("ann", None, None).request
     after = filled.mask()
     assert (request.state, request.scope, request.fence) == ("accepted", "user", 1)
     assert (request.erased_interactions, request.masked_rows) == (3, 1)
@@ -420,16 +420,16 @@ def test_a_deletion_that_fails_half_way_leaves_all_as_it_was(filled: Ledger, ste
 
 
 def test_forgetting_single_interactions_keeps_the_user(filled: Ledger) -> None:
-    request = filled.forget("ann", ["i1", "no such item"], None)
+    request = filled.forget("ann", ["i1", "no such item"], None).request
     assert (request.scope, request.erased_interactions, request.state) == ("interactions", 1, "accepted")
     assert filled.seen("ann") == {"i0", "i2"}
     assert filled.mask().adapters == {"adapter-a", "adapter-b"}
-    later = filled.forget("ann", None, None)
+    later = filled.forget("ann", None, None).request
     assert (later.fence, later.affected_shards, later.erased_interactions) == (2, ("adapter-a", "adapter-b"), 2)
 
 
 def test_forgetting_interactions_that_nobody_holds_is_completed_at_once(filled: Ledger) -> None:
-    request = filled.forget("ann", ["i7"], None)
+    request = filled.forget("ann", ["i7"], None).request
     assert (request.state, request.erased_interactions, filled.mask().adapters) == ("completed", 0, frozenset())
 
 
@@ -440,7 +440,7 @@ def test_forgetting_no_items_at_all_is_refused(filled: Ledger) -> None:
 
 def test_forgetting_a_stranger_is_completed_and_keeps_them_out(filled: Ledger) -> None:
     before = filled.mask()
-    request = filled.forget("cy", None, None)
+    request = filled.forget("cy", None, None).request
     assert (request.state, request.erased_interactions, request.fence) == ("completed", 0, before.fence)
     assert request.completed_at == request.masked_at
     assert (filled.mask(), filled.pending()) == (before, [])
@@ -448,28 +448,28 @@ def test_forgetting_a_stranger_is_completed_and_keeps_them_out(filled: Ledger) -
 
 
 def test_nobody_is_told_completed_while_their_deletion_is_owed(filled: Ledger) -> None:
-    first = filled.forget("ann", None, None)
-    assert filled.forget("ann", None, None) == first
+    first = filled.forget("ann", None, None).request
+    assert filled.forget("ann", None, None).request == first
     filled.start([first.request_id])
-    assert filled.forget("ann", None, None).request_id == first.request_id
+    assert filled.forget("ann", None, None).request.request_id == first.request_id
     filled.complete(first.request_id, "{}", DONE)
-    assert filled.forget("ann", None, None).state == "completed"
+    assert filled.forget("ann", None, None).request.state == "completed"
 
 
 def test_a_user_whose_every_interaction_is_being_forgotten_is_still_owed_their_own_deletion(ledger: Ledger) -> None:
     # A build may have read them before, and not yet have said so.
     ledger.import_data(ITEMS, rows_of("ann", 0), "movie")
     ledger.forget("ann", ["i0"], None)
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     assert request.state == "accepted"
     ledger.record_lineage(0, {"late": ["ann"]}, {})
     assert ledger.mask().adapters == {"late"}
 
 
 def test_a_user_who_came_back_while_their_deletion_is_owed_can_be_forgotten_again(filled: Ledger) -> None:
-    first = filled.forget("ann", None, None)
+    first = filled.forget("ann", None, None).request
     filled.import_data([], rows_of("ann", 4), None, allow_returning=True)
-    second = filled.forget("ann", None, None)
+    second = filled.forget("ann", None, None).request
     assert (second.request_id == first.request_id, second.erased_interactions, second.fence) == (False, 1, 2)
     assert filled.seen("ann") == frozenset()
 
@@ -504,8 +504,8 @@ def test_a_user_may_return_when_the_import_says_so(filled: Ledger) -> None:
 
 
 def test_a_key_gives_the_same_answer_again(filled: Ledger) -> None:
-    first = filled.forget("ann", ["i1", "i0"], "key")
-    assert filled.forget("ann", ["i0", "i1", "i1"], "key") == first
+    first = filled.forget("ann", ["i1", "i0"], "key").request
+    assert filled.forget("ann", ["i0", "i1", "i1"], "key").request == first
     assert filled.mask().fence == 1
 
 
@@ -518,10 +518,10 @@ def test_a_key_is_not_taken_for_another_request(filled: Ledger, user: str, items
 
 
 def test_a_key_used_while_the_deletion_was_owed_keeps_its_answer(filled: Ledger) -> None:
-    first = filled.forget("ann", None, "one")
+    first = filled.forget("ann", None, "one").request
     filled.forget("ann", None, "two")
     filled.complete(first.request_id, "{}", DONE)
-    assert filled.forget("ann", None, "two").request_id == first.request_id
+    assert filled.forget("ann", None, "two").request.request_id == first.request_id
 
 
 def test_twenty_threads_with_one_key_make_one_request(filled: Ledger) -> None:
@@ -529,7 +529,7 @@ def test_twenty_threads_with_one_key_make_one_request(filled: Ledger) -> None:
 
     def ask(_: int) -> str:
         gate.wait()
-        return filled.forget("ann", None, "key").request_id
+        return filled.forget("ann", None, "key").request.request_id
 
     with ThreadPoolExecutor(20) as pool:
         assert len(set(pool.map(ask, range(20)))) == 1
@@ -540,7 +540,9 @@ def test_concurrent_deletions_each_get_a_fence_of_their_own(ledger: Ledger) -> N
     users = [f"user-{n}" for n in range(12)]
     ledger.import_data(ITEMS, [row for user in users for row in rows_of(user, 0, 1)], "movie")
     with ThreadPoolExecutor(6) as pool:
-        fences = sorted(request.fence for request in pool.map(lambda user: ledger.forget(user, None, None), users))
+        fences = sorted(
+            request.fence for request in pool.map(lambda user: ledger.forget(user, None, None).request, users)
+        )
     assert fences == list(range(1, 13))
     assert ledger.counts().interactions == 0
 
@@ -550,7 +552,7 @@ def test_concurrent_deletions_each_get_a_fence_of_their_own(ledger: Ledger) -> N
 
 def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_saw(filled: Ledger) -> None:
     view = filled.view()
-    request = filled.forget("ann", None, None)
+    request = filled.forget("ann", None, None).request
     before = filled.mask()
     filled.record_lineage(view.fence, {"new-a": ["ann", "bob"], "new-b": ["bob"]}, {"new-1": "ann", "new-2": "bob"})
     mask = filled.mask()
@@ -559,8 +561,8 @@ def test_who_was_forgotten_after_the_view_is_masked_when_the_build_says_what_it_
     assert mask.revision > before.revision
     filled.complete(request.request_id, "{}", DONE)
     assert filled.mask().adapters == frozenset()
-    assert filled.forget("ann", None, None).state == "completed"  # so no exposure of hers was kept
-    assert filled.forget("bob", None, None).affected_shards == ("adapter-b", "new-a", "new-b")
+    assert filled.forget("ann", None, None).request.state == "completed"  # so no exposure of hers was kept
+    assert filled.forget("bob", None, None).request.affected_shards == ("adapter-b", "new-a", "new-b")
 
 
 def test_who_was_forgotten_before_the_view_is_not_masked_by_it(filled: Ledger) -> None:
@@ -574,7 +576,7 @@ def test_a_user_who_loses_single_interactions_during_a_build_is_masked_and_stays
     filled.forget("ann", ["i1"], None)
     filled.record_lineage(view.fence, {"new": ["ann"]}, {})
     assert "new" in filled.mask().adapters
-    assert "new" in filled.forget("ann", None, None).affected_shards
+    assert "new" in filled.forget("ann", None, None).request.affected_shards
 
 
 def test_recording_exposures_again_changes_nothing(filled: Ledger) -> None:
@@ -590,13 +592,13 @@ def generation(name: str) -> Published:
 def test_exposures_of_artifacts_that_are_gone_are_dropped(filled: Ledger) -> None:
     assert filled.publish(generation("g"), {"adapter-b"}, {"row-2"})
     filled.drop_lineage_except({"adapter-b"}, {"row-2"}, "g")
-    request = filled.forget("ann", None, None)
+    request = filled.forget("ann", None, None).request
     assert (request.affected_shards, request.masked_rows) == (("adapter-b",), 0)
 
 
 def test_a_mask_outlives_its_request_only_as_long_as_its_artifact(filled: Ledger) -> None:
     view = filled.view()
-    request = filled.forget("ann", None, None)
+    request = filled.forget("ann", None, None).request
     filled.complete(request.request_id, "{}", DONE)
     filled.record_lineage(view.fence, {"stale": ["ann"]}, {})
     assert filled.mask().adapters == {"stale"}
@@ -620,14 +622,14 @@ def test_nothing_is_published_of_which_nobody_knows_any_more_whom_it_has_seen(fi
 def test_exposures_stay_when_another_generation_is_published_by_now(filled: Ledger) -> None:
     assert filled.publish(generation("newer"), {"adapter-a"}, {"row-1"})
     filled.drop_lineage_except({"adapter-b"}, {"row-2"}, "older")
-    assert filled.forget("ann", None, None).affected_shards == ("adapter-a", "adapter-b")
+    assert filled.forget("ann", None, None).request.affected_shards == ("adapter-a", "adapter-b")
 
 
 # The life of a request
 
 
 def test_a_request_goes_through_its_states(filled: Ledger) -> None:
-    identity = filled.forget("ann", None, None).request_id
+    identity = filled.forget("ann", None, None).request.request_id
     filled.start([identity])
     first = filled.request(identity)
     assert (first.state, first.attempts, first.retraining_at is not None) == ("retraining", 1, True)
@@ -644,7 +646,7 @@ def test_a_request_goes_through_its_states(filled: Ledger) -> None:
 
 
 def test_completing_again_changes_nothing(filled: Ledger) -> None:
-    identity = filled.forget("ann", None, None).request_id
+    identity = filled.forget("ann", None, None).request.request_id
     filled.complete(identity, "first", DONE)
     before = filled.request(identity), filled.mask()
     filled.complete(identity, "second", DONE)
@@ -654,7 +656,7 @@ def test_completing_again_changes_nothing(filled: Ledger) -> None:
 
 
 def test_completing_one_request_keeps_the_masks_of_another(filled: Ledger) -> None:
-    first, second = filled.forget("ann", None, None), filled.forget("bob", None, None)
+    first, second = filled.forget("ann", None, None).request, filled.forget("bob", None, None).request
     filled.complete(first.request_id, "{}", DONE)
     assert (filled.mask().adapters, filled.mask().rows) == (frozenset({"adapter-b"}), frozenset({"row-2"}))
     assert filled.pending() == [second]
@@ -703,10 +705,10 @@ def test_a_clock_that_is_set_back_makes_no_deletion_end_before_it_began(url: str
     times = iter([1_000.0, 1_000.0, 400.0])  # of the import, too
     with Ledger(url, SECRET, clock=lambda: next(times, 300.0)) as ledger:
         ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
-        request = ledger.forget("ann", None, None)
+        request = ledger.forget("ann", None, None).request
         assert (request.accepted_at, request.masked_at) == (1_000.0, 1_000.0)
         assert ledger.oldest_pending_age() == 0.0
-        later = ledger.forget("stranger", None, None)
+        later = ledger.forget("stranger", None, None).request
         assert [pending.request_id for pending in ledger.pending()] == [request.request_id]
         assert later.completed_at == 300.0
 
@@ -715,13 +717,13 @@ def test_requests_are_in_the_order_of_their_fences_whatever_the_clock_says(url: 
     times = iter(range(100, 0, -1))
     with Ledger(url, SECRET, clock=lambda: float(next(times))) as ledger:
         ledger.import_data(ITEMS, [row for user in "abc" for row in rows_of(user, 0)], "movie")
-        requests = [ledger.forget(user, None, None) for user in "cab"]
+        requests = [ledger.forget(user, None, None).request for user in "cab"]
         assert [pending.fence for pending in ledger.pending()] == [1, 2, 3]
         assert ledger.pending() == requests
 
 
 def test_counts_of_states(filled: Ledger) -> None:
-    request = filled.forget("ann", None, None)
+    request = filled.forget("ann", None, None).request
     filled.forget("stranger", None, None)
     assert filled.requests_by_state() == {"accepted": 1, "held": 0, "retraining": 0, "completed": 1, "failed": 0}
     filled.complete(request.request_id, "{}", DONE)
@@ -761,7 +763,7 @@ def test_a_completed_request_keeps_no_user_id(url: str) -> None:
     with Ledger(url, SECRET) as ledger:
         ledger.import_data(ITEMS, rows_of(CANARY, 0, 1), "movie")
         ledger.record_lineage(0, {"a": [CANARY]}, {"r": CANARY})
-        request = ledger.forget(CANARY, None, f"{CANARY}-key")
+        request = ledger.forget(CANARY, None, f"{CANARY}-key").request
         ledger.start([request.request_id])
         ledger.complete(request.request_id, "{}", DONE)
         ledger.erase_traces()
@@ -818,7 +820,7 @@ def test_an_id_is_found_as_a_whole_value_and_not_inside_longer_ones(ledger: Ledg
 
 
 def test_a_text_inside_a_document_of_the_database_is_found_between_delimiters(ledger: Ledger) -> None:
-    request = ledger.forget("nobody", None, None)
+    request = ledger.forget("nobody", None, None).request
     ledger.complete(request.request_id, '{"who":"kanarek-7","also":"kanarek-77"}', 5.0)
     assert ledger.search("kanarek-7").found == {"forget_requests.receipt": 1}
     assert ledger.search("kanarek-777").found == {}
@@ -829,7 +831,7 @@ def test_a_text_inside_a_document_of_the_database_is_found_between_delimiters(le
 
 
 def test_a_tombstone_of_an_item_does_not_tell_which_item_it_was(filled: Ledger) -> None:
-    request = filled.forget("ann", ["i1", "i2"], None)
+    request = filled.forget("ann", ["i1", "i2"], None).request
     stones = filled.tombstones(request.request_id)
     assert len({stone.scope_hash for stone in stones}) == 2
     assert not any(item.item_id in repr(stones) for item in ITEMS)
@@ -870,7 +872,7 @@ def test_the_fence_never_falls_because_of_old_tombstones(filled: Ledger) -> None
 def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger: Ledger) -> None:
     ledger.import_data(ITEMS, rows_of("ann", 0, 1), "movie")
     ledger.record_lineage(0, {"a": ["ann", "ann", "bob"], "b": ["ann"]}, {"row": "ann"})
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     assert (request.masked_samples, request.masked_rows) == (3, 1)
     assert ledger.masked_by(request.request_id) == MaskedArtifacts(
         frozenset({"a", "b"}), frozenset({"row"}), frozenset()
@@ -882,7 +884,7 @@ def test_a_deletion_counts_the_samples_that_the_masked_adapters_had_seen(ledger:
 def test_what_a_build_under_way_has_seen_of_somebody_is_added_to_their_request(ledger: Ledger) -> None:
     ledger.import_data(ITEMS, [*rows_of("ann", 0, 1), *rows_of("bob", 1)], "movie")
     ledger.record_lineage(0, {"a": ["ann"]}, {"row": "ann"}, {"a": "00"})
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     for _ in range(2):  # recorded again, it is not counted again
         ledger.record_lineage(0, {"b": ["ann", "ann", "bob"], "a": ["ann"]}, {"row": "ann", "new": "ann"}, {"b": "0"})
     late = ledger.request(request.request_id)

@@ -138,7 +138,7 @@ def test_lifted_everything_is_as_before(ledger: Ledger, built: bool) -> None:
     publish(ledger, "g-3")
     assert not ledger.is_behind()
     assert ledger.restraints.lift_restriction("ann").restraint is None
-    assert ledger.forget("ann", None, None).affected_shards == ("g-3-ad",)
+    assert ledger.forget("ann", None, None).request.affected_shards == ("g-3-ad",)
 
 
 def test_a_horizon_that_has_moved_meanwhile_has_moved_for_the_restricted_too(ledger: Ledger) -> None:
@@ -184,7 +184,7 @@ def test_a_restriction_of_nobody_changes_nothing_that_is_served(light: Ledger) -
 
 def test_a_deletion_of_a_restricted_person_erases_all_and_the_restriction_stands(ledger: Ledger) -> None:
     ledger.restraints.restrict("ann", "restriction")
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     assert (request.state, request.erased_interactions, request.held) == ("accepted", 4, True)
     assert request.affected_shards == ("g-1-ad",)
     assert ledger.export("ann").rows == ()
@@ -196,8 +196,8 @@ def test_a_deletion_of_a_restricted_person_erases_all_and_the_restriction_stands
 def test_single_interactions_of_a_restricted_person_can_be_forgotten_and_rectified(ledger: Ledger) -> None:
     ledger.restraints.restrict("ann", "restriction")
     assert ledger.preview("ann", [ById("i0"), ById("i5")]).interactions == 1
-    assert ledger.forget("ann", [ById("i0")], None).erased_interactions == 1
-    assert ledger.rectify("ann", Correction("i1", True, 5.0), None).state == "accepted"
+    assert ledger.forget("ann", [ById("i0")], None).request.erased_interactions == 1
+    assert ledger.rectify("ann", Correction("i1", True, 5.0), None).request.state == "accepted"
     assert ledger.seen("ann") == frozenset()
     told = {row.item_id: (row.liked, row.rating, row.set_aside) for row in ledger.export("ann").rows}
     assert told.keys() == {"i1", "i2", "i3"}
@@ -258,7 +258,7 @@ def test_who_is_restricted_while_a_build_reads_is_masked_in_what_it_makes(ledger
 
 def test_a_deletion_of_a_held_person_is_in_force_and_keeps_the_rows_until_the_hold_is_released(ledger: Ledger) -> None:
     ledger.restraints.hold("ann", "court order")
-    request = ledger.forget("ann", None, None)
+    request = ledger.forget("ann", None, None).request
     assert (request.state, request.erased_interactions, request.held) == ("held", 4, True)
     assert ledger.mask().adapters == {"g-1-ad"}
     assert counted(ledger.view()) == {"bob": ["i1"], "cid": ["i2"]}
@@ -284,9 +284,9 @@ def test_a_deletion_of_a_held_person_is_in_force_and_keeps_the_rows_until_the_ho
 
 def test_asked_again_a_held_deletion_is_the_same_and_a_stranger_gets_one_that_waits_with_it(light: Ledger) -> None:
     light.restraints.hold("ann", "court order")
-    first = light.forget("ann", None, None)
-    assert light.forget("ann", None, None).request_id == first.request_id
-    other = light.forget("ann", None, None, by=STRANGER)
+    first = light.forget("ann", None, None).request
+    assert light.forget("ann", None, None).request.request_id == first.request_id
+    other = light.forget("ann", None, None, by=STRANGER).request
     assert (other.state, other.request_id != first.request_id) == ("held", True)
     released = light.restraints.release_hold("ann")
     assert set(released.requests) == {first.request_id, other.request_id}
@@ -295,20 +295,20 @@ def test_asked_again_a_held_deletion_is_the_same_and_a_stranger_gets_one_that_wa
 
 def test_a_hold_over_nobody_lets_a_deletion_be_completed_at_once(light: Ledger) -> None:
     light.restraints.hold("nobody", "court order")
-    assert light.forget("nobody", None, None).state == "completed"
+    assert light.forget("nobody", None, None).request.state == "completed"
 
 
 def test_a_hold_that_comes_after_a_deletion_holds_nothing_of_it(light: Ledger) -> None:
-    request = light.forget("ann", None, None)
+    request = light.forget("ann", None, None).request
     assert light.restraints.hold("ann", "court order").rows == 0
     assert light.request(request.request_id).state == "accepted"
-    assert light.forget("ann", None, None, by=STRANGER).state == "accepted"
+    assert light.forget("ann", None, None, by=STRANGER).request.state == "accepted"
 
 
 def test_single_interactions_and_corrections_of_a_held_person_keep_what_was(ledger: Ledger) -> None:
     ledger.restraints.hold("ann", "court order")
-    one = ledger.forget("ann", [ById("i0")], None)
-    other = ledger.rectify("ann", Correction("i1", True), None)
+    one = ledger.forget("ann", [ById("i0")], None).request
+    other = ledger.rectify("ann", Correction("i1", True), None).request
     assert (one.state, other.state) == ("held", "held")
     told = [(row.item_id, row.liked, row.set_aside) for row in ledger.export("ann").rows]
     assert sorted(told, key=str) == [
@@ -328,7 +328,7 @@ def test_single_interactions_and_corrections_of_a_held_person_keep_what_was(ledg
 def test_held_and_restricted_a_deletion_takes_the_rows_from_the_restriction(light: Ledger) -> None:
     light.restraints.restrict("ann", "restriction")
     light.restraints.hold("ann", "court order")
-    assert light.forget("ann", None, None).state == "held"
+    assert light.forget("ann", None, None).request.state == "held"
     status, hold = light.restraints.status("ann", "restriction"), light.restraints.status("ann", "hold")
     assert status is not None
     assert hold is not None
@@ -373,7 +373,7 @@ def test_the_trail_says_who_did_what_and_nothing_of_a_person_who_is_gone(light: 
     light.restraints.release_hold("ann")
     actions = ["restrict", "restrict.lift", "hold", "hold.release"]
     assert [entry.event.action for entry in light.trail.entries(4)] == actions
-    request = light.forget("ann", None, None)
+    request = light.forget("ann", None, None).request
     completed(light, request.request_id)
     assert {entry.event.subject for entry in light.trail.entries(9) if entry.event.action in actions} == {None}
     assert light.trail.check().faults == ()
@@ -386,7 +386,7 @@ def test_restraints_are_known_under_a_new_secret_of_people_who_are_held_and_of_o
         old.restraints.restrict("ann", "objection")
         old.restraints.restrict("nobody", "objection")
         old.restraints.hold("bob", "court order")
-        assert old.forget("bob", None, None).state == "held"
+        assert old.forget("bob", None, None).request.state == "held"
     rekey(at, b"another secret", [SECRET])
     with Ledger(at, b"another secret", retired=[SECRET]) as new:
         subjects = {one.subject for one in new.restraints.standing()}

@@ -185,7 +185,7 @@ def test_beside_a_later_version_that_only_added_this_one_works_and_says_so(
     with Ledger(url, SECRET) as running:
         running.import_data([ITEM], [Interaction("ann", "1", True, 1)], "movie")
         assert open_as(later("op.add_column('items', sa.Column('color', sa.Text))"), url) == (NOW, "9999")
-        assert running.forget("ann", None, None).erased_interactions == 1
+        assert running.forget("ann", None, None).request.erased_interactions == 1
     with Ledger(url, SECRET) as started:
         assert started.counts().items == 1
     assert "ledger_newer" in caplog.messages
@@ -196,7 +196,11 @@ def test_beside_a_later_version_that_allows_it_no_more_this_one_says_why_not(url
     with Ledger(url, SECRET) as running:
         running.import_data([ITEM], [Interaction("ann", "1", True, 1)], "movie")
         open_as(later("op.execute(\"UPDATE state SET oldest_schema = '9999'\")"), url)
-        for ask in (running.mask, lambda: running.forget("ann", None, None), lambda: running.set_shards_training(1)):
+        for ask in (
+            running.mask,
+            lambda: running.forget("ann", None, None).request,
+            lambda: running.set_shards_training(1),
+        ):
             with pytest.raises(LedgerNewer, match="stop this process and start the later version"):
                 ask()
     with pytest.raises(LedgerNewer, match=rf"has schema 9999, made by a later version.*up to {NOW}"):

@@ -107,7 +107,7 @@ class Installation:
         Erasing and searching the files for remains is not in it.
         """
         began = time.perf_counter()
-        request = self._ledger.forget(user, None, None)
+        request = self._ledger.forget(user, None, None).request
         self._build()
         self._ledger.complete(request.request_id, _NO_RECEIPT, time.time())  # lifts the masks
         return time.perf_counter() - began
