@@ -108,7 +108,7 @@ class WatchedLedger(Ledger):
 
     def resurrected_users(self) -> dict[str, list[str] | None]:
         """Look for users who are held although a tombstone stands, timed."""
-        with self._noting("found_again"):
+        with self._noting("resurrected_users"):
             return super().resurrected_users()
 
     @contextmanager

@@ -21,17 +21,17 @@ def ledger(tmp_path: Path) -> Ledger:
     return opened
 
 
-def test_a_deletion_does_not_name_what_a_rehearsal_has_made(ledger: Ledger, tmp_path: Path) -> None:
-    rehearsal = DryRunLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
+def test_a_deletion_does_not_name_what_a_dry_run_has_made(ledger: Ledger, tmp_path: Path) -> None:
+    dry_run = DryRunLedger(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET)
     before = ledger.mask()
-    rehearsal.record_lineage(0, {"rehearsed": ["ann"]}, {"row": "ann"}, {"rehearsed": "0"})
-    with rehearsal.read_transaction() as transaction:
+    dry_run.record_lineage(0, {"tried": ["ann"]}, {"row": "ann"}, {"tried": "0"})
+    with dry_run.read_transaction() as transaction:
         changed = transaction.changed(None, None)
-    rehearsal.begin_fingerprint("another")
-    rehearsal.save_assignments(changed, [ShardAssignment("ann", "ann", "01", 1, "digest")])
-    rehearsal.record_partition("digest", [("ann", "ann", "000000")])
-    rehearsal.set_shards_training(3)
-    assert rehearsal.view() == ledger.view()
+    dry_run.begin_fingerprint("another")
+    dry_run.save_assignments(changed, [ShardAssignment("ann", "ann", "01", 1, "digest")])
+    dry_run.record_partition("digest", [("ann", "ann", "000000")])
+    dry_run.set_shards_training(3)
+    assert dry_run.view() == ledger.view()
     assert (ledger.recorded_partition("digest"), ledger.shards_training()) == ({}, 0)
     with ledger.read_transaction() as transaction:
         assert (transaction.fingerprint, transaction.assignments_under(""), transaction.changed(None, None)) == (

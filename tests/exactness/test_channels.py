@@ -484,7 +484,7 @@ def test_nothing_in_a_generation_tells_a_time_a_fence_or_a_process(everybody: Ho
         assert not re.search(rb'"(time|fence|pid|host|user|created_at)":', content), name
 
 
-def test_a_rehearsal_does_not_trust_remembered_paths(
+def test_a_dry_run_does_not_trust_remembered_paths(
     everybody: Home, scratch: Path, smallest_model: ModelSpec, request: Any
 ) -> None:
     path = {unit: ("0" if found[0] == "1" else "1") + found[1:] for unit, found in _paths(everybody).items() if found}
@@ -493,7 +493,7 @@ def test_a_rehearsal_does_not_trust_remembered_paths(
             "UPDATE placements SET path = ? WHERE unit_key = ? AND path < '2'", [(p, unit) for unit, p in path.items()]
         )
     everybody.build()
-    store = Store(scratch / f"rehearsed-{request.node.name}")
+    store = Store(scratch / f"dry-run-{request.node.name}")
     with DryRunLedger(f"sqlite:///{everybody.folder}/ledger.db", SECRET) as ledger:
         validation_run = Builder(ledger, store, smallest_model, PUBLIC_TEXTS, SECRET, ENVIRONMENT).build(CONFIG)
     assert validation_run.generation != everybody.ledger.generation()

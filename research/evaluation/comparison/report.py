@@ -97,7 +97,7 @@ def render(comparison: Comparison, command: str) -> str:
         paper_model=published.MODEL,
         paper_knows=_paper_knows(comparison),
         unknown=tables.UNKNOWN,
-        scored="scored validation" if comparison.is_rehearsal else "test",
+        scored="scored validation" if comparison.is_validation_run else "test",
         samples=_samples(comparison.split),
     )
 

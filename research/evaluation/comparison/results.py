@@ -82,14 +82,14 @@ class Comparison:
     studies: tuple[StudyPoint, ...]
 
     @property
-    def is_rehearsal(self) -> bool:
+    def is_validation_run(self) -> bool:
         """Whether validation samples were scored in the place of the test samples."""
         return "scored validation" in self.split
 
     @property
     def scored_samples(self) -> int:
         """How many samples the figures are of."""
-        return self.split["scored validation" if self.is_rehearsal else "test"]
+        return self.split["scored validation" if self.is_validation_run else "test"]
 
     def to_json(self) -> dict[str, Any]:
         """The comparison in JSON values; a figure that is NaN is written as null."""

@@ -1,7 +1,7 @@
 """What methods are compared on: a catalog, a pool to draw training samples from, and fixed validation and test samples.
 
 The validation samples serve routing only, and no test sample serves anything but the final figures. Settings are chosen on
-a rehearsed split, which holds no test sample at all.
+the split of a validation run, which holds no test sample at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 class Split:
     """One data set, cut in three. `items` hold every item that a sample names.
 
-    In a rehearsed split both `valid` and `test` are validation samples.
+    In the split of a validation run both `valid` and `test` are validation samples.
     """
 
     dataset: str  # movielens-100k | bookcrossing | the name of the table's folder
@@ -44,7 +44,7 @@ class Split:
     train: tuple[Sample, ...]  # the pool
     valid: tuple[Sample, ...]
     test: tuple[Sample, ...]
-    is_rehearsed: bool = False
+    is_validation_run: bool = False
 
     def validation_run(self) -> Split:
         """This split's pool, but every second validation user routes and the others are scored in place of test samples.
@@ -60,12 +60,14 @@ class Split:
             dataset=self.dataset + VALIDATION_RUN,
             valid=tuple(sample for sample in self.valid if sample.user_id in routing),
             test=tuple(sample for sample in self.valid if sample.user_id not in routing),
-            is_rehearsed=True,
+            is_validation_run=True,
         )
 
     def counts(self, training_samples: int) -> dict[str, int]:
-        """How many samples of each part a comparison uses; of a rehearsal, how many validation samples it scores."""
-        scored = {"test": 0, "scored validation": len(self.test)} if self.is_rehearsed else {"test": len(self.test)}
+        """How many samples of each part a comparison uses; of a validation run, how many validation samples it scores."""
+        scored = (
+            {"test": 0, "scored validation": len(self.test)} if self.is_validation_run else {"test": len(self.test)}
+        )
         return {"training": training_samples, "pool": len(self.train), "validation": len(self.valid), **scored}
 
     def drawn(self, training_samples: int, seed: int) -> tuple[Sample, ...]:

@@ -76,7 +76,7 @@ METHOD = Lethe()
 
 def _start(folder: Path, trial: Trial) -> None:
     """An installation that has read the catalog and knows nobody; it is made once for all seeds."""
-    catalog = trial.folder / "catalogue"
+    catalog = trial.folder / "catalog"
     catalog.mkdir(exist_ok=True)
     nobody = Corpus(trial.split.item_type, trial.split.items, {}, {})
     with _home(catalog, trial) as home:

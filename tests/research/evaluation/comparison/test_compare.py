@@ -152,12 +152,12 @@ def test_processes_are_warm_before_anything_is_timed(
     assert process_pool.ran
 
 
-def test_a_rehearsal_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
+def test_a_validation_run_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     hidden = replace(split, test=Untouchable())
     found = run(hidden.validation_run(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
     assert found.dataset == "tiny (validation)"
     assert found.split == {"training": 32, "pool": 50, "validation": 6, "test": 0, "scored validation": 6}
-    assert found.is_rehearsal
+    assert found.is_validation_run
 
 
 def _refuse(*_: object) -> Any:

@@ -185,10 +185,10 @@ def test_of_data_that_the_paper_did_not_use_no_figure_of_it_is_shown() -> None:
     assert "3.96" not in text
 
 
-def test_a_rehearsal_is_not_taken_for_a_test() -> None:
+def test_a_validation_run_is_not_taken_for_a_test() -> None:
     counts = {"training": 1024, "pool": 8000, "validation": 607, "test": 0, "scored validation": 393}
-    rehearsal = replace(_comparison(dataset="movielens-100k (validation)"), split=counts)
-    page = Page(render(rehearsal, COMMAND))
+    validation_run = replace(_comparison(dataset="movielens-100k (validation)"), split=counts)
+    page = Page(render(validation_run, COMMAND))
     assert "Comparison on MovieLens-100K (validation)" in page.texts
     assert any("No test sample was read" in text for text in page.texts)
     assert "1,024 training, drawn from 8,000; 607 validation; 0 test; 393 scored validation" in page.texts

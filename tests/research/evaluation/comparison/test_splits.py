@@ -58,7 +58,7 @@ def test_more_than_the_pool_holds_is_refused() -> None:
 # Rehearsing
 
 
-def test_a_rehearsal_cuts_the_validation_users_in_two_and_forgets_the_test_samples() -> None:
+def test_a_validation_run_cuts_the_validation_users_in_two_and_forgets_the_test_samples() -> None:
     split = replace(SPLIT, valid=tuple(sample(n) for n in range(30, 45)))
     validation_run = split.validation_run()
     assert {one.user_id for one in validation_run.valid} == {"u0", "u2", "u4"}
