@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -53,6 +53,19 @@ def public_keys_in(pem: str) -> dict[str, Ed25519PublicKey]:
     if not keys:
         raise InvalidInput("the public key is no Ed25519 key in PEM")
     return {key_id(key): key for key in keys}
+
+
+def signing_key(keys: Mapping[str, Ed25519PublicKey], message: bytes, signature: bytes) -> str | None:
+    """The id of the one of these keys whose signature of the message this is; None if it is nobody's."""
+    return next((name for name, key in keys.items() if _has_signed(key, message, signature)), None)
+
+
+def _has_signed(key: Ed25519PublicKey, message: bytes, signature: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 class RetiredKeys:

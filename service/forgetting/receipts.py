@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from adapters_store import canonical_json, write_once
 from service.errors import InvalidSetting, ReceiptInvalid
+from service.forgetting.envelopes import read_json
 from service.forgetting.erasure import ErasureAudit
 from service.forgetting.receipt_keys import RetiredKeys, key_id, new_private_key, pem_of, public_keys_in
 from service.records import ForgetRequest, Published
@@ -84,6 +84,10 @@ class ReceiptSigner:
     def public_keys_pem(self) -> str:
         """Return the public keys of all receipts there are, as PEM one after the other: the present one first."""
         return self.public_key_pem() + "".join(map(pem_of, self.retired.values()))
+
+    def sign_bytes(self, message: bytes) -> bytes:
+        """The signature of what says itself what it is, as an envelope does. No JSON: receipts alone are signed as such."""
+        return self._private_key.sign(message)
 
     def sign(self, content: Mapping[str, Any]) -> str:
         """Return the signed document, canonical JSON: the receipt, its signature, public key, key id and algorithm.
@@ -209,27 +213,12 @@ def _parse_private_key(pem: bytes, path: Path) -> Ed25519PrivateKey:
 
 
 def _parse(document: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(document, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise ReceiptInvalid("the receipt is not sound JSON") from None
+    parsed = read_json(document)
     if not isinstance(parsed, dict) or parsed.keys() - {"key_id"} != _KEYS or not isinstance(parsed["receipt"], dict):
         raise ReceiptInvalid(f"the receipt is not of the expected form: an object with {', '.join(sorted(_KEYS))}")
     if parsed["algorithm"] != ALGORITHM:
         raise ReceiptInvalid(f"the receipt is not signed with {ALGORITHM}")
     return parsed
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # With a repeated key two readers could see two different receipts under one signature.
-    unique = dict(pairs)
-    if len(unique) != len(pairs):
-        raise ValueError("a key is repeated")
-    return unique
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _encode(raw: bytes) -> str:
