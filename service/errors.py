@@ -19,6 +19,7 @@ LetheError
 │   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
 ├── IdentityUnavailable     the identity provider's keys cannot be fetched, so no token of it can be believed
 ├── ReceiptInvalid          a receipt's signature does not match its content
+├── ProofInvalid            a proof of the receipts' log does not show what it should, or the log is not sound
 ├── OutOfMemory             the device's memory is full
 ├── AccessRefused           the caller may not do this
 │   ├── Unauthenticated       a key is needed, and none came that is known and valid
@@ -90,6 +91,9 @@ class IdentityUnavailable(LetheError): ...
 
 
 class ReceiptInvalid(LetheError): ...
+
+
+class ProofInvalid(LetheError): ...
 
 
 class OutOfMemory(LetheError):

@@ -26,6 +26,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
+from service.forgetting.transparency import TransparencyLog
 from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger, Quota, ledger_exists
 from service.scoring.requests import Query, Recommendation
@@ -87,7 +88,8 @@ async def _at_ease() -> None:
 def _app(ledger: Ledger, folder: Path) -> Any:
     nothing, telemetry = _Nothing(), Telemetry(_DEADLINE)
     tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(b"a secret of the benchmark"))
-    intake = Intake(ledger, ReceiptSigner(Ed25519PrivateKey.generate()), tombstones)
+    signer = ReceiptSigner(Ed25519PrivateKey.generate())
+    intake = Intake(ledger, signer, tombstones)
     unbounded = Quota(10**9, 10**12, 10**9)
     doorkeeper = Doorkeeper(ledger.keys, ledger.trail, LocalBuckets(), unbounded, lambda address: address, True)
     meanings = EventMeanings.of(3.0, ["play"], ["skip"], ["view"])
@@ -101,6 +103,8 @@ def _app(ledger: Ledger, folder: Path) -> Any:
         telemetry,
         doorkeeper,
         forget_deadline=_DEADLINE,
+        signer=signer,
+        log=TransparencyLog(ledger.receipt_log, signer, ledger.now),
     )
     return create_app(
         Services(

@@ -17,6 +17,7 @@ from service.forgetting.restore import Restored, restore_check
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
+from service.forgetting.transparency import TransparencyLog
 from service.ledger import Ledger, ledger_exists
 
 _SECONDS_A_DAY = 86_400.0
@@ -66,6 +67,9 @@ class Home:
 
     def restraint_intake(self) -> RestraintIntake:
         return RestraintIntake(self.ledger.restraints, self.tombstones)
+
+    def log(self) -> TransparencyLog:
+        return TransparencyLog(self.ledger.receipt_log, self.signer, self.ledger.now)
 
     def restore_check(self) -> Restored:
         """To be called before anything is answered or built: the ledger may be an old one that was restored."""

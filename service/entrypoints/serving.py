@@ -127,6 +127,8 @@ def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper
         telemetry=telemetry,
         doorkeeper=doorkeeper,
         forget_deadline=settings.forget_deadline,
+        signer=home.signer,
+        log=home.log(),
     )
 
 

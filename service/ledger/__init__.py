@@ -19,8 +19,17 @@ from service.ledger.importing import ImportCounts
 from service.ledger.keys import ApiKey, KeyRing, Quota, Scope
 from service.ledger.ledger import Ledger
 from service.ledger.masks import MaskedArtifacts
+from service.ledger.merkle import leaf_hash, proves_consistency, proves_inclusion
 from service.ledger.placements import MEMORIZED, VALIDATES, AssignmentColumns
 from service.ledger.read_transaction import ReadTransaction
+from service.ledger.receipt_log import (
+    Consistency,
+    Inclusion,
+    LogCheck,
+    ReceiptLog,
+    TreeHead,
+    entry_of,
+)
 from service.ledger.rekeying import (
     KEY_ID_LENGTH,
     Rekeyed,
@@ -43,26 +52,35 @@ __all__ = [
     "AuditTrail",
     "ChainCheck",
     "ColumnSearch",
+    "Consistency",
     "Event",
     "EventOutcome",
     "ForgetPreview",
     "ImportCounts",
+    "Inclusion",
     "ItemOutcome",
     "KeyRing",
     "KeyedHashes",
     "Ledger",
     "LedgerCounts",
     "Lifted",
+    "LogCheck",
     "MaskedArtifacts",
     "PersonExport",
     "Quota",
     "ReadTransaction",
+    "ReceiptLog",
     "Rekeyed",
     "RestraintBook",
     "RestraintStatus",
     "Scope",
+    "TreeHead",
+    "entry_of",
     "known_check",
+    "leaf_hash",
     "ledger_exists",
+    "proves_consistency",
+    "proves_inclusion",
     "rekey",
     "upgrade_ledger",
 ]

@@ -24,6 +24,7 @@ from service.ledger import (
     masks,
     memberships,
     placements,
+    receipt_log,
     rekeying,
     requests,
     shelf,
@@ -47,6 +48,7 @@ from service.ledger.importing import (
 )
 from service.ledger.keys import KeyRing
 from service.ledger.read_transaction import ReadTransaction
+from service.ledger.receipt_log import ReceiptLog
 from service.ledger.restraining import RestraintBook
 from service.ledger.restraints import restricted_among, restricted_since
 from service.ledger.searching import ColumnSearch, search_columns
@@ -107,6 +109,7 @@ class Ledger:
         self.keys = KeyRing(self._database, self._hashes, clock)
         self.trail = AuditTrail(self._database, self._hashes, clock)
         self.restraints = RestraintBook(self._database, self._hashes, clock)
+        self.receipt_log = ReceiptLog(self._database)
 
     def close(self) -> None:
         self._database.close()
@@ -470,12 +473,13 @@ class Ledger:
             requests.fail(connection, request_ids, reason)
 
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
-        """Note that a deletion is done: its masks fall. The first receipt stays. Raises UnknownRequest."""
+        """Note that a deletion is done: its masks fall. The first receipt stays, and is in the log. Raises UnknownRequest."""
         with self._database.write_transaction() as connection:
             first = requests.one_request(connection, request_id)
             requests.complete(connection, request_id, receipt, completed_at)
             self._remove_from_trail(connection, request_id)
             if first.receipt is None:
+                receipt_log.append(connection, request_id, receipt)
                 event = audit.AuditEvent(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
                 audit.append(connection, self._hashes, event)
 

@@ -234,3 +234,16 @@ audit_log = _table(
     _text("digest"),
     indexed=("subject",),
 )
+# Hashes of full subtrees, entries at level 0. Salted: nothing here tells of anybody, so nothing here is ever erased.
+receipt_log = _table(
+    "receipt_log",
+    sa.Column("level", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("hash"),
+)
+logged_receipts = _table(
+    "logged_receipts",
+    _key("request_id"),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    _text("salt"),
+)

@@ -21,6 +21,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
+from service.forgetting.transparency import TransparencyLog
 from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
@@ -108,6 +109,8 @@ class OnlineHouse:
                     telemetry,
                     doorkeeper,
                     86_400.0,
+                    SIGNER,
+                    TransparencyLog(self.ledger.receipt_log, SIGNER, self.ledger.now),
                     turnstile or Turnstile(),
                 ),
             )

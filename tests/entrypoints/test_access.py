@@ -29,6 +29,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.tombstones import TombstoneFile
+from service.forgetting.transparency import TransparencyLog
 from service.ledger import KeyedHashes, Ledger, Quota, Scope
 from service.records import Interaction, Item
 from tests.entrypoints.test_api import PLENTY, FakeBell, FakeGenerations, FakeRecommender, FakeWritable
@@ -72,9 +73,9 @@ class Gate:
         self.clock = Clock()
         self.ledger = Ledger(folder / "ledger.sqlite", SECRET, clock=self.clock)
         hashes = KeyedHashes(SECRET)
-        signer = ReceiptSigner.open(folder / "receipts.pem")
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl", hashes)
-        self.intake = Intake(self.ledger, signer, self.tombstones)
+        self.signer = ReceiptSigner.open(folder / "receipts.pem")
+        self.intake = Intake(self.ledger, self.signer, self.tombstones)
         self.recommender = FakeRecommender()
         self.keeper = Doorkeeper(
             self.ledger.keys,
@@ -115,6 +116,8 @@ class Gate:
                     telemetry,
                     self.keeper,
                     86_400.0,
+                    self.signer,
+                    TransparencyLog(self.ledger.receipt_log, self.signer, self.clock),
                 ),
             )
         )
@@ -254,7 +257,9 @@ def test_every_route_answers_every_key_as_documented(
     gate.clock.now += 60  # so that refusals fill no bucket
     (method, path), declared = route, ROUTES[route]
     path = path.replace("{request_id}", "f-1").replace("/docs/static", "/docs/static/none.js")
-    path = path.replace("{item_id}", "i-1").replace("{user_id}", "nobody")
+    path = (
+        path.replace("{item_id}", "i-1").replace("{user_id}", "nobody").replace("/consistency", "/consistency?first=0")
+    )
     answer = gate.call(method, path, keys[kind][scope], BODIES.get(route))
     if declared.public:
         assert answer.status_code == 200

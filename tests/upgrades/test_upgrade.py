@@ -99,6 +99,19 @@ def test_every_row_is_what_it_was(old: OldHome) -> None:
         assert kept == rows, table
 
 
+def test_the_receipts_of_before_are_in_the_log_in_the_order_of_their_completion(old: OldHome, opened: Home) -> None:
+    found = opened.ledger.receipt_log.check()
+    assert found.faults == ()
+    requests = [one for one in opened.ledger.requests_after(None, "completed", 100) if one.receipt is not None]
+    assert found.head.size == found.receipts == len(requests) >= 3
+    known = sorted(requests, key=lambda one: (one.completed_at, one.request_id))
+    shown = [opened.ledger.receipt_log.prove_inclusion(one.request_id)[1].index for one in known]
+    assert shown == list(range(len(known)))
+    opened.intake().forget("somebody of now", None, None)
+    assert opened.ledger.receipt_log.check().faults == ()
+    assert opened.ledger.receipt_log.head().size == len(known) + 1
+
+
 def test_what_was_counted_masked_and_served_is_so_still(old: OldHome, opened: Home) -> None:
     counts, mask = opened.ledger.counts(), opened.ledger.mask()
     assert [counts.items, counts.interactions, counts.users] == old.facts["counts"]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.config import load_settings
 from service.entrypoints.bootstrap import receipt_key_path
 from service.entrypoints.commands.console import err, print_report, text_of
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
+from service.entrypoints.commands.receipt_log import log_app, trusted_keys
 from service.errors import InvalidInput
-from service.forgetting import receipts
+from service.forgetting import attestations
+from service.forgetting.attestations import attest
 from service.forgetting.receipts import ReceiptSigner
 
 receipts_app = typer.Typer(no_args_is_help=True, help="The signed evidence of completed deletions.")
+receipts_app.add_typer(log_app, name="log")
+
+
+class ReceiptFormat(StrEnum):
+    """In which form a receipt is printed."""
+
+    RECEIPT = "receipt"
+    DSSE = "dsse"
 
 
 @receipts_app.command("key")
@@ -44,9 +54,28 @@ def receipts_rotate(home: HomeOption = None, json_: JsonOption = False) -> None:
     err.print("start servers and workers again; publish what `lethe receipts keys` prints", style="yellow")
 
 
+@receipts_app.command("export")
+def receipts_export(
+    request: Annotated[str, typer.Argument(help="Id of a completed deletion.")],
+    format_: Annotated[
+        ReceiptFormat,
+        typer.Option("--format", help="receipt: as it was signed; dsse: as an in-toto attestation in a DSSE envelope."),
+    ] = ReceiptFormat.RECEIPT,
+    home: HomeOption = None,
+) -> None:
+    """Print the receipt of a deletion."""
+    opened = open_home(home, {})
+    found = opened.ledger.request(request)
+    if found.receipt is None:
+        raise InvalidInput(f"this deletion is not completed yet (it is {found.state}); wait for its receipt")
+    typer.echo(found.receipt if format_ is ReceiptFormat.RECEIPT else attest(found.receipt, opened.signer), nl=False)
+
+
 @receipts_app.command("verify")
 def receipts_verify(
-    file: Annotated[Path, typer.Argument(help="A receipt as it was downloaded; - for standard input.")],
+    file: Annotated[
+        Path, typer.Argument(help="A receipt, or an attestation of one, as it was downloaded; - for standard input.")
+    ],
     public_key: Annotated[
         Path | None, typer.Option(help="What `lethe receipts keys` printed, from a safe place.")
     ] = None,
@@ -58,17 +87,5 @@ def receipts_verify(
     Without --public-key it must be signed by the installation in the home folder. Exit code 1 if it was changed, signed by
     anybody else, or if nobody's key is at hand.
     """
-    trusted = _key_of_home(home) if public_key is None else text_of(public_key)
-    content = receipts.verify(text_of(file), trusted)
-    print_report(content, json_)
-
-
-def _key_of_home(home: Path | None) -> str:
-    path = receipt_key_path(load_settings(home=home))
-    if not path.exists():
-        # Its own key would only show that nobody changed it after whoever made it, and a forger makes it whole.
-        raise InvalidInput(
-            "by whom a receipt is signed can only be told with a key from a safe place: give --public-key FILE with what "
-            "`lethe receipts key` printed, or --home FOLDER of the installation that signed it"
-        )
-    return ReceiptSigner.open(path).public_key_pem()
+    trusted = trusted_keys(public_key, home)
+    print_report(attestations.verify(text_of(file), trusted).content, json_)

@@ -42,6 +42,10 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("POST", "/forget"): opened_by(Scope.FORGET),  # `rights` to be told what was held
     ("GET", "/forget/{request_id}"): opened_by(Scope.FORGET, Scope.RIGHTS),  # without `rights` one's own alone
     ("GET", "/forget/{request_id}/receipt"): opened_by(Scope.RECEIPTS),  # without `rights` of one's own alone
+    ("GET", "/forget/{request_id}/receipt/attestation"): opened_by(Scope.RECEIPTS),  # as the receipt
+    ("GET", "/forget/{request_id}/receipt/proof"): opened_by(Scope.RECEIPTS),  # as the receipt
+    ("GET", "/receipts/log/head"): opened_by(Scope.RECEIPTS),
+    ("GET", "/receipts/log/consistency"): opened_by(Scope.RECEIPTS),
     ("GET", "/forget"): opened_by(Scope.RIGHTS),
     ("POST", "/forget/preview"): opened_by(Scope.RIGHTS),
     ("POST", "/forget/batch"): opened_by(Scope.RIGHTS),  # it tells what was held of many, and no quota bounds it

@@ -19,8 +19,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 
-from service.access.doorkeeper import Caller, Doorkeeper
-from service.entrypoints.http import events, forgetting, items, people, problems, rankings, recommend_schemas, schemas
+from service.access.doorkeeper import Doorkeeper
+from service.entrypoints.http import (
+    events,
+    forgetting,
+    items,
+    people,
+    problems,
+    rankings,
+    receipts,
+    recommend_schemas,
+    schemas,
+)
 from service.entrypoints.http.access import Guard, Known, require_declared, with_access
 from service.entrypoints.http.awaited import while_awaited
 from service.entrypoints.http.contract import publish_contract, reference_to
@@ -30,7 +40,7 @@ from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 from service.entrypoints.http.online import OnlineServices, Recommends, Rings
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
-from service.errors import LetheError, NotReady, UnknownRequest
+from service.errors import LetheError, NotReady
 from service.generation import GenerationInfo
 from service.ledger import Scope
 from service.records import ForgetRequest, ItemName, Requester
@@ -98,7 +108,7 @@ async def _services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(_services)]
 
 router = APIRouter()
-ONLINE = (events.router, items.router, rankings.router, forgetting.router, people.router)
+ONLINE = (events.router, items.router, rankings.router, forgetting.router, people.router, receipts.router)
 
 
 @router.post(
@@ -149,7 +159,7 @@ def forget_status(
     request_id: schemas.RequestId, services: Wired, caller: Known
 ) -> schemas.ForgetStatus | schemas.ForgetAcknowledged:
     """Where a deletion stands. A key without the scope `rights` is told of its own ones, and that they were accepted."""
-    request = _visible(services.ledger.request(request_id), caller)
+    request = receipts.visible(services.ledger.request(request_id), caller)
     if not caller.may(Scope.RIGHTS):
         return schemas.ForgetAcknowledged.of(request)
     return schemas.ForgetStatus.of(request)
@@ -168,16 +178,10 @@ def forget_status(
 )
 def forget_receipt(request_id: schemas.RequestId, services: Wired, caller: Known) -> Response:
     """The signed receipt of a completed deletion, byte for byte as it was signed. Without `rights`, of one's own alone."""
-    request = _visible(services.ledger.request(request_id), caller)
+    request = receipts.visible(services.ledger.request(request_id), caller)
     if request.state != "completed" or request.receipt is None:
         return problems.receipt_not_ready()
     return Response(request.receipt, media_type="application/json")
-
-
-def _visible(request: ForgetRequest, caller: Caller) -> ForgetRequest:
-    if caller.may(Scope.RIGHTS) or (caller.key_id is not None and request.requested_by == caller.key_id):
-        return request
-    raise UnknownRequest("no forget request has this id")  # as of one that there is not
 
 
 @router.get("/generation", responses=problems.documented(500, 503))

@@ -19,7 +19,9 @@ from service.entrypoints.telemetry import Telemetry
 from service.errors import NotReady, Overloaded
 from service.forgetting.arriving import EventIntake
 from service.forgetting.intake import Intake
+from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restraining import RestraintIntake
+from service.forgetting.transparency import TransparencyLog
 from service.ledger import Ledger
 from service.scoring.requests import Query, Recommendation
 
@@ -71,6 +73,8 @@ class OnlineServices:
     telemetry: Telemetry
     doorkeeper: Doorkeeper
     forget_deadline: float  # seconds until an owed deletion is overdue
+    signer: ReceiptSigner  # of attestations
+    log: TransparencyLog
     turnstile: Turnstile = field(default_factory=Turnstile)
 
 

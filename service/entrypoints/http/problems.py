@@ -53,6 +53,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.LedgerNewer: Kind(503, "ledger-newer", "Ledger of a later version", 60),
     errors.IdentityUnavailable: Kind(503, "identity-unavailable", "Identity provider unavailable", 5),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
+    errors.ProofInvalid: Kind(500, "proof-invalid", "Proof invalid"),
     errors.OutOfMemory: Kind(503, "out-of-memory", "Out of memory", 5),
     errors.AccessRefused: Kind(403, "access-refused", "Access refused"),
     errors.Unauthenticated: Kind(401, "unauthenticated", "API key needed"),

@@ -12,5 +12,5 @@ processes may. Whatever it does, requests, receipts, masks and tombstones stay; 
 
 VERSION_TABLE = "lethe_schema"  # not Alembic's own name: others may keep theirs in the same database
 
-# A process of an earlier version would forget a person and leave the rows that are set aside.
-OLDEST_SCHEMA = "0007"
+# A process of an earlier version would complete deletions whose receipts are not in the log.
+OLDEST_SCHEMA = "0008"
