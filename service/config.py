@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,9 @@ _CHOOSE_KERNELS = (
 _FORMER = {"LETHE_READINGS_BYTES": "prefill_cache_bytes"}
 
 # Settings that may also be the content of a file, which `LETHE_<NAME>_FILE` names.
-SECRETS = ("secret", "retired_secrets", "database_url", "redis_url")
+SECRETS = ("secret", "retired_secrets", "database_url", "redis_url", "webhook_secret")
 _LARGEST_SECRET = 65_536  # bytes
+_LEAST_KEY, _MOST_KEY = 24, 64  # bytes of a webhook's secret, as Standard Webhooks has it
 
 
 class Settings(BaseSettings):
@@ -176,6 +178,20 @@ class Settings(BaseSettings):
     )
     build_processes: int = Field(0, ge=0, description="Processes that build; 0: all cores, or 1 on a GPU")
     forget_deadline: float = Field(86_400, gt=0, description="Seconds after which an owed deletion is overdue")
+    due_days: float = Field(
+        30, gt=0, description="Days after which a deletion is due, told as `due_at`; Art. 12(3) of the GDPR: a month"
+    )
+    webhook_url: str | None = Field(
+        None, description="Told when a deletion is masked, completed or has failed: request id, state and times"
+    )
+    webhook_secret: str | None = Field(
+        None,
+        description="Key of the notifications' signatures: whsec_ and base64 of 24 to 64 random bytes (Standard Webhooks)",
+    )
+    webhook_allow_private: bool = Field(
+        False,
+        description="Let LETHE_WEBHOOK_URL be http://, and name an address that is private, loopback or link-local",
+    )
     remember_days: float = Field(
         30,
         ge=0,
@@ -276,6 +292,19 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _notifications_are_signed_and_go_to_one_place(self) -> Settings:
+        if (self.webhook_url is None) != (self.webhook_secret is None):
+            raise ValueError("webhook_url and webhook_secret belong together: whoever is told must know by whom")
+        if self.webhook_url is not None:
+            self.webhook_key()
+            url = urlsplit(self.webhook_url)
+            if url.scheme not in ("http", "https") or not url.hostname or url.username or url.fragment:
+                raise ValueError("webhook_url must be https://, with a host, without a user, a password and a fragment")
+            if url.scheme == "http" and not self.webhook_allow_private:
+                raise ValueError("webhook_url must begin with https://, unless webhook_allow_private is set")
+        return self
+
+    @model_validator(mode="after")
     def _a_user_fits_into_a_shard(self) -> Settings:
         most = self.samples_per_user * (1 + self.negatives)
         if self.unit == "user" and most > self.max_shard_size:
@@ -293,6 +322,24 @@ class Settings(BaseSettings):
     def ledger_at(self) -> str | Path:
         """The URL that was given, or the SQLite file in the home folder: a path, so that no character of it means anything."""
         return self.database_url or self.home.absolute() / "ledger.sqlite"
+
+    def due_seconds(self) -> float:
+        """From the acceptance of a deletion until it is due."""
+        return 86_400.0 * self.due_days
+
+    def webhook_key(self) -> bytes:
+        """What notifications are signed with. Raises ValueError if `webhook_secret` is none."""
+        prefix, _, encoded = (self.webhook_secret or "").partition("_")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            key = b""
+        if prefix != "whsec" or not _LEAST_KEY <= len(key) <= _MOST_KEY:
+            raise ValueError(
+                f"webhook_secret must be whsec_ and then base64 of {_LEAST_KEY} to {_MOST_KEY} random bytes; "
+                "`openssl rand -base64 32` makes such"
+            )
+        return key
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process read these same settings."""

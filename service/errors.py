@@ -20,6 +20,7 @@ LetheError
 ├── IdentityUnavailable     the identity provider's keys cannot be fetched, so no token of it can be believed
 ├── ReceiptInvalid          a receipt's signature does not match its content
 ├── ProofInvalid            a proof of the receipts' log does not show what it should, or the log is not sound
+├── NotDelivered            a webhook's receiver did not take a notification; it is tried again
 ├── OutOfMemory             the device's memory is full
 ├── AccessRefused           the caller may not do this
 │   ├── Unauthenticated       a key is needed, and none came that is known and valid
@@ -94,6 +95,9 @@ class ReceiptInvalid(LetheError): ...
 
 
 class ProofInvalid(LetheError): ...
+
+
+class NotDelivered(LetheError): ...
 
 
 class OutOfMemory(LetheError):

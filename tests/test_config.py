@@ -83,6 +83,34 @@ def test_keys_of_an_identity_provider_come_over_a_line_that_nobody_can_change() 
         load_settings(**{**OIDC, "oidc_jwks_url": "http://id.example/jwks"})
 
 
+HOOK = {"webhook_url": "https://hooks.example/lethe", "webhook_secret": f"whsec_{'A' * 32}"}
+
+
+def test_notifications_go_to_one_place_signed() -> None:
+    assert load_settings(**HOOK).webhook_key() == bytes(24)
+    for name, value in HOOK.items():
+        with pytest.raises(InvalidSetting, match="belong together"):
+            load_settings(**{name: value})
+    for secret in ("A" * 32, "whsec_", f"whsec_{'A' * 31}", f"whsec_{'A' * 28}", f"whsec_{'A' * 88}", "whsec_ä"):
+        with pytest.raises(InvalidSetting, match="24 to 64 random bytes"):
+            load_settings(**{**HOOK, "webhook_secret": secret})
+
+
+@pytest.mark.parametrize(
+    "url", ["hooks.example", "ftp://hooks.example", "https://", "https://ann:pw@hooks.example", "https://h.example/#a"]
+)
+def test_a_place_that_is_no_plain_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="webhook_url must be https"):
+        load_settings(**{**HOOK, "webhook_url": url})
+
+
+def test_a_line_that_others_can_read_is_for_private_networks() -> None:
+    plain = {**HOOK, "webhook_url": "http://hooks.example/"}
+    with pytest.raises(InvalidSetting, match="webhook_allow_private"):
+        load_settings(**plain)
+    assert load_settings(**plain, webhook_allow_private=True).webhook_url == plain["webhook_url"]
+
+
 def test_a_prefix_may_end_in_a_slash() -> None:
     assert load_settings(root_path="/a/lethe/").root_path == "/a/lethe"
     assert load_settings(root_path="/").root_path == ""

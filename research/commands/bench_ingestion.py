@@ -102,7 +102,7 @@ def _app(ledger: Ledger, folder: Path) -> Any:
         nothing,
         telemetry,
         doorkeeper,
-        forget_deadline=_DEADLINE,
+        due_seconds=_DEADLINE,
         signer=signer,
         log=TransparencyLog(ledger.receipt_log, signer, ledger.now),
     )

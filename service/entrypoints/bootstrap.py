@@ -12,15 +12,18 @@ from service.errors import InvalidSetting
 from service.forgetting.bell import Bell, open_bell
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.intake import Intake
+from service.forgetting.posting import Receiver
 from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.secret import SecretFiles, Secrets
 from service.forgetting.tombstones import TombstoneFile
 from service.forgetting.transparency import TransparencyLog
+from service.forgetting.webhooks import WebhookSender
 from service.ledger import Ledger, ledger_exists
 
 _SECONDS_A_DAY = 86_400.0
+_DELIVERY_SECONDS = 10.0  # that the receiver of a notification may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Home:
                 known.present,
                 remember_seconds=settings.remember_days * _SECONDS_A_DAY,
                 retired=known.retired,
+                announces=settings.webhook_url is not None,
             ),
             store=Store(settings.home / "store"),
             signer=ReceiptSigner.open(receipt_key_path(settings)),
@@ -67,6 +71,15 @@ class Home:
 
     def restraint_intake(self) -> RestraintIntake:
         return RestraintIntake(self.ledger.restraints, self.tombstones)
+
+    def webhooks(self) -> WebhookSender | None:
+        """What delivers notifications; None: nobody wants any."""
+        settings = self.settings
+        if settings.webhook_url is None:
+            return None
+        receiver = Receiver(settings.webhook_url, settings.webhook_allow_private, _DELIVERY_SECONDS)
+        key, due = settings.webhook_key(), settings.due_seconds()
+        return WebhookSender(self.ledger.outbox, receiver, key, due, self.ledger.now)
 
     def log(self) -> TransparencyLog:
         return TransparencyLog(self.ledger.receipt_log, self.signer, self.ledger.now)

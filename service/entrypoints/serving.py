@@ -45,12 +45,11 @@ def serving_app(
 
     `on_ready` is called once, when a generation can be scored with. `telemetry` is given by whoever counts in it, too.
     """
-    settings, telemetry = home.settings, telemetry or Telemetry(home.settings.forget_deadline)
+    settings, telemetry = home.settings, _watching(home, telemetry)
     torch.set_num_threads(settings.scoring_threads())
     doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(served_model(home))
     snapshots, computing = _placed(home, frozen)
     prefix_cache, shelves = PrefixCache(settings.context_cache_bytes), Shelves(home.ledger)
-    telemetry.watch_store(home.incidents.counts)
     note = home.incidents.note
     refresher = Refresher(home.ledger, snapshots, prefix_cache, bell.wait, note, on_ready, shelves, computing)
     scorer = Scorer(home.ledger, snapshots, frozen, telemetry, prefix_cache, settings.max_batch_tokens)
@@ -79,11 +78,19 @@ def serving_app(
             doorkeeper=doorkeeper,
             on_start=start,
             on_stop=stop,
+            due_seconds=settings.due_seconds(),
             online=_online(home, bell, telemetry, doorkeeper),
         ),
         settings.root_path,
         allowed_hosts(home),
     )
+
+
+def _watching(home: Home, given: Telemetry | None) -> Telemetry:
+    telemetry = given or Telemetry(home.settings.forget_deadline)
+    telemetry.watch_store(home.incidents.counts)
+    telemetry.watch_outbox(home.ledger.outbox.counts)
+    return telemetry
 
 
 async def _ended(batcher: Batcher, refresher: Refresher, on_stop: Callable[[], None]) -> None:
@@ -126,7 +133,7 @@ def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper
         bell=bell,
         telemetry=telemetry,
         doorkeeper=doorkeeper,
-        forget_deadline=settings.forget_deadline,
+        due_seconds=settings.due_seconds(),
         signer=home.signer,
         log=home.log(),
     )

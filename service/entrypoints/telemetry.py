@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
 from service.generation import GenerationInfo
+from service.ledger import OutboxCounts
 from service.records import ForgetRequest, Mask, RequestState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -122,6 +123,10 @@ class Telemetry:
     def watch_store(self, damages: Callable[[], Mapping[str, int]]) -> None:
         """Read at every scrape from now on how much was found damaged, by kind. To be called once."""
         self._registry.register(_Damages(damages))
+
+    def watch_outbox(self, counts: Callable[[], OutboxCounts]) -> None:
+        """Read at every scrape from now on how notifications stand. To be called once."""
+        self._registry.register(_Notifications(counts))
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answer. `route` is a template, `method` one of a closed set: both become labels."""
@@ -239,6 +244,29 @@ class _Damages(Collector):
         for kind, number in self._damages().items():
             family.add_metric([kind], number)
         yield family
+
+
+class _Notifications(Collector):
+    def __init__(self, counts: Callable[[], OutboxCounts]) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[Metric]:
+        # Without this, the registry would ask the ledger while the process is still being wired.
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _available(self._of_outbox)
+
+    def _of_outbox(self) -> Iterator[Metric]:
+        found = self._counts()
+        states: dict[str, float] = {
+            "pending": found.pending,
+            "delivered": found.delivered,
+            "given_up": found.given_up,
+        }
+        yield _labelled("lethe_webhook_events", "Notifications of the last 30 days by their state.", "state", states)
+        told = "For how long the oldest notification that was not delivered yet has waited."
+        yield GaugeMetricFamily("lethe_webhook_oldest_pending_seconds", told, found.oldest_pending)
 
 
 def _available(prefill_cache: Callable[[], Iterator[Metric]]) -> list[Metric]:

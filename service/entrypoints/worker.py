@@ -17,7 +17,8 @@ from service.errors import LetheError
 # What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
 # than this, they would hardly go on beside a server that is never idle.
 _NICENESS = 5
-_PRUNING_SECONDS = 3600.0  # between two looks for entries of the audit trail that are too old
+_PRUNING_SECONDS = 3600.0  # between two looks for entries of the audit trail and the outbox that are too old
+_NOTIFIED_DAYS = 30.0  # for which notifications that are over are counted
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,25 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
     home = Home.open(settings)
     home.restore_check()
     building.process_pool(home).prepare()
-    threading.Thread(target=_prune_trail, args=(home,), daemon=True).start()
+    threading.Thread(target=_prune, args=(home,), daemon=True).start()
+    webhooks, stop = home.webhooks(), threading.Event()
+    if webhooks is not None:
+        # A thread of its own: a receiver that is slow, or away, holds up no deletion.
+        threading.Thread(target=webhooks.run, args=(stop,), daemon=True).start()
     bell = home.bell()
     try:
-        building.reconciler(home, bell, progress).run(threading.Event(), settings.retry_seconds)
+        building.reconciler(home, bell, progress).run(stop, settings.retry_seconds)
     finally:
+        stop.set()
         bell.close()
         home.ledger.close()
 
 
-def _prune_trail(home: Home) -> None:
+def _prune(home: Home) -> None:
     while True:
         try:
             home.ledger.trail.prune(home.settings.audit_days)
+            home.ledger.outbox.prune(_NOTIFIED_DAYS)
         except LetheError as error:
             log.warning("trail_not_pruned", extra={"kind": type(error).__name__})
         time.sleep(_PRUNING_SECONDS)

@@ -20,6 +20,7 @@ from service.ledger.keys import ApiKey, KeyRing, Quota, Scope
 from service.ledger.ledger import Ledger
 from service.ledger.masks import MaskedArtifacts
 from service.ledger.merkle import leaf_hash, proves_consistency, proves_inclusion
+from service.ledger.outbox import Announced, Outbox, OutboxCounts, OutboxEvent
 from service.ledger.placements import MEMORIZED, VALIDATES, AssignmentColumns
 from service.ledger.read_transaction import ReadTransaction
 from service.ledger.receipt_log import (
@@ -46,6 +47,7 @@ __all__ = [
     "MEMORIZED",
     "VALIDATES",
     "AcceptedForget",
+    "Announced",
     "ApiKey",
     "AssignmentColumns",
     "AuditEntry",
@@ -66,6 +68,9 @@ __all__ = [
     "Lifted",
     "LogCheck",
     "MaskedArtifacts",
+    "Outbox",
+    "OutboxCounts",
+    "OutboxEvent",
     "PersonExport",
     "Quota",
     "ReadTransaction",

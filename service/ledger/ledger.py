@@ -23,6 +23,7 @@ from service.ledger import (
     lineage,
     masks,
     memberships,
+    outbox,
     placements,
     receipt_log,
     rekeying,
@@ -47,6 +48,7 @@ from service.ledger.importing import (
     take,
 )
 from service.ledger.keys import KeyRing
+from service.ledger.outbox import Outbox
 from service.ledger.read_transaction import ReadTransaction
 from service.ledger.receipt_log import ReceiptLog
 from service.ledger.restraining import RestraintBook
@@ -81,7 +83,7 @@ class Ledger:
     ids: with another secret, tombstones no longer recognize anybody, so a ledger that knows another one is refused with
     InvalidSetting; `retired` are those from before a rotation. `clock` tells seconds since the epoch; nothing depends on it but
     the times that are reported, and how long a deletion that found nothing is remembered: `remember_seconds`. `busy_seconds`
-    is how long a busy SQLite file is waited for.
+    is how long a busy SQLite file is waited for. With `announces`, what becomes of deletions is put into the outbox.
     Every method raises LedgerUnavailable when the database cannot be asked.
     """
 
@@ -95,11 +97,13 @@ class Ledger:
         busy_seconds: float = BUSY_SECONDS,
         remember_seconds: float = REMEMBER_SECONDS,
         retired: Sequence[bytes] = (),
+        announces: bool = False,
     ) -> None:
         self._hashes = KeyedHashes(secret, retired)
         self._database = Database(url, busy_seconds, guard=self._require_secret)
         self._clock = clock
         self._remember_seconds = remember_seconds
+        self._announces = announces
         try:
             rekeying.check_secret(self._database, self._hashes)
         except LetheError:
@@ -110,6 +114,7 @@ class Ledger:
         self.trail = AuditTrail(self._database, self._hashes, clock)
         self.restraints = RestraintBook(self._database, self._hashes, clock)
         self.receipt_log = ReceiptLog(self._database)
+        self.outbox = Outbox(self._database, clock)
 
     def close(self) -> None:
         self._database.close()
@@ -428,6 +433,8 @@ class Ledger:
         with self._database.write_transaction() as connection:
             tombstones.remove_expired(connection, command.accepted_at)
             accepted = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
+            if accepted.request.receipt is None:
+                self._announce(connection, {accepted.request.request_id: accepted.request.masked_at}, "masked")
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
         return accepted
@@ -470,7 +477,8 @@ class Ledger:
     def fail(self, request_ids: Iterable[str], reason: str) -> None:
         """Note why the last attempt failed; the requests stay owed. `reason` may be shown to anybody."""
         with self._database.write_transaction() as connection:
-            requests.fail(connection, request_ids, reason)
+            failed = requests.fail(connection, request_ids, reason)
+            self._announce(connection, dict.fromkeys(failed, self._clock()), "failed")
 
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
         """Note that a deletion is done: its masks fall. The first receipt stays, and is in the log. Raises UnknownRequest."""
@@ -480,8 +488,13 @@ class Ledger:
             self._remove_from_trail(connection, request_id)
             if first.receipt is None:
                 receipt_log.append(connection, request_id, receipt)
+                self._announce(connection, {request_id: completed_at}, "completed")
                 event = audit.AuditEvent(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
                 audit.append(connection, self._hashes, event)
+
+    def _announce(self, connection: sa.Connection, moments: Mapping[str, float], state: outbox.Announced) -> None:
+        if self._announces:
+            outbox.announce(connection, moments, state)
 
     def _remove_from_trail(self, connection: sa.Connection, request_id: str) -> None:
         found = requests.find_requests(connection, tables.forget_requests.c.request_id == request_id)

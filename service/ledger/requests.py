@@ -98,14 +98,17 @@ def release(connection: sa.Connection, request_ids: Iterable[str], now: float) -
         connection.execute(sa.update(_requests).where(held).values(state="accepted", released_at=now))
 
 
-def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> None:
-    """The requests stay owed."""
-    _change_pending(connection, request_ids, state="failed", error=reason)
+def fail(connection: sa.Connection, request_ids: Iterable[str], reason: str) -> list[str]:
+    """Those of the requests that are owed stay so; these are returned."""
+    return _change_pending(connection, request_ids, state="failed", error=reason)
 
 
-def _change_pending(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> None:
+def _change_pending(connection: sa.Connection, request_ids: Iterable[str], **values: Any) -> list[str]:
+    changed: list[str] = []
     for ids in chunks(request_ids):
-        connection.execute(sa.update(_requests).where(_requests.c.request_id.in_(ids), PENDING).values(**values))
+        owed = sa.update(_requests).where(_requests.c.request_id.in_(ids), PENDING)
+        changed += connection.scalars(owed.values(**values).returning(_requests.c.request_id))
+    return changed
 
 
 def complete(connection: sa.Connection, request_id: str, receipt: str, now: float) -> None:

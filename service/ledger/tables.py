@@ -234,6 +234,17 @@ audit_log = _table(
     _text("digest"),
     indexed=("subject",),
 )
+# What is to be told of deletions, by webhooks; of a request each state once. It names no person.
+outbox = _table(
+    "outbox",
+    _key("request_id"),
+    _key("state"),
+    sa.Column("occurred_at", sa.Double, nullable=False),
+    _whole("attempts"),
+    sa.Column("next_attempt_at", sa.Double),  # null: delivered, or given up
+    sa.Column("delivered_at", sa.Double),
+    indexed=("next_attempt_at",),
+)
 # Hashes of full subtrees, entries at level 0. Salted: nothing here tells of anybody, so nothing here is ever erased.
 receipt_log = _table(
     "receipt_log",

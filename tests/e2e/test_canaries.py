@@ -20,6 +20,7 @@ import redis
 
 from service.data.samples import is_validation_user
 from service.forgetting.erasure import files_holding, needles_of
+from tests.listening import Listener, listening
 
 from .conftest import ALONE, TITLES, VALIDATION_PERCENT, Installation, Server, eventually
 
@@ -72,10 +73,19 @@ def own_redis(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def installed(copies: Callable[..., Installation], own_redis: OwnRedis) -> Installation:
+def listener() -> Iterator[Listener]:
+    """Who is told of deletions."""
+    with listening() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def installed(copies: Callable[..., Installation], own_redis: OwnRedis, listener: Listener) -> Installation:
     """An installation that has learned from the person, and keeps its logs where the scan looks."""
     assert not is_validation_user(PERSON, VALIDATION_PERCENT, 0)
-    installation = copies(LETHE_REDIS_URL=own_redis.url, LETHE_LOG_LEVEL="DEBUG")
+    told = {"LETHE_WEBHOOK_URL": listener.url(), "LETHE_WEBHOOK_SECRET": f"whsec_{'A' * 32}"}
+    told["LETHE_WEBHOOK_ALLOW_PRIVATE"] = "true"
+    installation = copies(LETHE_REDIS_URL=own_redis.url, LETHE_LOG_LEVEL="DEBUG", **told)
     installation.import_people([PERSON])
     installation.log = installation.home / "logs" / "server.log"
     installation.log.parent.mkdir()
@@ -190,7 +200,7 @@ def test_a_build_that_stumbles_over_somebodys_row_says_so_without_quoting_it(
 
 
 def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
-    server: Server, installed: Installation, own_redis: OwnRedis, tmp_path: Path
+    server: Server, installed: Installation, own_redis: OwnRedis, listener: Listener, tmp_path: Path
 ) -> None:
     path = f"/users/{quote(PERSON, safe='')}"
     assert server.client.put(f"{path}/restriction", json={"ground": "objection"}).status_code == 200
@@ -210,6 +220,22 @@ def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     metrics = server.get("/metrics").content
     assert b"lethe_forget_requests" in metrics
     assert not any(needle in metrics for needle in needles_of(ALL))
+
+    def states_told() -> set[str]:
+        told = [heard.content["data"] for heard in listener.heard]
+        return {data["state"] for data in told if data["request_id"] == request_id}
+
+    eventually(lambda: {"masked", "completed"} <= states_told(), "the operator's system is told")
+    handed_out = [str((heard.headers, heard.body.decode())) for heard in listener.heard]
+    for path in (
+        f"/forget/{request_id}/receipt/proof?since=0",
+        "/receipts/log/head",
+        "/receipts/log/consistency?first=0",
+    ):
+        handed_out.append(server.get(path).text)
+    subject = json.loads(server.get(f"/forget/{request_id}/receipt").text)["receipt"]["subject"]
+    assert not any(text in given for given in handed_out for text in (*ALL, subject))
+    assert "tree size" in installed.lethe("receipts", "log", "verify")
 
     texts = tmp_path / "texts"
     texts.write_text("\n".join(ALL))

@@ -108,7 +108,7 @@ class OnlineHouse:
                     self.asleep,
                     telemetry,
                     doorkeeper,
-                    86_400.0,
+                    30 * 86_400.0,
                     SIGNER,
                     TransparencyLog(self.ledger.receipt_log, SIGNER, self.ledger.now),
                     turnstile or Turnstile(),

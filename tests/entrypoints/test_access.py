@@ -115,7 +115,7 @@ class Gate:
                     FakeBell(),
                     telemetry,
                     self.keeper,
-                    86_400.0,
+                    30 * 86_400.0,
                     self.signer,
                     TransparencyLog(self.ledger.receipt_log, self.signer, self.clock),
                 ),

@@ -649,6 +649,7 @@ def test_the_state_of_a_deletion_has_iso_times() -> None:
         "masked_at": "2025-01-01T12:00:00.500000Z",
         "retraining_at": "2025-01-01T12:00:01Z",
         "completed_at": "2025-01-01T12:00:30.500000Z",
+        "due_at": "2025-01-31T12:00:00Z",
         "attempts": 1,
         "error": None,
     }

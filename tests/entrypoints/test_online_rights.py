@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,10 @@ def test_deletions_are_listed_in_order_with_their_due_dates(house: OnlineHouse) 
         found += page["requests"]
         cursor = page["cursor"]
     assert [one["request_id"] for one in found] == asked
-    assert all(one["accepted_at"][:10] < one["due_at"][:10] for one in found)  # a day
+    due = [datetime.fromisoformat(one["due_at"]) - datetime.fromisoformat(one["accepted_at"]) for one in found]
+    assert due == 3 * [timedelta(days=30)]
+    status = house.ask("GET", f"/forget/{asked[0]}").json()
+    assert status == found[0]
     owed = house.ask("GET", "/forget", params={"state": "accepted"}).json()["requests"]
     assert [one["request_id"] for one in owed] == [asked[0], asked[2]]
     for params in ({"state": "lost"}, {"cursor": "bm8="}, {"limit": 0}):

@@ -11,7 +11,9 @@ import pytest
 
 from adapters_store import StoreFault
 from service.entrypoints.telemetry import Attendance, JsonFormatter, Telemetry, configure_logging
+from service.errors import LedgerUnavailable
 from service.forgetting.incidents import Incidents
+from service.ledger import OutboxCounts
 from service.records import ForgetRequest
 
 DEADLINE = 86_400.0
@@ -54,6 +56,24 @@ def test_observations_come_out_under_their_published_names() -> None:
         assert line in lines
     telemetry.observe_queue(0)
     assert "lethe_queue_tokens 0.0" in telemetry.render().decode().splitlines()
+
+
+def test_notifications_are_counted_by_state_and_a_ledger_that_cannot_be_asked_hides_nothing_else() -> None:
+    telemetry = Telemetry(forget_deadline=1.0)
+    answers = iter([OutboxCounts(2, 5, 1, 7.5)])
+
+    def counts() -> OutboxCounts:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise LedgerUnavailable("asleep") from None
+
+    telemetry.watch_outbox(counts)
+    lines = telemetry.render().decode().splitlines()
+    for state, number in (("pending", 2), ("delivered", 5), ("given_up", 1)):
+        assert f'lethe_webhook_events{{state="{state}"}} {number}.0' in lines
+    assert "lethe_webhook_oldest_pending_seconds 7.5" in lines
+    assert "lethe_webhook" not in telemetry.render().decode()
 
 
 def test_what_was_found_damaged_is_counted_by_kind_whichever_process_found_it(tmp_path: Path) -> None:

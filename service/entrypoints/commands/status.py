@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -62,6 +63,7 @@ def _status(opened: Home) -> dict[str, Any]:
                 "request_id": request.request_id,
                 "state": request.state,
                 "held": request.held,
+                "due_at": _iso(request.owed_since + opened.settings.due_seconds()),
                 "overdue": opened.ledger.now() - request.owed_since > opened.settings.forget_deadline,
                 "age_seconds": round(max(0.0, opened.ledger.now() - request.owed_since), 1),
                 "attempts": request.attempts,
@@ -82,6 +84,10 @@ def _served(opened: Home, generation: str | None) -> tuple[Manifest | None, str]
         return None, str(failure)
     manifest = None if found.manifest is None else Manifest.of(found.manifest)
     return manifest, found.faults[0].reason if found.faults else "sound"
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:

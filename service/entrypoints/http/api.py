@@ -94,6 +94,7 @@ class Services:
     doorkeeper: Doorkeeper
     on_start: Callable[[], Awaitable[None]]
     on_stop: Callable[[], Awaitable[None]]
+    due_seconds: float = 30 * 86_400.0  # from the acceptance of a deletion until it is due
     online: OnlineServices | None = None  # events, items and people; None: this process takes none
 
 
@@ -162,7 +163,7 @@ def forget_status(
     request = receipts.visible(services.ledger.request(request_id), caller)
     if not caller.may(Scope.RIGHTS):
         return schemas.ForgetAcknowledged.of(request)
-    return schemas.ForgetStatus.of(request)
+    return schemas.ForgetStatus.of(request, services.due_seconds)
 
 
 @router.get(

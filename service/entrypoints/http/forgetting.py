@@ -12,7 +12,6 @@ from service.entrypoints.http.forgetting_schemas import (
     LONGEST_LIST,
     BatchForgetAnswer,
     BatchForgetBody,
-    DueForget,
     ForgetPage,
     PreviewAnswer,
     PreviewBody,
@@ -20,6 +19,7 @@ from service.entrypoints.http.forgetting_schemas import (
 )
 from service.entrypoints.http.online import Online
 from service.entrypoints.http.paging import Cursor, cursor_of, ids_in
+from service.entrypoints.http.schemas import ForgetStatus
 from service.errors import InvalidInput
 
 router = APIRouter(tags=["forgetting"])
@@ -37,7 +37,7 @@ def list_forgets(
     """Deletions in the order in which they were accepted, each with its due date."""
     found = online.ledger.requests_after(_place(cursor), state, limit)
     more = cursor_of((repr(found[-1].accepted_at), found[-1].request_id)) if len(found) == limit else None
-    return ForgetPage(requests=[DueForget.due(one, online.forget_deadline) for one in found], cursor=more)
+    return ForgetPage(requests=[ForgetStatus.of(one, online.due_seconds) for one in found], cursor=more)
 
 
 @router.post("/forget/preview", responses=problems.documented(400, 408, 413, 415, 422, 500, 503))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from statistics import median
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from service.entrypoints.http.people_schemas import ExportedUse
 from service.entrypoints.http.schemas import (
@@ -26,45 +25,12 @@ LONGEST_LIST = 1_000
 StateWord = Literal["accepted", "held", "retraining", "completed", "failed"]
 
 
-class DueForget(ForgetStatus):
-    """Where a deletion stands, and until when it is due."""
-
-    model_config = answer_config(
-        {
-            "request_id": "f-81b2",
-            "state": "completed",
-            "scope": "user",
-            "held": True,
-            "outcome": "erased",
-            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
-            "items": None,
-            "fence": 4,
-            "affected_shards": ["9c0d"],
-            "accepted_at": "2025-01-01T12:00:00Z",
-            "masked_at": "2025-01-01T12:00:00.005Z",
-            "retraining_at": "2025-01-01T12:00:01Z",
-            "completed_at": "2025-01-01T12:01:30Z",
-            "attempts": 1,
-            "error": None,
-            "due_at": "2025-01-02T12:00:00Z",
-        }
-    )
-
-    due_at: AwareDatetime
-
-    @classmethod
-    def due(cls, request: ForgetRequest, deadline: float) -> DueForget:
-        """`deadline` in seconds from acceptance, or from the release of the hold that it waited for."""
-        due_at = datetime.fromtimestamp(request.owed_since + deadline, UTC)
-        return cls(**ForgetStatus.of(request).model_dump(), due_at=due_at)
-
-
 class ForgetPage(BaseModel):
     """Deletions, the oldest first, and the cursor of the next page (null: there is none)."""
 
     model_config = answer_config({"requests": [], "cursor": None})
 
-    requests: list[DueForget]
+    requests: list[ForgetStatus]
     cursor: str | None
 
 

@@ -72,7 +72,7 @@ class OnlineServices:
     bell: Rings
     telemetry: Telemetry
     doorkeeper: Doorkeeper
-    forget_deadline: float  # seconds until an owed deletion is overdue
+    due_seconds: float  # from the acceptance of a deletion until it is due
     signer: ReceiptSigner  # of attestations
     log: TransparencyLog
     turnstile: Turnstile = field(default_factory=Turnstile)

@@ -48,7 +48,7 @@ Format = Annotated[Literal["json", "csv"], Query(description="csv: the interacti
 )
 def export_user(user_id: UserId, online: Online, format: Format = "json") -> Response:
     """All that is held of a person, and where it counts. Of somebody who is not held it is empty, but for their deletions."""
-    answer = ExportAnswer.of(user_id, online.ledger.export(user_id))
+    answer = ExportAnswer.of(user_id, online.ledger.export(user_id), online.due_seconds)
     if format == "json":
         return Response(answer.model_dump_json(), media_type="application/json")
     return Response(_table(answer.interactions), media_type="text/csv; charset=utf-8")

@@ -97,13 +97,14 @@ class ExportAnswer(BaseModel):
     restraints: list[ExportedRestraint]
 
     @classmethod
-    def of(cls, user_id: str, held: PersonExport) -> ExportAnswer:
+    def of(cls, user_id: str, held: PersonExport, due_seconds: float) -> ExportAnswer:
+        """`due_seconds`: from the acceptance of a deletion until it is due."""
         fields: dict[str, Any] = {
             "interactions": [asdict(row) for row in held.rows],
             "used_by": [asdict(use) for use in held.seen_by],
             "restraints": [ExportedRestraint.of(restraint) for restraint in held.restraints],
         }
-        deletions = [ForgetStatus.of(request) for request in held.requests]
+        deletions = [ForgetStatus.of(request, due_seconds) for request in held.requests]
         return cls(user_id=user_id, known_event_ids=held.events, deletions=deletions, **fields)
 
 

@@ -54,6 +54,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.IdentityUnavailable: Kind(503, "identity-unavailable", "Identity provider unavailable", 5),
     errors.ReceiptInvalid: Kind(500, "receipt-invalid", "Receipt invalid"),
     errors.ProofInvalid: Kind(500, "proof-invalid", "Proof invalid"),
+    errors.NotDelivered: Kind(503, "not-delivered", "Notification not delivered", 60),
     errors.OutOfMemory: Kind(503, "out-of-memory", "Out of memory", 5),
     errors.AccessRefused: Kind(403, "access-refused", "Access refused"),
     errors.Unauthenticated: Kind(401, "unauthenticated", "API key needed"),

@@ -256,9 +256,9 @@ class ForgetAcknowledged(BaseModel):
 
 
 class ForgetStatus(BaseModel):
-    """Where a deletion stands: accepted, retraining, completed or failed (and then tried again).
+    """Where a deletion stands: accepted, retraining, completed or failed (and then tried again); and until when it is due.
 
-    One that is `held` is in force, and erases what it has to when the legal hold is released.
+    One that is `held` is in force, and erases what it has to when the legal hold is released; it is due from then on.
     """
 
     model_config = answer_config(
@@ -276,6 +276,7 @@ class ForgetStatus(BaseModel):
             "masked_at": "2025-01-01T12:00:00.005Z",
             "retraining_at": "2025-01-01T12:00:01Z",
             "completed_at": "2025-01-01T12:01:30Z",
+            "due_at": "2025-01-31T12:00:00Z",
             "attempts": 1,
             "error": None,
         }
@@ -294,11 +295,13 @@ class ForgetStatus(BaseModel):
     masked_at: AwareDatetime
     retraining_at: AwareDatetime | None
     completed_at: AwareDatetime | None
+    due_at: AwareDatetime
     attempts: int
     error: str | None
 
     @classmethod
-    def of(cls, request: ForgetRequest) -> ForgetStatus:
+    def of(cls, request: ForgetRequest, due_seconds: float) -> ForgetStatus:
+        """`due_seconds`: from acceptance, or from the release of the hold that it waited for, until it is due."""
         return cls(
             request_id=request.request_id,
             state=request.state,
@@ -309,6 +312,7 @@ class ForgetStatus(BaseModel):
             masked_at=datetime.fromtimestamp(request.masked_at, UTC),
             retraining_at=_time(request.retraining_at),
             completed_at=_time(request.completed_at),
+            due_at=datetime.fromtimestamp(request.owed_since + due_seconds, UTC),
             attempts=request.attempts,
             error=request.error,
             **_finding(request),

@@ -1,4 +1,4 @@
-"""A log of receipts, to which each is appended when its request is completed; those that there are come first."""
+"""A log of receipts, to which each is appended when its request is completed; and an outbox of notifications."""
 
 import hashlib
 import secrets
@@ -30,6 +30,17 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     _enter_known(nodes, logged)
+    op.create_table(
+        "outbox",
+        sa.Column("request_id", _Text, primary_key=True),
+        sa.Column("state", _Text, primary_key=True),
+        sa.Column("occurred_at", sa.Double, nullable=False),
+        sa.Column("attempts", sa.BigInteger, nullable=False),
+        sa.Column("next_attempt_at", sa.Double),
+        sa.Column("delivered_at", sa.Double),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("outbox_next_attempt_at", "outbox", ["next_attempt_at"])
     # Who does not know of the log would complete deletions whose receipts are not in it.
     op.execute("UPDATE state SET oldest_schema = '0008'")
 
