@@ -7,6 +7,7 @@ LetheError
 │   ├── UnknownUser           nothing is held of this user
 │   ├── UnknownItem           an item id that no catalog holds
 │   ├── UnknownRequest        no forget request has this id
+│   ├── SelectionChanged      other rows are selected now than were previewed
 │   ├── UnknownInteraction    nothing is held of this user and this item
 │   ├── UnknownRestraint      no restriction, or no hold, stands over this user
 │   └── IdempotencyConflict   the key was used before, for a different request
@@ -60,6 +61,9 @@ class UnknownInteraction(InvalidInput): ...
 
 
 class UnknownRestraint(InvalidInput): ...
+
+
+class SelectionChanged(InvalidInput): ...
 
 
 class IdempotencyConflict(InvalidInput): ...

@@ -39,12 +39,14 @@ from service.ledger.rekeying import (
 )
 from service.ledger.restraining import LONGEST_GROUND, Lifted, RestraintBook, RestraintStatus
 from service.ledger.searching import ColumnSearch
+from service.ledger.selecting import MOST_ITEMS, RowSelection, SelectedRows
 from service.ledger.shelf import ItemOutcome
 
 __all__ = [
     "KEY_ID_LENGTH",
     "LONGEST_GROUND",
     "MEMORIZED",
+    "MOST_ITEMS",
     "VALIDATES",
     "AcceptedForget",
     "Announced",
@@ -78,7 +80,9 @@ __all__ = [
     "Rekeyed",
     "RestraintBook",
     "RestraintStatus",
+    "RowSelection",
     "Scope",
+    "SelectedRows",
     "TreeHead",
     "entry_of",
     "known_check",

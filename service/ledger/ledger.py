@@ -54,6 +54,7 @@ from service.ledger.receipt_log import ReceiptLog
 from service.ledger.restraining import RestraintBook
 from service.ledger.restraints import restricted_among, restricted_since
 from service.ledger.searching import ColumnSearch, search_columns
+from service.ledger.selecting import RowSelection, SelectedRows, select_rows
 from service.ledger.shelf import ItemOutcome
 from service.records import (
     COMMAND_LINE,
@@ -453,6 +454,14 @@ class Ledger:
         """What a deletion would find if it came now; nothing is changed. Raises InvalidInput for what is no id."""
         with self._database.read_transaction() as connection:
             return exporting.preview(connection, user_id, item_ids, self._hashes)
+
+    def select_rows(self, selection: RowSelection, most_users: int) -> SelectedRows:
+        """The rows that meet all conditions of a selection; nothing is changed.
+
+        Raises InvalidInput for one without a condition, of more people than `most_users`, and for what is no id.
+        """
+        with self._database.read_transaction() as connection:
+            return select_rows(connection, selection, most_users, self._hashes)
 
     def export(self, user_id: str) -> PersonExport:
         """All that is held of a person, and where it counts. Raises InvalidInput for what is no id."""

@@ -41,6 +41,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/forget"): {"user_id": "nobody"},
     ("POST", "/forget/preview"): {"user_id": "nobody"},
     ("POST", "/forget/batch"): {"user_ids": ["nobody"]},
+    ("POST", "/forget/batch/preview"): {"item_ids": ["i-1"]},
     ("POST", "/interactions"): {"interactions": [{"user_id": "nobody", "item_id": "i-1", "liked": True}]},
     ("DELETE", "/interactions"): {"user_id": "nobody", "item_ids": ["i-1"]},
     ("PATCH", "/interactions"): {"user_id": "nobody", "item_id": "i-1", "liked": True},

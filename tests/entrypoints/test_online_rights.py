@@ -225,6 +225,61 @@ def test_a_batch_of_deletions_has_a_request_for_each_and_rings_once(house: Onlin
     assert again["requests"][0]["request_id"] == told["requests"][0]["request_id"]
 
 
+def preview(house: OnlineHouse, selection: dict[str, Any]) -> dict[str, Any]:
+    return dict(house.post("/forget/batch/preview", selection).json())
+
+
+@pytest.mark.parametrize(
+    ("selection", "users", "rows"),
+    [
+        ({"item_ids": ["i0", "i2"]}, 2, {"ann": ["i0"], "bob": ["i2"]}),
+        ({"item_ids": ["i3"]}, 1, {"ann": ["i3"]}),  # beyond the horizon
+        ({"user_ids": ["ann", "nobody"]}, 1, {"ann": ["i0", "i1", "i3"]}),
+        ({"since": "1970-01-01T00:16:41Z", "until": "1970-01-01T00:16:42Z"}, 1, {"ann": ["i1"]}),
+        ({"user_ids": ["ann"], "until": "1970-01-01T00:16:41Z"}, 1, {"ann": ["i0"]}),
+        ({"item_ids": ["i5"]}, 0, {}),
+    ],
+)
+def test_selected_rows_are_forgotten_as_previewed_and_no_others(
+    house: OnlineHouse, selection: dict[str, Any], users: int, rows: dict[str, list[str]]
+) -> None:
+    held = {user: house.ledger.seen(user) for user in ("ann", "bob")}
+    told = preview(house, selection)
+    assert (told["users"], told["interactions"]) == (users, sum(map(len, rows.values())))
+    assert {user: house.ledger.seen(user) for user in held} == held
+    done = house.post("/forget/batch", {"selection": {**selection, "digest": told["digest"]}})
+    assert (done.status_code, done.json()["held"]) == (202, users)
+    assert {user: house.ledger.seen(user) for user in held} == {
+        user: items - set(rows.get(user, ())) for user, items in held.items()
+    }
+    for one in done.json()["requests"]:
+        assert house.ledger.request(one["request_id"]).scope == "interactions"
+
+
+def test_what_was_not_previewed_as_it_is_now_is_not_forgotten(light: OnlineHouse) -> None:
+    selection = {"item_ids": ["i0"]}
+    digest = preview(light, selection)["digest"]
+    assert light.post("/interactions", {"interactions": [_row("bob", "i0")]}).status_code == 200
+    refused = light.post("/forget/batch", {"selection": {**selection, "digest": digest}})
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:lethe:problem:selection-changed")
+    assert light.ledger.seen("bob") == {"i0", "i2"}
+    assert light.ledger.requests_after(None, None, 9) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"selection": {"item_ids": ["i0"]}},
+        {"selection": {"digest": "x"}},
+        {"selection": {"item_ids": ["i0"], "digest": "x"}, "user_ids": ["ann"]},
+        {},
+    ],
+)
+def test_a_selection_comes_alone_with_a_condition_and_a_digest(light: OnlineHouse, body: dict[str, Any]) -> None:
+    assert light.post("/forget/batch", body).status_code == 422
+    assert light.post("/forget/batch/preview", {}).status_code == 422
+
+
 # Rankings
 
 

@@ -49,6 +49,7 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("GET", "/forget"): opened_by(Scope.RIGHTS),
     ("POST", "/forget/preview"): opened_by(Scope.RIGHTS),
     ("POST", "/forget/batch"): opened_by(Scope.RIGHTS),  # it tells what was held of many, and no quota bounds it
+    ("POST", "/forget/batch/preview"): opened_by(Scope.RIGHTS),
     ("GET", "/users/{user_id}/export"): opened_by(Scope.RIGHTS),
     # They tell of whom anything is held, and the ground of a hold.
     ("PUT", "/users/{user_id}/restriction"): opened_by(Scope.RIGHTS),

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.entrypoints.http.forgetting_schemas import BatchForgetBody
 from service.entrypoints.http.people_schemas import ExportAnswer
 from service.entrypoints.http.recommend_schemas import RecommendBody
 from service.entrypoints.http.schemas import Problem, SignedReceipt
@@ -19,7 +20,8 @@ from service.entrypoints.http.schemas import Problem, SignedReceipt
 _MODELS: tuple[type[BaseModel], ...] = (ExportAnswer, Problem, SignedReceipt)
 # Bodies of which a validator wants exactly one of some fields -> the name of the body with each of these.
 _ONE_OF: dict[type[BaseModel], dict[str, str]] = {
-    RecommendBody: {"user_id": "RecommendForUser", "history": "RecommendForHistory"}
+    BatchForgetBody: {"user_ids": "BatchForgetUsers", "selection": "BatchForgetSelection"},
+    RecommendBody: {"user_id": "RecommendForUser", "history": "RecommendForHistory"},
 }
 _TEMPLATE = "#/components/schemas/{model}"
 
@@ -40,6 +42,8 @@ def with_named_models(document_of: Callable[[], dict[str, Any]]) -> Callable[[],
         named = document["components"]["schemas"]
         named.update(schemas["$defs"])
         for model, bodies in _ONE_OF.items():
+            if model.__name__ not in named:
+                continue  # of a route that this process does not have
             whole = named[model.__name__]
             named.update({name: _with_one(whole, name, field, bodies) for field, name in bodies.items()})
             named[model.__name__] = _one_of(whole, list(bodies.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query
@@ -10,17 +11,21 @@ from service.entrypoints.http import problems
 from service.entrypoints.http.access import Known
 from service.entrypoints.http.forgetting_schemas import (
     LONGEST_LIST,
+    MOST_FORGOTTEN,
     BatchForgetAnswer,
     BatchForgetBody,
     ForgetPage,
     PreviewAnswer,
     PreviewBody,
+    SelectionBody,
+    SelectionPreview,
     StateWord,
 )
-from service.entrypoints.http.online import Online
+from service.entrypoints.http.online import Online, OnlineServices
 from service.entrypoints.http.paging import Cursor, cursor_of, ids_in
 from service.entrypoints.http.schemas import ForgetStatus
-from service.errors import InvalidInput
+from service.errors import InvalidInput, SelectionChanged
+from service.records import ById, ItemName
 
 router = APIRouter(tags=["forgetting"])
 
@@ -47,13 +52,38 @@ def preview_forget(body: PreviewBody, online: Online) -> PreviewAnswer:
     return PreviewAnswer.of(online.ledger.preview(body.user_id, body.names()), took)
 
 
-@router.post("/forget/batch", status_code=202, responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))
+@router.post(
+    "/forget/batch", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 429, 500, 503)
+)
 def forget_batch(body: BatchForgetBody, online: Online, after: BackgroundTasks, caller: Known) -> BatchForgetAnswer:
-    """Forget many users: each effective at once, with a receipt of its own, and one build for all."""
+    """Forget many users, or the rows of a selection: each effective at once, with a receipt of its own, one build for all."""
     with online.turnstile.passed():
-        accepted = [online.intake.forget(user, None, None, body.remember, caller.requester()) for user in body.user_ids]
+        accepted = [
+            online.intake.forget(user, items, None, body.remember, caller.requester())
+            for user, items in _wanted(body, online)
+        ]
     after.add_task(online.bell.ring)
     return BatchForgetAnswer.of(accepted)
+
+
+@router.post("/forget/batch/preview", responses=problems.documented(400, 408, 413, 415, 422, 500, 503))
+def preview_batch(body: SelectionBody, online: Online) -> SelectionPreview:
+    """How many rows a selection holds now, and of how many people. Nothing is changed."""
+    return SelectionPreview.of(online.ledger.select_rows(body.rows(), MOST_FORGOTTEN))
+
+
+def _wanted(body: BatchForgetBody, online: OnlineServices) -> Iterator[tuple[str, list[ItemName] | None]]:
+    """Whom to forget, and which of their rows (None: all). Raises SelectionChanged."""
+    if body.selection is None:
+        yield from ((user, None) for user in body.user_ids or ())
+        return
+    found = online.ledger.select_rows(body.selection.rows(), MOST_FORGOTTEN)
+    if found.digest != body.selection.digest:
+        raise SelectionChanged(
+            "other rows are selected now than when the digest was given; nothing was forgotten. Preview the selection again"
+        )
+    for user, items in found.by_user.items():
+        yield user, [ById(item) for item in items]
 
 
 def _place(cursor: str) -> tuple[float, str] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from service.entrypoints.http.item_schemas import Moment
 from service.entrypoints.http.people_schemas import ExportedUse
 from service.entrypoints.http.schemas import (
     ForgetBody,
@@ -16,7 +19,7 @@ from service.entrypoints.http.schemas import (
     answer_config,
     body_config,
 )
-from service.ledger import ForgetPreview
+from service.ledger import MOST_ITEMS, ForgetPreview, RowSelection, SelectedRows
 from service.records import ForgetRequest
 
 MOST_FORGOTTEN = 10_000
@@ -71,13 +74,73 @@ class PreviewAnswer(BaseModel):
         )
 
 
+_Users = Annotated[list[Id], Field(min_length=1, max_length=MOST_FORGOTTEN)]
+
+
+class SelectionBody(BaseModel):
+    """Rows that meet all conditions that are given, one at least: of these items, of these users, within this time."""
+
+    model_config = body_config({"item_ids": ["34"], "since": "2025-01-01T00:00:00Z", "until": "2025-01-02T00:00:00Z"})
+
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS)] | None = None
+    user_ids: _Users | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+    @model_validator(mode="after")
+    def _a_condition(self) -> SelectionBody:
+        if self.rows().is_everything:
+            raise PydanticCustomError("no_condition", "Give at least one condition")
+        return self
+
+    def rows(self) -> RowSelection:
+        """The selection as the ledger knows it."""
+        return RowSelection(
+            item_ids=None if self.item_ids is None else tuple(self.item_ids),
+            user_ids=None if self.user_ids is None else tuple(self.user_ids),
+            since=None if self.since is None else math.floor(self.since.timestamp()),
+            until=None if self.until is None else math.ceil(self.until.timestamp()),
+        )
+
+
+class SelectionPreview(BaseModel):
+    """What the selection holds now. `digest` goes with it to `POST /forget/batch`, which erases this or nothing."""
+
+    model_config = answer_config({"users": 12, "interactions": 340, "items": 1, "digest": "5f1c"})
+
+    users: int
+    interactions: int
+    items: int
+    digest: str
+
+    @classmethod
+    def of(cls, found: SelectedRows) -> SelectionPreview:
+        items = {item for own in found.by_user.values() for item in own}
+        return cls(users=len(found.by_user), interactions=found.interactions, items=len(items), digest=found.digest)
+
+
+class PreviewedSelection(SelectionBody):
+    """A selection, and the digest that its preview gave: this is erased, or nothing."""
+
+    model_config = body_config({"item_ids": ["34"], "digest": "5f1c"})
+
+    digest: Annotated[str, Field(min_length=1, max_length=128)]
+
+
 class BatchForgetBody(BaseModel):
-    """Users to be forgotten, each as a whole. Sent again, those that are owed are the same requests."""
+    """Users to be forgotten, each as a whole; or a previewed selection of rows. Users who are owed keep their requests."""
 
-    model_config = body_config({"user_ids": ["196", "186"]})
+    model_config = body_config({"user_ids": ["196", "186"]}, {"selection": {"item_ids": ["34"], "digest": "5f1c"}})
 
-    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_FORGOTTEN)]
+    user_ids: _Users | None = None
+    selection: PreviewedSelection | None = None
     remember: bool = False
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> BatchForgetBody:
+        if (self.user_ids is None) == (self.selection is None):
+            raise PydanticCustomError("one_choice", "Give exactly one of user_ids and selection")
+        return self
 
 
 class BatchForgotten(BaseModel):

@@ -21,7 +21,7 @@ from service.entrypoints.http.problems import problem_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_BATCHES = ("/interactions", "/items", "/forget/batch")  # paths whose bodies hold many rows
+_BATCHES = ("/interactions", "/items", "/forget/batch", "/forget/batch/preview")  # paths whose bodies hold many rows
 # Without it, the rest of a refused body would be read and thrown away.
 _CLOSE = {"Connection": "close"}
 
