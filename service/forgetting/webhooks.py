@@ -88,8 +88,10 @@ class WebhookSender:
             try:
                 while self.deliver_one():
                     pass
-            except LetheError as error:
-                log.warning("webhooks_halted", extra={"kind": type(error).__name__})
+            except Exception as error:
+                # Whatever it was, this thread goes on: nobody would start another, and the event is due again.
+                told = {"kind": type(error).__name__}
+                log.warning("webhooks_halted", extra=told, exc_info=not isinstance(error, LetheError))
             if stop.wait(_POLL):
                 return
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import NotDelivered
+from service.errors import LedgerUnavailable, NotDelivered
 from service.forgetting.posting import Receiver, is_public
 from service.forgetting.webhooks import GIVE_UP_SECONDS, WebhookSender, signature
 from service.ledger import Ledger, OutboxEvent
@@ -175,6 +175,43 @@ def test_pauses_double_up_to_an_hour_with_jitter_and_end_after_three_days() -> N
     assert pause(500, 1.0) == 3_600.0
     assert pause(80, 1.0, GIVE_UP_SECONDS - 3_600.0) == 3_600.0
     assert pause(80, 1.0, GIVE_UP_SECONDS - 3_599.0) is None
+
+
+class Halting:
+    """An outbox that cannot be asked at first, in ways foreseen and not, and then ends the work."""
+
+    def __init__(self) -> None:
+        self.failures: list[Exception] = [LedgerUnavailable("asleep"), UnicodeError("a label too long")]
+        self.asked = 0
+
+    def claim(self, lease: float) -> OutboxEvent | None:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop()
+        return None
+
+    def note_delivered(self, event: OutboxEvent) -> None:
+        raise AssertionError
+
+    def note_failed(self, event: OutboxEvent, retry_in: float | None) -> None:
+        raise AssertionError
+
+
+class ThirdTime:
+    """Asks to stop after the third look."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        return self.waits == 3
+
+
+def test_whatever_fails_delivery_goes_on() -> None:
+    outbox = Halting()
+    WebhookSender(outbox, Away(), KEY, DUE, time.time).run(ThirdTime())
+    assert outbox.asked == 3
 
 
 # Bounds
