@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from service.ledger import tables
 from service.ledger.database import Database
-from service.ledger.requests import one_request
 from service.ledger.statements import insert_new
 
 Announced = Literal["masked", "completed", "failed"]
@@ -66,19 +65,24 @@ class Outbox:
 
         If nobody says by then what came of it, because the process died, it is due again.
         """
-        due = sa.and_(_PENDING, _c.next_attempt_at <= self._clock())
+        request = tables.forget_requests.c
+        due_events = (
+            sa.select(tables.outbox, request.accepted_at, request.released_at)
+            .join(tables.forget_requests, request.request_id == _c.request_id)
+            .where(_PENDING, _c.next_attempt_at <= self._clock())
+        )
         with self._database.read_transaction() as connection:
-            if connection.execute(sa.select(_c.request_id).where(due).limit(1)).first() is None:
+            if connection.execute(due_events.limit(1)).first() is None:
                 return None
         with self._database.write_transaction() as connection:
-            oldest = sa.select(tables.outbox).where(due).order_by(_c.next_attempt_at, _c.request_id, _c.state).limit(1)
-            found = connection.execute(oldest).first()
+            ordered = due_events.order_by(_c.next_attempt_at, _c.request_id, _c.state)
+            found = connection.execute(ordered.limit(1)).first()
             if found is None:
                 return None  # another worker was faster
             taken = {"next_attempt_at": self._clock() + lease, "attempts": found.attempts + 1}
             connection.execute(_of(found.request_id, found.state).values(**taken))
-            request = one_request(connection, found.request_id)
-        times = (found.occurred_at, request.accepted_at, request.owed_since)
+        owed_since = found.accepted_at if found.released_at is None else found.released_at
+        times = (found.occurred_at, found.accepted_at, owed_since)
         return OutboxEvent(found.request_id, found.state, *times, found.attempts + 1)
 
     def note_delivered(self, event: OutboxEvent) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from service.errors import InvalidInput
+from service.ledger import aside, tables
 from service.ledger.hashes import KeyedHashes
 from service.ledger.rows import TABLES
 from service.ledger.statements import chunks, keyed
@@ -45,7 +46,7 @@ class SelectedRows:
 def select_rows(
     connection: sa.Connection, selection: RowSelection, most_users: int, hashes: KeyedHashes
 ) -> SelectedRows:
-    """Find the rows, on both sides of the horizon: who has two of one item is selected by either.
+    """Find the rows, on both sides of the horizon and of restricted people: who has two of one item is selected by either.
 
     Raises InvalidInput for a selection without a condition, of more people than `most_users`, and for what is no id.
     """
@@ -65,12 +66,14 @@ def _queries(selection: RowSelection) -> Iterator[sa.Select[str, str]]:
     users = None if selection.user_ids is None else [keyed(user) for user in selection.user_ids]
     parts: Sequence[list[str] | None] = [None] if users is None else [list(part) for part in chunks(users)]
     items = None if selection.item_ids is None else [keyed(item, "an item_id") for item in selection.item_ids]
-    for table in TABLES:
+    for table in (*TABLES, tables.set_aside):
         c = table.c
         within: list[sa.ColumnElement[bool]] = []
         within += [] if items is None else [c.item_id.in_(items)]
         within += [] if selection.since is None else [c.timestamp >= selection.since]
         within += [] if selection.until is None else [c.timestamp < selection.until]
+        # What is kept for a legal hold alone was asked to be erased already.
+        within += [c.request_id == aside.RESTRICTED] if table is tables.set_aside else []
         for part in parts:
             whose = [] if part is None else [c.user_id.in_(part)]
             yield sa.select(c.user_id, c.item_id).where(*within, *whose)

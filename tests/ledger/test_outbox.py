@@ -80,6 +80,21 @@ def test_where_nothing_was_held_it_is_masked_and_completed_all_the_same(ledger: 
     assert [event.state for event in claimed(ledger)] == ["completed"]
 
 
+def test_of_a_held_deletion_it_is_told_that_it_is_masked_and_it_is_owed_from_the_release_on(
+    ledger: Ledger, clock: Clock
+) -> None:
+    ledger.restraints.hold("ann", "a case")
+    request = ledger.forget("ann", None, None).request
+    accepted_at = clock.now
+    [masked] = claimed(ledger)
+    assert (masked.state, masked.owed_since) == ("masked", accepted_at)
+    clock.now += 1_000
+    ledger.restraints.release_hold("ann")
+    ledger.complete(request.request_id, "receipt", clock.now)
+    completed = next(event for event in claimed(ledger) if event.state == "completed")
+    assert (completed.accepted_at, completed.owed_since) == (accepted_at, accepted_at + 1_000)
+
+
 def test_a_change_that_is_undone_is_not_told(ledger: Ledger) -> None:
     with stopping_at("lethe.forget.before_commit"), pytest.raises(RuntimeError):
         ledger.forget("ann", None, None)
