@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history attacks check sbom audit format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history fuzz attacks check sbom audit format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -29,6 +29,10 @@ torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where 
 
 history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (minutes)
 	$(BIN)/python -m tests.history.load --operations 20000 --clients 8 --seed $(SEED)
+
+CASES ?= 100000
+fuzz: $(VENV)/.installed-dev ## 100,000 hostile requests to a real server with every kind of key (half an hour)
+	$(BIN)/python -m tests.fuzz.runner --cases $(CASES) --seed $(SEED)
 
 PORT ?= 8000
 attacks: $(VENV)/.installed-dev ## every script of tests/attacks against the server on PORT; it erases people (minutes)

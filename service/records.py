@@ -180,6 +180,10 @@ class Interaction:
     rating: float | None = field(default=None, compare=False)
 
 
+WantedForget = tuple[str, tuple[ItemName, ...] | None]
+"""A user, and which of their items are to be forgotten; None: all that is held of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """What a person says of an item instead of what is held of it."""

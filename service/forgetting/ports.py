@@ -29,6 +29,7 @@ from service.records import (
     RestraintKind,
     RestrictionGround,
     Tombstone,
+    WantedForget,
 )
 
 
@@ -58,6 +59,8 @@ class IntakeLedger(Protocol):
         by: Requester = COMMAND_LINE,
     ) -> AcceptedForget: ...
 
+    def forget_all(self, wanted: Sequence[WantedForget], remember: bool, by: Requester) -> list[AcceptedForget]: ...
+
     def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> AcceptedForget: ...
 
     def rectify(
@@ -68,7 +71,7 @@ class IntakeLedger(Protocol):
         by: Requester = COMMAND_LINE,
     ) -> AcceptedForget: ...
 
-    def complete(self, request_id: str, receipt: str, completed_at: float) -> None: ...
+    def complete_all(self, done: Iterable[tuple[str, str, float]]) -> None: ...
 
     def published(self) -> Published | None: ...
 

@@ -72,6 +72,7 @@ from service.records import (
     Requester,
     ShardAssignment,
     Tombstone,
+    WantedForget,
 )
 
 REMEMBER_SECONDS = 30 * 86_400.0
@@ -402,6 +403,15 @@ class Ledger:
         )
         return self._accept(command)
 
+    def forget_all(self, wanted: Sequence[WantedForget], remember: bool, by: Requester) -> list[AcceptedForget]:
+        """Delete users, or these of their interactions, as `forget` does, all in one transaction. Raises InvalidInput."""
+        now = self._clock()
+        commands = [
+            deletions.ForgetCommand.of(user_id, items, None, remember, self._hashes, now, by)
+            for user_id, items in wanted
+        ]
+        return self._accept_all(commands, now)
+
     def forget_again(self, user_id: str, item_ids: Sequence[ItemName] | None) -> AcceptedForget:
         """Delete what an old ledger brought back, as `forget` does.
 
@@ -431,11 +441,16 @@ class Ledger:
         return self._accept(command)
 
     def _accept(self, command: deletions.ForgetCommand) -> AcceptedForget:
+        return self._accept_all([command], command.accepted_at)[0]
+
+    def _accept_all(self, commands: Sequence[deletions.ForgetCommand], now: float) -> list[AcceptedForget]:
+        known = (self._hashes, self._remember_seconds, self._clock)
         with self._database.write_transaction() as connection:
-            tombstones.remove_expired(connection, command.accepted_at)
-            accepted = deletions.accept(connection, command, self._hashes, self._remember_seconds, self._clock)
-            if accepted.request.receipt is None:
-                self._announce(connection, {accepted.request.request_id: accepted.request.masked_at}, "masked")
+            tombstones.remove_expired(connection, now)
+            accepted = [deletions.accept(connection, command, *known) for command in commands]
+            for one in accepted:
+                if one.request.receipt is None:
+                    self._announce(connection, {one.request.request_id: one.request.masked_at}, "masked")
             sys.audit("lethe.forget.before_commit")
         sys.audit("lethe.forget.after_commit")
         return accepted
@@ -491,15 +506,23 @@ class Ledger:
 
     def complete(self, request_id: str, receipt: str, completed_at: float) -> None:
         """Note that a deletion is done: its masks fall. The first receipt stays, and is in the log. Raises UnknownRequest."""
+        self.complete_all([(request_id, receipt, completed_at)])
+
+    def complete_all(self, done: Iterable[tuple[str, str, float]]) -> None:
+        """`complete` for each (request id, receipt, time of completion), in one transaction."""
         with self._database.write_transaction() as connection:
-            first = requests.one_request(connection, request_id)
-            requests.complete(connection, request_id, receipt, completed_at)
-            self._remove_from_trail(connection, request_id)
-            if first.receipt is None:
-                receipt_log.append(connection, request_id, receipt)
-                self._announce(connection, {request_id: completed_at}, "completed")
-                event = audit.AuditEvent(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
-                audit.append(connection, self._hashes, event)
+            for request_id, receipt, completed_at in done:
+                self._complete(connection, request_id, receipt, completed_at)
+
+    def _complete(self, connection: sa.Connection, request_id: str, receipt: str, completed_at: float) -> None:
+        first = requests.one_request(connection, request_id)
+        requests.complete(connection, request_id, receipt, completed_at)
+        self._remove_from_trail(connection, request_id)
+        if first.receipt is None:
+            receipt_log.append(connection, request_id, receipt)
+            self._announce(connection, {request_id: completed_at}, "completed")
+            event = audit.AuditEvent(self._clock(), "lethe", "forget.complete", "done", request_id, first.subject)
+            audit.append(connection, self._hashes, event)
 
     def _announce(self, connection: sa.Connection, moments: Mapping[str, float], state: outbox.Announced) -> None:
         if self._announces:

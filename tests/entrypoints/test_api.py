@@ -397,7 +397,7 @@ HISTORY: dict[str, Any] = {"liked": ["A"], "disliked": []}
         ({"user_id": "1", "top_k": 0}, "body.top_k"),
         ({"user_id": "1", "top_k": 201}, "body.top_k"),
         ({"user_id": "1", "top_k": True}, "body.top_k"),
-        ({"user_id": "1", "top_k": 1.0}, "body.top_k"),
+        ({"user_id": "1", "top_k": 1.5}, "body.top_k"),
         ({"user_id": "1", "top_k": float("nan")}, "body.top_k"),
         ({"user_id": "1", "explain": "yes"}, "body.explain"),
         ({"user_id": "1", SECRET: 1}, "body.*"),

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from service.access.doorkeeper import Access, Caller, Doorkeeper
-from service.entrypoints.http.problems import documented, problem_from, rate_limit_headers
+from service.entrypoints.http.problems import RATE_LIMIT_HEADERS, documented, problem_from, rate_limit_headers
 from service.errors import LetheError
 from service.ledger import Scope
 
@@ -95,7 +95,7 @@ class Guard:
         found = self._declared(scope) if scope["type"] == "http" else None
         if found is None:
             # Of what no route declares there is nothing: the router says so.
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _with_methods(send, self._methods_of(scope)))
             return
         path, access = found
         try:
@@ -119,16 +119,27 @@ class Guard:
         )
 
     def _declared(self, scope: AsgiScope) -> tuple[str, Access] | None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path_of(scope)
         for method, template, pattern, access in self._routes:
             if method == scope["method"] and pattern.match(path):
                 return template, access
         return None
 
+    def _methods_of(self, scope: AsgiScope) -> list[str]:
+        """What may be asked of the path. Where several templates are it, of the plainest: that is the documented one."""
+        path = _path_of(scope) if scope["type"] == "http" else ""
+        templates = {template for _, template, pattern, _ in self._routes if pattern.match(path)}
+        plainest = min(templates, key=lambda template: template.count("{"), default=None)
+        return sorted(method for method, template, _, _ in self._routes if template == plainest)
+
 
 class _Named:
     def __init__(self, path: str) -> None:
         self.path = path
+
+
+def _path_of(scope: AsgiScope) -> str:
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
 def _pattern(path: str) -> re.Pattern[str]:
@@ -147,6 +158,17 @@ async def _refused(error: LetheError, scope: AsgiScope, receive: Receive, send: 
     if scope["method"] in _METHODS_WITH_BODY:
         document.headers["Connection"] = "close"  # or the body, which nobody wants, would be read and thrown away
     await document(scope, receive, send)
+
+
+def _with_methods(send: Send, methods: list[str]) -> Send:
+    """`Allow` of a 405 names all methods of the path; the router knows one route's alone."""
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] == 405 and methods:
+            MutableHeaders(scope=message)["allow"] = ", ".join(methods)
+        await send(message)
+
+    return answer
 
 
 def _with_allowance(send: Send, caller: Caller) -> Send:
@@ -209,7 +231,13 @@ def with_access(document_of: Callable[[], dict[str, Any]]) -> Callable[[], dict[
 
 
 def _declare(operation: dict[str, Any], access: Access) -> None:
-    statuses = (429,) if access.public else (401, 403, 429)
+    # Of every request: its URL or head may be too large, its host none of ours.
+    statuses = (414, 421, 431) if access.public else (401, 403, 414, 421, 429, 431)
     answers = {str(status): answer for status, answer in documented(*statuses).items()}
-    operation["responses"] = {**operation["responses"], **answers}
+    responses = {**operation["responses"], **answers}
+    operation["responses"] = responses if access.public else {s: _with_limits(a) for s, a in responses.items()}
     operation["x-lethe-scopes"] = sorted(access.scopes)
+
+
+def _with_limits(answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "headers": {**RATE_LIMIT_HEADERS, **answer.get("headers", {})}}

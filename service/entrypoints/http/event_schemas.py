@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from service.data.events import EventMeanings
-from service.entrypoints.http.schemas import Id, NamedItem, answer_config, body_config, name_of
+from service.entrypoints.http.schemas import WHOLE, Id, NamedItem, answer_config, body_config, name_of
 from service.records import Correction, ItemName
 
 MOST_EVENTS = 10_000
@@ -34,7 +34,7 @@ class EventRow(BaseModel):
     liked: bool | None = None
     rating: Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)] | None = None
     event: EventKind | None = None
-    timestamp: Annotated[int, Field(ge=0, le=_LATEST)] | None = None
+    timestamp: Annotated[int, Field(ge=0, le=_LATEST), WHOLE] | None = None
     event_id: EventId | None = None
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +13,15 @@ from service.scoring.filters import AUTHOR, CATEGORY, YEAR, Condition, Condition
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 AttributeName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
+
+
+def names_stated(schema: dict[str, Any]) -> None:
+    """Let the document refuse names that a mapping's pattern does not fit, which `patternProperties` alone does not."""
+    [(pattern, values)] = schema.pop("patternProperties").items()
+    schema["additionalProperties"] = values
+    schema["propertyNames"] = {**schema.get("propertyNames", {}), "pattern": pattern}
+
+
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Scalar = bool | Number | Word
 _MOST = 100
@@ -71,7 +80,9 @@ class Filter(BaseModel):
     categories: Words | None = None
     year: Range | None = None
     author: Words | None = None
-    attributes: Annotated[dict[AttributeName, Scalar | Values], Field(max_length=20)] = {}
+    attributes: Annotated[
+        dict[AttributeName, Scalar | Values], Field(max_length=20, json_schema_extra=names_stated)
+    ] = {}
 
     def conditions(self) -> Conditions:
         found = []

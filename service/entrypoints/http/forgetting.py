@@ -22,10 +22,10 @@ from service.entrypoints.http.forgetting_schemas import (
     StateWord,
 )
 from service.entrypoints.http.online import Online, OnlineServices
-from service.entrypoints.http.paging import Cursor, cursor_of, ids_in
+from service.entrypoints.http.paging import ListCursor, cursor_of, ids_in
 from service.entrypoints.http.schemas import ForgetStatus
 from service.errors import InvalidInput, SelectionChanged
-from service.records import ById, ItemName
+from service.records import ById, WantedForget
 
 router = APIRouter(tags=["forgetting"])
 
@@ -36,7 +36,7 @@ _LAST = 20  # completed deletions that say how long one takes
 def list_forgets(
     online: Online,
     state: Annotated[StateWord | None, Query()] = None,
-    cursor: Annotated[Cursor, Query()] = "",
+    cursor: Annotated[ListCursor, Query()] = "",
     limit: Annotated[int, Query(ge=1, le=LONGEST_LIST)] = 100,
 ) -> ForgetPage:
     """Deletions in the order in which they were accepted, each with its due date."""
@@ -58,10 +58,7 @@ def preview_forget(body: PreviewBody, online: Online) -> PreviewAnswer:
 def forget_batch(body: BatchForgetBody, online: Online, after: BackgroundTasks, caller: Known) -> BatchForgetAnswer:
     """Forget many users, or the rows of a selection: each effective at once, with a receipt of its own, one build for all."""
     with online.turnstile.passed():
-        accepted = [
-            online.intake.forget(user, items, None, body.remember, caller.requester())
-            for user, items in _wanted(body, online)
-        ]
+        accepted = online.intake.forget_all(list(_wanted(body, online)), body.remember, caller.requester())
     after.add_task(online.bell.ring)
     return BatchForgetAnswer.of(accepted)
 
@@ -72,7 +69,7 @@ def preview_batch(body: SelectionBody, online: Online) -> SelectionPreview:
     return SelectionPreview.of(online.ledger.select_rows(body.rows(), MOST_FORGOTTEN))
 
 
-def _wanted(body: BatchForgetBody, online: OnlineServices) -> Iterator[tuple[str, list[ItemName] | None]]:
+def _wanted(body: BatchForgetBody, online: OnlineServices) -> Iterator[WantedForget]:
     """Whom to forget, and which of their rows (None: all). Raises SelectionChanged."""
     if body.selection is None:
         yield from ((user, None) for user in body.user_ids or ())
@@ -83,7 +80,7 @@ def _wanted(body: BatchForgetBody, online: OnlineServices) -> Iterator[tuple[str
             "other rows are selected now than when the digest was given; nothing was forgotten. Preview the selection again"
         )
     for user, items in found.by_user.items():
-        yield user, [ById(item) for item in items]
+        yield user, tuple(ById(item) for item in items)
 
 
 def _place(cursor: str) -> tuple[float, str] | None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from service.entrypoints.http.filter_schemas import AttributeName, Number, Word
-from service.entrypoints.http.schemas import Id, Text, answer_config, body_config
+from service.entrypoints.http.filter_schemas import AttributeName, Number, Word, names_stated
+from service.entrypoints.http.schemas import WHOLE, Id, Text, answer_config, body_config
+from service.errors import InvalidInput
 from service.ledger import ItemOutcome
 from service.records import CatalogEntry, Item
 
@@ -20,11 +31,33 @@ LONGEST_PAGE = 1_000
 
 Description = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[^\x00]*$")]
 AttributeText = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00]*$")]
-Attributes = Annotated[dict[AttributeName, bool | Number | AttributeText], Field(max_length=50)]
+Attributes = Annotated[
+    dict[AttributeName, bool | Number | AttributeText], Field(max_length=50, json_schema_extra=names_stated)
+]
 Categories = Annotated[list[Word], Field(max_length=50)]
-Year = Annotated[int, Field(ge=-9999, le=9999)]
+Year = Annotated[int, Field(ge=-9999, le=9999), WHOLE]
+_A_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+_EARLIEST, _LATEST = (
+    datetime(1, 1, 2, tzinfo=UTC),
+    datetime(9999, 12, 30, tzinfo=UTC),
+)  # beyond, UTC has no date for some zones
+
+
+def _as_text(value: object) -> object:
+    # Numbers, and texts that are numbers, would be taken as seconds or, if they are large, as milliseconds.
+    if not isinstance(value, str) or _A_TIME.fullmatch(value) is None:
+        raise PydanticCustomError("moment", "Give a time with its zone as text, like 2026-01-31T12:00:00Z")
+    return value
+
+
+def _with_a_date(moment: datetime) -> datetime:
+    if not _EARLIEST <= moment <= _LATEST:
+        raise PydanticCustomError("moment", "Give a time between the years 1 and 9999")
+    return moment
+
+
 # Strict bodies take no text for a time, but JSON has no times.
-Moment = Annotated[AwareDatetime, Field(strict=False)]
+Moment = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_as_text), AfterValidator(_with_a_date)]
 
 _EXAMPLE = {
     "title": "Babe (1995)",
@@ -85,21 +118,33 @@ class ItemsBody(BaseModel):
         return [item.entry(item.item_id) for item in self.items]
 
 
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)  # null, which may not be sent
+
+
+_LEFT_OUT = Field(json_schema_extra=_without_default)
+
+
+ChangedAttributes = Annotated[
+    dict[AttributeName, bool | Number | AttributeText | None], Field(max_length=50, json_schema_extra=names_stated)
+]
+
+
 class ItemPatch(BaseModel):
     """What changes of an item; what is left out stays. Null takes a value away, where there may be none.
 
     `attributes` are merged: null takes one away.
     """
 
-    model_config = body_config({"hidden": True}, {"attributes": {"in_stock": False, "price": None}})
+    model_config = body_config({"hidden": True}, {"attributes": {"in_stock": False, "price": None}}, minProperties=1)
 
-    title: Text | None = None
+    title: Annotated[Text | SkipJsonSchema[None], _LEFT_OUT] = None
     description: Description | None = None
     categories: Categories | None = None
     year: Year | None = None
     author: Text | None = None
-    attributes: Annotated[dict[AttributeName, bool | Number | AttributeText | None], Field(max_length=50)] | None = None
-    hidden: bool | None = None
+    attributes: ChangedAttributes | None = None
+    hidden: Annotated[bool | SkipJsonSchema[None], _LEFT_OUT] = None
     available_from: Moment | None = None
     available_until: Moment | None = None
 
@@ -112,7 +157,7 @@ class ItemPatch(BaseModel):
         return self
 
     def changed(self, entry: CatalogEntry) -> CatalogEntry:
-        """The entry with these changes."""
+        """The entry with these changes. Raises InvalidInput if it would end before it begins."""
         item, kept, given = entry.item, entry, self.model_fields_set
         item = replace(item, **{name: getattr(self, name) for name in ("title", "year", "author") if name in given})
         if "categories" in given:
@@ -124,6 +169,7 @@ class ItemPatch(BaseModel):
             kept = replace(kept, available_from=_seconds(self.available_from))
         if "available_until" in given:
             kept = replace(kept, available_until=_seconds(self.available_until))
+        _require_order(kept)
         if "attributes" not in given:
             return kept
         merged = {**kept.attributes, **self.attributes} if self.attributes else {}
@@ -195,6 +241,12 @@ class ItemsAnswer(BaseModel):
     def of(cls, outcomes: Sequence[ItemOutcome]) -> ItemsAnswer:
         counts: dict[str, Any] = {outcome.value: outcomes.count(outcome) for outcome in ItemOutcome}
         return cls(**counts)
+
+
+def _require_order(entry: CatalogEntry) -> None:
+    begins, ends = entry.available_from, entry.available_until
+    if begins is not None and ends is not None and ends <= begins:
+        raise InvalidInput("available_until must come after available_from")
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -17,7 +17,7 @@ from service.entrypoints.http.item_schemas import (
     ItemsPage,
 )
 from service.entrypoints.http.online import Online
-from service.entrypoints.http.paging import Cursor, cursor_of, ids_in
+from service.entrypoints.http.paging import ListCursor, cursor_of, ids_in
 from service.entrypoints.http.schemas import Id
 from service.ledger import ItemOutcome
 
@@ -38,7 +38,7 @@ def put_items(body: ItemsBody, online: Online, after: BackgroundTasks) -> ItemsA
 @router.get("/items", responses=problems.documented(422, 500, 503))
 def list_items(
     online: Online,
-    cursor: Annotated[Cursor, Query()] = "",
+    cursor: Annotated[ListCursor, Query()] = "",
     limit: Annotated[int, Query(ge=1, le=LONGEST_PAGE)] = 100,
 ) -> ItemsPage:
     """Page through the catalog in order of the items' ids."""
@@ -56,7 +56,10 @@ def get_item(item_id: ItemId, online: Online) -> ItemAnswer:
 
 @router.put(
     "/items/{item_id}",
-    responses={201: {"description": "Created"}, **problems.documented(400, 408, 413, 415, 422, 500, 503)},
+    responses={
+        201: {"description": "Created", "model": ItemAnswer},
+        **problems.documented(400, 408, 413, 415, 422, 500, 503),
+    },
 )
 def put_item(item_id: ItemId, body: ItemBody, online: Online, response: Response, after: BackgroundTasks) -> ItemAnswer:
     """State an item as it is from now on. A new one can be recommended from the next generation on."""

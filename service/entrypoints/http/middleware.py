@@ -20,7 +20,7 @@ from service.entrypoints.http.encodings import ENCODINGS, Gunzip, NotGzip
 from service.entrypoints.http.problems import problem_from
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # where a route asks for one
 _BATCHES = ("/interactions", "/items", "/forget/batch", "/forget/batch/preview")  # paths whose bodies hold many rows
 # Without it, the rest of a refused body would be read and thrown away.
 _CLOSE = {"Connection": "close"}

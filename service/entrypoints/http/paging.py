@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from service.records import key_of
 
 _LONGEST = 65_536  # characters
+_LONGEST_IN_URL = 6_000
 _MOST_BYTES = 600_000  # a thousand of the longest ids
 
 
@@ -45,8 +46,7 @@ def _checked(cursor: str) -> str:
     return cursor
 
 
-Cursor = Annotated[
-    str,
-    Field(max_length=_LONGEST, description="Empty for the first page; then as the answer before gave it"),
-    AfterValidator(_checked),
-]
+_MEANING = "Empty for the first page; then as the answer before gave it"
+Cursor = Annotated[str, Field(max_length=_LONGEST, description=_MEANING), AfterValidator(_checked)]
+# Of a list it names one place, and has to fit into a URL.
+ListCursor = Annotated[str, Field(max_length=_LONGEST_IN_URL, description=_MEANING), AfterValidator(_checked)]

@@ -95,13 +95,32 @@ async def handle(_: Request, error: Exception) -> JSONResponse:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of problem responses with these statuses."""
-    return {
-        status: {
-            "description": http.HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": reference_to(Problem)}},
-        }
-        for status in statuses
+    return {status: _documented(status) for status in statuses}
+
+
+def documented_header(description: str, kind: str = "string") -> dict[str, Any]:
+    """The OpenAPI entry of a response's header."""
+    return {"description": description, "schema": {"type": kind}}
+
+
+RATE_LIMIT_HEADERS = {
+    "RateLimit-Policy": documented_header("Which quota counts here, and how much it grants in 60 seconds"),
+    "RateLimit": documented_header("How much of it is left, and in how many seconds all of it is there again"),
+}
+_RETRY_AFTER = {"Retry-After": documented_header("Seconds after which to ask again", "integer")}
+_HEADERS: Mapping[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": documented_header("How to send a key")},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+
+
+def _documented(status: int) -> dict[str, Any]:
+    answer = {
+        "description": http.HTTPStatus(status).phrase,
+        "content": {MEDIA_TYPE: {"schema": reference_to(Problem)}},
     }
+    return answer if status not in _HEADERS else {**answer, "headers": _HEADERS[status]}
 
 
 def _of_lethe(error: errors.LetheError) -> JSONResponse:
@@ -135,11 +154,17 @@ def _of_validation(error: RequestValidationError) -> JSONResponse:
     return _document(problem)
 
 
+FREELY_NAMED = frozenset({"attributes"})  # fields whose values have names that the caller chose
+
+
 def _location(error: Mapping[str, Any]) -> str:
     parts = [str(part) for part in error["loc"] if part not in FORMS]
     if error["type"] == "extra_forbidden":
         # The name of an unknown field is the caller's own text.
         parts[-1] = "*"
+    for at, part in enumerate(parts[:-1]):
+        if part in FREELY_NAMED:
+            parts[at + 1] = "*"
     return ".".join(parts)
 
 

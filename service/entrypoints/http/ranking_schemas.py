@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from service.entrypoints.http.filter_schemas import Filter
 from service.entrypoints.http.recommend_schemas import Diversity, Excluded, RecommendAnswer, TopK
-from service.entrypoints.http.schemas import LONGEST_TEXT, Id, answer_config, body_config, name_of
+from service.entrypoints.http.schemas import LONGEST_TEXT, WHOLE, Id, answer_config, body_config, name_of
 from service.records import ById
 from service.scoring.requests import Query, RankBy, Recommendation
 
@@ -72,7 +72,7 @@ class RerankBody(BaseModel):
     query: Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")] = ""
     user_id: Id | None = None
     documents: Annotated[list[DocumentText | Document], Field(min_length=1, max_length=MOST_DOCUMENTS)]
-    top_n: Annotated[int, Field(ge=1)] | None = None
+    top_n: Annotated[int, Field(ge=1), WHOLE] | None = None
     return_documents: bool = False
 
     @model_validator(mode="after")

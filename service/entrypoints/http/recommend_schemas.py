@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from service.entrypoints.http.filter_schemas import Filter
 from service.entrypoints.http.paging import Cursor, cursor_of, ids_in
-from service.entrypoints.http.schemas import Id, NamedItem, answer_config, body_config, name_of
+from service.entrypoints.http.schemas import WHOLE, Id, NamedItem, answer_config, body_config, name_of
 from service.records import ById, ItemName
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 
@@ -18,7 +18,7 @@ MOST_EXCLUDED = 1_000
 MOST_SKIPPED = 1_000
 
 Names = Annotated[list[NamedItem], Field(max_length=50)]
-TopK = Annotated[int, Field(ge=1, le=200)]
+TopK = Annotated[int, Field(ge=1, le=200), WHOLE]
 Excluded = Annotated[
     list[NamedItem], Field(max_length=MOST_EXCLUDED, description="Items that must not be in the answer, by id or title")
 ]
@@ -99,7 +99,7 @@ class RecommendBody(BaseModel):
     strict: bool = False
     exclude: Excluded = []
     filter: Filter | None = None
-    offset: Annotated[int, Field(ge=0, le=MOST_SKIPPED)] = 0
+    offset: Annotated[int, Field(ge=0, le=MOST_SKIPPED), WHOLE] = 0
     cursor: Cursor | None = None
     diversity: Diversity = 0.0
 

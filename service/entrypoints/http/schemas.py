@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -39,15 +40,28 @@ def _key(text: str) -> Key:
         raise PydanticCustomError("key", "This id {reason}", {"reason": str(error)}) from None
 
 
+# What `key_of` cuts off both ends. Spelled out: of the schema's dialects each means something else by \\s.
+_WHITE = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 Id = Annotated[
     str,
     Field(
         min_length=1,
         max_length=LONGEST_KEY_AS_GIVEN,
-        description=f"Normalized to NFC, without white space at its ends; then 1 to {LONGEST_KEY} characters",
+        description=f"Normalized to NFC, without white space at its ends; then 1 to {LONGEST_KEY} characters. (Decomposed, the "
+        f"same id may have more: up to {LONGEST_KEY_AS_GIVEN} are taken.)",
+        # In the document stands what is taken of any text, in the validator what is taken of some.
+        json_schema_extra={"maxLength": LONGEST_KEY, "pattern": rf"^[^\x00]*[^\x00{_WHITE}][^\x00]*$"},
     ),
     AfterValidator(_key),
 ]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON has one kind of number: 5.0 is a whole one. It stands behind the bounds, or the document would not state these.
+WHOLE = BeforeValidator(_whole)
 # A title is text that prompts make safe themselves, but no text column of a database holds NUL.
 LONGEST_TEXT = 500
 Text = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]+$")]
@@ -55,9 +69,10 @@ IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200, 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
-def body_config(*examples: dict[str, Any]) -> ConfigDict:
-    """How bodies are read: strictly, with these examples in the document."""
-    return ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra={"examples": list(examples)})
+def body_config(*examples: dict[str, Any], **stated: Any) -> ConfigDict:
+    """How bodies are read: strictly, with these examples in the document, and what else is `stated` of the schema there."""
+    schema = {"examples": list(examples), **stated}
+    return ConfigDict(extra="forbid", strict=True, frozen=True, json_schema_extra=schema)
 
 
 class ItemById(BaseModel):
@@ -91,6 +106,7 @@ def _id_or_title(text: str) -> str:
 
 IdOrTitle = Annotated[
     str,
+    Field(json_schema_extra={"maxLength": LONGEST_TEXT}),  # longer, it is a decomposed id or nothing
     StringConstraints(min_length=1, max_length=LONGEST_KEY_AS_GIVEN, pattern=r"^[^\x00]+$"),
     AfterValidator(_id_or_title),
 ]
