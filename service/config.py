@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -364,6 +365,30 @@ class Settings(BaseSettings):
 def kernel_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Those that are set and say which kernels the numeric libraries choose: not settings of ours, but bits depend on them."""
     return {name: value for name in _CHOOSE_KERNELS if (value := variables.get(name))}
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryVariables:
+    """What OpenTelemetry's standard variables ask of a process: an exporter for each signal (otlp, console), or None."""
+
+    traces: str | None
+    metrics: str | None
+    protocol: str
+
+
+def telemetry_variables(variables: Mapping[str, str] | None = None) -> TelemetryVariables:
+    """An exporter is asked for by its name, or by an endpoint for it. Else nothing is sent, whatever the SDK's default is."""
+    given = os.environ if variables is None else variables
+    disabled = given.get("OTEL_SDK_DISABLED", "").lower() == "true"
+
+    def exporter(signal: str) -> str | None:
+        endpoint = given.get("OTEL_EXPORTER_OTLP_ENDPOINT") or given.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+        named = given.get(f"OTEL_{signal}_EXPORTER") or ("otlp" if endpoint else "none")
+        return named if named in ("otlp", "console") and not disabled else None
+
+    return TelemetryVariables(
+        exporter("TRACES"), exporter("METRICS"), given.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    )
 
 
 def load_settings(**given: object) -> Settings:

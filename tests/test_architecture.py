@@ -56,6 +56,7 @@ OWNERS = {
     "typer": ("service.entrypoints", "research.commands"),
     "rich": ("service.entrypoints", "research.commands"),
     "prometheus_client": ("service.entrypoints",),
+    "opentelemetry": ("service.entrypoints.tracing",),
     "peft": (
         "service.building.training.training",
         "research.benchmarks.peers",

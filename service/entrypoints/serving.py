@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import OnlineServices
 from service.entrypoints.http.readiness import Writability
+from service.entrypoints.observing import Traces, Untraced
 from service.entrypoints.telemetry import Telemetry
 from service.forgetting.arriving import EventIntake
 from service.forgetting.bell import Bell
@@ -25,7 +27,7 @@ from service.llm.frozen import FrozenModel
 from service.routing.neighbors import index_place
 from service.scoring.batcher import Batcher
 from service.scoring.prefix_cache import PrefixCache
-from service.scoring.recommender import Recommender
+from service.scoring.recommender import Queue, Recommender
 from service.scoring.refresher import Refresher
 from service.scoring.scorer import Scorer
 from service.scoring.shelf import Shelves
@@ -40,20 +42,22 @@ def serving_app(
     on_stop: Callable[[], None],
     on_ready: Callable[[], None] = lambda: None,
     telemetry: Telemetry | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """One API replica's application: one frozen model, one scoring thread, one refresher.
 
-    `on_ready` is called once, when a generation can be scored with. `telemetry` is given by whoever counts in it, too.
+    `on_ready` is called once, when a generation can be scored with. Whoever counts or traces, too, gives the other two.
     """
     settings, telemetry = home.settings, _watching(home, telemetry)
+    traces = traces or Untraced()
     torch.set_num_threads(settings.scoring_threads())
     doorkeeper, bell, frozen = open_doorkeeper(home), home.bell(), FrozenModel.load(served_model(home))
     snapshots, computing = _placed(home, frozen)
     prefix_cache, shelves = PrefixCache(settings.context_cache_bytes), Shelves(home.ledger)
-    note = home.incidents.note
-    refresher = Refresher(home.ledger, snapshots, prefix_cache, bell.wait, note, on_ready, shelves, computing)
-    scorer = Scorer(home.ledger, snapshots, frozen, telemetry, prefix_cache, settings.max_batch_tokens)
-    batcher = Batcher(scorer, telemetry, settings.max_batch_tokens, settings.max_queued_tokens)
+    refresher = Refresher(
+        home.ledger, snapshots, prefix_cache, bell.wait, home.incidents.note, on_ready, shelves, computing
+    )
+    batcher = _batcher(home, snapshots, frozen, prefix_cache, telemetry, traces)
 
     async def start() -> None:
         await batcher.start()
@@ -61,13 +65,11 @@ def serving_app(
         on_start()
 
     async def stop() -> None:
-        await _ended(batcher, refresher, on_stop)
-        for opened in (doorkeeper, bell, home.ledger):
-            opened.close()
+        await _ended(batcher, refresher, on_stop, (doorkeeper, bell, home.ledger))
 
     return create_app(
         Services(
-            recommender=_recommender(home, snapshots, frozen, batcher, shelves),
+            recommender=_recommender(home, snapshots, frozen, traces.queue(batcher), shelves),
             ledger=home.ledger,
             intake=home.intake(),
             generations=refresher,
@@ -81,8 +83,8 @@ def serving_app(
             due_seconds=settings.due_seconds(),
             online=_online(home, bell, telemetry, doorkeeper),
         ),
-        settings.root_path,
-        allowed_hosts(home),
+        *(settings.root_path, allowed_hosts(home)),
+        traced=None if isinstance(traces, Untraced) else traces.middleware,
     )
 
 
@@ -93,10 +95,31 @@ def _watching(home: Home, given: Telemetry | None) -> Telemetry:
     return telemetry
 
 
-async def _ended(batcher: Batcher, refresher: Refresher, on_stop: Callable[[], None]) -> None:
+class _Opened(Protocol):
+    def close(self) -> None: ...
+
+
+async def _ended(
+    batcher: Batcher, refresher: Refresher, on_stop: Callable[[], None], all_opened: Sequence[_Opened]
+) -> None:
     refresher.stop()
     await batcher.stop()
     on_stop()
+    for opened in all_opened:
+        opened.close()
+
+
+def _batcher(
+    home: Home,
+    snapshots: Snapshots,
+    frozen: FrozenModel,
+    prefix_cache: PrefixCache,
+    telemetry: Telemetry,
+    traces: Traces,
+) -> Batcher:
+    most, watch = home.settings.max_batch_tokens, traces.stopwatch(telemetry)
+    scorer = Scorer(home.ledger, snapshots, frozen, watch, prefix_cache, most)
+    return Batcher(scorer, telemetry, most, home.settings.max_queued_tokens)
 
 
 def _placed(home: Home, frozen: FrozenModel) -> tuple[Snapshots, dict[str, str]]:
@@ -109,12 +132,10 @@ def _placed(home: Home, frozen: FrozenModel) -> tuple[Snapshots, dict[str, str]]
     return Snapshots(home.store, frozen, place, room), computing
 
 
-def _recommender(
-    home: Home, snapshots: Snapshots, frozen: FrozenModel, batcher: Batcher, shelves: Shelves
-) -> Recommender:
+def _recommender(home: Home, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, shelves: Shelves) -> Recommender:
     settings = home.settings
     bounds = (settings.request_timeout, shelves, settings.max_request_tokens)
-    return Recommender(home.ledger, snapshots, frozen, batcher, *bounds)
+    return Recommender(home.ledger, snapshots, frozen, queue, *bounds)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -28,12 +28,14 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.entrypoints.correlation import current
 from service.entrypoints.tracebacks import frames
 from service.errors import LedgerUnavailable, StoreError
 from service.generation import GenerationInfo
 from service.ledger import OutboxCounts
 from service.records import ForgetRequest, Mask, RequestState
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORGET_STATES: tuple[RequestState, ...] = get_args(RequestState)
 
@@ -52,9 +54,20 @@ LOGGED = (
     *("device", "dtype", "why", "attention", "neighbors"),
 )
 
+# Metrics of the served generation, which are there once one is loaded.
+OF_A_GENERATION = {
+    "lethe_generation_info": "The generation that is served.",
+    "lethe_shards": "Shards of the served generation, and those in training.",
+}
+
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _SLOW = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)  # seconds
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """The template of the route that a request took; never its path, which may name somebody."""
+    return str(getattr(scope.get("route"), "path", "unmatched"))
 
 
 class LedgerStats(Protocol):
@@ -167,6 +180,10 @@ class Telemetry:
         """The text exposition (`CONTENT_TYPE`). It asks the ledger, so it blocks; without one, the rest still comes."""
         return generate_latest(self._registry)
 
+    def collect(self) -> Iterable[Metric]:
+        """All metrics as values. It asks the ledger, as `render` does."""
+        return self._registry.collect()
+
     def _timer(self, name: str, documentation: str) -> Histogram:
         return Histogram(name, documentation, buckets=_FAST, registry=self._registry)
 
@@ -225,13 +242,13 @@ class _StatsCollector(Collector):
 
     def _of_generation(self) -> Iterator[Metric]:
         served = {self._generations.generation_info().generation: 1}
-        yield _labelled("lethe_generation_info", "The generation that is served.", "generation", served)
+        yield _of_generation("lethe_generation_info", "generation", served)
 
     def _of_shards(self) -> Iterator[Metric]:
         shards = self._generations.generation_info().shards
         masked = sum(shard.masked for shard in shards)
         states = {"live": len(shards) - masked, "masked": masked, "training": self._ledger.shards_training()}
-        yield _labelled("lethe_shards", "Shards of the served generation, and those in training.", "state", states)
+        yield _of_generation("lethe_shards", "state", states)
 
 
 class _Damages(Collector):
@@ -277,6 +294,10 @@ def _available(prefill_cache: Callable[[], Iterator[Metric]]) -> list[Metric]:
         return []
 
 
+def _of_generation(name: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    return _labelled(name, OF_A_GENERATION[name], label, values)
+
+
 def _labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, documentation, labels=[label])
     for value, number in values.items():
@@ -308,6 +329,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname.lower(),
         "logger": record.name,
         "event": record.getMessage(),
+        **current.get().fields(),
         **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
         **getattr(record, "fields", {}),
     }

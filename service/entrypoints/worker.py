@@ -11,6 +11,7 @@ from service.building.progress import Progress
 from service.config import Settings
 from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.observing import open_traces
 from service.entrypoints.supervisor import exit_on_sigterm
 from service.errors import LetheError
 
@@ -40,13 +41,15 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
     if webhooks is not None:
         # A thread of its own: a receiver that is slow, or away, holds up no deletion.
         threading.Thread(target=webhooks.run, args=(stop,), daemon=True).start()
-    bell = home.bell()
+    traces = open_traces()
+    bell = traces.bell(home.bell())
     try:
         building.reconciler(home, bell, progress).run(stop, settings.retry_seconds)
     finally:
         stop.set()
         bell.close()
         home.ledger.close()
+        traces.close()
 
 
 def _prune(home: Home) -> None:

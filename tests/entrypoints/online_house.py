@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.types import ASGIApp
 
 from service.access.doorkeeper import Account
 from service.data.events import EventMeanings
@@ -78,7 +80,13 @@ class Asleep:
 class OnlineHouse:
     """A ledger that holds a catalog, and its door."""
 
-    def __init__(self, folder: Path, url: str, turnstile: Turnstile | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        turnstile: Turnstile | None = None,
+        traced: Callable[[ASGIApp], ASGIApp] | None = None,
+    ) -> None:
         self.ledger = Ledger(url, SECRET)
         self.ledger.import_data(ITEMS, [], "movie")
         self.ledger.advance_horizon()
@@ -113,7 +121,8 @@ class OnlineHouse:
                     TransparencyLog(self.ledger.receipt_log, SIGNER, self.ledger.now),
                     turnstile or Turnstile(),
                 ),
-            )
+            ),
+            traced=traced,
         )
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:

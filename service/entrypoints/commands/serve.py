@@ -20,6 +20,7 @@ from service.entrypoints.commands.imports import import_demo_if_empty
 from service.entrypoints.commands.options import DemoOption, HomeOption, with_settings
 from service.entrypoints.exposure import require_closed
 from service.entrypoints.http.protocol import ConnectionLimits, Connections, bounded_http
+from service.entrypoints.observing import open_metrics, open_traces
 from service.entrypoints.output import Output, output_to_stderr
 from service.entrypoints.serving import serving_app
 from service.entrypoints.supervisor import Supervisor, exit_on_sigterm
@@ -63,13 +64,16 @@ def serve(
 
 def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bool) -> None:
     settings, loaded, telemetry = opened.settings, threading.Event(), Telemetry(opened.settings.forget_deadline)
+    traces = open_traces()
     application = serving_app(
         opened,
         on_start=supervisor.start if supervisor else lambda: None,
         on_stop=supervisor.stop if supervisor else lambda: None,
         on_ready=loaded.set,
         telemetry=telemetry,
+        traces=traces,
     )
+    end_metrics = open_metrics(telemetry.collect)
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -96,6 +100,9 @@ def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bo
         server.run()
     except KeyboardInterrupt:
         return
+    finally:
+        end_metrics()
+        traces.close()
     if not server.started:
         sys.exit(_NEVER_STARTED)
 

@@ -14,10 +14,13 @@ from typing import Annotated, Protocol, TypedDict, cast
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from service.access.doorkeeper import Doorkeeper
 from service.entrypoints.http import (
@@ -215,11 +218,32 @@ def metrics(services: Wired) -> Response:
     return Response(services.telemetry.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def create_app(services: Services, root_path: str = "", allowed_hosts: Sequence[str] = ("*",)) -> FastAPI:
+class _Around:
+    """Middleware that a function makes."""
+
+    def __init__(self, app: ASGIApp, traced: Callable[[ASGIApp], ASGIApp]) -> None:
+        self._app = traced(app)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+# FastAPI has spans of its own, with paths and query strings; a variable of its own would send them anywhere.
+_NONE_OF_ITS_OWN = TelemetryConfig(
+    tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False
+)
+
+
+def create_app(
+    services: Services,
+    root_path: str = "",
+    allowed_hosts: Sequence[str] = ("*",),
+    traced: Callable[[ASGIApp], ASGIApp] | None = None,
+) -> FastAPI:
     """The application over `services`. It starts and stops them with its own life.
 
     `root_path` is the prefix under which a proxy publishes it, whether or not the proxy takes it off the path;
-    `allowed_hosts` are the names under which it may be called.
+    `allowed_hosts` are the names under which it may be called, and `traced` is put around what answers.
     """
     services.telemetry.watch(services.ledger, services.generations)
 
@@ -239,9 +263,11 @@ def create_app(services: Services, root_path: str = "", allowed_hosts: Sequence[
         redirect_slashes=False,
         redoc_url=None,
         static_url="/docs/static",
+        telemetry=_NONE_OF_ITS_OWN,
         generate_unique_id_function=lambda route: route.name,  # generated clients call their functions so
         middleware=[
             Middleware(BehindPrefix, prefix=root_path),
+            *([] if traced is None else [Middleware(_Around, traced=traced)]),
             Middleware(Observed, observer=services.telemetry),
             Middleware(KnownHosts, allowed=allowed_hosts),
             Middleware(HeadLikeGet),

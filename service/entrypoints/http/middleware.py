@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -16,10 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.entrypoints import correlation
 from service.entrypoints.http.encodings import ENCODINGS, Gunzip, NotGzip
 from service.entrypoints.http.problems import problem_from
+from service.entrypoints.telemetry import METHODS, route_of
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})  # where a route asks for one
 _BATCHES = ("/interactions", "/items", "/forget/batch", "/forget/batch/preview")  # paths whose bodies hold many rows
 # Without it, the rest of a refused body would be read and thrown away.
@@ -56,16 +57,20 @@ class Observed:
             return
         began = perf_counter()
         answer = _Answer(send)
+        traced = correlation.current.get()
+        own = correlation.of_request(Headers(scope=scope).get("traceparent"))
+        token = correlation.current.set(replace(traced, request_id=own.request_id) if traced.trace_id else own)
         try:
             await self._answered(scope, receive, answer)
         finally:
             self._report(scope, answer.status, perf_counter() - began)
+            correlation.current.reset(token)
 
     async def _answered(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as error:
-            _log.error("unexpected failure", exc_info=True, extra={"fields": {"route": _route(scope)}})
+            _log.error("unexpected failure", exc_info=True, extra={"fields": {"route": route_of(scope)}})
             if not answer.started:
                 await problem_from(error)(scope, receive, answer.send)
             elif not answer.complete:
@@ -73,8 +78,8 @@ class Observed:
                 raise
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:
-        route = _route(scope)
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = route_of(scope)
+        method = scope["method"] if scope["method"] in METHODS else "other"
         self._observer.observe_request(route, method, status, seconds)
         fields = {"route": route, "method": method, "status": status, "seconds": round(seconds, 6)}
         _log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra={"fields": fields})
@@ -176,7 +181,3 @@ class _Body:
     def _check_size(self, size: int) -> None:
         if size > self._most_bytes:
             raise HTTPException(413, f"A body may have at most {self._most_bytes} bytes.", _CLOSE)
-
-
-def _route(scope: Scope) -> str:
-    return str(getattr(scope.get("route"), "path", "unmatched"))
