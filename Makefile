@@ -24,11 +24,13 @@ test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow
 
 SEED ?= $(shell date +%Y%m%d)
-torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where it stopped (minutes)
-	$(BIN)/python -m tests.torture.runner --kills 1000 --seed $(SEED) --folder .torture
+KILLS ?= 1000
+torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where it stopped (minutes; POSTGRES=1: there, with keys)
+	$(BIN)/python -m tests.torture.runner --kills $(KILLS) --seed $(SEED) --folder .torture$(if $(POSTGRES),-servers --servers)
 
-history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (minutes)
-	$(BIN)/python -m tests.history.load --operations 20000 --clients 8 --seed $(SEED)
+OPERATIONS ?= 20000
+history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (POSTGRES=1: there)
+	$(BIN)/python -m tests.history.load --operations $(OPERATIONS) --clients 8 --seed $(SEED) $(if $(POSTGRES),--servers)
 
 CASES ?= 100000
 fuzz: $(VENV)/.installed-dev ## 100,000 hostile requests to a real server with every kind of key (half an hour)
@@ -58,7 +60,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(AUDIT) sbom.json .lethe .torture
+	rm -rf $(VENV) $(AUDIT) sbom.json .lethe .torture .torture-servers
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

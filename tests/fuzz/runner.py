@@ -103,6 +103,7 @@ def report(explored: Outcome, tally: Tally, leaked: Sequence[str], seconds: floa
         f"broken promises: {sum(explored.failed.values())} in checks, {dict(kinds)} of mutations, {len(leaked)} leaks",
         *(f"  {kind} ({explored.failed[kind]}): {text}" for kind, text in explored.failures.items()),
         *(f"  error: {error}" for error in explored.errors[:20]),
+        *(f"  not tried: {told}" for told in sorted(set(explored.untried))),
         *(f"  {_told(fault)}" for fault in _one_of_each(tally.faults)),
         *(f"  leak: {line[:500]}" for line in leaked[:20]),
     ]

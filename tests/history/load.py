@@ -3,7 +3,8 @@
     python -m tests.history.load --operations 20000 --clients 8 --seed 1
 
 Prints what was done, how long a deletion took until it was masked, and every broken promise; exit code 1 if there is any.
-`--postgres URL` (an empty database) puts the ledger there instead of into SQLite.
+With `--servers` the ledger is in a PostgreSQL and bells and quotas are in a Redis, both started for the run, and the replicas
+want an API key.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import save_tiny_model, tiny_tokenizer
 from tests.e2e.conftest import Installation
 from tests.forks import Begin, Forks, begin_afresh
+from tests.servers import servers_of
 
 from .checker import ACCEPTED, OK, History, check
 from .observer import Observer
@@ -42,10 +45,16 @@ class Outcome:
     mask_buckets: dict[float, float]  # as both servers measured: at most so many seconds -> how many deletions
 
 
-def perform(installation: Installation, rated: Mapping[str, Sequence[str]], plan: Plan, begin: Begin) -> Outcome:
+def perform(
+    installation: Installation,
+    rated: Mapping[str, Sequence[str]],
+    plan: Plan,
+    begin: Begin,
+    key: str | None = None,
+) -> Outcome:
     """Put the load on two replicas of a built installation of these people."""
     people = People(rated, random.Random(plan.seed))
-    with two_replicas(installation, begin) as replicas, Observer(ledger_url(installation)) as observer:
+    with two_replicas(installation, begin, key) as replicas, Observer(ledger_url(installation)) as observer:
         run = Run(plan, replicas, people, observer)
         run.perform()
         return Outcome(run.history(), run.seconds, _mask_buckets(replicas))
@@ -106,24 +115,31 @@ def _bucket(buckets: dict[float, float], q: float) -> float:
     return min(bound for bound, count in buckets.items() if count >= q * max(buckets.values()))
 
 
+def _key_of(installation: Installation) -> str:
+    file = installation.folder / "key"
+    scopes = "recommend,explain,forget,rights,receipts,operate"
+    installation.lethe("keys", "create", "--name", "clients", "--scopes", scopes, "--to", str(file))
+    return file.read_text().strip()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--postgres", metavar="URL", help="ledger in this empty PostgreSQL database")
+    parser.add_argument("--servers", action="store_true", help="on a PostgreSQL and a Redis, with keys")
     given = parser.parse_args(arguments)
     print(f"seed: {given.seed}", flush=True)
     transformers.utils.logging.disable_progress_bar()
-    settings = SETTINGS | ({"LETHE_DATABASE_URL": given.postgres} if given.postgres else {})
-    with tempfile.TemporaryDirectory() as scratch, Forks() as forks:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         model = Path(scratch) / "model"
         save_tiny_model(model, "llama", tiny_tokenizer(480), {})
-        installation = Installation(Path(scratch), model, forks, **settings)
+        settings = SETTINGS | (servers_of(stack, Path(scratch)) if given.servers else {})
+        installation = Installation(Path(scratch), model, stack.enter_context(Forks()), **settings)
         plan = Plan(given.operations, given.clients, given.seed, _FORGET_EVERY, _PAUSE_SECONDS)
         rated = import_people(installation, plan.people)
         installation.build()
-        outcome = perform(installation, rated, plan, begin_afresh)
+        outcome = perform(installation, rated, plan, begin_afresh, _key_of(installation) if given.servers else None)
     print(report(outcome))
     violations = check(outcome.history)
     print(f"violations: {len(violations)}", *(f"{one.rule}: {one.what}" for one in violations[:50]), sep="\n  ")

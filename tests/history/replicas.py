@@ -53,8 +53,9 @@ def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 class Replica:
     """Talks to one server; every thread over a connection of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, key: str | None = None) -> None:
         self.name = name
+        self._own_headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self.port = _free_port()
         self._own = threading.local()
         self._connections: list[http.client.HTTPConnection] = []
@@ -76,7 +77,7 @@ class Replica:
         # The standard library's client costs a third of what others do, and shares the processors with the servers.
         connection = self._connection()
         try:
-            connection.request(method, path, content, headers)
+            connection.request(method, path, content, {**self._own_headers, **headers})
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException):
@@ -100,9 +101,9 @@ class Replica:
 
 
 @contextmanager
-def two_replicas(installation: Installation, begin: Begin) -> Iterator[tuple[Replica, Replica]]:
-    """Both ready, and a worker beside them."""
-    replicas = Replica("A"), Replica("B")
+def two_replicas(installation: Installation, begin: Begin, key: str | None = None) -> Iterator[tuple[Replica, Replica]]:
+    """Both ready, and a worker beside them. They are asked with the key, if there is one."""
+    replicas = Replica("A", key), Replica("B", key)
     serving = [("serve", "--no-worker", "--port", str(replica.port)) for replica in replicas]
     with ExitStack() as stack:
         for arguments in (*serving, ("worker",)):

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
+
 from adapters_store.store import ACTIVE, FORMAT, MANIFEST
 from service.errors import ReceiptInvalid
 from service.forgetting.receipts import ReceiptSigner, verify
 
 from .world import World
 
+DATABASE_URL = "database-url"  # file that names the ledger's database, where it is a PostgreSQL
 _HOME = {
     "ledger.sqlite",
     "ledger.sqlite-wal",
@@ -28,6 +31,11 @@ _STORE = {"adapters", "generations", "memory", "tmp", ACTIVE, FORMAT}
 
 
 def query(home: Path, sql: str) -> list[tuple[object, ...]]:
+    """What the home's ledger answers: an SQLite file, or what a file beside the home names."""
+    named = home.parent / DATABASE_URL
+    if named.exists():
+        with psycopg.connect(named.read_text()) as server:
+            return server.execute(sql.encode()).fetchall()
     with closing(sqlite3.connect(f"file:{home}/ledger.sqlite?mode=ro", uri=True, timeout=30)) as connection:
         return connection.execute(sql).fetchall()
 

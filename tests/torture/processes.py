@@ -34,10 +34,11 @@ class Nursery:
 class Server:
     """A running `lethe serve --no-worker`."""
 
-    def __init__(self, nursery: Nursery) -> None:
+    def __init__(self, nursery: Nursery, key: str | None = None) -> None:
         self.port = free_port()
         self.child = nursery.start("serve", "--no-worker", "--port", str(self.port))
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE, headers=headers)
 
     def get(self, path: str) -> httpx.Response:
         return self._client.get(path)

@@ -19,17 +19,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import psutil
+import redis
 
 from adapters_store import Inspector, Store
+from service.forgetting.bell import LOCK
 from tests.forks import Child, Forks, Stuck
+from tests.servers import servers_of
 
 from . import checks
 from .processes import PATIENCE, Nursery, Server, wait_until
@@ -72,8 +75,17 @@ _TRIES = 12  # of one kill, before a step counts as one that does not come
 class Torture:
     """One installation in `folder`, and what was done to it."""
 
-    def __init__(self, folder: Path, model: Path, forks: Forks, seed: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        forks: Forks,
+        seed: str | None = None,
+        servers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`servers` are settings that name a PostgreSQL and a Redis; then whoever asks needs a key, too."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._servers = servers or {}
         self.folder = folder
         self.home = folder / "home"
         self.journal = Journal(folder / "journal.jsonl")
@@ -89,10 +101,22 @@ class Torture:
             "LETHE_HOME": str(self.home),
             "LETHE_MODEL": str(model.absolute()),
         }
+        # What is built to be compared with stands in a file: bytes do not depend on where rows are.
+        self._clean = Nursery(forks, self.environment, folder / "log", self._armed)
+        self.environment |= self._servers
         self._nursery = Nursery(forks, self.environment, folder / "log", self._armed)
+        self._key = self._made_key() if self._servers else None
         self._server: Server | None = None
         self._worker: Child | None = None
         self._chance = random.Random(self.seed)
+
+    def _made_key(self) -> str:
+        (self.folder / checks.DATABASE_URL).write_text(self._servers["LETHE_DATABASE_URL"])
+        file = self.folder / "key"
+        scopes = "recommend,forget,rights,receipts"
+        if self._nursery.run("keys", "create", "--name", "torture", "--scopes", scopes, "--to", str(file)) != 0:
+            raise Stuck(f"no key was made; see {self.folder / 'log'}")
+        return file.read_text().strip()
 
     def __enter__(self) -> Self:
         return self
@@ -333,13 +357,20 @@ class Torture:
     def _everybody_works(self) -> None:
         self._serving()
         if self._worker is None or self._worker.ended():
+            self._forget_locks()
             self._worker = self._nursery.start("worker")
+
+    def _forget_locks(self) -> None:
+        """Empty Redis, which may be lost at any time: the lock of a worker that was killed would be waited for."""
+        if self._servers:
+            with redis.Redis.from_url(self._servers["LETHE_REDIS_URL"]) as client:
+                client.flushall()
 
     def _serving(self) -> Server:
         while self._server is None or not self._server.answers():
             if self._server is not None:
                 self._server.close()
-            self._server = Server(self._nursery)
+            self._server = Server(self._nursery, self._key)
         return self._server
 
     # Checks
@@ -375,9 +406,17 @@ class Torture:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
+            if self._somebody_has_the_lock():
+                return False
             [(published,)] = checks.query(self.home, "SELECT generation FROM state")
             active = (self.home / "store" / "ACTIVE").read_text().strip()
             return active == published and Inspector(Store(self.home / "store")).look(published).clean
+
+    def _somebody_has_the_lock(self) -> bool:
+        if not self._servers:
+            return False
+        with redis.Redis.from_url(self._servers["LETHE_REDIS_URL"]) as client:
+            return bool(client.exists(LOCK))
 
     def clean_build(self) -> Path:
         """A home that never knew anything but the rows that should be left, brought in in another order."""
@@ -390,7 +429,7 @@ class Torture:
             self._chance.shuffle(rows)
             changed = {"LETHE_HOME": str(clean)}
             for arguments in (write_tables(self.folder / "tables", rows), ["build"]):
-                if (code := self._nursery.run(*arguments, **changed)) != 0:
+                if (code := self._clean.run(*arguments, **changed)) != 0:
                     self._find(f"a clean build failed with {code}")
         return clean
 
@@ -416,11 +455,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", help="default: drawn, and printed; a folder that was begun keeps its own")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--servers", action="store_true", help="on a PostgreSQL and a Redis, with keys; begun afresh")
     given = parser.parse_args()
     model = given.folder / "model"
+    if given.servers:
+        shutil.rmtree(given.folder, ignore_errors=True)  # the database that the journal tells of ended with its run
     if not model.exists():
         save_model(model)
-    with Forks() as forks, Torture(given.folder, model, forks, given.seed) as torture:
+    with ExitStack() as stack:
+        servers = servers_of(stack, given.folder) if given.servers else None
+        forks = stack.enter_context(Forks())
+        torture = stack.enter_context(Torture(given.folder, model, forks, given.seed, servers))
         print(f"seed {torture.seed}: {torture.kills} of {given.kills} kills done in {given.folder}", flush=True)
         began, before = time.monotonic(), torture.kills
         torture.run(given.kills, lambda text: print(f"{text}, {time.monotonic() - began:.0f} s", flush=True))
