@@ -98,8 +98,10 @@ class Client:
     Use it as an asynchronous context manager, which closes them.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, key: str | None = None) -> None:
+        """`key` is an API key that is sent along."""
         self._host, self._port = host, port
+        self._authorization = "" if key is None else f"Authorization: Bearer {key}\r\n"
         self._idle: list[tuple[float, _Connection]] = []
 
     async def __aenter__(self) -> Self:
@@ -112,7 +114,7 @@ class Client:
     async def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Status and body of the answer; `NO_ANSWER` if there is none."""
         message = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n{self._authorization}"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         try:

@@ -26,6 +26,7 @@ bench_app = lazy_app(
         ),
         "forgetting": CommandEntry(f"{_HERE}.bench:bench_forgetting", "One deletion after another, beside retraining."),
         "serving": CommandEntry(f"{_HERE}.bench_load:bench_serving", "A real server under load."),
+        "keys": CommandEntry(f"{_HERE}.bench_keys:bench_keys", "What API keys and quotas cost a server."),
         "scale": CommandEntry(f"{_HERE}.bench_load:bench_scale", "The control plane alone, at any size."),
         "ingestion": CommandEntry(
             f"{_HERE}.bench_ingestion:bench_ingestion", "Events into the ledger, beside its floor."

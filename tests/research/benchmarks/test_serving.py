@@ -15,6 +15,7 @@ import pytest
 
 from research.benchmarks import serving
 from research.benchmarks.interleaved import Floor
+from research.benchmarks.keys import KEYED, OPEN, Door, KeysTrial
 from research.benchmarks.load import Answer
 from research.benchmarks.requests import Asker, RequestShape
 from research.benchmarks.serving import (
@@ -43,6 +44,7 @@ class Recommender(ThreadingHTTPServer):
         self.status = 200
         self.turn = threading.Lock()
         self.contexts: list[str] = []
+        self.keys: list[str | None] = []
         self.forgotten: dict[str, float] = {}
 
 
@@ -51,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Recommender
 
     def do_POST(self) -> None:
+        self.server.keys.append(self.headers.get("authorization"))
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/forget":
             self.server.forgotten[asked["user_id"]] = time.monotonic()
@@ -172,3 +175,21 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(tmp_path
     fails = [sys.executable, "-c", "raise SystemExit('no such model')"]
     with pytest.raises(ServingFailed, match="no such model"), running(fails, {}, free_port(), tmp_path / "log"):
         pytest.fail("it is not running")
+
+
+# With keys
+
+
+def test_a_key_is_sent_to_the_server_that_wants_one_and_both_are_raced(asker: Asker, server: Recommender) -> None:
+    with Recommender() as keyed:
+        thread = threading.Thread(target=keyed.serve_forever, args=(0.01,))
+        thread.start()
+        doors = Door(server.server_address[1]), Door(keyed.server_address[1], "secret")
+        throughput, latency = KeysTrial(*doors, asker, Floor(1, 1), 4, PLAN).run()
+        keyed.shutdown()
+        thread.join()
+    assert set(server.keys) == {None}
+    assert set(keyed.keys) == {"Bearer secret"}
+    assert [row["contestant"] for row in throughput.rows] == [OPEN, KEYED]
+    assert [row["load"] for row in latency.rows] == ["70%", "300%", "300%, refused"]
+    assert latency.rows[0]["errors"] == 0
