@@ -20,7 +20,7 @@ from research.benchmarks.serving import HOST, Plan, ServingFailed, latency_row
 OPEN, KEYED = "open", "with keys and quotas"
 
 _RECOMMEND = "/recommend"
-_TRIAL = 64  # requests that say how long one takes
+_TRIAL = 16  # requests that say how long one takes
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def bench_keys(
     saturated_seconds: Annotated[float, typer.Option(min=0.1, help="Of one run at saturation")] = 3.0,
     overload_seconds: Annotated[float, typer.Option(min=0.1, help="At 300% load")] = 15.0,
     rounds: RoundsOption = 3,
-    clients: Annotated[int, typer.Option(min=1, max=100, help="That ask at any time, at saturation")] = 12,
+    clients: Annotated[int, typer.Option(min=1, max=100, help="That ask at any time, at saturation")] = 4,
     people: Annotated[int, typer.Option(min=20, max=400, help="Simulated people of whom the generation is made")] = 120,
     out: OutOption = None,
     json_: JsonOption = False,

@@ -54,6 +54,13 @@ def pending(home: Path) -> int:
     return len(query(home, "SELECT 1 FROM forget_requests WHERE state != 'completed' OR receipt IS NULL"))
 
 
+def is_behind(home: Path) -> bool:
+    """Whether what is published is of an earlier horizon or catalog: a full build was cut off, and is to be done again."""
+    [(published, horizon, catalog)] = query(home, "SELECT published, horizon, catalog FROM state")
+    stated = {} if published is None else json.loads(str(published))
+    return (stated.get("horizon", 0), stated.get("catalog", 0)) != (horizon or 0, catalog)
+
+
 def waiting(home: Path) -> int:
     """Deletions that are owed, and rows beyond the horizon: what a worker has yet to do."""
     return pending(home) + len(query(home, "SELECT 1 FROM arrivals"))

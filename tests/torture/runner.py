@@ -406,7 +406,8 @@ class Torture:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            if self._somebody_has_the_lock():
+            # A worker that was killed in a full build may have a successor that has not begun yet.
+            if self._somebody_has_the_lock() or checks.is_behind(self.home):
                 return False
             [(published,)] = checks.query(self.home, "SELECT generation FROM state")
             active = (self.home / "store" / "ACTIVE").read_text().strip()
