@@ -17,9 +17,15 @@ from .house import House
 from .verdict import Judge
 from .wire import Answered, Asked
 
-# What a schema cannot say of a request: rules between its fields, and that a cursor is one that an answer gave.
+# What a schema cannot say of a request: rules between its fields, that a cursor is one that an answer gave, what sizes the
+# log of receipts has now.
 SAID_IN_WORDS = (
     "Give exactly one of user_id and history",
+    "Give exactly one of user_ids and selection",
+    "Give at least one condition",
+    "the first size is not between",
+    "the log has",
+    "the receipt came into the log later",
     "Give either opinions, or liked and disliked",
     "Give liked, a rating or both",
     "Give min, max or both",
