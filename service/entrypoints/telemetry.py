@@ -329,9 +329,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
         "level": record.levelname.lower(),
         "logger": record.name,
         "event": record.getMessage(),
-        **current.get().fields(),
         **{name: record.__dict__[name] for name in LOGGED if name in record.__dict__},
         **getattr(record, "fields", {}),
+        **current.get().fields(),
     }
     if record.exc_info and record.exc_info[1] is not None:
         line["exception"] = _exception_chain(record.exc_info[1])

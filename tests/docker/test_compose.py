@@ -240,9 +240,9 @@ def test_every_metric_that_is_watched_is_one_that_telemetry_declares() -> None:
         pytest.skip("there is no telemetry to compare with")
     declared = set(re.findall(r'"(lethe_[a-z_]+)"', TELEMETRY.read_text()))
     exposed = {name + suffix for name in declared for suffix in ("", "_total", "_bucket", "_sum", "_count")}
-    instrumented_ledger = {name for expression in expressions() for name in re.findall(r"\blethe_[a-z_]+", expression)}
-    assert instrumented_ledger
-    assert instrumented_ledger <= exposed
+    watched_metrics = {name for expression in expressions() for name in re.findall(r"\blethe_[a-z_]+", expression)}
+    assert watched_metrics
+    assert watched_metrics <= exposed
 
 
 def test_every_declared_metric_is_on_the_dashboard() -> None:
