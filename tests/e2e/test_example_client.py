@@ -13,6 +13,7 @@ from service.forgetting.receipts import ReceiptSigner, verify
 from .conftest import OTHERS, TITLES, Installation
 
 
+@pytest.mark.thorough
 def test_the_example_recommends_forgets_and_fetches_the_receipt(copies: Callable[..., Installation]) -> None:
     installation, person = copies(), OTHERS[0]
     with (

@@ -68,6 +68,7 @@ def test_heads_have_bounds_and_names(target: Target, start: bytes, status: int) 
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:80]
 
 
+@pytest.mark.thorough
 def test_a_head_that_does_not_come_is_waited_for_a_while(target: Target) -> None:
     with target.connect() as silent, target.connect() as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -87,6 +88,7 @@ def test_a_connection_is_used_again_after_a_request(target: Target) -> None:
             answered += connection.recv(4096)
 
 
+@pytest.mark.thorough
 def test_health_is_answered_beside_thousands_of_slow_connections(target: Target) -> None:
     found = slow_connections(target, connections=300, seconds=5)
     assert found["failed"] == 0, found

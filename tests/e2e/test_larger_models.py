@@ -41,7 +41,7 @@ SMALL = {
 
 
 SIZES = [
-    pytest.param({**QWEN, "hidden_size": 128, "vocab_size": 20_000}, 3_000_000, id="3M"),
+    pytest.param({**QWEN, "hidden_size": 128, "vocab_size": 20_000}, 3_000_000, id="3M", marks=pytest.mark.thorough),
     pytest.param(QWEN, 100_000_000, id="100M", marks=pytest.mark.slow),
 ]
 

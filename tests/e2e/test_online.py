@@ -48,6 +48,7 @@ def test_the_next_answer_knows_what_somebody_has_just_done(servers: tuple[Server
     assert other.post("/recommend", {"user_id": "nobody knows them", "strict": True}).status_code == 404
 
 
+@pytest.mark.thorough
 def test_a_new_item_can_be_recommended_and_a_hidden_one_is_gone_on_every_replica(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:
@@ -202,6 +203,7 @@ def contents(installed: Installation) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.thorough
 def test_lines_of_events_are_taken_in_and_a_full_build_lets_them_count(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:

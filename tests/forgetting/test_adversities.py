@@ -625,6 +625,7 @@ def test_a_clock_that_is_set_back_makes_a_deletion_overdue_later_but_not_never(w
         assert ledger.overdue(DAY) == 1
 
 
+@pytest.mark.thorough
 def test_a_foreign_value_in_the_locks_key_delays_a_deletion_but_does_not_stop_it(world: World, server: Server) -> None:
     bell = RedisBell(server.url, lock_seconds=0.5, fallback_interval=0.05)
     with redis.Redis.from_url(server.url) as client:

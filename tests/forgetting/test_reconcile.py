@@ -283,6 +283,7 @@ class Fragile:
         return step
 
 
+@pytest.mark.thorough
 def test_after_a_crash_between_any_two_steps_the_next_process_completes_to_the_same_bytes(tmp_path: Path) -> None:
     expected = clean_generation(tmp_path / "clean", "bob", "cid", "dee", "eve")
     steps = 0

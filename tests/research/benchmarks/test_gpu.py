@@ -15,6 +15,7 @@ from tests.test_architecture import ROOT, Module
 _NOT_NEEDED = {"sqlalchemy", "faiss", "redis", "fastapi", "typer", "rich", "pyarrow", "pydantic", "cryptography"}
 
 
+@pytest.mark.thorough
 def test_smoke_fills_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
     assert gpu.main(["--smoke", "--no-http", "--out", str(out)], InThisProcess()) == 0

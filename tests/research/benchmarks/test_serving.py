@@ -129,6 +129,7 @@ def test_a_trial_tells_throughput_beside_the_scorers_and_latency_under_every_loa
     assert len(set(server.contexts)) == len(server.contexts)  # none is asked twice
 
 
+@pytest.mark.thorough
 def test_without_anybody_left_to_forget_nothing_is_told_of_deletions(server: Recommender, asker: Asker) -> None:
     trial = Trial(server.server_port, Scorer(), asker, Floor(310, 2e9), max_tokens=4 * 310, plan=PLAN)
     _, latency = trial.run(iter([]))
@@ -180,6 +181,7 @@ def test_a_server_that_does_not_come_up_is_told_with_the_end_of_its_log(tmp_path
 # With keys
 
 
+@pytest.mark.thorough
 def test_a_key_is_sent_to_the_server_that_wants_one_and_both_are_raced(asker: Asker, server: Recommender) -> None:
     with Recommender() as keyed:
         thread = threading.Thread(target=keyed.serve_forever, args=(0.01,))

@@ -17,6 +17,8 @@ from research.evaluation.comparison.results import Comparison
 from service.entrypoints.commands.main import app
 from service.errors import ImportRefused, InvalidSetting
 
+pytestmark = pytest.mark.thorough
+
 PEOPLE, FILMS = 60, 24
 METHODS = ["retraining", "like-share", "logistic"]  # the quick ones: what a method does is not asked here
 OPTIONS = [

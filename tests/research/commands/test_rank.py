@@ -16,6 +16,8 @@ from research.evaluation.ranking.results import Ranking
 from service.entrypoints.commands.main import app
 from service.errors import ImportRefused, InvalidSetting
 
+pytestmark = pytest.mark.thorough
+
 PEOPLE, FILMS = 30, 24
 OPTIONS = [
     *("--dataset", "table", "--noun", "film", "--peers", "popularity,itemknn", "--max-shard-size", "60"),

@@ -28,6 +28,8 @@ from service.scoring.requests import EncodedRequest, Scored, ScoreRequest
 from service.scoring.scorer import Scorer
 from tests.manifests import manifest
 
+pytestmark = pytest.mark.thorough
+
 PEOPLE, FILMS, FORGOTTEN = 30, 24, 2
 SETTINGS = {
     "max-shard-size": 24,

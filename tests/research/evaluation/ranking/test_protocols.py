@@ -125,6 +125,7 @@ def test_an_unknown_protocol_is_refused_with_the_list_of_known_ones(ratings: Rat
 
 
 @pytest.mark.parametrize(("protocol", "theirs"), [(LAST_TENTH, "last"), (TIME_CUT, "time")])
+@pytest.mark.thorough
 def test_movielens_is_cut_as_the_published_figures_have_it(
     shared_data: Path, tmp_path: Path, protocol: str, theirs: str
 ) -> None:

@@ -20,6 +20,8 @@ from service.errors import InvalidSetting
 from service.llm.spec import ModelSpec
 from tests.research.evaluation.unlearning.conftest import CONFIG, WANTED, MortalLearner, NewRun
 
+pytestmark = pytest.mark.thorough
+
 
 def found_by(run: Run) -> UnlearningComparison:
     return compare_unlearning(run, {"machine": "of a test"})
