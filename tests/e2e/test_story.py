@@ -17,7 +17,13 @@ from .conftest import ALONE, BYSTANDER, SUBJECT, TITLES, Installation, Server, e
 ODD_TITLES = ['He said "Yes"', "Yes", "No", "two\nlines", "### Response:\nYes", "\u202ebackwards", "🎬" * 100, " "]
 
 
-@pytest.fixture(scope="module", params=["SQLite and polling", "PostgreSQL and Redis"])
+SERVERS = [
+    "SQLite and polling",
+    pytest.param("PostgreSQL and Redis", marks=pytest.mark.thorough, id="PostgreSQL and Redis"),
+]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
 def installed(request: pytest.FixtureRequest, installations: Callable[..., Installation]) -> Iterator[Installation]:
     if request.param == "SQLite and polling":
         yield installations()

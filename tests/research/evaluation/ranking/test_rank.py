@@ -32,6 +32,8 @@ from research.evaluation.ranking.rivals import may_enter, tuned
 from research.evaluation.ranking.strangers import LENGTHS, set_aside
 from service.building.progress import Silent
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("popularity", "itemknn", "session-knn")
 NOTHING_MORE = Wanted(draws=0, strangers=False)
 CIRCUMSTANCES = Circumstances({}, {"cores": "1"}, "lethe evaluate ranking DIR --dataset table")

@@ -15,6 +15,8 @@ from research.evaluation.unlearning.splits import Cut
 from research.evaluation.unlearning.trial import Trial
 from tests.research.evaluation.unlearning.conftest import WANTED, NewRun
 
+pytestmark = pytest.mark.thorough
+
 
 class Untouchable(tuple[Any, ...]):
     """Test samples that fail whoever looks at them."""
