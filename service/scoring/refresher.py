@@ -100,7 +100,9 @@ class Refresher:
                 self._prefix_cache.follow(mask.fence)
                 if self._shelves is not None:  # an item that only one person named must not stay here
                     self._shelves.current()
-                self._snapshots.of(mask.generation).live(mask)  # what is masked is read while it is there
+                snapshot = self._snapshots.of(mask.generation)
+                # What is masked is read while it is there, and no request waits for what follows from it.
+                snapshot.content.popularity(snapshot.live(mask).likes)
                 self._tell_once_that_it_is_ready()
             except (NotReady, Damaged, LedgerUnavailable, OutOfMemory) as error:
                 if str(error) != self.reason:
