@@ -727,6 +727,17 @@ def test_the_access_log_holds_nothing_of_the_request_but_its_template(caplog: py
     assert SECRET not in json.dumps(lines)
 
 
+def test_a_probe_that_hears_not_yet_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "service"):
+        door = Door(generations=FakeGenerations(False))
+        door.get("/readyz")
+        door.get("/generation")
+    assert [(record.levelname, json.loads(JsonFormatter().format(record))["status"]) for record in caplog.records] == [
+        ("INFO", 503),
+        ("ERROR", 503),
+    ]
+
+
 def test_the_metrics_read_the_ledger_at_each_scrape() -> None:
     text = Door().get("/metrics").text
     for line in (

@@ -12,7 +12,7 @@ from service.entrypoints.http.problems import problem_from
 
 ANY = "*"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_PROBES = ("/healthz", "/readyz")  # these are asked for by address
+PROBES = ("/healthz", "/readyz")  # these are asked for by address
 
 
 class KnownHosts:
@@ -31,7 +31,7 @@ class KnownHosts:
         await self._app(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        if ANY in self._allowed or scope["path"].endswith(_PROBES):
+        if ANY in self._allowed or scope["path"].endswith(PROBES):
             return True
         return any(_matches(_host(scope), name) for name in self._allowed)
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.entrypoints import correlation
 from service.entrypoints.http.encodings import ENCODINGS, Gunzip, NotGzip
+from service.entrypoints.http.hosts import PROBES
 from service.entrypoints.http.problems import problem_from
 from service.entrypoints.telemetry import METHODS, route_of
 
@@ -82,7 +83,9 @@ class Observed:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._observer.observe_request(route, method, status, seconds)
         fields = {"route": route, "method": method, "status": status, "seconds": round(seconds, 6)}
-        _log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra={"fields": fields})
+        # A probe that hears "not yet" heard what it asked for.
+        failed = status >= 500 and not scope["path"].endswith(PROBES)
+        _log.log(logging.ERROR if failed else logging.INFO, "request", extra={"fields": fields})
 
 
 class BoundedBody:
