@@ -33,7 +33,7 @@ from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
 
-_MAX_SHARD_SHARE = 0.38  # of all samples: makes four shards of the demo's people
+_LIMIT_TO_MEAN = 1.52  # what a shard may hold beside what it holds on average, where the demo's people are divided
 MODEL_SETTINGS = ("model", "model_revision", "dtype", "device", "threads")
 FORGETTING_SETTINGS = tuple(name for name in BUILD_SETTINGS if name not in ("activation", "max_shard_size"))
 OutOption = Annotated[Path | None, typer.Option(help="Also write the JSON into this file")]
@@ -96,11 +96,12 @@ def bench_forgetting(
     samples: Annotated[int, typer.Option(min=8, help="Training samples in the ledger")] = 1024,
     rounds: RoundsOption = 3,
     tested: Annotated[int, typer.Option(min=2, help="Samples of people never seen, whose answers are judged")] = 1000,
+    shards: Annotated[int, typer.Option(min=1, help="About as many; the paper has four")] = 4,
     out: OutOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """One simulated person after another forgotten, about four shards: ours beside full retraining and `prompt` activation."""
-    shard = {"max_shard_size": math.ceil(samples * _MAX_SHARD_SHARE)}
+    """One simulated person after another forgotten: ours beside full retraining and `prompt` activation."""
+    shard = {"max_shard_size": min(samples, math.ceil(samples / shards * _LIMIT_TO_MEAN))}
     stated_ = stated(given)
     ours = stated_ | shard | {"activation": "question"}
     prompt = stated_ | shard | {"activation": "prompt", "adapt_from_layer": 0}  # what others would do
@@ -114,7 +115,12 @@ def bench_forgetting(
             forgetting.OurWay(forgetting.OURS_ON_PROMPTS, _installation(other), crowd, frozen),
         ]
         sections = forgetting.measure(_retraining(other, crowd, frozen), ways, crowd, progress)
-    told = {"samples": samples, "rounds": rounds, **{name: str(value) for name, value in stated_.items()}}
+    told = {
+        "samples": samples,
+        "shards": shards,
+        "rounds": rounds,
+        **{name: str(value) for name, value in stated_.items()},
+    }
     tell("forgetting", told, sections, out, json_)
 
 

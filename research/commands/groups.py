@@ -25,6 +25,9 @@ bench_app = lazy_app(
             f"{_HERE}.bench:bench_scoring", "The mixture beside merged LoRA, SISA and PEFT's ways."
         ),
         "forgetting": CommandEntry(f"{_HERE}.bench:bench_forgetting", "One deletion after another, beside retraining."),
+        "deletions": CommandEntry(
+            f"{_HERE}.bench_deletions:bench_deletions", "People who leave a real server at a steady rate."
+        ),
         "serving": CommandEntry(f"{_HERE}.bench_load:bench_serving", "A real server under load."),
         "keys": CommandEntry(f"{_HERE}.bench_keys:bench_keys", "What API keys and quotas cost a server."),
         "scale": CommandEntry(f"{_HERE}.bench_load:bench_scale", "The control plane alone, at any size."),

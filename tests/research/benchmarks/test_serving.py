@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from research.benchmarks import serving
+from research.benchmarks.deletions import Live, SteadyDeletions
 from research.benchmarks.interleaved import Floor
 from research.benchmarks.keys import KEYED, OPEN, Door, KeysTrial
 from research.benchmarks.load import Answer
@@ -195,3 +196,23 @@ def test_a_key_is_sent_to_the_server_that_wants_one_and_both_are_raced(asker: As
     assert [row["contestant"] for row in throughput.rows] == [OPEN, KEYED]
     assert [row["load"] for row in latency.rows] == ["70%", "300%", "300%, refused"]
     assert latency.rows[0]["errors"] == 0
+
+
+def test_people_leave_at_a_steady_rate_whether_or_not_the_one_before_is_forgotten(server: Recommender) -> None:
+    shares = iter([1.0, 0.5])
+
+    def look() -> Live:
+        share = next(shares, 0.5)
+        return Live(share, 2 * share - 1)
+
+    [section] = SteadyDeletions(server.server_address[1], look, apart=0.1).run(["u1", "u2", "u3"])
+    [row] = section.rows
+
+    assert list(server.forgotten) == ["u1", "u2", "u3"]
+    left = list(server.forgotten.values())
+    assert left[2] - left[0] < 1  # a deletion takes a poll at least, and nobody waits for the one before
+    assert row["deletions"] == 3
+    assert row["a minute"] == pytest.approx(600)
+    assert 0.5 < row["adapters live"] < 1.0
+    assert (row["least"], row["least of them"]) == (0.5, 0.0)
+    assert row["p50 s"] >= FORGETTING

@@ -1,0 +1,68 @@
+"""`lethe bench deletions`: people who leave a real server at a steady rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from adapters_store.files import MissingArtifact
+from research.benchmarks import serving
+from research.benchmarks.deletions import Live, SteadyDeletions
+from research.commands.bench import OutOption, tell
+from research.commands.bench_load import built_of, served_by
+from research.commands.scratch import scratch_home, stated
+from service.data import importers
+from service.entrypoints.bootstrap import Home
+from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
+from service.generation import Manifest
+
+
+@with_settings(BUILD_SETTINGS)
+def bench_deletions(
+    given: dict[str, Any],
+    per_minute: Annotated[float, typer.Option(min=0.1, help="People who leave in a minute")] = 16,
+    minutes: Annotated[float, typer.Option(min=0.05, help="For so long")] = 3,
+    people: Annotated[int, typer.Option(min=20, max=400, help="Simulated people of whom the generation is made")] = 400,
+    out: OutOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """The demo, served, while people leave at a steady rate: what share of it is live, and when each is forgotten."""
+    with scratch_home(stated(given)) as opened:
+        known = built_of(opened, importers.demo(), people)
+        leaving = known[: max(1, round(per_minute * minutes))]
+        port = serving.free_port()
+        with served_by(opened, port):
+            sections = SteadyDeletions(port, look_of(opened), 60 / per_minute).run(leaving)
+        manifest = _manifest(opened, opened.ledger.mask().generation)
+    told = {"people": people, "adapters": len(manifest.adapters), "memories": len(manifest.memories)}
+    tell("deletions", told | {name: str(value) for name, value in stated(given).items()}, sections, out, json_)
+
+
+def look_of(opened: Home) -> Callable[[], Live]:
+    """Says what of the published generation may be used now, by the installation's ledger."""
+    manifests: dict[str | None, Manifest] = {}
+
+    def look() -> Live:
+        mask = opened.ledger.mask()
+        if mask.generation not in manifests:
+            try:
+                manifests[mask.generation] = _manifest(opened, mask.generation)
+            except MissingArtifact:  # the next one was published in between
+                return look()
+        manifest = manifests[mask.generation]
+        return Live(
+            _share([adapter.digest for adapter in manifest.adapters], mask.adapters),
+            _share([memory.digest for memory in manifest.memories], mask.memories),
+        )
+
+    return look
+
+
+def _manifest(opened: Home, generation: str | None) -> Manifest:
+    return Manifest.of(opened.store.generation(str(generation)).manifest)
+
+
+def _share(digests: Sequence[str], masked: Collection[str]) -> float:
+    return 1 - sum(digest in masked for digest in digests) / max(1, len(digests))
