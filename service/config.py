@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidSetting
-from service.records import Activation, BuildConfig, Level, Partition, UnitKind
+from service.records import Activation, AdapterKind, BuildConfig, Level, Partition, UnitKind
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "base_model"
 _DEFAULTS = BuildConfig()
@@ -226,8 +226,13 @@ class Settings(BaseSettings):
     validation_percent: float = Field(
         _DEFAULTS.validation_percent, ge=0, le=90, description="Users held out for routing, in percent"
     )
+    adapter: AdapterKind = Field(
+        _DEFAULTS.adapter, description="Kind of every adapter: lora | rslora | dora | vera | ia3 (which has no rank)"
+    )
     lora_rank: int = Field(_DEFAULTS.lora_rank, ge=1, le=512, description="r of every adapter")
-    lora_alpha: int = Field(_DEFAULTS.lora_alpha, ge=1, description="Adapters are scaled by alpha / r")
+    lora_alpha: int = Field(
+        _DEFAULTS.lora_alpha, ge=1, description="lora and dora are scaled by alpha / r, rslora by alpha / √r"
+    )
     lora_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         _DEFAULTS.lora_targets,
         min_length=1,

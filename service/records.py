@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -91,6 +92,9 @@ UnitKind = Literal["user", "sample"]
 
 Activation = Literal["question", "prompt"]
 """Which tokens meet the adapters: the question's (activated LoRA), or all."""
+
+AdapterKind = Literal["lora", "rslora", "dora", "vera", "ia3"]
+"""What every adapter is: LoRA, rank-stabilized LoRA, DoRA, VeRA, or (IA)³."""
 
 Level = Literal["ND", "D"]
 """How adapters blend: at non-decomposition level (eq. 6), or at decomposition level (eq. 5)."""
@@ -257,6 +261,7 @@ class BuildConfig:
     samples_per_user: int = 16
     history_length: int = 10
     validation_percent: float = 10.0  # of users, by keyed hash
+    adapter: AdapterKind = "lora"
     lora_rank: int = 8
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
@@ -281,7 +286,16 @@ class BuildConfig:
         stated = asdict(self) | {"lora_targets": list(self.lora_targets)}
         if not self.negatives:
             del stated["negatives"]
+        if self.adapter == "lora":
+            del stated["adapter"]
         return stated
+
+    @property
+    def adapter_scaling(self) -> float:
+        """s: what an adapter's factors are multiplied by."""
+        if self.adapter in ("vera", "ia3"):
+            return 1.0
+        return self.lora_alpha / (math.sqrt(self.lora_rank) if self.adapter == "rslora" else self.lora_rank)
 
     @classmethod
     def of(cls, stated: Mapping[str, Any]) -> Self:

@@ -245,7 +245,7 @@ class FullRetraining:
         """AUC of the scores of people whom it has never known."""
         config, frozen, test = self._config, self._frozen, self._crowd.test
         adapters = {self._digest: load_adapter(self._store.adapters.path(self._digest))}
-        stack = AdapterStack.of(adapters, config.lora_alpha / config.lora_rank, frozen)
+        stack = AdapterStack.of(adapters, config.adapter_scaling, frozen)
         mixture = Mixture(frozen, config.lora_targets)
         encoded_samples = self._maker.encoded_samples(test, self._crowd.item_type)
         scores: list[float] = []

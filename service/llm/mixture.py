@@ -9,6 +9,8 @@ With A (K, r, d_in) and B (K, r, d_out) of a module:
 
 Of an input embedding x is one-hot, so that A_k x is a column of A_k: d_in is the number of tokens.
 
+Other kinds of adapters come to the same two factors, some with a gate on y besides: `adapter_formats` says how.
+
 Where a row has weight on few of many adapters, only those are gathered and multiplied: the others cost nothing.
 
 The weights and the stack travel in a scope that belongs to one call, so two calls can never share them.
@@ -19,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from service.errors import ModelUnsuitable
+from service.llm.adapter_formats import parts_of
 from service.llm.decoder_only import DecoderOnly
 from service.llm.frozen import FrozenModel
 from service.llm.graphs import Graphs, Inputs
@@ -38,10 +41,6 @@ from service.llm.staging import sent
 from service.records import Level
 
 WEIGHTS = "adapter_model.safetensors"  # the file's name in PEFT's own format
-_PREFIX = "base_model.model."  # how PEFT names the modules of the model it wraps
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-_EMBEDDING_A, _EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
-_PAIRS = {_A: _B, _EMBEDDING_A: _EMBEDDING_B}  # how the two end that PEFT names after a linear layer and an embedding
 _GROUPS_FROM = (9, 0)  # compute capability
 _GROUPED_ALIGNMENT = 8  # columns: 16 bytes
 _SPARSE_FROM = 2  # times as many adapters as a row has weight on: below that, gathering costs more than it saves
@@ -52,8 +51,11 @@ class AdapterStack:
     """K adapters of one generation, stacked for every target module."""
 
     digests: tuple[str, ...]
-    scaling: float  # lora_alpha / r
+    scaling: float  # s: lora_alpha / r for LoRA
     modules: dict[str, tuple[Tensor, Tensor]]  # module name -> A (K, r, d_in), B (K, r, d_out)
+    gates: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # module name -> f and h (K, 2, d_out), where there is a gate
 
     @classmethod
     def of(
@@ -65,14 +67,16 @@ class AdapterStack:
     ) -> AdapterStack:
         """Stack adapters given as PEFT state dicts (digest -> tensor name -> tensor), on the model's device or another."""
         target: dict[str, Any] = {"dtype": frozen.model.dtype, "device": device or frozen.device}
-        first = next(iter(adapters.values()), {})
-        modules = {}
-        named = [(name.removesuffix(end), end, b) for name in first for end, b in _PAIRS.items() if name.endswith(end)]
-        for module, end_a, end_b in sorted(named):
-            a = torch.stack([tensors[module + end_a] for tensors in adapters.values()])
-            b = torch.stack([tensors[module + end_b].T for tensors in adapters.values()])
-            modules[module.removeprefix(_PREFIX)] = (a.to(**target), b.contiguous().to(**target))
-        return AdapterStack(tuple(adapters), scaling, modules)
+        all_parts = [parts_of(adapter, scaling, frozen) for adapter in adapters.values()]
+        modules, gates = {}, {}
+        for name in all_parts[0] if all_parts else ():
+            parts = [parts[name] for parts in all_parts]
+            b = torch.stack([part.b for part in parts]).contiguous()
+            modules[name] = (torch.stack([part.a for part in parts]).to(**target), b.to(**target))
+            gated = [part.gate for part in parts if part.gate is not None]
+            if gated:
+                gates[name] = torch.stack(gated).to(**target)
+        return AdapterStack(tuple(adapters), scaling, modules, gates)
 
     def placed(self, weights: Tensor) -> tuple[AdapterStack, Tensor]:
         """The stack to multiply for rows of `weights` (R, K), and their weights over its adapters: here all of them."""
@@ -96,7 +100,10 @@ class _Dense:
         """y (B, T, d_out) + what the adapters make of x (B, T, d_in)."""
         if module not in self._stack.modules:  # the adapters may be on upper layers only
             return y
+        y = self._gated(module, y)
         a, b = self._stack.modules[module]
+        if not self._stack.rank:
+            return y
         rows = a.flatten(0, 1)  # (K·r, d_in)
         u = functional.linear(x, rows) if x.is_floating_point() else functional.embedding(x, rows.T)  # (B, T, K·r)
         if self._level == "D":
@@ -104,6 +111,10 @@ class _Dense:
             u = summed.repeat(1, 1, a.shape[0])
         # In place: nobody else holds what the layer has just computed.
         return y.flatten(0, -2).addmm_(u.mul_(self._spread).flatten(0, -2), b.flatten(0, 1)).view_as(y)
+
+    def _gated(self, module: str, y: Tensor) -> Tensor:
+        gates = self._stack.gates.get(module)
+        return y if gates is None else _gate(y, self._weights[..., 0] @ gates.flatten(1))
 
 
 class _Sparse:
@@ -123,7 +134,10 @@ class _Sparse:
         """y (B, T, d_out) + what the adapters make of x (B, T, d_in)."""
         if module not in self._stack.modules:
             return y
+        y = self._gated(module, y)
         whole, b = self._stack.modules[module]
+        if not self._stack.rank:
+            return y
         b = b[self._chosen]  # (R, m, r, d_out)
         grid = x if self._runs is None else self._runs.spread(x[0], 0)  # (R, n, d_in); of an embedding (R, n)
         if x.is_floating_point():
@@ -137,14 +151,22 @@ class _Sparse:
         delta = (z.flatten(2) * self._stack.scaling) @ b.flatten(1, 2)  # (R, n, d_out)
         return y.add_(delta if self._runs is None else self._runs.join(delta, 0)[None])
 
+    def _gated(self, module: str, y: Tensor) -> Tensor:
+        gates = self._stack.gates.get(module)
+        if gates is None:
+            return y
+        mixed = _mixed_gates(gates, self._chosen, self._weights[:, 0, :, 0])
+        return _gate(y, mixed[:, None] if self._runs is None else self._runs.repeat(mixed)[None])
+
 
 class _Grouped:
     """`_Sparse` for packed rows by two grouped GEMMs: no run is padded to the longest, whatever their lengths."""
 
     def __init__(self, stack: AdapterStack, weights: Tensor, level: Level, runs: Runs, most: int) -> None:
         self._stack = stack
-        kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
-        self._weights = runs.repeat(kept)[..., None]  # (N, m, 1)
+        self._kept, self._chosen = weights.topk(most, dim=1)  # (R, m)
+        self._runs = runs
+        self._weights = runs.repeat(self._kept)[..., None]  # (N, m, 1)
         self._of_tokens = runs.repeat(self._chosen)  # (N, m)
         [self._ends] = sent(weights.device, torch.tensor(runs.lengths).cumsum(0).to(torch.int32))
         self._level = level
@@ -153,6 +175,7 @@ class _Grouped:
         """y (1, N, d_out) + what the adapters make of x (1, N, d_in)."""
         if module not in self._stack.modules:
             return y
+        y = self._gated(module, y)
         whole, b = self._stack.modules[module]
         b = b[self._chosen]  # (R, m, r, d_out)
         if x.is_floating_point():
@@ -167,6 +190,23 @@ class _Grouped:
         scaled = (z * self._stack.scaling).flatten(1)
         return y.add_(functional.grouped_mm(scaled, b.flatten(1, 2), offs=self._ends)[None])
 
+    def _gated(self, module: str, y: Tensor) -> Tensor:
+        gates = self._stack.gates.get(module)
+        if gates is None:
+            return y
+        return _gate(y, self._runs.repeat(_mixed_gates(gates, self._chosen, self._kept))[None])
+
+
+def _mixed_gates(gates: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """(R, 2·d_out): of each run the gates (K, 2, d_out) of its `chosen` adapters (R, m) by their `weights` (R, m)."""
+    return (weights[..., None] * gates.flatten(1)[chosen]).sum(dim=1)
+
+
+def _gate(y: Tensor, mixed: Tensor) -> Tensor:
+    """y ⊙ (1 + f) + h, in place, with f and h side by side in `mixed`."""
+    factor, shift = mixed.chunk(2, dim=-1)
+    return y.addcmul_(y, factor).add_(shift)
+
 
 def has_grouped_gemms(device: torch.device, dtype: torch.dtype, capability: tuple[int, int] | None = None) -> bool:
     """Whether grouped GEMMs are one kernel there: elsewhere torch loops over the groups, and waits to learn where they end.
@@ -179,7 +219,7 @@ def has_grouped_gemms(device: torch.device, dtype: torch.dtype, capability: tupl
 
 
 def _grouped_takes(width: int) -> bool:
-    return width % _GROUPED_ALIGNMENT == 0
+    return width > 0 and width % _GROUPED_ALIGNMENT == 0
 
 
 class Mixture:

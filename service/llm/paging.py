@@ -16,7 +16,8 @@ from torch import Tensor
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack
 
-Shapes = Mapping[str, tuple[torch.Size, torch.Size]]  # module -> of one A (r, d_in), of one B (r, d_out)
+# Module -> of one A (r, d_in) and one B (r, d_out), and of one gate (2, d_out) where there is any.
+Shapes = Mapping[str, tuple[torch.Size, ...]]
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Slots:
         return [self.held[adapter] for adapter in wanted]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PagedStack(AdapterStack):
     """K adapters of which S fit on the device. `modules` is empty: `placed` gives a stack that can be multiplied."""
 
@@ -60,7 +61,7 @@ class PagedStack(AdapterStack):
         singles = {digest: AdapterStack.of({digest: one}, scaling, frozen, "cpu") for digest, one in adapters.items()}
         rows = {digest: _numbers(single) for digest, single in singles.items()}
         first = next(iter(singles.values()))
-        shapes = {name: (a.shape[1:], b.shape[1:]) for name, (a, b) in first.modules.items()}
+        shapes = {name: tuple(part.shape[1:] for part in _parts(first, name)) for name in first.modules}
         size = next(iter(rows.values())).numel()
         pinned = frozen.device.type == "cuda"
         host = torch.empty(len(rows), size, dtype=frozen.model.dtype, pin_memory=pinned)
@@ -68,7 +69,8 @@ class PagedStack(AdapterStack):
             host[number] = row
         count = min(len(rows), max(1, room // max(1, size * host.element_size())))
         slots = Slots(torch.zeros(count, size, dtype=host.dtype, device=frozen.device))
-        return cls(tuple(adapters), scaling, {}, host, shapes, slots, _stack_of(slots.numbers, scaling, shapes))
+        in_slots = _stack_of(slots.numbers, scaling, shapes)
+        return cls(tuple(adapters), scaling, {}, host=host, shapes=shapes, slots=slots, in_slots=in_slots)
 
     def placed(self, weights: Tensor) -> tuple[AdapterStack, Tensor]:
         """The adapters that `weights` (R, K) of the host's memory want, on the device, and weights (R, S) over their slots."""
@@ -89,21 +91,26 @@ class PagedStack(AdapterStack):
 
 
 def adapter_bytes(adapters: Mapping[str, Mapping[str, Tensor]], frozen: FrozenModel) -> int:
-    """What all of these take on the device."""
+    """What all of these, of one shape, take on the device."""
     size = torch.empty(0, dtype=frozen.model.dtype).element_size()
-    return sum(tensor.numel() for one in adapters.values() for tensor in one.values()) * size
+    of_one = AdapterStack.of(dict(list(adapters.items())[:1]), 1.0, frozen, "cpu")
+    return len(adapters) * _numbers(of_one).numel() * size if adapters else 0
 
 
 def _stack_of(numbers: Tensor, scaling: float, shapes: Shapes) -> AdapterStack:
-    return AdapterStack(tuple(f"slot {slot}" for slot in range(len(numbers))), scaling, _modules(numbers, shapes))
+    """A stack of views of (S, P)."""
+    sizes = [size for own in shapes.values() for size in own]
+    views = iter(numbers.split([size.numel() for size in sizes], dim=1))
+    parts = {name: [next(views).unflatten(1, size) for size in own] for name, own in shapes.items()}
+    modules = {name: (own[0], own[1]) for name, own in parts.items()}
+    gates = {name: own[2] for name, own in parts.items() if len(own) > 2}
+    return AdapterStack(tuple(f"slot {slot}" for slot in range(len(numbers))), scaling, modules, gates)
+
+
+def _parts(stack: AdapterStack, module: str) -> list[Tensor]:
+    gate = stack.gates.get(module)
+    return [*stack.modules[module], *([] if gate is None else [gate])]
 
 
 def _numbers(single: AdapterStack) -> Tensor:
-    return torch.cat([part.flatten() for pair in single.modules.values() for part in pair])
-
-
-def _modules(numbers: Tensor, shapes: Shapes) -> dict[str, tuple[Tensor, Tensor]]:
-    """Views of (S, P) as each module's A (S, r, d_in) and B (S, r, d_out)."""
-    widths = [size.numel() for pair in shapes.values() for size in pair]
-    parts = iter(numbers.split(widths, dim=1))
-    return {name: (next(parts).unflatten(1, a), next(parts).unflatten(1, b)) for name, (a, b) in shapes.items()}
+    return torch.cat([part.flatten() for name in single.modules for part in _parts(single, name)])

@@ -143,7 +143,7 @@ def _stack(
     store: Store, stated: Mapping[str, Mapping[str, str]], config: BuildConfig, frozen: FrozenModel, room: int
 ) -> AdapterStack:
     adapters = {digest: adapter_tensors(store.adapters.stated(digest, own).read()) for digest, own in stated.items()}
-    scaling = config.lora_alpha / config.lora_rank
+    scaling = config.adapter_scaling
     if 0 < room < adapter_bytes(adapters, frozen):
         return within_memory(lambda: PagedStack.paged(adapters, scaling, frozen, room))
     return within_memory(lambda: AdapterStack.of(adapters, scaling, frozen))

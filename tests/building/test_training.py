@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import safetensors.torch
@@ -20,7 +21,7 @@ from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
-from service.records import Activation, BuildConfig, Item, RatedItem
+from service.records import Activation, AdapterKind, BuildConfig, Item, RatedItem
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, batch_size=4)
@@ -62,7 +63,7 @@ def _scores(files: Mapping[str, bytes], task: TrainingTask) -> torch.Tensor:
     frozen = FrozenModel.load(task.model)
     config, tensors = task.config, safetensors.torch.load(files["adapter_model.safetensors"])
     mixture = Mixture(frozen, config.lora_targets)
-    stack = AdapterStack.of({task.recipe: tensors}, config.lora_alpha / config.lora_rank, frozen)
+    stack = AdapterStack.of({task.recipe: tensors}, config.adapter_scaling, frozen)
     alone = torch.ones(len(task.encoded_samples), 1)
     if config.activation == "prompt":
         return mixture.yes_no_logits_whole(
@@ -85,6 +86,38 @@ def test_peft_alone_opens_an_adapter_and_gives_the_same_score(
 ) -> None:
     task = _task(tiny_models(architecture), _for(architecture, activation))
     _equal_to_peft(_files(task), task, tmp_path)
+
+
+@pytest.mark.parametrize("adapter", get_args(AdapterKind))
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_peft_alone_opens_an_adapter_of_any_kind_and_gives_the_same_score(
+    tiny_models: Callable[..., Path], tmp_path: Path, architecture: str, adapter: AdapterKind
+) -> None:
+    config = replace(_for(architecture, "prompt"), adapter=adapter, learning_rate=0.2)
+    task = _task(tiny_models(architecture), config)
+    _equal_to_peft(_files(task), task, tmp_path)
+
+
+@pytest.mark.parametrize("adapter", ["vera", "ia3"])
+def test_kinds_that_peft_cannot_keep_to_layers_stay_above_the_first_one(
+    tiny_models: Callable[..., Path], tmp_path: Path, adapter: AdapterKind
+) -> None:
+    config = replace(CONFIG, activation="prompt", adapter=adapter, learning_rate=0.2, adapt_from_layer=1)
+    task = _task(tiny_models("llama"), config)
+    files = _files(task)
+    names = [name for name in safetensors.torch.load(files["adapter_model.safetensors"]) if ".layers." in name]
+    assert names
+    assert not [name for name in names if ".layers.0." in name]
+    _equal_to_peft(files, task, tmp_path)
+
+
+@pytest.mark.parametrize("adapter", ["dora", "vera", "ia3"])
+def test_a_kind_that_cannot_be_on_an_embedding_is_refused_there(
+    tiny_models: Callable[..., Path], adapter: AdapterKind
+) -> None:
+    config = replace(CONFIG, adapter=adapter, lora_targets=("q_proj", "embed_tokens"))
+    with pytest.raises(ModelUnsuitable, match="lora and rslora can"):
+        _files(_task(tiny_models("llama"), config))
 
 
 def _equal_to_peft(files: Mapping[str, bytes], task: TrainingTask, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from service.ledger import Event, EventOutcome
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig, Interaction
+from service.records import AdapterKind, BuildConfig, Interaction
 
 from .homes import (
     NOUN,
@@ -551,6 +551,17 @@ def test_after_any_story_an_encoder_decoder_model_serves_what_a_clean_build_woul
 ) -> None:
     model = ModelSpec(str(tiny_models(kind, **SMALLEST_ENCODER_DECODERS[kind])))
     _tell(sequences, len(kind), ENCODER_DECODERS[kind], scratch / kind, model)
+
+
+@pytest.mark.parametrize(
+    "sequences", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.thorough)]
+)
+@pytest.mark.parametrize("adapter", [kind for kind in get_args(AdapterKind) if kind != CONFIG.adapter])
+def test_after_any_story_adapters_of_any_kind_are_those_of_a_clean_build(
+    adapter: AdapterKind, sequences: int, scratch: Path, smallest_model: ModelSpec
+) -> None:
+    config = replace(CONFIG, adapter=adapter, lora_rank=2)
+    _tell(sequences, len(adapter), config, scratch / adapter, smallest_model)
 
 
 def _tell(sequences: int, number: int, config: BuildConfig, folder: Path, model: ModelSpec) -> None:

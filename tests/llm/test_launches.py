@@ -6,6 +6,7 @@ Where no GPU is at hand, `meta` tensors show it: they have no values, so whoever
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -159,11 +160,15 @@ def test_no_forward_pass_waits_for_a_gpu(
 # Two grouped GEMMs
 
 
+@pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("level", ["ND", "D"])
 def test_grouped_gemms_are_the_gathered_ones(
-    llama: FrozenModel, random_adapter: Callable[..., Any], level: Level
+    llama: FrozenModel, random_adapter: Callable[..., Any], level: Level, gated: bool
 ) -> None:
     stack = _stack(llama, random_adapter, rank=4)  # of two adapters: a multiple of eight columns
+    if gated:
+        widths = {name: (len(b), 2, b.shape[2]) for name, (_, b) in stack.modules.items()}
+        stack = replace(stack, gates={name: torch.linspace(-1, 1, math.prod(w)).view(w) for name, w in widths.items()})
     prefixes = llama.read_prefixes(CONTEXTS)
     plain = FrozenModel.load(llama.spec)
     gathered, grouped = _mixture(llama, stack, False), _mixture(plain, stack, True)

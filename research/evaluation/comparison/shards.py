@@ -165,7 +165,7 @@ def _alone(trial: Trial, digest: str) -> Timed[list[float]]:
 def _stack(trial: Trial, digests: Sequence[str]) -> AdapterStack:
     # By number: shards of people who said the same things have one digest.
     adapters = {str(number): load_adapter(trial.store.adapters.path(digest)) for number, digest in enumerate(digests)}
-    return AdapterStack.of(adapters, trial.config.lora_alpha / trial.config.lora_rank, trial.laboratory.frozen)
+    return AdapterStack.of(adapters, trial.config.adapter_scaling, trial.laboratory.frozen)
 
 
 def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | None) -> Floats:

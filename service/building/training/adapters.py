@@ -136,4 +136,6 @@ def content_of(units: Iterable[str]) -> str:
 def _training_part(config: BuildConfig) -> dict[str, Any]:
     lora = ("lora_rank", "lora_alpha", "lora_targets", "adapt_from_layer")
     names = ("activation", *lora, "epochs", "learning_rate", "batch_size", "seed")
-    return {name: getattr(config, name) for name in names}
+    stated = {name: getattr(config, name) for name in names}
+    # LoRA was the only kind once: its adapters keep their names.
+    return stated if config.adapter == "lora" else stated | {"adapter": config.adapter}

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import IA3Config, LoraConfig, PeftConfig, VeraConfig, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
@@ -81,23 +81,13 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     config = task.config
     frozen = FrozenModel.load(task.model)
     torch.manual_seed(config.seed)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_targets),
-        exclude_modules=_excluded(frozen, config.activation),
-        layers_to_transform=_adapted_layers(frozen, config),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets)),
-        lora_dropout=0.0,
-        bias="none",
-        task_type=frozen.architecture.task_type,
-    )
+    peft_config = _peft_config(frozen, config)
     with warnings.catch_warnings():
         # PEFT asks transformers for a flag by its old name; nothing of ours can change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         # An output layer that shares the embedding's weights is meant to stay as it is.
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
-        model: Any = get_peft_model(frozen.model, lora)
+        model: Any = get_peft_model(frozen.model, peft_config)
     prefixes = _Prefixes(frozen, model, task)
     _fit(frozen, model, task, prefixes, report)
     learned = get_peft_model_state_dict(
@@ -106,9 +96,63 @@ def train_adapter(task: TrainingTask, report: Report) -> Trained:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
     files = {
         "adapter_model.safetensors": safetensors.torch.save(dict(sorted(tensors.items())), {"format": "pt"}),
-        "adapter_config.json": _peft_config(lora, task),
+        "adapter_config.json": _config_file(peft_config, task),
     }
     return Trained(files, prefixes.left)
+
+
+def _peft_config(frozen: FrozenModel, config: BuildConfig) -> PeftConfig:
+    """What makes PEFT put adapters of this kind where the configuration wants them.
+
+    Raises:
+        ModelUnsuitable: the configuration names no layer of the model that can have such adapters.
+    """
+    layers = _adapted_layers(frozen, config)
+    fan_in_fan_out = any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets))
+    common: dict[str, Any] = {"fan_in_fan_out": fan_in_fan_out, "task_type": frozen.architecture.task_type}
+    if config.adapter in ("lora", "rslora", "dora"):
+        if config.adapter == "dora":
+            _linear_targets(frozen, config)
+        return LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            target_modules=list(config.lora_targets),
+            exclude_modules=_excluded(frozen, config.activation),
+            layers_to_transform=layers,
+            lora_dropout=0.0,
+            bias="none",
+            use_rslora=config.adapter == "rslora",
+            use_dora=config.adapter == "dora",
+            **common,
+        )
+    named = _named_targets(frozen, config, layers)
+    if config.adapter == "vera":
+        return VeraConfig(r=config.lora_rank, target_modules=named, projection_prng_key=config.seed, **common)
+    return IA3Config(target_modules=named, feedforward_modules=[], **common)
+
+
+def _named_targets(frozen: FrozenModel, config: BuildConfig, layers: Collection[int] | None) -> list[str]:
+    """The full names of the modules with adapters, for kinds that PEFT can neither keep to layers nor keep out of modules."""
+    apart = frozen.architecture.without_adapters(config.activation)
+    return [
+        name
+        for name in _linear_targets(frozen, config)
+        if (apart is None or not name.startswith(f"{apart}.")) and (layers is None or _layer_of(name) in layers)
+    ]
+
+
+def _linear_targets(frozen: FrozenModel, config: BuildConfig) -> list[str]:
+    named = target_modules(frozen, config.lora_targets)
+    if any(isinstance(module, torch.nn.Embedding) for _, module in named):
+        raise ModelUnsuitable(
+            f"lora_targets name the embedding, on which adapters of kind {config.adapter} cannot be; lora and rslora can"
+        )
+    return [name for name, _ in named]
+
+
+def _layer_of(name: str) -> int:
+    """The number of the layer that a module lies in: the first one in its name."""
+    return int(next(part for part in name.split(".") if part.isdigit()))
 
 
 def _adapted_layers(frozen: FrozenModel, config: BuildConfig) -> list[int] | None:
@@ -236,12 +280,13 @@ def _spare_bytes(device: torch.device, at_least: int) -> int:
     return max(at_least, free // 2)
 
 
-def _peft_config(lora: LoraConfig, task: TrainingTask) -> bytes:
-    content = lora.to_dict()
+def _config_file(peft_config: PeftConfig, task: TrainingTask) -> bytes:
+    content = peft_config.to_dict()
     # Where the model lies is no property of the adapter; which one it is, the generation's manifest says by digest.
     content["base_model_name_or_path"] = None
     content["inference_mode"] = True
-    if task.config.activation == "question" and task.invocation:
+    # PEFT knows "only from these tokens on" of LoRA alone; of other kinds the generation's manifest says it.
+    if task.config.activation == "question" and task.invocation and task.config.adapter in ("lora", "rslora"):
         content["alora_invocation_tokens"] = task.invocation
     return (json.dumps(_plain(content), indent=2, sort_keys=True) + "\n").encode()
 

@@ -147,7 +147,7 @@ class RowMaker:
         adapters: dict[str, dict[str, Floats]],
         config: BuildConfig,
     ) -> ValidationTask:
-        scaling = config.lora_alpha / config.lora_rank
+        scaling = config.adapter_scaling
         return ValidationTask(
             self._model, config.lora_targets, scaling, config.activation, tuple(encoded_samples), adapters
         )
