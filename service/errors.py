@@ -9,6 +9,7 @@ LetheError
 │   ├── UnknownRequest        no forget request has this id
 │   ├── SelectionChanged      other rows are selected now than were previewed
 │   ├── UnknownInteraction    nothing is held of this user and this item
+│   ├── MergeRefused          one of two users is restricted, under a hold, or asked for deletion
 │   ├── UnknownRestraint      no restriction, or no hold, stands over this user
 │   └── IdempotencyConflict   the key was used before, for a different request
 ├── ModelUnsuitable         the frozen model cannot be used for scoring
@@ -64,6 +65,9 @@ class UnknownRestraint(InvalidInput): ...
 
 
 class SelectionChanged(InvalidInput): ...
+
+
+class MergeRefused(InvalidInput): ...
 
 
 class IdempotencyConflict(InvalidInput): ...

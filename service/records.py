@@ -198,6 +198,28 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
+class Impression:
+    """What somebody was shown in one answer, as of a generation and a fence, and when: seconds since the epoch."""
+
+    recommendation_id: str
+    user_id: str
+    item_ids: tuple[str, ...]
+    generation: str
+    fence: int
+    shown_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """An event that names the answer which it came of, and whether it says that the item is liked."""
+
+    user_id: str
+    item_id: str
+    recommendation_id: str
+    liked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RatedItem:
     """An item and whether its reader liked it: one entry of a history."""
 
@@ -409,6 +431,7 @@ class Outcome(StrEnum):
 
     ERASED = "erased"  # something was held, and is gone
     ALREADY_ERASED = "already_erased"  # nothing any more: an earlier deletion has erased it
+    MERGED = "merged"  # what was held is another user's, from now on or since an earlier merge
     NOTHING_HELD = "nothing_held"  # nothing, and no earlier deletion has found anything either
 
 
@@ -466,6 +489,7 @@ class ForgetRequest:
     items: NamedItems | None = None  # None: everything of the user
     requested_by: str | None = None  # id of the API key that asked for it, if one did
     released_at: float | None = None  # when the legal hold ended that it waited for
+    erased_impressions: int = 0  # also those that an item was taken out of
 
     @property
     def owed_since(self) -> float:
@@ -475,12 +499,16 @@ class ForgetRequest:
     @property
     def held(self) -> bool:
         """Whether anything of what was asked for was held when it was accepted."""
-        return self.found is Outcome.ERASED
+        return self.found is Outcome.ERASED or (self.found is Outcome.MERGED and self._found_any)
 
     @property
     def found(self) -> Outcome:
         """`outcome`, and where it was not noted what the counts say."""
         if self.outcome is not None:
             return self.outcome
-        seen = self.erased_interactions or self.masked_rows or self.affected_shards
-        return Outcome.ERASED if seen else Outcome.NOTHING_HELD
+        return Outcome.ERASED if self._found_any else Outcome.NOTHING_HELD
+
+    @property
+    def _found_any(self) -> bool:
+        found = self.erased_interactions or self.erased_impressions or self.masked_rows or self.affected_shards
+        return bool(found)

@@ -167,6 +167,7 @@ def receipt_content(
         "unit": published and published.config.unit,
         "counts": {
             "interactions": request.erased_interactions,
+            "impressions": request.erased_impressions,
             "training_samples": request.masked_samples,
             "validation_rows": request.masked_rows,
             "shards": len(request.affected_shards),
@@ -185,7 +186,7 @@ def receipt_content(
 
 def _claim(request: ForgetRequest, published: Published | None) -> str:
     # One that names nothing held, while an earlier one is owed, masks and rebuilds all the same.
-    rebuilt = request.erased_interactions or request.masked_rows or request.affected_shards
+    rebuilt = request.held or request.erased_interactions or request.masked_rows or request.affected_shards
     if published is None or not rebuilt:
         return "nothing held"
     return "recorded" if published.config.partition == "algorithm1" else "strict"

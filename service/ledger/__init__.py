@@ -16,6 +16,7 @@ from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
 from service.ledger.importing import ImportCounts
+from service.ledger.impressions import SMALLEST_GROUP, HeldImpression, ImpressionBook, OnlineQuality
 from service.ledger.keys import ApiKey, KeyRing, Quota, Scope
 from service.ledger.ledger import Ledger
 from service.ledger.masks import MaskedArtifacts
@@ -47,6 +48,7 @@ __all__ = [
     "LONGEST_GROUND",
     "MEMORIZED",
     "MOST_ITEMS",
+    "SMALLEST_GROUP",
     "VALIDATES",
     "AcceptedForget",
     "Announced",
@@ -60,7 +62,9 @@ __all__ = [
     "Event",
     "EventOutcome",
     "ForgetPreview",
+    "HeldImpression",
     "ImportCounts",
+    "ImpressionBook",
     "Inclusion",
     "ItemOutcome",
     "KeyRing",
@@ -70,6 +74,7 @@ __all__ = [
     "Lifted",
     "LogCheck",
     "MaskedArtifacts",
+    "OnlineQuality",
     "Outbox",
     "OutboxCounts",
     "OutboxEvent",

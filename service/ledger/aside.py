@@ -152,6 +152,13 @@ def items_held(connection: sa.Connection, user_id: str, among: Iterable[str] | N
     return held
 
 
+def users_aside(connection: sa.Connection) -> set[str]:
+    """Everybody of whom rows or impressions are set aside."""
+    shown = tables.shown_items.c
+    of_rows, of_shown = sa.select(_c.user_id), sa.select(shown.user_id).where(shown.request_id.is_not(None))
+    return set(connection.scalars(sa.union(of_rows, of_shown)))
+
+
 def restricted_users() -> sa.Select[str]:
     """The query of everybody whose rows go back."""
     return sa.select(_c.user_id).where(_c.request_id == RESTRICTED)

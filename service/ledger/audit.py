@@ -21,6 +21,7 @@ from service.ledger.statements import Row, chunks
 
 BEGINNING = ""  # what the first entry of all has for the digest before it
 RECTIFICATION = "rectify"  # the action of an accepted rectification
+MERGE = "merge"  # the action of an accepted merge of one user into another
 DELETION = "forget"  # the action of an accepted deletion
 _c = tables.audit_log.c
 

@@ -72,8 +72,27 @@ def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
     if gone:  # whoever keeps the catalog in memory must not keep these titles
         set_state(connection, availability=tables.state.c.availability + 1)
     for chunk in chunks(gone):
+        _drop_shown(connection, chunk)
         for table in (tables.items, tables.former_items):
             connection.execute(sa.delete(table).where(table.c.item_id.in_(chunk)))
+
+
+def _drop_shown(connection: sa.Connection, gone: list[str]) -> None:
+    """Take items that are dropped out of everybody's impressions: what they are called is of who had named them."""
+    shown, kept = tables.shown_items.c, tables.set_aside.c
+    same = sa.and_(kept.user_id == shown.user_id, kept.item_id == shown.item_id)
+    is_kept = sa.exists(
+        sa.select(sa.literal(1)).select_from(tables.set_aside).where(same).correlate(tables.shown_items)
+    )
+    query = sa.delete(tables.shown_items).where(shown.item_id.in_(gone), ~is_kept).returning(shown.user_id)
+    users = set(connection.scalars(query))
+    one = tables.impressions.c
+    same_one = sa.and_(one.user_id == shown.user_id, one.recommendation_id == shown.recommendation_id)
+    left = sa.exists(
+        sa.select(sa.literal(1)).select_from(tables.shown_items).where(same_one).correlate(tables.impressions)
+    )
+    for some in chunks(users):
+        connection.execute(sa.delete(tables.impressions).where(one.user_id.in_(some), ~left))
 
 
 def count_unnamed(connection: sa.Connection) -> int:

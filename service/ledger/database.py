@@ -31,6 +31,8 @@ _HOLDING_USERS = (
     tables.interactions,
     tables.arrivals,
     tables.events,
+    tables.impressions,
+    tables.shown_items,
     tables.placements,
     tables.changes,
     tables.memberships,

@@ -6,13 +6,13 @@ import json
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import sqlalchemy as sa
 
 from service.errors import IdempotencyConflict, InvalidInput
-from service.ledger import aside, audit, rectifying, rows, tables
+from service.ledger import aside, audit, impressions, merging, rectifying, rows, tables
 from service.ledger.catalog import created_of, drop_unnamed, id_in
 from service.ledger.findings import ForgetFindings, look_up
 from service.ledger.hashes import KeyedHashes
@@ -41,6 +41,7 @@ from service.records import (
     Interaction,
     ItemName,
     Key,
+    Outcome,
     Requester,
     RequestState,
     Scope,
@@ -59,6 +60,15 @@ class AcceptedForget:
 
 
 @dataclass(frozen=True, slots=True)
+class _Erased:
+    rows: int
+    impressions: int  # also those that an item is taken out of
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.impressions)
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetCommand:
     """Who wants what forgotten. `names` is None for the whole user."""
 
@@ -73,6 +83,7 @@ class ForgetCommand:
     known_as: Mapping[str, str]  # hash of the idempotency key -> of the content, under every secret
     by: Requester
     correction: Correction | None  # what stands in place of the one item that `names` holds; None: nothing
+    into: Key | None  # the user whose everything is from now on; None: nobody's
     again: bool  # it was forgotten before, and an old ledger has brought it back
     request_id: str  # of the request that it makes
 
@@ -88,6 +99,7 @@ class ForgetCommand:
         by: Requester,
         correction: Correction | None = None,
         again: bool = False,
+        into: str | None = None,
     ) -> Self:
         """Raises InvalidInput for an empty list of items, and for what is no id or no text."""
         if names is not None and not names:
@@ -95,6 +107,8 @@ class ForgetCommand:
         user = keyed(user_id)
         stated = {_stated(name) for name in names or ()}
         instead = [] if correction is None else [json.dumps([correction.liked, correction.rating])]
+        target = None if into is None else keyed(into, "into")
+        instead += [] if target is None else ["into", target]
         content = (_scope(names), *sorted(stated), *(["remember"] if remember else []), *instead)
         # Of each API key its own: nobody learns which ones others have used.
         named = None if key is None else (*(() if by.key_id is None else (by.key_id,)), key)
@@ -113,6 +127,7 @@ class ForgetCommand:
             known_as=known_as,
             by=by,
             correction=correction,
+            into=target,
             again=again,
             request_id=uuid.uuid4().hex,
         )
@@ -120,6 +135,13 @@ class ForgetCommand:
     @property
     def scope(self) -> Scope:
         return _scope(self.names)
+
+    @property
+    def action(self) -> str:
+        """What the audit trail calls it."""
+        if self.into is not None:
+            return audit.MERGE
+        return audit.DELETION if self.correction is None else audit.RECTIFICATION
 
 
 def _content(hashes: KeyedHashes, user_id: Key, content: Sequence[str]) -> str:
@@ -173,13 +195,17 @@ def _accept(
     findings = look_up(connection, command.user_id, command.names, seen=bool(lineage), hashes=hashes)
     created = created_of(connection, command.user_id)
     row = _corrected(connection, command)
+    if command.into is not None:
+        merging.require_mergeable(connection, command.user_id, command.into, findings, hashes, command.accepted_at)
+        findings = replace(findings, outcome=Outcome.MERGED)
     hold = restraint_of(connection, command.subjects, "hold")
-    erased = _take_out(connection, command, findings, held_back=hold is not None)
+    erased = _counted(connection, command, findings)
+    _take_out(connection, command, findings, hold is not None, hashes)
     if row is not None:
         restricted = restraint_of(connection, command.subjects, "restriction")
         rectifying.put(connection, row, restricted is not None)
     drop_unnamed(connection, created)  # nobody but this person may have named them
-    _erase_derived(connection, command, erased)
+    _erase_derived(connection, command, erased.rows)
     pending = find_requests(connection, tables.forget_requests.c.subject.in_(command.subjects), OWED)
     if command.names is None and not erased and not lineage and command.by.may_know:
         for earlier in pending:
@@ -187,10 +213,12 @@ def _accept(
                 _note(connection, command, earlier, hashes)
                 return _known(connection, earlier)
     # While an earlier deletion is owed, a build may hold what the ledger no longer shows.
-    owing = bool(erased or pending or (lineage and command.names is None))
-    held_back = hold is not None and (erased > 0 or any(earlier.state == "held" for earlier in pending))
+    # Impressions are in no artifact: of who stays nothing need be masked for them.
+    masked = lineage if erased.rows or pending or command.names is None else ()
+    owing = bool(erased or pending or masked)
+    held_back = hold is not None and (bool(erased) or any(earlier.state == "held" for earlier in pending))
     state: RequestState = "held" if held_back else "accepted" if owing else "completed"
-    request = _new_request(connection, command, findings, erased, lineage if owing else (), state, clock)
+    request = _new_request(connection, command, findings, erased, masked, state, clock)
     stones = tuple(findings.tombstones(request, command.remember, remember_seconds))
     if row is not None:
         stones = tuple(rectifying.tombstone_before(row, one) for one in stones)
@@ -212,7 +240,7 @@ def _note(connection: sa.Connection, command: ForgetCommand, request: ForgetRequ
     event = audit.AuditEvent(
         at=command.accepted_at,
         actor=command.by.actor,
-        action=audit.DELETION if command.correction is None else audit.RECTIFICATION,
+        action=command.action,
         outcome="accepted",
         request_id=request.request_id,
         subject=command.subject,
@@ -228,7 +256,7 @@ def _new_request(
     connection: sa.Connection,
     command: ForgetCommand,
     findings: ForgetFindings,
-    erased: int,
+    erased: _Erased,
     lineage: Sequence[Row],
     state: RequestState,
     clock: Clock,
@@ -246,7 +274,8 @@ def _new_request(
         affected_shards=tuple(digest for digest, _, _ in adapters),
         shard_names=tuple(name for _, name, _ in adapters),
         generation_before=now.generation,
-        erased_interactions=erased,
+        erased_interactions=erased.rows,
+        erased_impressions=erased.impressions,
         masked_rows=sum(row.kind == "row" for row in lineage),
         masked_samples=sum(samples for _, _, samples in adapters),
         accepted_at=command.accepted_at,
@@ -272,14 +301,30 @@ def _corrected(connection: sa.Connection, command: ForgetCommand) -> Interaction
     return rectifying.corrected(connection, command.user_id, command.correction, command.accepted_at)
 
 
-def _take_out(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings, held_back: bool) -> int:
-    """Erase what is asked for, or set it aside under this request's id until the hold is released; how many rows."""
+def _counted(connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings) -> _Erased:
+    """How much of what is asked for is held now. What somebody was shown stays true where their opinion is corrected."""
     held = aside.items_held(connection, command.user_id, findings.held)
+    shown = 0 if command.correction else impressions.count_of(connection, command.user_id, findings.held)
+    return _Erased(len(held), shown)
+
+
+def _take_out(
+    connection: sa.Connection, command: ForgetCommand, findings: ForgetFindings, held_back: bool, hashes: KeyedHashes
+) -> None:
+    """Erase what is asked for, or set it aside under this request's id until the hold is released, or let it be another's."""
+    user_id, among = command.user_id, findings.held
+    if command.into is not None:
+        merging.move(connection, user_id, command.into, hashes, command.accepted_at)
     if held_back:
-        aside.set_aside(connection, command.user_id, findings.held, command.request_id)
-    aside.erase(connection, command.user_id, findings.held)
-    rows.erase(connection, command.user_id, findings.held, keep_events=command.correction is not None)
-    return len(held)
+        aside.set_aside(connection, user_id, among, command.request_id)
+    aside.erase(connection, user_id, among)
+    rows.erase(connection, user_id, among, keep_events=command.correction is not None)
+    if command.correction is not None:
+        impressions.correct(connection, user_id, keyed(command.correction.item_id), command.correction.liked)
+    elif held_back:
+        impressions.set_aside(connection, user_id, among, command.request_id)
+    else:
+        impressions.erase(connection, user_id, among)
 
 
 def _erase_derived(connection: sa.Connection, command: ForgetCommand, erased: int) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from service.ledger import aside, tables
 from service.ledger.findings import look_up
 from service.ledger.hashes import KeyedHashes
+from service.ledger.impressions import HeldImpression, count_of, impressions_of
 from service.ledger.requests import find_requests
 from service.ledger.restraints import read_restraints
 from service.ledger.rows import current_rows, of_user
@@ -52,6 +53,7 @@ class PersonExport:
     events: int  # whose ids are remembered
     requests: tuple[ForgetRequest, ...]  # deletions of theirs
     restraints: tuple[Restraint, ...] = ()
+    impressions: tuple[HeldImpression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class ForgetPreview:
     outcome: Outcome
     interactions: int
     seen_by: tuple[SeenBy, ...]  # would be masked at once
+    impressions: int = 0  # that would be erased, or have an item taken out
 
 
 def export(connection: sa.Connection, user_id: str, hashes: KeyedHashes) -> PersonExport:
@@ -74,6 +77,7 @@ def export(connection: sa.Connection, user_id: str, hashes: KeyedHashes) -> Pers
         events=int(connection.scalar(known_events) or 0),
         requests=tuple(find_requests(connection, theirs)),
         restraints=tuple(read_restraints(connection, tables.restraints.c.subject.in_(hashes.subjects(key)))),
+        impressions=tuple(impressions_of(connection, key)),
     )
 
 
@@ -86,7 +90,8 @@ def preview(
     findings = look_up(connection, key, names, seen=bool(seen_by), hashes=hashes)
     held = aside.items_held(connection, key, findings.held)
     owing = bool(held) or (names is None and bool(seen_by))
-    return ForgetPreview(findings.outcome, len(held), seen_by if owing else ())
+    shown = count_of(connection, key, findings.held)
+    return ForgetPreview(findings.outcome, len(held), seen_by if owing else (), shown)
 
 
 def _rows(connection: sa.Connection, user_id: str) -> tuple[HeldRow, ...]:

@@ -11,6 +11,7 @@ from service.ledger import tables
 from service.ledger.aside import items_held
 from service.ledger.catalog import all_named, id_in
 from service.ledger.hashes import KeyedHashes
+from service.ledger.impressions import items_shown
 from service.ledger.requests import find_requests
 from service.ledger.tombstones import read_tombstones
 from service.records import ForgetRequest, ItemName, Key, NamedItems, Outcome, Tombstone
@@ -50,11 +51,18 @@ def look_up(
     earlier = find_requests(connection, tables.forget_requests.c.subject.in_(known_as))
     filled = _filled(stones, earlier)
     if names is None:
-        outcome = _outcome(
-            seen or bool(items_held(connection, user_id)), bool(filled) or any(one.held for one in earlier)
-        )
+        held_now = seen or bool(items_held(connection, user_id)) or bool(items_shown(connection, user_id))
+        outcome = _outcome(held_now, bool(filled) or any(one.held for one in earlier))
+        if outcome is Outcome.ALREADY_ERASED and _is_merged(stones, earlier):
+            outcome = Outcome.MERGED
         return ForgetFindings(None, outcome, None, {tables.WHOLE_USER: outcome is not Outcome.NOTHING_HELD}, standing)
     return _look_up_items(connection, user_id, names, standing, filled, hashes)
+
+
+def _is_merged(stones: Collection[Tombstone], earlier: Collection[ForgetRequest]) -> bool:
+    """Whether what was held is another user's, which whoever asks should be told: it is not gone."""
+    whole = {stone.request_id for stone in stones if stone.scope_hash == tables.WHOLE_USER}
+    return any(one.found is Outcome.MERGED and one.request_id in whole for one in earlier)
 
 
 def _look_up_items(
@@ -70,7 +78,7 @@ def _look_up_items(
     # Of an id that no item has, rows may still be under way, or the item may have left with its last row.
     ids = {name: meant.get(name) or [key for key in [id_in(name)] if key is not None] for name in names}
     scope_hashes = {item_id: hashes.scope_hash(subject, item_id) for own in ids.values() for item_id in own}
-    held = items_held(connection, user_id, scope_hashes)
+    held = items_held(connection, user_id, scope_hashes) | items_shown(connection, user_id, scope_hashes)
     gone = {item_id for item_id in scope_hashes if not filled.isdisjoint(hashes.scope_hashes(user_id, item_id))}
     if tables.WHOLE_USER in filled:
         gone |= {item_id for own in meant.values() for item_id in own}

@@ -47,6 +47,7 @@ from service.ledger.importing import (
     ImportCounts,
     take,
 )
+from service.ledger.impressions import ImpressionBook
 from service.ledger.keys import KeyRing
 from service.ledger.outbox import Outbox
 from service.ledger.read_transaction import ReadTransaction
@@ -117,6 +118,7 @@ class Ledger:
         self.restraints = RestraintBook(self._database, self._hashes, clock)
         self.receipt_log = ReceiptLog(self._database)
         self.outbox = Outbox(self._database, clock)
+        self.impressions = ImpressionBook(self._database, self._hashes, clock)
 
     def close(self) -> None:
         self._database.close()
@@ -437,6 +439,20 @@ class Ledger:
         names = (ById(correction.item_id),)
         command = deletions.ForgetCommand.of(
             user_id, names, idempotency_key, False, self._hashes, self._clock(), by, correction
+        )
+        return self._accept(command)
+
+    def merge(
+        self, user_id: str, into: str, idempotency_key: str | None, by: Requester = COMMAND_LINE
+    ) -> AcceptedForget:
+        """Let all that is held of a user be another's, and forget the user as `forget` does, in one transaction.
+
+        Of two rows of one item the newest counts. What has seen the user is masked, and rebuilt with the rows as the other's;
+        rows that come in under the user's id are refused from now on. Raises InvalidInput, UnknownUser, MergeRefused,
+        IdempotencyConflict.
+        """
+        command = deletions.ForgetCommand.of(
+            user_id, None, idempotency_key, False, self._hashes, self._clock(), by, into=into
         )
         return self._accept(command)
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from service.errors import InvalidSetting, SecretChanged
 from service.ledger import tables
+from service.ledger.aside import users_aside
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.hashes import KeyedHashes
 from service.ledger.restraints import add_restraints, read_restraints, remove_restraint
@@ -139,8 +140,7 @@ def _move_restraints(connection: sa.Connection, hashes: KeyedHashes) -> None:
         by_subject.setdefault(restraint.subject, []).append(restraint)
     if not by_subject:
         return
-    aside = connection.scalars(sa.select(tables.set_aside.c.user_id).distinct())
-    for user_id in {*held_users(connection), *aside}:
+    for user_id in {*held_users(connection), *users_aside(connection)}:
         old = [subject for keyed in hashes.retired for subject in keyed.subjects(user_id) if subject in by_subject]
         for restraint in (one for subject in old for one in by_subject[subject]):
             remove_restraint(connection, restraint.restraint_id)

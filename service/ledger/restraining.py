@@ -16,7 +16,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from service.errors import InvalidInput
-from service.ledger import aside, audit, requests, tables
+from service.ledger import aside, audit, impressions, requests, tables
 from service.ledger.catalog import created_of, drop_unnamed
 from service.ledger.database import Database
 from service.ledger.hashes import KeyedHashes
@@ -171,6 +171,7 @@ class RestraintBook:
         created = created_of(connection, person.user_id)
         held = bool(aside.items_held(connection, person.user_id))
         aside.set_aside(connection, person.user_id, None, aside.RESTRICTED)
+        impressions.set_aside(connection, person.user_id, None, aside.RESTRICTED)
         mark_changed(connection, [person.user_id])
         drop_unnamed(connection, created)
         fence = int(read_state(connection).fence) + (held or bool(lineage))
@@ -183,6 +184,7 @@ class RestraintBook:
         remove_restraint(connection, restriction.restraint_id)
         masked = drop_masks(connection, restriction.restraint_id)
         rows = aside.put_back(connection, user_id)
+        impressions.put_back(connection, user_id)
         if rows or masked:
             mark_changed(connection, [user_id])
             fence = int(read_state(connection).fence) + 1
@@ -195,13 +197,14 @@ class RestraintBook:
         held = requests.find_requests(connection, c.subject.in_(subjects), c.state == "held")
         ids = tuple(request.request_id for request in held)
         aside.erase_held(connection, ids)
+        impressions.erase_held(connection, ids)
         requests.release(connection, ids, self._clock())
         return ids
 
     def _end(self, connection: sa.Connection, restraint: Restraint) -> None:
         """End it where only the hash of the person is known, unless rows of theirs are set aside."""
-        aside_users = list(connection.scalars(sa.select(tables.set_aside.c.user_id).distinct()))
-        named = next((user for user in aside_users if restraint.subject in self._hashes.subjects(user)), None)
+        users = sorted(aside.users_aside(connection))
+        named = next((user for user in users if restraint.subject in self._hashes.subjects(user)), None)
         if restraint.kind == "hold":
             subjects = (restraint.subject,) if named is None else self._hashes.subjects(named)
             self._release(connection, subjects, restraint)

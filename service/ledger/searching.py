@@ -41,7 +41,10 @@ def search_columns(connection: sa.Connection, text: str) -> ColumnSearch:
             if delimited:
                 name = f"{table.name}.{column.name}"
                 found[name] = found.get(name, 0) + delimited
-    item_ids = sum(_whole(connection, table.c.item_id, text) for table in (tables.items, *TABLES, tables.set_aside))
+    item_ids = sum(
+        _whole(connection, table.c.item_id, text)
+        for table in (tables.items, *TABLES, tables.set_aside, tables.shown_items)
+    )
     if item_ids and found.get("items.title") == 1 and _is_named_item(connection, text):
         del found["items.title"]  # an item that has no other title than its id, and that somebody's rows name
     return ColumnSearch(values, found, item_ids, longer)

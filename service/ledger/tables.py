@@ -117,6 +117,24 @@ events = _table(
     sa.Column("accepted_at", sa.Double, nullable=False),
     indexed=("accepted_at",),
 )
+# What somebody was shown, and what came of it. No generation is made of it.
+impressions = _table(
+    "impressions",
+    _key("user_id"),
+    _key("recommendation_id"),
+    _text("generation"),
+    sa.Column("shown_at", sa.Double, nullable=False),
+    indexed=("shown_at",),
+)
+shown_items = _table(
+    "shown_items",
+    _key("user_id"),
+    _key("recommendation_id"),
+    _key("item_id"),
+    _flag("attributed"),  # an event of the person named the answer and this item
+    _flag("liked"),  # and one of these said that the item is liked
+    _text("request_id", nullable=True),  # null: in use; else as in `set_aside`
+)
 state = _table(
     "state",
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -169,6 +187,7 @@ forget_requests = _table(
     _text("shard_names"),
     _text("generation_before", nullable=True),
     _whole("erased_interactions"),
+    _counter("erased_impressions"),
     _whole("masked_rows"),
     _whole("masked_samples"),
     sa.Column("accepted_at", sa.Double, nullable=False),

@@ -14,6 +14,7 @@ from service.ledger.rows import TABLES, current_rows
 from service.ledger.statements import chunks, upsert
 from service.records import Interaction, Tombstone
 
+_SHOWN = sa.func.coalesce(tables.shown_items.c.request_id, RESTRICTED) == RESTRICTED  # and not kept by a hold
 _DERIVED = (tables.placements, tables.changes, tables.memberships, tables.lineage)
 
 
@@ -110,7 +111,8 @@ def _stones_of(connection: sa.Connection, subject: str) -> dict[str, Tombstone]:
 def held_users(connection: sa.Connection) -> Iterator[str]:
     """Everybody of whom anything is held, but for what a deletion will erase when its hold is released."""
     users = (sa.select(table.c.user_id) for table in (*TABLES, tables.events, *_DERIVED))
-    yield from connection.scalars(sa.union(*users, restricted_users()))
+    shown = sa.select(tables.shown_items.c.user_id).where(_SHOWN)
+    yield from connection.scalars(sa.union(*users, restricted_users(), shown))
 
 
 def _tombstoned_items(
@@ -119,8 +121,17 @@ def _tombstoned_items(
     c = current_rows(lambda table: table.c.user_id == user_id).c
     held = [tuple(row) for row in connection.execute(sa.select(c.item_id, c.timestamp))]
     held += [(row.item_id, row.timestamp) for row in rows_of(connection, user_id) if row.request_id == RESTRICTED]
-    return [
+    found = {
         item_id
-        for item_id, timestamp in sorted(held)
+        for item_id, timestamp in held
         if any(stone.covers(timestamp, now) for stone in _stones_over(user_id, item_id, of_user, hashes))
-    ]
+    }
+    shown = tables.shown_items.c
+    items = connection.scalars(sa.select(shown.item_id).where(shown.user_id == user_id, _SHOWN).distinct())
+    # What an end is set to stands over rows alone: that of a correction leaves what came of an impression.
+    found.update(
+        item_id
+        for item_id in items
+        if any(stone.expires_at is None for stone in _stones_over(user_id, item_id, of_user, hashes))
+    )
+    return sorted(found)

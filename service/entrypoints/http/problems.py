@@ -44,6 +44,7 @@ KINDS: Mapping[type[errors.LetheError], Kind] = {
     errors.UnknownRestraint: Kind(404, "unknown-restraint", "Unknown restraint"),
     errors.UnknownRequest: Kind(404, "unknown-request", "Unknown forget request"),
     errors.IdempotencyConflict: Kind(409, "idempotency-conflict", "Idempotency key already used"),
+    errors.MergeRefused: Kind(409, "merge-refused", "Merge refused"),
     errors.SelectionChanged: Kind(409, "selection-changed", "Selection changed"),
     errors.ModelUnsuitable: Kind(503, "model-unsuitable", "Model unsuitable", 60),
     errors.StoreError: Kind(503, "store-unavailable", "Store unavailable", 5),
