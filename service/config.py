@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     max_connections: int = Field(1_000, ge=1, description="Open connections; the idle ones make room for new ones")
     max_connections_per_address: int = Field(500, ge=1, description="Open connections of one address")
     audit_days: float = Field(400, gt=0, description="Days for which the audit trail keeps an entry")
+    impressions_days: float = Field(
+        0,
+        ge=0,
+        description="Days for which it is held what known people were shown, for `lethe quality`; 0: it is not held at all",
+    )
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body, also after gzip is unpacked")
     max_batch_bytes: int = Field(
         4 * 2**20,

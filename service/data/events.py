@@ -30,6 +30,13 @@ class EventMeanings:
         """Whether who gives this rating likes the item."""
         return rating > self.liked_above
 
+    def word_for(self, kind: str | None, rating: float | None) -> str:
+        """One of a closed set: the kind as settings name it, or `unknown`; without a kind `rating`, or `opinion`."""
+        if kind is None:
+            return "opinion" if rating is None else "rating"
+        word = kind.casefold()
+        return word if word in self.liked | self.disliked | self.ignored else "unknown"
+
     def of_kind(self, kind: str) -> bool | None:
         """Whether who does this likes the item; None: it says nothing of that. Raises UnknownEvent."""
         word = kind.casefold()

@@ -17,7 +17,7 @@ from service.entrypoints.devices import computing_of, served_model
 from service.entrypoints.exposure import allowed_hosts, open_doorkeeper
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
-from service.entrypoints.http.online import OnlineServices
+from service.entrypoints.http.online import Impressions, OnlineServices
 from service.entrypoints.http.readiness import Writability
 from service.entrypoints.observing import Traces, Untraced
 from service.entrypoints.telemetry import Telemetry
@@ -26,6 +26,7 @@ from service.forgetting.bell import Bell
 from service.llm.frozen import FrozenModel
 from service.routing.neighbors import index_place
 from service.scoring.batcher import Batcher
+from service.scoring.impressions import ImpressionRecorder, Unrecorded
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Queue, Recommender
 from service.scoring.refresher import Refresher
@@ -58,14 +59,16 @@ def serving_app(
         home.ledger, snapshots, prefix_cache, bell.wait, home.incidents.note, on_ready, shelves, computing
     )
     batcher = _batcher(home, snapshots, frozen, prefix_cache, telemetry, traces)
+    impressions = _impressions(home, telemetry)
 
     async def start() -> None:
         await batcher.start()
+        impressions.start()
         refresher.start()
         on_start()
 
     async def stop() -> None:
-        await _ended(batcher, refresher, on_stop, (doorkeeper, bell, home.ledger))
+        await _ended(batcher, refresher, impressions, on_stop, (doorkeeper, bell, home.ledger))
 
     return create_app(
         Services(
@@ -81,7 +84,7 @@ def serving_app(
             on_start=start,
             on_stop=stop,
             due_seconds=settings.due_seconds(),
-            online=_online(home, bell, telemetry, doorkeeper),
+            online=_online(home, bell, telemetry, doorkeeper, impressions),
         ),
         *(settings.root_path, allowed_hosts(home)),
         traced=None if isinstance(traces, Untraced) else traces.middleware,
@@ -100,10 +103,15 @@ class _Opened(Protocol):
 
 
 async def _ended(
-    batcher: Batcher, refresher: Refresher, on_stop: Callable[[], None], all_opened: Sequence[_Opened]
+    batcher: Batcher,
+    refresher: Refresher,
+    impressions: ImpressionRecorder | Unrecorded,
+    on_stop: Callable[[], None],
+    all_opened: Sequence[_Opened],
 ) -> None:
     refresher.stop()
     await batcher.stop()
+    impressions.stop()
     on_stop()
     for opened in all_opened:
         opened.close()
@@ -142,7 +150,15 @@ def _limits(settings: Settings) -> Limits:
     return Limits(settings.max_body_bytes, settings.request_timeout, settings.max_batch_bytes)
 
 
-def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper) -> OnlineServices:
+def _impressions(home: Home, telemetry: Telemetry) -> ImpressionRecorder | Unrecorded:
+    if not home.settings.impressions_days:
+        return Unrecorded()
+    return ImpressionRecorder(home.ledger.impressions, home.ledger.now, telemetry.observe_impressions)
+
+
+def _online(
+    home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper, impressions: Impressions
+) -> OnlineServices:
     settings = home.settings
     kinds = (settings.liked_events, settings.disliked_events, settings.ignored_events)
     return OnlineServices(
@@ -157,6 +173,7 @@ def _online(home: Home, bell: Bell, telemetry: Telemetry, doorkeeper: Doorkeeper
         due_seconds=settings.due_seconds(),
         signer=home.signer,
         log=home.log(),
+        impressions=impressions,
     )
 
 

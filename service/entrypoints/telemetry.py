@@ -127,6 +127,18 @@ class Telemetry:
         self._events = Counter(
             "lethe_events", "Events that came in, by what became of them.", ["outcome"], registry=registry
         )
+        self._event_kinds = Counter(
+            "lethe_event_kinds",
+            "Events that came in, by their kind, and whether they were attributed to an answer.",
+            ["kind", "attributed"],
+            registry=registry,
+        )
+        self._impressions = Counter(
+            "lethe_impressions",
+            "Answers to people who are known, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
         self._mask = self._timer("lethe_forget_mask_seconds", "Time until a deletion is masked and recorded.")
 
     def watch(self, ledger: LedgerStats, generations: GenerationStats) -> None:
@@ -175,6 +187,16 @@ class Telemetry:
         """Count events by what became of them: a closed set of words."""
         for outcome, number in outcomes.items():
             self._events.labels(outcome).inc(number)
+
+    def observe_event_kinds(self, events: Iterable[tuple[str, bool]]) -> None:
+        """Count events by their kind, one of a closed set of words, and whether each was attributed to an answer."""
+        for kind, attributed in events:
+            self._event_kinds.labels(kind, "yes" if attributed else "no").inc()
+
+    def observe_impressions(self, outcomes: Mapping[str, int]) -> None:
+        """Count impressions by what became of them: `recorded`, `left_out` or `lost`."""
+        for outcome, number in outcomes.items():
+            self._impressions.labels(outcome).inc(number)
 
     def render(self) -> bytes:
         """The text exposition (`CONTENT_TYPE`). It asks the ledger, so it blocks; without one, the rest still comes."""

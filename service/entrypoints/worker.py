@@ -18,7 +18,9 @@ from service.errors import LetheError
 # What its fork server imports takes seconds of a processor that serving needs. Builds add a niceness of their own: with more
 # than this, they would hardly go on beside a server that is never idle.
 _NICENESS = 5
-_PRUNING_SECONDS = 3600.0  # between two looks for entries of the audit trail and the outbox that are too old
+_PRUNING_SECONDS = (
+    3600.0  # between two looks for entries of the audit trail, the outbox and impressions that are too old
+)
 _NOTIFIED_DAYS = 30.0  # for which notifications that are over are counted
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ def _prune(home: Home) -> None:
         try:
             home.ledger.trail.prune(home.settings.audit_days)
             home.ledger.outbox.prune(_NOTIFIED_DAYS)
+            home.ledger.impressions.prune(home.settings.impressions_days)
         except LetheError as error:
             log.warning("trail_not_pruned", extra={"kind": type(error).__name__})
         time.sleep(_PRUNING_SECONDS)

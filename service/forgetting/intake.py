@@ -74,6 +74,15 @@ class Intake:
         """
         return self._secured(self._ledger.rectify(user_id, correction, idempotency_key, by))
 
+    def merge(
+        self, user_id: str, into: str, idempotency_key: str | None, by: Requester = COMMAND_LINE
+    ) -> ForgetRequest:
+        """`Ledger.merge`, and then a copy of the tombstone over the id that is left.
+
+        Raises what `forget` does, and UnknownUser, MergeRefused.
+        """
+        return self._secured(self._ledger.merge(user_id, into, idempotency_key, by))
+
     def _secured(self, accepted: AcceptedForget) -> ForgetRequest:
         return self._all_secured([accepted])[0]
 

@@ -111,8 +111,16 @@ def _stones_of(connection: sa.Connection, subject: str) -> dict[str, Tombstone]:
 def held_users(connection: sa.Connection) -> Iterator[str]:
     """Everybody of whom anything is held, but for what a deletion will erase when its hold is released."""
     users = (sa.select(table.c.user_id) for table in (*TABLES, tables.events, *_DERIVED))
-    shown = sa.select(tables.shown_items.c.user_id).where(_SHOWN)
-    yield from connection.scalars(sa.union(*users, restricted_users(), shown))
+    yield from connection.scalars(sa.union(*users, restricted_users(), *_users_shown()))
+
+
+def _users_shown() -> Iterator[sa.Select[str]]:
+    yield sa.select(tables.shown_items.c.user_id).where(_SHOWN)
+    # And of an impression from which all items are gone; but not of one that a hold keeps.
+    one, shown = tables.impressions.c, tables.shown_items.c
+    same = sa.and_(one.user_id == shown.user_id, one.recommendation_id == shown.recommendation_id, ~_SHOWN)
+    kept = sa.exists(sa.select(sa.literal(1)).select_from(tables.shown_items).where(same).correlate(tables.impressions))
+    yield sa.select(one.user_id).where(~kept)
 
 
 def _tombstoned_items(

@@ -1,4 +1,7 @@
-"""The HTTP door over a real ledger in this process, without a model: what events, items and people are asked of."""
+"""The HTTP door over a real ledger in this process, without a model: what events, items and people are asked of.
+
+With `impressions` answers are noted; nothing writes them but `flush`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from service.forgetting.transparency import TransparencyLog
 from service.generation import GenerationInfo
 from service.ledger import KeyedHashes, Ledger
 from service.records import Item
+from service.scoring.impressions import ImpressionRecorder, Unrecorded
 from service.scoring.requests import Query, RankBy, Ranked, Recommendation
 from tests.entrypoints.test_api import open_doorkeeper
 
@@ -86,6 +90,7 @@ class OnlineHouse:
         url: str,
         turnstile: Turnstile | None = None,
         traced: Callable[[ASGIApp], ASGIApp] | None = None,
+        impressions: bool = False,
     ) -> None:
         self.ledger = Ledger(url, SECRET)
         self.ledger.import_data(ITEMS, [], "movie")
@@ -94,6 +99,8 @@ class OnlineHouse:
         tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         intake = Intake(self.ledger, SIGNER, tombstones)
         telemetry, doorkeeper = Telemetry(forget_deadline=86_400.0), open_doorkeeper()
+        recorder = ImpressionRecorder(self.ledger.impressions, self.ledger.now, telemetry.observe_impressions)
+        self.impressions = recorder if impressions else Unrecorded()
         self.app = create_app(
             Services(
                 recommender=self.recommender,
@@ -120,6 +127,7 @@ class OnlineHouse:
                     SIGNER,
                     TransparencyLog(self.ledger.receipt_log, SIGNER, self.ledger.now),
                     turnstile or Turnstile(),
+                    self.impressions,
                 ),
             ),
             traced=traced,

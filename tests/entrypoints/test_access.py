@@ -51,6 +51,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/items"): {"items": [{"item_id": "i-2", "title": "Aliens"}]},
     ("PUT", "/items/{item_id}"): {"title": "Alien"},
     ("PUT", "/users/{user_id}/restriction"): {"ground": "objection"},
+    ("POST", "/users/{user_id}/merge"): {"into": "somebody"},
     ("PUT", "/users/{user_id}/hold"): {"ground": "court order"},
     ("PATCH", "/items/{item_id}"): {"title": "Alien"},
 }
@@ -278,6 +279,7 @@ def test_every_route_answers_every_key_as_documented(
         if answer.status_code == 404:
             nobodys = (
                 ("PATCH", "/interactions"),
+                ("POST", "/users/{user_id}/merge"),
                 ("GET", "/users/{user_id}/restriction"),
                 ("GET", "/users/{user_id}/hold"),
             )

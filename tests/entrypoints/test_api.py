@@ -305,7 +305,9 @@ def test_a_ranking_for_a_user_states_generation_fence_and_whether_it_is_degraded
     door = Door()
     response = door.post("/recommend", {"user_id": "196", "top_k": 3})
     assert response.status_code == 200
-    assert response.json() == {
+    told = response.json()
+    assert len(told.pop("recommendation_id")) == 32
+    assert told == {
         "generation": "g1",
         "fence": 2,
         "degraded": False,
@@ -564,7 +566,7 @@ def test_a_deletion_is_accepted_located_and_rung() -> None:
         "state": "accepted",
         "held": True,
         "outcome": "erased",
-        "counts": {"interactions": 12, "training_samples": 9, "validation_rows": 1, "shards": 1},
+        "counts": {"interactions": 12, "impressions": 0, "training_samples": 9, "validation_rows": 1, "shards": 1},
         "items": None,
         "affected_shards": ["ad1"],
         "fence": 3,
@@ -641,7 +643,7 @@ def test_the_state_of_a_deletion_has_iso_times() -> None:
         "scope": "user",
         "held": True,
         "outcome": "erased",
-        "counts": {"interactions": 12, "training_samples": 9, "validation_rows": 1, "shards": 1},
+        "counts": {"interactions": 12, "impressions": 0, "training_samples": 9, "validation_rows": 1, "shards": 1},
         "items": None,
         "fence": 3,
         "affected_shards": ["ad1"],

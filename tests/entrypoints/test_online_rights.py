@@ -188,7 +188,13 @@ def test_a_preview_says_what_a_deletion_then_does_and_changes_nothing(house: Onl
     one = house.post("/forget/preview", {"user_id": "ann", "item_ids": ["i3", "i5"]}).json()
     assert (one["outcome"], one["interactions"]) == ("erased", 1)
     nobody = house.post("/forget/preview", {"user_id": "nobody"}).json()
-    assert nobody == {"outcome": "nothing_held", "interactions": 0, "masked": [], "expected_seconds": None}
+    assert nobody == {
+        "outcome": "nothing_held",
+        "interactions": 0,
+        "impressions": 0,
+        "masked": [],
+        "expected_seconds": None,
+    }
     assert (house.ledger.mask(), house.ledger.counts()) == before
     done = house.post("/forget", {"user_id": "ann"}).json()
     assert (done["outcome"], done["counts"]["interactions"], done["affected_shards"]) == ("erased", 3, ["ad1"])

@@ -34,7 +34,7 @@ from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
 from service.ledger import KeyedHashes, Ledger
 from service.ledger.database import _empty_wal, _rewrite_file
-from service.records import BuildConfig, ForgetRequest, Interaction, Item, Published, ShardAssignment
+from service.records import BuildConfig, ForgetRequest, Impression, Interaction, Item, Published, ShardAssignment
 from tests import manifests
 
 SIGNER = ReceiptSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -113,6 +113,8 @@ class House:
         rows = [Interaction(user, item.item_id, True, 5) for user in ("ann", CANARY, "zoe") for item in ITEMS]
         self.ledger.import_data(ITEMS, rows, "movie")
         self._reconciler.reconcile_once()
+        given = [Impression(f"{user} was shown", user, ("i01", "i02"), "g", 0, 1.0) for user in ("ann", CANARY)]
+        assert self.ledger.impressions.record(given) == 2
 
     def forget(self) -> str:
         return Intake(self.ledger, SIGNER, self.tombstones).forget(CANARY, None, None).request_id
@@ -166,6 +168,13 @@ def test_with_every_step_on_no_row_and_no_byte_is_left_and_the_receipt_says_what
 ) -> None:
     house = House(tmp_path, url=url)
     assert mentions(house.ledger) > len(ITEMS)
+    found = house.ledger.search(CANARY).found
+    assert {name: found[name] for name in found if name.startswith(("impressions", "shown_items"))} == {
+        "impressions.user_id": 1,
+        "impressions.recommendation_id": 1,  # between delimiters
+        "shown_items.user_id": 2,
+        "shown_items.recommendation_id": 2,
+    }
     assert bool(house.files_with_the_canary()) == (url is None)
     request = house.forgotten()
     assert (request.state, mentions(house.ledger)) == ("completed", 0)
@@ -179,7 +188,9 @@ def test_with_every_step_on_no_row_and_no_byte_is_left_and_the_receipt_says_what
 # Rows
 
 
-@pytest.mark.parametrize("table", ["interactions", "placements", "memberships", "exposures"])
+@pytest.mark.parametrize(
+    "table", ["interactions", "placements", "memberships", "exposures", "impressions", "shown_items"]
+)
 def test_rows_that_are_not_deleted_are_found_and_no_receipt_is_signed(tmp_path: Path, table: str) -> None:
     house = House(tmp_path)
     house.run(f"CREATE TRIGGER kept BEFORE DELETE ON {table} BEGIN SELECT RAISE(IGNORE); END")

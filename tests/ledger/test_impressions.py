@@ -114,6 +114,18 @@ def test_a_restricted_person_is_not_recorded(light: Ledger) -> None:
     assert light.impressions.record([shown(light, "ann", "a-1")]) == 0
 
 
+def test_no_build_and_no_answer_reads_them(light: Ledger) -> None:
+    def read() -> tuple[Any, ...]:
+        with light.read_transaction() as transaction:
+            changed = transaction.changed(None, None), transaction.exposed(), transaction.assignment_columns()
+        return light.view(), light.counts(), light.history("ann", 9), light.mask(), changed
+
+    before = read()
+    light.impressions.record([shown(light, "ann", "a-1")])
+    light.impressions.attribute([Citation("ann", "i1", "a-1", liked=True)])
+    assert read() == before
+
+
 # Attribution
 
 

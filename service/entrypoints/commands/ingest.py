@@ -19,7 +19,7 @@ from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import err, print_report
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.entrypoints.http.event_schemas import EventRow, EventWord
-from service.entrypoints.http.events import event_of
+from service.entrypoints.http.events import citations, event_of
 from service.errors import InvalidInput
 from service.forgetting.arriving import EventIntake
 from service.ledger import Event
@@ -92,16 +92,21 @@ def _batches(source: int, follow: bool, most: int) -> Iterator[list[bytes]]:
 
 def _take(opened: Home, lines: list[bytes]) -> Counter[str]:
     meanings, now = meanings_of(opened), int(opened.ledger.now())
-    read = [_event(line, meanings, now) for line in lines]
+    rows = [row for row in map(_row, lines) if row is not None]
+    read = [event_of(row, meanings, now) for row in rows]
     events = [one for one in read if isinstance(one, Event)]
-    taken = EventIntake(opened.ledger, opened.tombstones).take(events) if events else []
-    counts = Counter(outcome.value for outcome in taken)
-    counts.update(one for one in read if isinstance(one, str))
+    taken = iter(EventIntake(opened.ledger, opened.tombstones).take(events) if events else [])
+    outcomes: list[EventWord] = [next(taken).value if isinstance(one, Event) else one for one in read]
+    if cited := citations(rows, read, outcomes):
+        opened.ledger.impressions.attribute(list(cited.values()))
+    counts: Counter[str] = Counter(map(str, outcomes))
+    if malformed := len(lines) - len(rows):
+        counts["malformed"] = malformed
     return counts
 
 
-def _event(line: bytes, meanings: EventMeanings, now: int) -> Event | EventWord | str:
+def _row(line: bytes) -> EventRow | None:
     try:
-        return event_of(EventRow.model_validate_json(line), meanings, now)
+        return EventRow.model_validate_json(line)
     except ValidationError:
-        return "malformed"
+        return None

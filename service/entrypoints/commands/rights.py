@@ -1,4 +1,4 @@
-"""`lethe rights`: restriction, objection and legal holds from the command line."""
+"""`lethe rights`: restriction, objection, legal holds and merges from the command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import print_report
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.entrypoints.http.people_schemas import HoldAnswer, HoldReleased, RestrictionAnswer, RestrictionLifted
+from service.entrypoints.http.schemas import ForgetAnswer
 
-rights_app = typer.Typer(no_args_is_help=True, help="Restriction, objection and legal holds of one person.")
+rights_app = typer.Typer(
+    no_args_is_help=True, help="Restriction, objection and legal holds of one person; and one id for two."
+)
 
 
 @rights_app.command("restrict")
@@ -56,6 +59,20 @@ def release(user_id: str, home: HomeOption = None, json_: JsonOption = False) ->
     released = opened.restraint_intake().release_hold(user_id)
     _ring(opened)
     print_report(HoldReleased.of(released).model_dump(mode="json"), json_)
+
+
+@rights_app.command("merge")
+def merge(
+    user_id: str,
+    into: Annotated[str, typer.Option(help="The user whose everything is from now on.")],
+    home: HomeOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Merge a user into another: two ids are one person. The first is forgotten, and what was held is the other's."""
+    opened = _opened(home)
+    accepted = opened.intake().merge(user_id, into, None)
+    _ring(opened)
+    print_report(ForgetAnswer.of(accepted).model_dump(mode="json"), json_)
 
 
 @rights_app.command("show")

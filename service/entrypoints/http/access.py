@@ -58,6 +58,7 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("PUT", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
     ("GET", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
     ("DELETE", "/users/{user_id}/hold"): opened_by(Scope.RIGHTS),
+    ("POST", "/users/{user_id}/merge"): opened_by(Scope.RIGHTS),
     ("POST", "/interactions"): opened_by(Scope.INGEST),  # `rights` to take people back in who were forgotten
     ("DELETE", "/interactions"): opened_by(Scope.FORGET),
     ("PATCH", "/interactions"): opened_by(Scope.RIGHTS),  # it tells what is held
@@ -71,6 +72,7 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("PATCH", "/items/{item_id}"): opened_by(Scope.ITEMS),
     ("DELETE", "/items/{item_id}"): opened_by(Scope.ITEMS),
     ("GET", "/generation"): opened_by(Scope.OPERATE),
+    ("GET", "/quality"): opened_by(Scope.OPERATE),
     ("GET", "/metrics"): opened_by(Scope.METRICS, Scope.OPERATE),
     # Probes have no keys, and learn one word.
     ("GET", "/healthz"): PUBLIC,

@@ -29,6 +29,7 @@ from service.entrypoints.http import (
     items,
     people,
     problems,
+    quality,
     rankings,
     receipts,
     recommend_schemas,
@@ -40,13 +41,14 @@ from service.entrypoints.http.contract import publish_contract, reference_to
 from service.entrypoints.http.heads import HeadLikeGet
 from service.entrypoints.http.hosts import KnownHosts
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
-from service.entrypoints.http.online import OnlineServices, Recommends, Rings
+from service.entrypoints.http.online import Impressions, OnlineServices, Recommends, Rings
 from service.entrypoints.http.prefix import BehindPrefix
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady
 from service.generation import GenerationInfo
 from service.ledger import Scope
 from service.records import ForgetRequest, ItemName, Requester
+from service.scoring.impressions import Unrecorded
 from service.version import VERSION
 
 
@@ -100,6 +102,11 @@ class Services:
     due_seconds: float = 30 * 86_400.0  # from the acceptance of a deletion until it is due
     online: OnlineServices | None = None  # events, items and people; None: this process takes none
 
+    @property
+    def impressions(self) -> Impressions:
+        """Where it is noted what people were shown."""
+        return Unrecorded() if self.online is None else self.online.impressions
+
 
 class State(TypedDict):
     services: Services
@@ -112,7 +119,15 @@ async def _services(request: Request) -> Services:
 Wired = Annotated[Services, Depends(_services)]
 
 router = APIRouter()
-ONLINE = (events.router, items.router, rankings.router, forgetting.router, people.router, receipts.router)
+ONLINE = (
+    events.router,
+    items.router,
+    rankings.router,
+    forgetting.router,
+    people.router,
+    receipts.router,
+    quality.router,
+)
 
 
 @router.post(
@@ -129,7 +144,9 @@ async def recommend(
     account = services.doorkeeper.account(caller)
     work = asyncio.create_task(services.recommender.recommend(body.query(), account))
     found = await while_awaited(work, request, services.limits.request_seconds)
-    return body.page(found, tells_cold=caller.may(Scope.RIGHTS))
+    answer = body.page(found, tells_cold=caller.may(Scope.RIGHTS))
+    services.impressions.note(body.user_id, answer.recommendation_id, found)
+    return answer
 
 
 @router.post("/forget", status_code=202, responses=problems.documented(400, 408, 409, 413, 415, 422, 500, 503))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,7 +24,8 @@ class EventRow(BaseModel):
     """What somebody did with an item: `liked`, a `rating`, or an `event` (play, purchase, ...) that settings give a meaning.
 
     `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
-    taken before of this user changes nothing.
+    taken before of this user changes nothing. `recommendation_id` is that of the answer which it came of: if the user was shown
+    the item there, it is attributed to it, also where events of its kind say nothing else (`ignored`).
     """
 
     model_config = body_config({"user_id": "196", "item_id": "242", "event": "play", "event_id": "e-1"})
@@ -36,6 +37,7 @@ class EventRow(BaseModel):
     event: EventKind | None = None
     timestamp: Annotated[int, Field(ge=0, le=_LATEST), WHOLE] | None = None
     event_id: EventId | None = None
+    recommendation_id: EventId | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> EventRow:
@@ -105,18 +107,25 @@ EventWord = Annotated[
 
 
 class EventsAnswer(BaseModel):
-    """What became of each row, in their order, and how many had each outcome."""
+    """What became of each row, in their order, and how many had each outcome.
+
+    Present where a row has a `recommendation_id`: `attributed`, whether each was attributed to an answer. Answers are
+    remembered only if `LETHE_IMPRESSIONS_DAYS` says so, and what is not known is passed over.
+    """
 
     model_config = answer_config({"taken": 1, "counts": {"new": 1}, "outcomes": ["new"]})
 
     taken: int
     counts: dict[EventWord, int]
     outcomes: list[EventWord]
+    attributed: list[bool] | None = None
 
     @classmethod
-    def of(cls, outcomes: Sequence[EventWord]) -> EventsAnswer:
+    def of(cls, outcomes: Sequence[EventWord], attributed: Sequence[bool] | None) -> EventsAnswer:
+        """`attributed` is None where no row names an answer; then it is left out."""
         counts = Counter(outcomes)
-        return cls(taken=counts["new"] + counts["changed"], counts=dict(counts), outcomes=list(outcomes))
+        told: dict[str, Any] = {} if attributed is None else {"attributed": list(attributed)}
+        return cls(taken=counts["new"] + counts["changed"], counts=dict(counts), outcomes=list(outcomes), **told)
 
 
 class ForgetInteractionsBody(BaseModel):

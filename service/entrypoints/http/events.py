@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Annotated
 
@@ -19,15 +20,19 @@ from service.entrypoints.http.event_schemas import (
     ForgetInteractionsBody,
     RectifyBody,
 )
-from service.entrypoints.http.online import Online
+from service.entrypoints.http.online import Online, OnlineServices
 from service.entrypoints.http.schemas import ForgetAcknowledged, ForgetAnswer, IdempotencyKey
 from service.ledger import Event, Scope
-from service.records import Interaction
+from service.records import Citation, Interaction
 
 router = APIRouter(tags=["events"])
 
 
-@router.post("/interactions", responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))
+@router.post(
+    "/interactions",
+    response_model_exclude_unset=True,
+    responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503),
+)
 def take_interactions(body: EventsBody, online: Online, caller: Known) -> EventsAnswer:
     """Take in what people did. Their next recommendation knows of it; samples and counts do from the next full build on."""
     if body.allow_returning:
@@ -36,9 +41,13 @@ def take_interactions(body: EventsBody, online: Online, caller: Known) -> Events
         now = int(online.ledger.now())
         read = [event_of(row, online.meanings, now) for row in body.interactions]
         taken = iter(online.events.take([one for one in read if isinstance(one, Event)], body.allow_returning))
-    outcomes: list[EventWord] = [next(taken).value if isinstance(one, Event) else one for one in read]
-    answer = EventsAnswer.of(outcomes)
+        outcomes: list[EventWord] = [next(taken).value if isinstance(one, Event) else one for one in read]
+        attributed = _attributed(citations(body.interactions, read, outcomes), len(read), online)
+    citing = any(row.recommendation_id is not None for row in body.interactions)
+    answer = EventsAnswer.of(outcomes, attributed if citing else None)
     online.telemetry.observe_events({str(word): number for word, number in answer.counts.items()})
+    kinds = [online.meanings.word_for(row.event, row.rating) for row in body.interactions]
+    online.telemetry.observe_event_kinds(zip(kinds, attributed, strict=True))
     return answer
 
 
@@ -87,6 +96,29 @@ def rectify_interaction(
     after.add_task(online.bell.ring)
     response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
     return ForgetAnswer.of(accepted)
+
+
+def _attributed(cited: Mapping[int, Citation], rows: int, online: OnlineServices) -> list[bool]:
+    """Whether each row of so many was attributed to an answer; `cited` by their places."""
+    if not cited:
+        return [False] * rows
+    online.impressions.flush()  # what this process has answered a moment ago is to be there
+    found = dict(zip(cited, online.ledger.impressions.attribute(list(cited.values())), strict=True))
+    return [found.get(at, False) for at in range(rows)]
+
+
+_NO_CITATION = frozenset({"forgotten", "restricted", "unknown_item", "unknown_event"})
+
+
+def citations(
+    rows: Sequence[EventRow], read: Sequence[Event | EventWord], outcomes: Sequence[EventWord]
+) -> dict[int, Citation]:
+    """Place -> what the row there says of an answer, of those rows that name one and were not refused."""
+    return {
+        at: Citation(row.user_id, row.item_id, row.recommendation_id, isinstance(one, Event) and one.row.liked)
+        for at, (row, one, outcome) in enumerate(zip(rows, read, outcomes, strict=True))
+        if row.recommendation_id is not None and outcome not in _NO_CITATION
+    }
 
 
 def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventWord:

@@ -51,6 +51,7 @@ class PreviewAnswer(BaseModel):
         {
             "outcome": "erased",
             "interactions": 120,
+            "impressions": 7,
             "masked": [{"kind": "adapter", "key": "9c0d", "shard": "010", "samples": 16}],
             "expected_seconds": 42.0,
         }
@@ -58,6 +59,7 @@ class PreviewAnswer(BaseModel):
 
     outcome: OutcomeWord
     interactions: int
+    impressions: int
     masked: list[ExportedUse]
     expected_seconds: float | None
 
@@ -70,7 +72,11 @@ class PreviewAnswer(BaseModel):
         ]
         expected = median(took) if took else None
         return cls(
-            outcome=found.outcome.value, interactions=found.interactions, masked=masked, expected_seconds=expected
+            outcome=found.outcome.value,
+            interactions=found.interactions,
+            impressions=found.impressions,
+            masked=masked,
+            expected_seconds=expected,
         )
 
 

@@ -23,6 +23,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.transparency import TransparencyLog
 from service.ledger import Ledger
+from service.scoring.impressions import Unrecorded
 from service.scoring.requests import Query, Recommendation
 
 _WRITERS = 4  # batches that wait for the ledger at a time; further ones are refused
@@ -47,11 +48,20 @@ class Turnstile:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The recommender, the seconds within which it must answer, and what it is charged to."""
+    """The recommender, the seconds within which it must answer, what it is charged to, and where answers are noted."""
 
     recommender: Recommends
     seconds: float
     account: Account
+    impressions: Impressions
+
+
+class Impressions(Protocol):
+    """Where it is noted what people were shown. `flush`: the ledger has it when this returns."""
+
+    def note(self, user_id: str | None, recommendation_id: str, found: Recommendation) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 class Rings(Protocol):
@@ -76,6 +86,7 @@ class OnlineServices:
     signer: ReceiptSigner  # of attestations
     log: TransparencyLog
     turnstile: Turnstile = field(default_factory=Turnstile)
+    impressions: Impressions = field(default_factory=Unrecorded)
 
 
 class Recommends(Protocol):
@@ -90,6 +101,9 @@ class _Services(Protocol):
     limits: Limits
     doorkeeper: Doorkeeper
 
+    @property
+    def impressions(self) -> Impressions: ...
+
 
 async def _online(request: Request) -> OnlineServices:
     services = cast(_Services, request.state.services)
@@ -100,7 +114,8 @@ async def _online(request: Request) -> OnlineServices:
 
 async def _ranking(request: Request, caller: Known) -> Ranking:
     services = cast(_Services, request.state.services)
-    return Ranking(services.recommender, services.limits.request_seconds, services.doorkeeper.account(caller))
+    account = services.doorkeeper.account(caller)
+    return Ranking(services.recommender, services.limits.request_seconds, account, services.impressions)
 
 
 Ranks = Annotated[Ranking, Depends(_ranking)]

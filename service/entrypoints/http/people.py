@@ -1,4 +1,4 @@
-"""The rights of a person beside erasure: access, restriction and objection; and legal holds, which bound erasure."""
+"""The rights of a person beside erasure: access, restriction, objection, one id for two; and holds, which bound erasure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import io
 from time import perf_counter
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
+from starlette.requests import Request
 
 from service.entrypoints.http import problems
 from service.entrypoints.http.access import Known
@@ -19,11 +20,12 @@ from service.entrypoints.http.people_schemas import (
     HoldAnswer,
     HoldBody,
     HoldReleased,
+    MergeBody,
     RestrictionAnswer,
     RestrictionBody,
     RestrictionLifted,
 )
-from service.entrypoints.http.schemas import Id
+from service.entrypoints.http.schemas import ForgetAnswer, Id, IdempotencyKey
 from service.errors import UnknownRestraint
 
 router = APIRouter(tags=["people"])
@@ -52,6 +54,37 @@ def export_user(user_id: UserId, online: Online, format: Format = "json") -> Res
     if format == "json":
         return Response(answer.model_dump_json(), media_type="application/json")
     return Response(_table(answer.interactions), media_type="text/csv; charset=utf-8")
+
+
+@router.post(
+    "/users/{user_id}/merge",
+    status_code=202,
+    responses=problems.documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+)
+def merge_user(
+    user_id: UserId,
+    body: MergeBody,
+    online: Online,
+    request: Request,
+    response: Response,
+    caller: Known,
+    after: BackgroundTasks,
+    idempotency_key: Annotated[IdempotencyKey | None, Header()] = None,
+) -> ForgetAnswer:
+    """Merge this user into another: two ids are one person (a guest who has signed in).
+
+    What is held under this id is held under the other from now on; of two rows of one item the newest counts. This id is
+    forgotten as by a deletion, with a receipt: what has seen it is masked and built anew, and events under it are refused. A
+    deletion of the other erases everything of both. 409 if one of them is restricted or under a hold, or the other asked for
+    deletion.
+    """
+    online.doorkeeper.charge_deletion(caller)  # it costs what a deletion costs
+    began = perf_counter()
+    accepted = online.intake.merge(user_id, body.into, idempotency_key, caller.requester())
+    online.telemetry.observe_mask(perf_counter() - began)
+    after.add_task(online.bell.ring)
+    response.headers["Location"] = f"{request.scope['root_path']}/forget/{accepted.request_id}"
+    return ForgetAnswer.of(accepted)
 
 
 _CHANGES = problems.documented(400, 408, 413, 415, 422, 500, 503)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, StringConstraints
 
-from service.entrypoints.http.schemas import ForgetStatus, answer_config, body_config
-from service.ledger import LONGEST_GROUND, Lifted, PersonExport, RestraintStatus
+from service.entrypoints.http.schemas import ForgetStatus, Id, answer_config, body_config
+from service.ledger import LONGEST_GROUND, HeldImpression, Lifted, PersonExport, RestraintStatus
 from service.records import Restraint
 
 
@@ -51,6 +51,44 @@ class ExportedUse(BaseModel):
     samples: int
 
 
+class ExportedItem(BaseModel):
+    """An item that the person was shown: whether an event of theirs was attributed to that, and whether one liked it."""
+
+    model_config = answer_config({"item_id": "242", "attributed": True, "liked": False, "set_aside": None})
+
+    item_id: str
+    attributed: bool
+    liked: bool
+    set_aside: Literal["restriction", "hold"] | None
+
+
+class ExportedImpression(BaseModel):
+    """What an answer has shown the person, by which generation, and when."""
+
+    model_config = answer_config(
+        {
+            "recommendation_id": "0d9c5f7e3b1a4c62a8f04e6d2b97c315",
+            "generation": "g-5f1c",
+            "shown_at": "2025-01-01T12:00:00Z",
+            "items": [{"item_id": "242", "attributed": True, "liked": False, "set_aside": None}],
+        }
+    )
+
+    recommendation_id: str
+    generation: str
+    shown_at: AwareDatetime
+    items: list[ExportedItem]
+
+    @classmethod
+    def of(cls, held: HeldImpression) -> ExportedImpression:
+        return cls(
+            recommendation_id=held.recommendation_id,
+            generation=held.generation,
+            shown_at=_time(held.shown_at),
+            items=[ExportedItem.model_validate(asdict(item)) for item in held.items],
+        )
+
+
 class ExportedRestraint(BaseModel):
     """What may not be done with the person's data: use it (`restriction`), or erase it (`hold`), and since when and why."""
 
@@ -86,6 +124,7 @@ class ExportAnswer(BaseModel):
             "known_event_ids": 0,
             "deletions": [],
             "restraints": [],
+            "impressions": [],
         }
     )
 
@@ -95,6 +134,7 @@ class ExportAnswer(BaseModel):
     known_event_ids: int
     deletions: list[ForgetStatus]
     restraints: list[ExportedRestraint]
+    impressions: list[ExportedImpression]
 
     @classmethod
     def of(cls, user_id: str, held: PersonExport, due_seconds: float) -> ExportAnswer:
@@ -103,9 +143,18 @@ class ExportAnswer(BaseModel):
             "interactions": [asdict(row) for row in held.rows],
             "used_by": [asdict(use) for use in held.seen_by],
             "restraints": [ExportedRestraint.of(restraint) for restraint in held.restraints],
+            "impressions": [ExportedImpression.of(one) for one in held.impressions],
         }
         deletions = [ForgetStatus.of(request, due_seconds) for request in held.requests]
         return cls(user_id=user_id, known_event_ids=held.events, deletions=deletions, **fields)
+
+
+class MergeBody(BaseModel):
+    """The user into whom the one of the path is merged: both ids are one person, and this one stays."""
+
+    model_config = body_config({"into": "196"})
+
+    into: Id
 
 
 class RestrictionBody(BaseModel):

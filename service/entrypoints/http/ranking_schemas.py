@@ -11,7 +11,7 @@ from service.entrypoints.http.filter_schemas import Filter
 from service.entrypoints.http.recommend_schemas import Diversity, Excluded, RecommendAnswer, TopK
 from service.entrypoints.http.schemas import LONGEST_TEXT, WHOLE, Id, answer_config, body_config, name_of
 from service.records import ById
-from service.scoring.requests import Query, RankBy, Recommendation
+from service.scoring.requests import Query, RankBy
 
 MOST_DOCUMENTS = 200
 MOST_PEOPLE = 1_000
@@ -164,7 +164,3 @@ class BatchLine(BaseModel):
     index: int
     answer: RecommendAnswer | None = None
     error: str | None = None
-
-    @classmethod
-    def of(cls, index: int, found: Recommendation) -> BatchLine:
-        return cls(index=index, answer=RecommendAnswer.of(found, explain=False))

@@ -89,9 +89,13 @@ async def _line(index: int, query: Query, ranks: Ranking) -> BatchLine:
     left = _ATTEMPTS
     while True:
         try:
-            return BatchLine.of(index, await ranks.recommender.recommend(query, ranks.account))
+            found = await ranks.recommender.recommend(query, ranks.account)
         except LetheError as error:
             left -= 1
             if not isinstance(error, Overloaded) or not left:
                 return BatchLine(index=index, error=str(error))
             await asyncio.sleep(1)
+            continue
+        answer = RecommendAnswer.of(found, explain=False)
+        ranks.impressions.note(query.user_id, answer.recommendation_id, found)
+        return BatchLine(index=index, answer=answer)

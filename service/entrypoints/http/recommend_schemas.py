@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -174,6 +175,7 @@ class RankedItem(BaseModel):
 class RecommendAnswer(BaseModel):
     """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered alone.
 
+    `recommendation_id` is random; an event that cites it is attributed to this answer (`POST /interactions`).
     Present with `explain`: `weights`, of each adapter by its digest, which the context decides and all candidates share;
     `neighbors`, the validation rows that decided them, nearest first (a row is known by a keyed hash, which tells nothing about
     any person to whoever does not hold the installation's secret; `neighbours` is the same, until 1.0); `memories`, the digests
@@ -184,6 +186,7 @@ class RecommendAnswer(BaseModel):
 
     model_config = answer_config(
         {
+            "recommendation_id": "0d9c5f7e3b1a4c62a8f04e6d2b97c315",
             "generation": "g-5f1c",
             "fence": 3,
             "degraded": False,
@@ -192,6 +195,7 @@ class RecommendAnswer(BaseModel):
         }
     )
 
+    recommendation_id: str
     generation: str
     fence: int
     degraded: bool
@@ -219,6 +223,7 @@ class RecommendAnswer(BaseModel):
                 "item_model": found.item_model,
             }
         return cls(
+            recommendation_id=uuid4().hex,  # random: it says nothing of whom it is for
             generation=found.generation,
             fence=found.fence,
             degraded=found.degraded,

@@ -164,11 +164,14 @@ class ForgetBody(BaseModel):
 
 
 class FoundCounts(BaseModel):
-    """How much was held when the deletion was accepted."""
+    """How much was held when the deletion was accepted. `impressions`: answers that were erased, or had an item taken out."""
 
-    model_config = answer_config({"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1})
+    model_config = answer_config(
+        {"interactions": 120, "impressions": 7, "training_samples": 16, "validation_rows": 0, "shards": 1}
+    )
 
     interactions: int
+    impressions: int
     training_samples: int
     validation_rows: int
     shards: int
@@ -177,6 +180,7 @@ class FoundCounts(BaseModel):
     def of(cls, request: ForgetRequest) -> FoundCounts:
         return cls(
             interactions=request.erased_interactions,
+            impressions=request.erased_impressions,
             training_samples=request.masked_samples,
             validation_rows=request.masked_rows,
             shards=len(request.affected_shards),
@@ -196,10 +200,10 @@ class FoundItems(BaseModel):
 
 
 OutcomeWord = Annotated[
-    Literal["erased", "already_erased", "nothing_held"],
+    Literal["erased", "already_erased", "merged", "nothing_held"],
     Field(
-        description="erased: it was held. already_erased: an earlier deletion has erased it. nothing_held: Lethe has never "
-        "held it; is the id right?"
+        description="erased: it was held. already_erased: an earlier deletion has erased it. merged: what was held is that of "
+        "the user into whom this one was merged. nothing_held: Lethe has never held it; is the id right?"
     ),
 ]
 
@@ -226,7 +230,13 @@ class ForgetAnswer(BaseModel):
             "state": "accepted",
             "held": True,
             "outcome": "erased",
-            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
+            "counts": {
+                "interactions": 120,
+                "impressions": 7,
+                "training_samples": 16,
+                "validation_rows": 0,
+                "shards": 1,
+            },
             "items": None,
             "affected_shards": ["9c0d"],
             "fence": 4,
@@ -284,7 +294,13 @@ class ForgetStatus(BaseModel):
             "scope": "user",
             "held": True,
             "outcome": "erased",
-            "counts": {"interactions": 120, "training_samples": 16, "validation_rows": 0, "shards": 1},
+            "counts": {
+                "interactions": 120,
+                "impressions": 7,
+                "training_samples": 16,
+                "validation_rows": 0,
+                "shards": 1,
+            },
             "items": None,
             "fence": 4,
             "affected_shards": ["9c0d"],
