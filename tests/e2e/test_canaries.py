@@ -84,7 +84,7 @@ def installed(copies: Callable[..., Installation], own_redis: OwnRedis, listener
     """An installation that has learned from the person, and keeps its logs where the scan looks."""
     assert not is_validation_user(PERSON, VALIDATION_PERCENT, 0)
     told = {"LETHE_WEBHOOK_URL": listener.url(), "LETHE_WEBHOOK_SECRET": f"whsec_{'A' * 32}"}
-    told["LETHE_WEBHOOK_ALLOW_PRIVATE"] = "true"
+    told |= {"LETHE_WEBHOOK_ALLOW_PRIVATE": "true", "LETHE_IMPRESSIONS_DAYS": "30"}
     installation = copies(LETHE_REDIS_URL=own_redis.url, LETHE_LOG_LEVEL="DEBUG", **told)
     installation.import_people([PERSON])
     installation.log = installation.home / "logs" / "server.log"
@@ -164,7 +164,10 @@ def test_before_the_deletion_the_scan_finds_the_person_where_they_are_known_and_
     server: Server, installed: Installation, own_redis: OwnRedis
 ) -> None:
     asked = {"candidates": [CANDIDATE, TITLES[0]], "explain": True}
-    assert server.recommend(user_id=PERSON, **asked)["items"]
+    shown = server.recommend(user_id=PERSON, **asked)
+    cited = {"user_id": PERSON, "event": "view", "recommendation_id": shown["recommendation_id"]}
+    rows = [{**cited, "item_id": item["item_id"]} for item in shown["items"] if item["item_id"]]
+    assert server.post("/interactions", {"interactions": rows}).json()["attributed"] == [True]
     assert server.recommend(history={"liked": [LIKED], "disliked": [DISLIKED]}, **asked)["items"]
     assert server.recommend(history={"liked": [LIKED]})["items"]
     for method, path, content, headers, status in refused_requests():
@@ -203,6 +206,8 @@ def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     server: Server, installed: Installation, own_redis: OwnRedis, listener: Listener, tmp_path: Path
 ) -> None:
     path = f"/users/{quote(PERSON, safe='')}"
+    answers = [one["recommendation_id"].encode() for one in server.get(f"{path}/export").json()["impressions"]]
+    assert files_holding(installed.home, answers[:1]).hits
     assert server.client.put(f"{path}/restriction", json={"ground": "objection"}).status_code == 200
     assert server.client.put(f"{path}/hold", json={"ground": canary("ground")}).status_code == 200
     asked = server.post("/forget", {"user_id": PERSON}, **{"Idempotency-Key": ASCII}).json()
@@ -217,6 +222,7 @@ def test_after_the_deletion_no_byte_is_left_in_files_logs_redis_and_metrics(
     assert own_redis.client.save()
     assert files_holding(own_redis.folder, [b"lethe:lock"]).hits  # the worker was there
     assert files_with_a_canary(installed.home, own_redis.folder) == set()
+    assert not files_holding(installed.home, answers).hits
     metrics = server.get("/metrics").content
     assert b"lethe_forget_requests" in metrics
     assert not any(needle in metrics for needle in needles_of(ALL))

@@ -105,6 +105,11 @@ def test_a_person_is_restricted_and_held_from_the_command_line(installations: Ca
     released = installation.report("rights", "release", USERS[0])
     assert released["deletions"] == [json.loads(held.out)["request_id"]]
     assert installation.report("rights", "show", USERS[0]) == {"restriction": None, "hold": None}
+    merged = installation.report("rights", "merge", USERS[1], "--into", USERS[2])
+    assert (merged["outcome"], merged["counts"]["interactions"]) == ("merged", RATED_EACH)
+    assert installation.report("status")["users"] == 1
+    assert installation.run("rights", "merge", USERS[1], "--into", USERS[2]).code == 1
+    assert "no impressions are held" in installation.lethe("quality")
 
 
 def test_a_file_with_malformed_rows_is_named_with_its_line_and_nothing_is_imported(

@@ -16,7 +16,7 @@ RECOMMENDABLE_WITHIN = 300.0  # seconds: where many share a machine, the librari
 
 @pytest.fixture(scope="module")
 def installed(copies: Callable[..., Installation]) -> Installation:
-    return copies()
+    return copies(LETHE_IMPRESSIONS_DAYS="30")
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,41 @@ def test_a_held_deletion_is_in_force_on_every_replica_and_erased_when_it_is_rele
     assert receipt["adapters"].keys() == set(request["affected_shards"])
     assert receipt["memories"]
     assert other.get(f"/users/{subject}/export").json()["interactions"] == []
+
+
+@pytest.mark.thorough
+def test_what_one_replica_has_shown_is_cited_at_another_and_a_guest_becomes_an_account(
+    servers: tuple[Server, Server], installed: Installation
+) -> None:
+    one, other = servers
+    guest, account = OTHERS[6], OTHERS[7]
+    settled(installed)
+    before = set(installed.adapter_files())
+    answer = other.recommend(user_id=guest, top_k=2)
+    row = {"user_id": guest, "item_id": answer["items"][0]["item_id"], "event": "click"}
+    cited = {"interactions": [{**row, "recommendation_id": answer["recommendation_id"]}]}
+    eventually(lambda: one.post("/interactions", cited).json()["attributed"] == [True], "the answer is known")
+    settled(installed)
+    assert set(installed.adapter_files()) == before  # nothing that is built depends on it
+    rows = {row["item_id"]: row for row in other.get(f"/users/{guest}/export").json()["interactions"]}
+    merged = one.post(f"/users/{guest}/merge", {"into": account}).json()
+    assert merged["outcome"] == "merged"
+    for server in servers:
+        assert server.recommend(user_id=guest)["cold"] is True
+        held = server.get(f"/users/{account}/export").json()
+        assert rows.keys() <= {row["item_id"] for row in held["interactions"]}
+        assert [shown["recommendation_id"] for shown in held["impressions"]] == [answer["recommendation_id"]]
+    one.completed(merged["request_id"])
+    settled(installed)
+    assert "byte for byte" in installed.lethe("verify", "--rebuild")
+    assert installed.report("quality")["generations"][0]["people"] is None  # of one person no figures
+    assert "fewer than 20" in installed.lethe("quality")
+    gone = one.post("/forget", {"user_id": account}).json()
+    one.completed(gone["request_id"])
+    texts = installed.folder / "gone.txt"
+    texts.write_text(f"{guest}\n{account}\n{answer['recommendation_id']}\n")
+    search = installed.lethe("verify", "--erasure", gone["request_id"], "--look-for", str(texts))
+    assert "nothing of the deletion is left" in search
 
 
 def settled(installed: Installation) -> None:
