@@ -31,9 +31,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from service.errors import MergeRefused
 from service.ledger import Event, EventOutcome
 from service.llm.spec import ModelSpec
-from service.records import AdapterKind, BuildConfig, Interaction
+from service.records import AdapterKind, BuildConfig, Impression, Interaction, Item
 
 from .homes import (
     NOUN,
@@ -227,7 +228,7 @@ class Story(RuleBasedStateMachine):
         assert self.home.take_back(list(rows.values())).tombstoned == 0
         self.gone.discard(user)
         self.gone_pairs -= rows.keys()
-        self.rows.update(rows)
+        self._note_rows(rows)
 
     def _may_come_back(self) -> set[str]:
         return (self.gone | {user for user, _ in self.gone_pairs}) - self.restricted
@@ -242,12 +243,26 @@ class Story(RuleBasedStateMachine):
         assert counts.tombstoned == len(buried)
         taken = {pair: row for pair, row in given.items() if pair not in buried}
         assert counts.new_interactions == len(taken.keys() - self.rows.keys())
-        newer = {
-            pair: row
-            for pair, row in taken.items()
-            if pair not in self.rows or self.rows[pair].timestamp < row.timestamp
-        }
-        self.rows.update(newer)
+        self._note_rows(taken)
+
+    def _note_rows(self, taken: dict[tuple[str, str], Interaction]) -> None:
+        self.rows.update({pair: row for pair, row in taken.items() if _is_newer(row, self.rows.get(pair))})
+
+    @rule(user=users, item=st.sampled_from(ITEMS))
+    def somebody_is_shown_an_item(self, user: str, item: Item) -> None:
+        mask, name = self.home.ledger.mask(), f"answer-{next(self.numbers)}"
+        now = self.home.ledger.now()
+        given = Impression(name, user, (item.item_id,), mask.generation or "", mask.fence, now)
+        recorded = self.home.ledger.impressions.record([given])
+        if (user, item.item_id) not in self.gone_pairs:
+            assert recorded == any(owner == user for owner, _ in self.rows)
+        assert self.home.ledger.mask() == mask  # nothing that is served depends on it
+        self.met["shown"] += recorded
+
+    def _shown(self, user: str, items: list[str] | None) -> bool:
+        """Whether impressions hold anything of this, but for what a hold keeps."""
+        found = self.home.table("shown_items", "user_id, item_id, request_id")
+        return any(u == user and not request and (items is None or item in items) for u, item, request in found)
 
     @rule(somebody=st.lists(users, min_size=1, max_size=3, unique=True), pick=st.integers(1, 31), again=st.booleans())
     def events_stream_in(self, somebody: list[str], pick: int, again: bool) -> None:
@@ -287,7 +302,8 @@ class Story(RuleBasedStateMachine):
 
     def _forget(self, user: str, items: list[str] | None) -> None:
         seen_by = {key for key, who in self.home.table("exposures", "key, user_id") if who == user}
-        held = any(owner == user and (items is None or item in items) for owner, item in (*self.rows, *self.aside))
+        rows = any(owner == user and (items is None or item in items) for owner, item in (*self.rows, *self.aside))
+        held = rows or self._shown(user, items)
         waits = user in self.holds and (held or user in self.held.values())
         request = self.home.forget(user, items)
         self.acknowledged.append(request.request_id)
@@ -298,7 +314,7 @@ class Story(RuleBasedStateMachine):
         if held:
             assert request.state == ("held" if waits else "accepted")
             mask = self.home.ledger.mask()
-            assert seen_by <= mask.adapters | mask.rows | mask.memories
+            assert not rows or seen_by <= mask.adapters | mask.rows | mask.memories
 
     def _note_forgotten(self, user: str, items: list[str] | None) -> None:
         self.unsettled = True
@@ -309,6 +325,33 @@ class Story(RuleBasedStateMachine):
             self.gone.add(user)
         else:
             self.gone_pairs |= {(user, item) for item in items}
+
+    # Two ids turn out to be one person
+
+    @rule(user=users, into=users)
+    def merge(self, user: str, into: str) -> None:
+        if user == into or not any(owner == user for owner, _ in self.rows):
+            return
+        if (self.holds | self.restricted) & {user, into} or into in self.gone:
+            with pytest.raises(MergeRefused):
+                self.home.intake.merge(user, into, None)
+            return
+        seen_by = {key for key, who in self.home.table("exposures", "key, user_id") if who == user}
+        request = self.home.intake.merge(user, into, None)
+        self.acknowledged.append(request.request_id)
+        self._note_merged(user, into)
+        mask = self.home.ledger.mask()
+        assert seen_by <= mask.adapters | mask.rows | mask.memories
+        self.met["merged"] += 1
+
+    def _note_merged(self, user: str, into: str) -> None:
+        moved = []
+        for rows in (self.rows, self.counted):
+            theirs = {(into, item): replace(row, user_id=into) for (owner, item), row in rows.items() if owner == user}
+            moved.append({pair: row for pair, row in theirs.items() if pair not in self.gone_pairs})
+        self._note_forgotten(user, None)
+        for rows, theirs in zip((self.rows, self.counted), moved, strict=True):
+            rows.update({pair: row for pair, row in theirs.items() if _is_newer(row, rows.get(pair))})
 
     # Somebody's data may not be used, or not be erased
 
@@ -459,6 +502,7 @@ class Story(RuleBasedStateMachine):
         held = {user for user, _ in self.rows}
         for table in ("interactions", "arrivals", "events", "exposures", "placements", "changes", "memberships"):
             assert not {user for (user,) in self.home.table(table, "user_id")} & self.gone, table
+        assert not any(self._shown(user, None) for user in self.gone)
         assert self._counted_by_the_ledger() == self.counted
         arrived = {user for (user,) in self.home.table("arrivals", "user_id")}
         assert {user for user, _ in self.counted} | arrived == held
@@ -490,6 +534,10 @@ class Story(RuleBasedStateMachine):
         assert self.home.ledger.generation() == generation
         assert self.home.files() == files
         self.met["compared"] += 1
+
+
+def _is_newer(row: Interaction, held: Interaction | None) -> bool:
+    return held is None or (held.timestamp, held.liked) < (row.timestamp, row.liked)
 
 
 def _move(user: str, rows: dict[tuple[str, str], Interaction], to: dict[tuple[str, str], Interaction]) -> None:
@@ -611,6 +659,24 @@ def test_a_deletion_that_crashes_at_any_step_is_done_or_was_not_asked_for(
     story.crash_in_a_deletion(user=USERS[1], whole=whole, step=step)
     assert told.met[step] == met + 1
     assert (len(story.rows) < len(AT_FIRST)) == (step in COMMITTED)
+    story.reconcile_once()
+    story.teardown()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("step", IN_A_DELETION)
+def test_a_merge_that_crashes_at_any_step_is_done_or_was_not_asked_for(told: type[Story], step: str) -> None:
+    story = told()
+    story.somebody_is_shown_an_item(user=USERS[1], item=ITEMS[0])
+    with TRAP.set_at(step, 1), pytest.raises(Crash):
+        story.home.intake.merge(USERS[1], USERS[2], None)
+    story._reopen()
+    if step in COMMITTED:
+        story._note_merged(USERS[1], USERS[2])
+    assert (USERS[1] in story.gone) == (step in COMMITTED)
+    story.nothing_names_a_user_who_is_gone()
+    story.reconcile_once()
+    story.forget_a_user(user=USERS[2])
     story.reconcile_once()
     story.teardown()
 
