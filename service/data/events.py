@@ -35,7 +35,7 @@ class EventMeanings:
         if kind is None:
             return "opinion" if rating is None else "rating"
         word = kind.casefold()
-        return word if word in self.liked | self.disliked | self.ignored else "unknown"
+        return word if word in self.liked or word in self.disliked or word in self.ignored else "unknown"
 
     def of_kind(self, kind: str) -> bool | None:
         """Whether who does this likes the item; None: it says nothing of that. Raises UnknownEvent."""

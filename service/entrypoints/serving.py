@@ -62,10 +62,7 @@ def serving_app(
     impressions = _impressions(home, telemetry)
 
     async def start() -> None:
-        await batcher.start()
-        impressions.start()
-        refresher.start()
-        on_start()
+        await _begun(batcher, refresher, impressions, on_start)
 
     async def stop() -> None:
         await _ended(batcher, refresher, impressions, on_stop, (doorkeeper, bell, home.ledger))
@@ -100,6 +97,15 @@ def _watching(home: Home, given: Telemetry | None) -> Telemetry:
 
 class _Opened(Protocol):
     def close(self) -> None: ...
+
+
+async def _begun(
+    batcher: Batcher, refresher: Refresher, impressions: ImpressionRecorder | Unrecorded, on_start: Callable[[], None]
+) -> None:
+    await batcher.start()
+    refresher.start()
+    impressions.start()
+    on_start()
 
 
 async def _ended(

@@ -188,10 +188,10 @@ class Telemetry:
         for outcome, number in outcomes.items():
             self._events.labels(outcome).inc(number)
 
-    def observe_event_kinds(self, events: Iterable[tuple[str, bool]]) -> None:
-        """Count events by their kind, one of a closed set of words, and whether each was attributed to an answer."""
-        for kind, attributed in events:
-            self._event_kinds.labels(kind, "yes" if attributed else "no").inc()
+    def observe_event_kinds(self, kinds: Mapping[tuple[str, bool], int]) -> None:
+        """Count events by their kind, one of a closed set of words, and whether they were attributed to an answer."""
+        for (kind, attributed), number in kinds.items():
+            self._event_kinds.labels(kind, "yes" if attributed else "no").inc(number)
 
     def observe_impressions(self, outcomes: Mapping[str, int]) -> None:
         """Count impressions by what became of them: `recorded`, `left_out` or `lost`."""

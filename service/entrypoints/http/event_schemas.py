@@ -28,7 +28,15 @@ class EventRow(BaseModel):
     the item there, it is attributed to it, also where events of its kind say nothing else (`ignored`).
     """
 
-    model_config = body_config({"user_id": "196", "item_id": "242", "event": "play", "event_id": "e-1"})
+    model_config = body_config(
+        {"user_id": "196", "item_id": "242", "event": "play", "event_id": "e-1"},
+        {
+            "user_id": "196",
+            "item_id": "242",
+            "event": "click",
+            "recommendation_id": "0d9c5f7e3b1a4c62a8f04e6d2b97c315",
+        },
+    )
 
     user_id: Id
     item_id: Id

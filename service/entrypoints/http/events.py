@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Annotated
@@ -47,7 +48,7 @@ def take_interactions(body: EventsBody, online: Online, caller: Known) -> Events
     answer = EventsAnswer.of(outcomes, attributed if citing else None)
     online.telemetry.observe_events({str(word): number for word, number in answer.counts.items()})
     kinds = [online.meanings.word_for(row.event, row.rating) for row in body.interactions]
-    online.telemetry.observe_event_kinds(zip(kinds, attributed, strict=True))
+    online.telemetry.observe_event_kinds(Counter(zip(kinds, attributed, strict=True)))
     return answer
 
 
