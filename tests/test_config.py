@@ -54,6 +54,7 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("open", "maybe"),
         ("deletions_per_minute", 0),
         ("audit_days", 0),
+        ("impressions_days", -1),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:
