@@ -18,7 +18,7 @@ from tests.entrypoints.online_house import OnlineHouse
 ROW = {"user_id": "ann", "item_id": "i0", "liked": True, "timestamp": 1_000}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineHouse]:
     """Of Ann a row is held, and it is noted what is answered."""
     if request.param == "sqlite":

@@ -23,22 +23,32 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    if request.param == "sqlite":
+        with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as ledger:
+            yield filled(ledger)
+        return
+    with request.getfixturevalue("new_database")() as url, Ledger(url, SECRET, clock) as ledger:
+        yield filled(ledger)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     """Of Ann and Bob a row each is held."""
-    if request.param == "sqlite":
-        with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as opened:
-            yield filled(opened)
-        return
-    with request.getfixturevalue("new_database")() as url, Ledger(url, SECRET, clock) as opened:
-        yield filled(opened)
+    yield from opened(request, tmp_path, clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """On both databases each time."""
+    yield from opened(request, tmp_path, clock)
 
 
 @pytest.fixture
 def light(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     """On SQLite, for what does not depend on the database."""
-    with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as opened:
-        yield filled(opened)
+    with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as ledger:
+        yield filled(ledger)
 
 
 def filled(ledger: Ledger) -> Ledger:
@@ -175,18 +185,18 @@ def crowd(ledger: Ledger, people: int) -> list[str]:
     return users
 
 
-def test_figures_are_told_of_groups_of_twenty_and_without_who_is_forgotten(ledger: Ledger) -> None:
-    users = crowd(ledger, 21)
-    ledger.impressions.record([shown(ledger, "bob", "other", generation="g-0", shown_at=1.0)])
-    ledger.impressions.attribute([Citation(user, "i1", f"r-{user}", liked=n < 7) for n, user in enumerate(users[:14])])
+def test_figures_are_told_of_groups_of_twenty_and_without_who_is_forgotten(either: Ledger) -> None:
+    users = crowd(either, 21)
+    either.impressions.record([shown(either, "bob", "other", generation="g-0", shown_at=1.0)])
+    either.impressions.attribute([Citation(user, "i1", f"r-{user}", liked=n < 7) for n, user in enumerate(users[:14])])
     small = OnlineQuality("g-0", None, None, None, None)
-    assert ledger.impressions.quality() == [OnlineQuality("g-1", 21, 21, 7 / 21, 14 / 42), small]
-    ledger.forget(users[0], None, None)
-    assert ledger.impressions.quality() == [OnlineQuality("g-1", 20, 20, 6 / 20, 13 / 40), small]
-    ledger.restraints.restrict(users[1], "objection")
-    assert ledger.impressions.quality() == [OnlineQuality("g-1", None, None, None, None), small]
-    ledger.restraints.lift_restriction(users[1])
-    assert ledger.impressions.quality() == [OnlineQuality("g-1", 20, 20, 6 / 20, 13 / 40), small]
+    assert either.impressions.quality() == [OnlineQuality("g-1", 21, 21, 7 / 21, 14 / 42), small]
+    either.forget(users[0], None, None)
+    assert either.impressions.quality() == [OnlineQuality("g-1", 20, 20, 6 / 20, 13 / 40), small]
+    either.restraints.restrict(users[1], "objection")
+    assert either.impressions.quality() == [OnlineQuality("g-1", None, None, None, None), small]
+    either.restraints.lift_restriction(users[1])
+    assert either.impressions.quality() == [OnlineQuality("g-1", 20, 20, 6 / 20, 13 / 40), small]
 
 
 # Deletions

@@ -33,21 +33,31 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     if request.param == "sqlite":
-        with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as opened:
-            yield filled(opened)
+        with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as ledger:
+            yield filled(ledger)
         return
-    with request.getfixturevalue("new_database")() as url, Ledger(url, SECRET, clock) as opened:
-        yield filled(opened)
+    with request.getfixturevalue("new_database")() as url, Ledger(url, SECRET, clock) as ledger:
+        yield filled(ledger)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    yield from opened(request, tmp_path, clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    """On both databases each time."""
+    yield from opened(request, tmp_path, clock)
 
 
 @pytest.fixture
 def light(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     """On SQLite, for what does not depend on the database."""
-    with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as opened:
-        yield filled(opened)
+    with Ledger(tmp_path / "ledger.sqlite", SECRET, clock) as ledger:
+        yield filled(ledger)
 
 
 def filled(ledger: Ledger) -> Ledger:
@@ -67,22 +77,22 @@ def as_the_accounts(rows: list[Interaction]) -> list[Interaction]:
 
 
 def test_rows_are_those_of_a_ledger_in_which_they_were_the_others_from_the_start(
-    ledger: Ledger, tmp_path: Path, clock: Clock
+    either: Ledger, tmp_path: Path, clock: Clock
 ) -> None:
-    request = ledger.merge(GUEST, ACCOUNT, None).request
+    request = either.merge(GUEST, ACCOUNT, None).request
     assert (request.state, request.found, request.held, request.scope) == ("accepted", Outcome.MERGED, True, "user")
     assert (request.erased_interactions, request.affected_shards) == (5, ("ad-guest",))
     with Ledger(tmp_path / "clean", SECRET, clock) as clean:
         clean.import_data(ITEMS, as_the_accounts(COUNTED), "movie")
         clean.advance_horizon()
         clean.take_events([Event(one) for one in as_the_accounts(ARRIVED)])
-        assert counted(ledger) == counted(clean)
-        assert ledger.history(ACCOUNT, 99) == clean.history(ACCOUNT, 99)
-        assert ledger.beyond_horizon() == clean.beyond_horizon() == 2
-        for one in (ledger, clean):
+        assert counted(either) == counted(clean)
+        assert either.history(ACCOUNT, 99) == clean.history(ACCOUNT, 99)
+        assert either.beyond_horizon() == clean.beyond_horizon() == 2
+        for one in (either, clean):
             one.advance_horizon()
-        assert counted(ledger) == counted(clean)
-    assert ledger.search(GUEST).found == {}
+        assert counted(either) == counted(clean)
+    assert either.search(GUEST).found == {}
 
 
 def test_what_has_seen_the_one_is_masked_and_the_other_is_read_again(ledger: Ledger) -> None:
