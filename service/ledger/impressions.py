@@ -91,7 +91,10 @@ class ImpressionBook:
             return [_quality_of(row) for row in connection.execute(_figures())]
 
     def prune(self, days: float) -> int:
-        """Remove what was shown longer ago, but for people under a legal hold; how many impressions that is."""
+        """Remove what was shown longer ago; how many impressions that is.
+
+        Not of people whose data is restricted, or under a legal hold: until that ends, nothing of theirs is erased unasked.
+        """
         before, removed = self._clock() - 86_400 * days, 0
         while True:
             with self._database.write_transaction() as connection:
@@ -232,7 +235,12 @@ def _deletions_since(
     late = find_requests(connection, sa.or_(c.fence > fence, c.accepted_at >= shown_at))
     if not late:  # as a rule; then nobody need be hashed
         return {}
-    return {user: [one for one in late if one.subject in hashes.subjects(user)] for user in users}
+    known_as = {subject: user for user in users for subject in hashes.subjects(user)}
+    found: dict[str, list[ForgetRequest]] = {}
+    for request in late:
+        if request.subject in known_as:
+            found.setdefault(known_as[request.subject], []).append(request)
+    return found
 
 
 def _is_overtaken(one: Impression, late: Mapping[str, Sequence[ForgetRequest]]) -> bool:
@@ -317,7 +325,7 @@ def _quality_of(row: Row) -> OnlineQuality:
 
 def _prune_some(connection: sa.Connection, before: float, hashes: KeyedHashes) -> int:
     old = sa.select(_i.user_id, _i.recommendation_id).where(_i.shown_at < before)
-    kept = _under_hold(connection, before, hashes)
+    kept = _restrained(connection, before, hashes)
     query = old.where(_i.user_id.not_in(kept)) if kept else old
     found = [(user, one) for user, one in connection.execute(query.order_by(_i.shown_at).limit(_AT_ONCE))]
     for table in (tables.shown_items, tables.impressions):
@@ -327,12 +335,13 @@ def _prune_some(connection: sa.Connection, before: float, hashes: KeyedHashes) -
     return len(found)
 
 
-def _under_hold(connection: sa.Connection, before: float, hashes: KeyedHashes) -> list[str]:
-    holds = {one.subject for one in read_restraints(connection, tables.restraints.c.kind == "hold")}
-    if not holds:  # as a rule; then nobody need be hashed
+def _restrained(connection: sa.Connection, before: float, hashes: KeyedHashes) -> list[str]:
+    """Those who were shown something before this, and of whom nothing is to be erased now."""
+    restrained = {one.subject for one in read_restraints(connection)}
+    if not restrained:  # as a rule; then nobody need be hashed
         return []
     users = connection.scalars(sa.select(_i.user_id).where(_i.shown_at < before).distinct())
-    return [user for user in users if not holds.isdisjoint(hashes.subjects(user))]
+    return [user for user in users if not restrained.isdisjoint(hashes.subjects(user))]
 
 
 def _drop_empty(connection: sa.Connection, users: Iterable[str]) -> None:

@@ -279,12 +279,14 @@ def test_a_restored_ledger_loses_them_again(tmp_path: Path, clock: Clock) -> Non
 # Restraints
 
 
-def test_restricted_they_are_kept_and_used_for_nothing(ledger: Ledger) -> None:
+def test_restricted_they_are_kept_and_used_for_nothing(ledger: Ledger, clock: Clock) -> None:
     ledger.impressions.record([shown(ledger, "ann", "a-1")])
     ledger.restraints.restrict("ann", "objection")
     [one] = ledger.export("ann").impressions
     assert {item.set_aside for item in one.items} == {"restriction"}
     assert ledger.impressions.attribute([Citation("ann", "i1", "a-1", liked=True)]) == [False]
+    later(clock)
+    assert ledger.impressions.prune(0) == 0  # it is kept, whatever its days
     ledger.restraints.lift_restriction("ann")
     assert ledger.impressions.attribute([Citation("ann", "i1", "a-1", liked=True)]) == [True]
     ledger.restraints.restrict("ann", "objection")
