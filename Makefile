@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history fuzz attacks check sbom audit format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history fuzz attacks check sbom audit client-models format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -55,6 +55,9 @@ sbom: $(VENV)/.installed ## sbom.json: every package that is installed (those of
 audit: sbom ## known vulnerabilities of the pinned packages (asks the network)
 	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
+client-models: $(VENV)/.installed-dev ## the models of lethe-client anew, from the OpenAPI document
+	$(BIN)/python -m tests.client.models_from_contract
+
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -67,6 +70,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed research/pyproject.toml
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e ./research
+$(VENV)/.installed-dev: $(VENV)/.installed research/pyproject.toml client/pyproject.toml
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]' -e ./research -e ./client
 	touch $@

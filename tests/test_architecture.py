@@ -14,10 +14,12 @@ from typing import TypeGuard
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("adapters_store", "service", "research")
+PACKAGES = ("adapters_store", "service", "research", "lethe_client")
+APART = {"lethe_client": "client"}  # package -> the folder that its distribution has for itself
 
 # A file imports from its own room and from rooms that stand further left. Rooms that stand together do not know each other.
 ORDER: tuple[tuple[str, ...], ...] = (
+    ("lethe_client",),
     ("adapters_store", "service.arrays", "service.errors", "service.records", "service.bundled", "service.version"),
     ("service.config", "service.generation"),
     ("service.data",),
@@ -76,6 +78,7 @@ OWNERS = {
     "implicit": ("research.evaluation.ranking.peers.ials",),
     "scipy": ("research.evaluation.ranking.peers",),
     "markupsafe": ("research.evaluation.comparison.report",),
+    "httpx": ("lethe_client", "research.benchmarks", "research.commands"),
 }
 
 SERVING = "service.entrypoints.serving"  # an API replica without a worker
@@ -123,8 +126,11 @@ Tree = Mapping[str, Module]
 
 def read_tree(root: Path) -> Tree:
     found = {}
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*.py")):
+    for path in sorted(
+        path for package in PACKAGES for path in (root / APART.get(package, "") / package).rglob("*.py")
+    ):
         parts = path.relative_to(root).with_suffix("").parts
+        parts = parts[1:] if parts[0] in APART.values() else parts
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         found[name] = Module(name, is_package, ast.parse(path.read_text(), str(path)))
@@ -319,7 +325,7 @@ def a_class_name_occurs_once(tree: Tree) -> Iterator[str]:
     """In what is served: whoever reads a name knows which class is meant."""
     homes: dict[str, list[str]] = {}
     for module in tree.values():
-        if not within(module.name, ("research",)):
+        if not within(module.name, ("research", "lethe_client")):
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.ClassDef):
                     homes.setdefault(node.name, []).append(module.name)
@@ -332,6 +338,17 @@ def nothing_else_imports_research(tree: Tree) -> Iterator[str]:
         if not within(module.name, ("research",)):
             found = sorted(name for name in set(module.imports()) if within(name, ("research",)))
             yield from (f"{module.name} imports {name}" for name in found[:1])
+
+
+def the_client_stands_alone(tree: Tree) -> Iterator[str]:
+    """It is installed where no service is, and the service where no client is: what joins them is the contract."""
+    for module in tree.values():
+        ours = within(module.name, ("lethe_client",))
+        for name in sorted({name.partition(".")[0] for name in module.imports()}):
+            if ours and name in PACKAGES and name != "lethe_client":
+                yield f"{module.name} imports {name}, which is not there where a client is"
+            if not ours and name == "lethe_client":
+                yield f"{module.name} imports the client"
 
 
 _HOLDS_THE_LEDGER = ("service.ledger", "service.entrypoints", "service.building.dry_run", "research")
@@ -363,6 +380,7 @@ RULES: tuple[Rule, ...] = (
     a_docstring_stands_alone,
     a_class_name_occurs_once,
     nothing_else_imports_research,
+    the_client_stands_alone,
     rooms_ask_for_what_they_need,
 )
 
@@ -383,6 +401,7 @@ def test_the_whole_house_is_read(house: Tree) -> None:
         "service.building.training.training",
         "service.entrypoints.commands.main",
         "research.commands",
+        "lethe_client.calls",
     }
     assert known <= set(house)
 
@@ -464,6 +483,8 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
         "Plan is defined in adapters_store.y and in service.data.x",
     ),
     (nothing_else_imports_research, {"service/entrypoints/x.py": "from research import datasets"}, "entrypoints.x"),
+    (the_client_stands_alone, {"client/lethe_client/x.py": "from service.errors import LetheError"}, "client.x"),
+    (the_client_stands_alone, {"service/entrypoints/x.py": "import lethe_client.calls"}, "entrypoints.x"),
     (rooms_ask_for_what_they_need, {"service/scoring/x.py": "from service.ledger import Ledger"}, "scoring.x"),
 ]
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")))]
-ROOMS = (ROOT / name for name in ("service", "adapters_store", "research", "tests"))
+ROOMS = (ROOT / name for name in ("service", "adapters_store", "research", "client", "tests"))
 BASES = (ROOT, *(path for room in ROOMS for path in (room, *room.rglob("*")) if path.is_dir()))
 
 _SOURCE = re.compile(r"`((?:[\w.]+/)*\w+\.py|(?:[a-z_]+/)+)`")

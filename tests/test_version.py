@@ -23,11 +23,9 @@ def test_the_command_line_and_the_contract_tell_the_version() -> None:
 
 
 def test_every_file_that_states_a_version_states_this_one() -> None:
-    ours, research = (
-        tomllib.loads((ROOT / file).read_text()) for file in ("pyproject.toml", "research/pyproject.toml")
-    )
+    files = ("pyproject.toml", "research/pyproject.toml", "client/pyproject.toml")
+    distributions = [tomllib.loads((ROOT / file).read_text())["project"]["version"] for file in files]
     image = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["x-lethe"]["image"]
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
-    stated = [ours["project"]["version"], research["project"]["version"], image.partition(":")[2], newest[1]]
-    assert stated == [VERSION] * 4
+    assert [*distributions, image.partition(":")[2], newest[1]] == [VERSION] * 5

@@ -13,11 +13,12 @@ from pydantic.json_schema import models_json_schema
 
 from service.entrypoints.http.forgetting_schemas import BatchForgetBody
 from service.entrypoints.http.people_schemas import ExportAnswer
+from service.entrypoints.http.ranking_schemas import BatchLine
 from service.entrypoints.http.recommend_schemas import RecommendBody
 from service.entrypoints.http.schemas import Problem, SignedReceipt
 
 # Responses of these are made by hand, so that FastAPI does not know of them.
-_MODELS: tuple[type[BaseModel], ...] = (ExportAnswer, Problem, SignedReceipt)
+_MODELS: tuple[type[BaseModel], ...] = (BatchLine, ExportAnswer, Problem, SignedReceipt)
 # Bodies of which a validator wants exactly one of some fields -> the name of the body with each of these.
 _ONE_OF: dict[type[BaseModel], dict[str, str]] = {
     BatchForgetBody: {"user_ids": "BatchForgetUsers", "selection": "BatchForgetSelection"},

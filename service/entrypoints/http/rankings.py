@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from service.entrypoints.http import problems
 from service.entrypoints.http.awaited import while_awaited
+from service.entrypoints.http.contract import reference_to
 from service.entrypoints.http.items import ItemId
 from service.entrypoints.http.online import Ranking, Ranks
 from service.entrypoints.http.ranking_schemas import BatchBody, BatchLine, RerankAnswer, RerankBody, SimilarBody
@@ -54,7 +55,8 @@ async def rerank(body: RerankBody, request: Request, ranks: Ranks) -> RerankAnsw
     responses={
         200: {
             "description": "A line of JSON for each person, in their order: `index`, and `answer` or `error`",
-            "content": {_LINES: {"schema": {"type": "string"}}},
+            # What a line is stands in `itemSchema`, as OpenAPI 3.2 has it; tools of 3.1 pass it over.
+            "content": {_LINES: {"schema": {"type": "string"}, "itemSchema": reference_to(BatchLine)}},
         },
         **problems.documented(400, 408, 413, 415, 422, 500, 503),
     },

@@ -1,0 +1,169 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from lethe_client import calls
+from lethe_client.calls import Call
+from lethe_client.conversation import (
+    Conversation,
+    Lines,
+    Outcome,
+    Pause,
+    Retries,
+    accepted,
+    answered,
+    read,
+    receipt_awaited,
+)
+from lethe_client.errors import NoAnswer
+from lethe_client.models import ForgetStatus, ItemAnswer
+from lethe_client.transport import as_method, lost, options, request_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _asks(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A method that makes a call and waits for its result."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._lead(answered(make(*args, **kwargs), self._retries))
+
+    return as_method(method, make)
+
+
+def _streams(make: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """A method that makes a call and yields what each line of its answer says, as it comes."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._lines(make(*args, **kwargs))
+
+    return as_method(method, make)
+
+
+class Client:
+    """Lethe's HTTP API, a method for each operation. Use it as a context manager, or close it. Threads may share it.
+
+    Every method may raise `LetheError`, and `pydantic.ValidationError` where what it is given has not the contract's form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`timeout`: seconds that a connection, or a silence, may take. `transport`: how httpx reaches the service."""
+        self._retries = Retries() if retries is None else retries
+        self._http = httpx.Client(transport=transport, **options(url, api_key, timeout))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._http.close()
+
+    recommend = _asks(calls.recommend)
+    recommend_batch = _streams(calls.recommend_batch)
+    similar_items = _asks(calls.similar_items)
+    rerank = _asks(calls.rerank)
+    take_interactions = _asks(calls.take_interactions)
+    forget_interactions = _asks(calls.forget_interactions)
+    rectify_interaction = _asks(calls.rectify_interaction)
+    put_items = _asks(calls.put_items)
+    list_items = _asks(calls.list_items)
+    get_item = _asks(calls.get_item)
+    put_item = _asks(calls.put_item)
+    patch_item = _asks(calls.patch_item)
+    delete_item = _asks(calls.delete_item)
+    export_user = _asks(calls.export_user)
+    export_user_csv = _asks(calls.export_user_csv)
+    restrict_user = _asks(calls.restrict_user)
+    read_restriction = _asks(calls.read_restriction)
+    lift_restriction = _asks(calls.lift_restriction)
+    hold_user = _asks(calls.hold_user)
+    read_hold = _asks(calls.read_hold)
+    release_hold = _asks(calls.release_hold)
+    forget = _asks(calls.forget)
+    list_forgets = _asks(calls.list_forgets)
+    forget_status = _asks(calls.forget_status)
+    preview_forget = _asks(calls.preview_forget)
+    forget_batch = _asks(calls.forget_batch)
+    preview_batch = _asks(calls.preview_batch)
+    forget_receipt = _asks(calls.forget_receipt)
+    forget_attestation = _asks(calls.forget_attestation)
+    forget_receipt_proof = _asks(calls.forget_receipt_proof)
+    receipt_log_head = _asks(calls.receipt_log_head)
+    receipt_log_consistency = _asks(calls.receipt_log_consistency)
+    generation = _asks(calls.generation)
+    healthz = _asks(calls.healthz)
+    readyz = _asks(calls.readyz)
+    metrics = _asks(calls.metrics)
+
+    def wait_for_receipt(self, request_id: str, *, seconds: float = 600.0, every: float = 1.0) -> bytes:
+        """The signed receipt of a deletion, once it is completed; asked for `every` so many seconds. Raises NotInTime."""
+        return self._lead(receipt_awaited(request_id, seconds, every, self._retries))
+
+    def every_item(self) -> Iterator[ItemAnswer]:
+        """All items of the catalog, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self.list_items(cursor=cursor, limit=1_000)
+            yield from page.items
+            cursor = page.cursor
+
+    def every_forget(self, state: calls.DeletionState | None = None) -> Iterator[ForgetStatus]:
+        """All deletions (in this state), the oldest first, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self.list_forgets(state=state, cursor=cursor, limit=1_000)
+            yield from page.requests
+            cursor = page.cursor
+
+    def _lead(self, conversation: Conversation[T], stream: bool = False) -> T:
+        outcome: Outcome = None
+        while True:
+            try:
+                step = conversation.send(outcome)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                outcome = None
+            else:
+                outcome = self._send(step, stream)
+
+    def _send(self, call: Call[object], stream: bool) -> Outcome:
+        try:
+            response = self._http.send(request_of(self._http, call), stream=True)
+            if not (stream and response.is_success):
+                response.read()
+        except httpx.RequestError as error:
+            return lost(error)
+        return response
+
+    def _lines(self, call: Call[T]) -> Iterator[T]:
+        response, lines = self._lead(accepted(call, self._retries), stream=True), Lines()
+        try:
+            for piece in response.iter_bytes():
+                for line in lines.of(piece):
+                    yield read(call, line)
+        except httpx.RequestError as error:
+            raise NoAnswer(sent=True) from error
+        finally:
+            response.close()
