@@ -50,7 +50,7 @@ OWNERS = {
     "sqlalchemy": ("service.ledger",),
     "alembic": ("service.ledger",),
     "faiss": ("service.routing.neighbors",),
-    "redis": ("service.forgetting.bell", "service.access.shared_buckets"),
+    "redis": ("service.forgetting.bell", "service.access.shared_buckets", "service.entrypoints.event_stream"),
     "fastapi": ("service.entrypoints",),
     "fastapi_offline": ("service.entrypoints",),
     "starlette": ("service.entrypoints",),
