@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history fuzz attacks check sbom audit client-models format clean
+.PHONY: serve test test-kernels test-thorough test-slow torture history day fuzz attacks check sbom audit client-models format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -31,6 +31,10 @@ torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where 
 OPERATIONS ?= 20000
 history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (POSTGRES=1: there)
 	$(BIN)/python -m tests.history.load --operations $(OPERATIONS) --clients 8 --seed $(SEED) $(if $(POSTGRES),--servers)
+
+DATA ?= ../shared/data/ml-100k
+day: $(VENV)/.installed-dev ## a day of MovieLens-100K (DATA=): 50,000 events, deletions, and the generation of a clean import in the end
+	$(BIN)/python -m tests.day.runner $(DATA)
 
 CASES ?= 100000
 fuzz: $(VENV)/.installed-dev ## 100,000 hostile requests to a real server with every kind of key (half an hour)
