@@ -22,7 +22,7 @@ T = TypeVar("T")
 B = TypeVar("B", bound=Body)
 
 Fields = Mapping[str, Any]  # a model of the contract, as a mapping of its fields
-Names = Iterable[str | m.ItemById | m.ItemByTitle]
+Names = Iterable[str | m.ItemById | m.ItemByTitle | Fields]
 DeletionState = Literal["accepted", "held", "retraining", "completed", "failed"]
 Forgotten = m.ForgetAnswer | m.ForgetAcknowledged
 

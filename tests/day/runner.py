@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import transformers
 
+from lethe_client import Client
 from service.config import BUNDLED_MODEL
 from service.data import importers
 from service.data.importers import Dataset
@@ -24,20 +26,28 @@ from tests.conftest import save_tiny_model, tiny_tokenizer
 from tests.e2e.conftest import QUICK, Installation
 from tests.forks import Forks
 
-from .story import Day, Plan, Told
+from .story import Asked, Day, Plan, Told
 
 SETTINGS = {**QUICK, "LETHE_MAX_SHARD_SIZE": "1000", "LETHE_EPOCHS": "1", "LETHE_LOG_LEVEL": "WARNING"}
 
 
-def live(dataset: Dataset, plan: Plan, model: Path, folder: Path, forks: Forks, **settings: str) -> Told:
-    """The whole day, from an empty installation to the clean one beside it."""
+PATIENCE = 3600.0  # seconds for a command: a build of many people, where many share a machine
+
+Meets = Callable[[str], AbstractContextManager[Asked]]  # URL of a server -> a client of it
+
+
+def live(
+    dataset: Dataset, plan: Plan, model: Path, folder: Path, forks: Forks, meet: Meets = Client, **settings: str
+) -> Told:
+    """The whole day, from an empty installation to the clean one beside it. `meet` gives the client that asks."""
     made = {name: Installation(folder / name, model, forks, **SETTINGS | settings) for name in ("day", "clean")}
     for installation in made.values():
         installation.folder.mkdir()
+        installation.patience = PATIENCE
     day = Day(made["day"], dataset, plan)
     day.dawn()
-    with made["day"].serving_ready() as server:
-        day.pass_by(f"http://127.0.0.1:{server.port}")
+    with made["day"].serving_ready() as server, meet(f"http://127.0.0.1:{server.port}") as lethe:
+        day.pass_by(lethe)
     day.evening(made["clean"])
     return day.told
 

@@ -12,13 +12,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lethe_client import Client
 from service.data.importers import Dataset
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.records import Interaction, Item
@@ -68,6 +67,28 @@ class Told:
         ]
 
 
+class Asked(Protocol):
+    """A client, of what a day asks of it."""
+
+    def recommend(
+        self, user_id: str | None = None, *, history: Mapping[str, Any] | None = None, top_k: int = 10
+    ) -> Any: ...
+
+    def similar_items(self, item_id: str, *, top_k: int = 10) -> Any: ...
+
+    def take_interactions(self, interactions: Sequence[Mapping[str, Any]]) -> Any: ...
+
+    def put_items(self, items: Sequence[Mapping[str, Any]]) -> Any: ...
+
+    def patch_item(self, item_id: str, body: Mapping[str, Any]) -> Any: ...
+
+    def forget(self, user_id: str) -> Any: ...
+
+    def forget_interactions(self, user_id: str, item_ids: Sequence[Mapping[str, Any]]) -> Any: ...
+
+    def wait_for_receipt(self, request_id: str, *, seconds: float, every: float) -> bytes: ...
+
+
 class Day:
     """One day, on an installation that is still empty."""
 
@@ -92,10 +113,10 @@ class Day:
         self._import(self._installation, self._before, self._known)
         self._installation.build()
 
-    def pass_by(self, url: str) -> None:
+    def pass_by(self, lethe: Asked) -> None:
         """The day itself, on a running server with a worker."""
-        with Client(url) as lethe, ThreadPoolExecutor(_VISITORS + 3) as threads:
-            parts: list[Callable[[Client], None]] = [self._events, self._hide, self._forget]
+        with ThreadPoolExecutor(_VISITORS + 3) as threads:
+            parts: list[Callable[[Asked], None]] = [self._events, self._hide, self._forget]
             running = [threads.submit(self._until_over, part, lethe) for part in parts]
             running += [threads.submit(self._visit, lethe, number) for number in range(_VISITORS)]
             for part in running:
@@ -120,14 +141,14 @@ class Day:
 
     # The parts of a day, each a thread
 
-    def _until_over(self, part: Callable[[Client], None], lethe: Client) -> None:
+    def _until_over(self, part: Callable[[Asked], None], lethe: Asked) -> None:
         try:
             part(lethe)
         except BaseException:
             self._over.set()
             raise
 
-    def _events(self, lethe: Client) -> None:
+    def _events(self, lethe: Asked) -> None:
         began = time.monotonic()
         for at in range(0, len(self._stream), self._plan.batch):
             if self._over.is_set():
@@ -147,12 +168,12 @@ class Day:
         self.told.streaming_seconds = time.monotonic() - began
         self._over.set()
 
-    def _state_items(self, lethe: Client, items: set[str]) -> None:
+    def _state_items(self, lethe: Asked, items: set[str]) -> None:
         if items:
             self.told.new_items += lethe.put_items([_stated(self._items[item]) for item in sorted(items)]).created
             self._known |= items
 
-    def _visit(self, lethe: Client, number: int) -> None:
+    def _visit(self, lethe: Asked, number: int) -> None:
         chance = random.Random(f"{self._plan.seed} visitor {number}")
         people = sorted({row.user_id for row in (*self._before, *self._stream)})
         while not self._over.wait(_PAUSE_SECONDS):
@@ -166,7 +187,7 @@ class Day:
             assert not hidden.intersection(item for item in shown if item), "what was hidden is shown"
             self.told.answers += 1
 
-    def _hide(self, lethe: Client) -> None:
+    def _hide(self, lethe: Asked) -> None:
         chance = random.Random(f"{self._plan.seed} hides")
         for _ in self._moments(self._plan.hidden):
             best = [item.item_id for item in lethe.recommend(history={}, top_k=20).items if item.item_id]
@@ -175,7 +196,7 @@ class Day:
             self._hidden.add(item)
             self.told.hidden += 1
 
-    def _forget(self, lethe: Client) -> None:
+    def _forget(self, lethe: Asked) -> None:
         chance = random.Random(f"{self._plan.seed} forgets")
         for _ in self._moments(self._plan.deletions):
             held = [row for row in (*self._before, *self._stream[: self._sent]) if row.user_id not in self._going]
@@ -202,7 +223,7 @@ class Day:
         self._requests.append(asked.request_id)
         self.told.masked_adapters += len(asked.affected_shards)
 
-    def _collect(self, lethe: Client) -> None:
+    def _collect(self, lethe: Asked) -> None:
         key = ReceiptSigner.open(self._installation.home / "receipts.pem").public_key_pem()
         for request in self._requests:
             receipt = lethe.wait_for_receipt(request, seconds=_WITHIN, every=0.2).decode()

@@ -130,6 +130,7 @@ class Installation:
         own = {"LETHE_HOME": str(self.home), "LETHE_MODEL": str(model), "OMP_NUM_THREADS": "1"}
         self.environment = {**inherited, **QUICK, **own, **settings}
         self._forks = forks
+        self.patience = PATIENCE  # seconds until a command must have ended
         self.first_generation = ""
 
     def run(self, *arguments: str, **changed: str) -> Finished:
@@ -137,7 +138,7 @@ class Installation:
         out, err = self.folder / "stdout", self.folder / "stderr"
         for file in (out, err):
             file.write_bytes(b"")
-        code = self._forks.begin(arguments, {**self.environment, **changed}, out, err).wait()
+        code = self._forks.begin(arguments, {**self.environment, **changed}, out, err).wait(self.patience)
         return Finished(code, out.read_text(), err.read_text())
 
     def lethe(self, *arguments: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.client.generated import generated_from
 
 from .conftest import ALONE, BYSTANDER, TITLES, Installation, Server
 
@@ -29,26 +27,8 @@ def server(copies: Callable[..., Installation]) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def generated(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ModuleType]]:
     """A function: name of a module -> that module of the client that was made from the server's own document."""
-    folder = tmp_path_factory.mktemp("generated")
-    (folder / "openapi.json").write_text(server.get("/openapi.json").text)
-    # The generator knows no lines of JSON.
-    overrides = "content_type_overrides:\n  application/x-ndjson: text/plain\n"
-    (folder / "config.yml").write_text(f"post_hooks: []\n{overrides}")
-    made = subprocess.run(
-        [
-            *(sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none", "--fail-on-warning"),
-            *("--path", str(folder / "openapi.json"), "--config", str(folder / "config.yml")),
-            *("--output-path", str(folder / "lethe_client")),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    sys.path.insert(0, str(folder))
-    yield lambda name: importlib.import_module(f"lethe_client{name and '.'}{name}")
-    sys.path.remove(str(folder))
+    with generated_from(server.get("/openapi.json").text, tmp_path_factory.mktemp("generated")) as module:
+        yield module
 
 
 @pytest.fixture
