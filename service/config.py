@@ -50,7 +50,7 @@ _CHOOSE_KERNELS = (
 _FORMER = {"LETHE_READINGS_BYTES": "prefill_cache_bytes"}
 
 # Settings that may also be the content of a file, which `LETHE_<NAME>_FILE` names.
-SECRETS = ("secret", "retired_secrets", "database_url", "redis_url", "webhook_secret")
+SECRETS = ("secret", "retired_secrets", "database_url", "redis_url", "stream_url", "webhook_secret")
 _LARGEST_SECRET = 65_536  # bytes
 _LEAST_KEY, _MOST_KEY = 24, 64  # bytes of a webhook's secret, as Standard Webhooks has it
 
@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".lethe"), description="Folder of the ledger, the store and the keys")
     database_url: str | None = Field(None, description="Ledger; default: SQLite in the home folder")
     redis_url: str | None = Field(None, description="Bell and courtesy lock; default: polling")
+    stream_url: str | None = Field(
+        None,
+        description="Redis that `lethe ingest --stream` reads, which must keep what it has; default: LETHE_REDIS_URL",
+    )
     secret: str | None = Field(
         None, min_length=16, description="Key of all keyed hashes; default: a file in the home folder"
     )

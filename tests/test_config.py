@@ -162,6 +162,7 @@ SECRETS = {
     "secret": "sixteen or more characters",
     "database_url": "postgresql+psycopg://lethe:password@localhost/lethe",
     "redis_url": "redis://:password@localhost/0",
+    "stream_url": "redis://:another-password@localhost/1",
     "retired_secrets": "an earlier one, another",
 }
 

@@ -127,11 +127,13 @@ def _entries(found: Sequence[Any]) -> list[Entry]:
 def open_stream(url: str | None, name: str, group: str, consumer: str, claim_seconds: float) -> EventStream:
     """A consumer of this stream, connected when it first reads. Raises InvalidSetting if `url` is no Redis URL."""
     if url is None:
-        raise InvalidSetting("a stream is in a Redis: LETHE_REDIS_URL says in which")
+        raise InvalidSetting("a stream is in a Redis: LETHE_STREAM_URL says in which, or LETHE_REDIS_URL")
     try:
         client = redis.Redis.from_url(url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS)
     except ValueError:
-        raise InvalidSetting("LETHE_REDIS_URL is not a Redis URL; expected redis://host:6379/0") from None
+        raise InvalidSetting(
+            "LETHE_STREAM_URL (or LETHE_REDIS_URL) is not a Redis URL; expected redis://host:6379/0"
+        ) from None
     return EventStream(client, name, group, consumer, claim_seconds)
 
 

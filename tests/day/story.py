@@ -61,7 +61,7 @@ class Told:
             f"events: {dict(sorted(self.events.items()))} in {self.streaming_seconds:.0f} s",
             f"answers: {self.answers}; new items: {self.new_items}; hidden items: {self.hidden}",
             f"deletions: {self.receipts} receipts that verify, {self.masked_adapters} adapters masked on the way",
-            f"verify --rebuild: {self.verified.strip().splitlines()[0]}",
+            f"verify --rebuild: {self.verified.strip().splitlines()[-1]}",
             f"generation: {self.generation}",
             f"of a clean import without the forgotten: {self.clean_generation}",
         ]

@@ -136,7 +136,7 @@ def test_events_of_two_streams_or_entries_have_ids_of_their_own(stream: Stream, 
 
 def test_no_redis_and_no_redis_url_are_said() -> None:
     for url in (None, "http://nowhere"):
-        with pytest.raises(InvalidSetting, match="LETHE_REDIS_URL"):
+        with pytest.raises(InvalidSetting, match="LETHE_STREAM_URL"):
             open_stream(url, "events", GROUP, "one", 60)
 
 
@@ -178,7 +178,7 @@ class Ingesting:
         opened = self._opened()
         opened.ledger.import_data([Item(f"i{n}", f"Film {n}") for n in range(4)], [], "movie")
         opened.ledger.close()
-        self._environment = {"LETHE_HOME": str(self.home), "LETHE_REDIS_URL": stream.url, "PATH": "/usr/bin:/bin"}
+        self._environment = {"LETHE_HOME": str(self.home), "LETHE_STREAM_URL": stream.url, "PATH": "/usr/bin:/bin"}
 
     def begin(self, *options: str) -> Any:
         for file in (self.out, self.log):

@@ -41,7 +41,7 @@ def ingest(
     follow: Annotated[bool, typer.Option(help="Wait for what is appended to the file, until interrupted")] = False,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Lines written in one transaction, at most")] = 1_000,
     stream: Annotated[
-        str | None, typer.Option(help="Redis stream (at LETHE_REDIS_URL) to read until SIGTERM, instead of lines")
+        str | None, typer.Option(help="Redis stream (at LETHE_STREAM_URL) to read until SIGTERM, instead of lines")
     ] = None,
     group: Annotated[str, typer.Option(help="Consumer group of the stream; made if it is not there")] = "lethe",
     consumer: Annotated[
@@ -90,7 +90,8 @@ def _of_stream(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    read = open_stream(opened.settings.redis_url, stream, group, consumer, claim_after)
+    settings = opened.settings
+    read = open_stream(settings.stream_url or settings.redis_url, stream, group, consumer, claim_after)
 
     def take(entries: Sequence[Entry]) -> Counter[str]:
         rows = [_row(entry.row or b"", read.event_id(entry)) for entry in entries]
@@ -99,7 +100,7 @@ def _of_stream(
                 log.warning("stream_entry_malformed", extra={"fields": {"entry": entry.entry_id}})
         return _take(opened, rows)
 
-    with output_to_stderr(opened.settings.log_format, opened.settings.log_level):
+    with output_to_stderr(settings.log_format, settings.log_level):
         counts = StreamConsumer(read, take, stop, batch, remove).run()
     read.close()
     return dict(sorted(counts.items())) or {"entries": 0}
