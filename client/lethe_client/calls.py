@@ -239,6 +239,12 @@ def release_hold(user_id: str) -> Call[m.HoldReleased]:
     return _call("DELETE", f"/users/{_segment(user_id)}/hold", m.HoldReleased)
 
 
+def merge_user(user_id: str, into: str, *, idempotency_key: str | None = None) -> Call[m.ForgetAnswer]:
+    """Say that two ids are one person: what is held under the first is the other's, and the first is forgotten."""
+    body, headers = m.MergeBody(into=into), _key(idempotency_key)
+    return _call("POST", f"/users/{_segment(user_id)}/merge", m.ForgetAnswer, body, headers=headers)
+
+
 # Deletions
 
 
@@ -332,6 +338,11 @@ def receipt_log_consistency(first: int, *, second: int | None = None) -> Call[m.
 def generation() -> Call[m.GenerationAnswer]:
     """The generation that the process serves."""
     return _call("GET", "/generation", m.GenerationAnswer)
+
+
+def read_quality() -> Call[m.QualityAnswer]:
+    """How each generation did among those whom it was shown to, of groups of 20 people or more."""
+    return _call("GET", "/quality", m.QualityAnswer)
 
 
 def healthz() -> Call[m.Health]:

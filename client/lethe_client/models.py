@@ -101,7 +101,9 @@ class EventRow(Body):
     meaning.
 
     `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
-    taken before of this user changes nothing.
+    taken before of this user changes nothing. `recommendation_id` is that of the answer which it came of: if the
+    user was shown the item there, it is attributed to it, also where events of its kind say nothing else
+    (`ignored`).
     """
 
     user_id: str
@@ -111,10 +113,15 @@ class EventRow(Body):
     event: str | None = None
     timestamp: int | None = None
     event_id: str | None = None
+    recommendation_id: str | None = None
 
 
 class EventsAnswer(Answer):
-    """What became of each row, in their order, and how many had each outcome."""
+    """What became of each row, in their order, and how many had each outcome.
+
+    Present where a row has a `recommendation_id`: `attributed`, whether each was attributed to an answer. Answers
+    are remembered only if `LETHE_IMPRESSIONS_DAYS` says so, and what is not known is passed over.
+    """
 
     taken: int
     counts: dict[
@@ -152,6 +159,7 @@ class EventsAnswer(Answer):
             Open,
         ]
     ]
+    attributed: list[bool] | None = None
 
 
 class EventsBody(Body):
@@ -170,6 +178,27 @@ class ExportAnswer(Answer):
     known_event_ids: int
     deletions: list[ForgetStatus]
     restraints: list[ExportedRestraint]
+    impressions: list[ExportedImpression]
+
+
+class ExportedImpression(Answer):
+    """What an answer has shown the person, by which generation, and when."""
+
+    recommendation_id: str
+    generation: str
+    shown_at: datetime
+    items: list[ExportedItem]
+
+
+class ExportedItem(Answer):
+    """An item that the person was shown: whether an event of theirs was attributed to that, and whether one liked
+    it.
+    """
+
+    item_id: str
+    attributed: bool
+    liked: bool
+    set_aside: Annotated[Literal["restriction", "hold"], Open] | None
 
 
 class ExportedRestraint(Answer):
@@ -244,7 +273,7 @@ class ForgetAnswer(Answer):
     request_id: str
     state: str
     held: bool
-    outcome: Annotated[Literal["erased", "already_erased", "nothing_held"], Open]
+    outcome: Annotated[Literal["erased", "already_erased", "merged", "nothing_held"], Open]
     counts: FoundCounts
     items: FoundItems | None
     affected_shards: list[str]
@@ -291,7 +320,7 @@ class ForgetStatus(Answer):
     state: str
     scope: str
     held: bool
-    outcome: Annotated[Literal["erased", "already_erased", "nothing_held"], Open]
+    outcome: Annotated[Literal["erased", "already_erased", "merged", "nothing_held"], Open]
     counts: FoundCounts
     items: FoundItems | None
     fence: int
@@ -306,9 +335,12 @@ class ForgetStatus(Answer):
 
 
 class FoundCounts(Answer):
-    """How much was held when the deletion was accepted."""
+    """How much was held when the deletion was accepted. `impressions`: answers that were erased, or had an item
+    taken out.
+    """
 
     interactions: int
+    impressions: int
     training_samples: int
     validation_rows: int
     shards: int
@@ -339,6 +371,21 @@ class GenerationAnswer(Answer):
     shards: list[ServedShard]
     validation_rows: int
     computing: ServedComputing | None = None
+
+
+class GenerationQuality(Answer):
+    """How one generation did. All figures are null where it was shown to fewer people than `smallest_group`.
+
+    `hit_rate`: share of impressions of which somebody liked an item. `click_through`: share of shown items to
+    which an event was attributed.
+    """
+
+    generation: str
+    served: bool
+    people: int | None
+    impressions: int | None
+    hit_rate: float | None
+    click_through: float | None
 
 
 class Health(Answer):
@@ -485,6 +532,12 @@ class LogProof(Answer):
     consistency: ConsistencyProof | None
 
 
+class MergeBody(Body):
+    """The user into whom the one of the path is merged: both ids are one person, and this one stays."""
+
+    into: str
+
+
 class NamedItemBody(Body):
     """An item with its id."""
 
@@ -513,8 +566,9 @@ class PreviewAnswer(Answer):
     `expected_seconds` is the median of the last deletions until they were completed; null where none has been.
     """
 
-    outcome: Annotated[Literal["erased", "already_erased", "nothing_held"], Open]
+    outcome: Annotated[Literal["erased", "already_erased", "merged", "nothing_held"], Open]
     interactions: int
+    impressions: int
     masked: list[ExportedUse]
     expected_seconds: float | None
 
@@ -547,6 +601,13 @@ class Problem(Answer):
     errors: list[Fault] | None = None
 
 
+class QualityAnswer(Answer):
+    """The generations that impressions are held of, the latest shown first."""
+
+    smallest_group: int
+    generations: list[GenerationQuality]
+
+
 class Range(Body):
     """A number from `min` to `max`, both included; either may be left out."""
 
@@ -575,6 +636,7 @@ class RecommendAnswer(Answer):
     """The served generation's ranking, as of `fence`. `degraded`: every adapter is masked, the frozen model answered
     alone.
 
+    `recommendation_id` is random; an event that cites it is attributed to this answer (`POST /interactions`).
     Present with `explain`: `weights`, of each adapter by its digest, which the context decides and all candidates
     share; `neighbors`, the validation rows that decided them, nearest first (a row is known by a keyed hash,
     which tells nothing about any person to whoever does not hold the installation's secret; `neighbours` is the
@@ -583,6 +645,7 @@ class RecommendAnswer(Answer):
     a `cursor` was given: the next page's, null where there is none.
     """
 
+    recommendation_id: str
     generation: str
     fence: int
     degraded: bool

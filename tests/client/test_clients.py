@@ -122,7 +122,7 @@ def test_connections_that_fail_are_tried_again_and_then_an_error_of_ours() -> No
 
 def test_a_deletion_is_told_in_the_form_that_the_key_may_see() -> None:
     told = {"request_id": "f", "state": "accepted", "accepted_at": "2025-01-01T12:00:00Z"}
-    counts = {"interactions": 1, "training_samples": 1, "validation_rows": 0, "shards": 1}
+    counts = {"interactions": 1, "impressions": 0, "training_samples": 1, "validation_rows": 0, "shards": 1}
     full = {"request_id": "f", "state": "accepted", "held": True, "outcome": "erased", "counts": counts}
     full |= {"items": None, "affected_shards": ["9c"], "fence": 1}
     assert isinstance(Both(lambda _: httpx.Response(202, json=told))("forget", "a"), models.ForgetAcknowledged)
