@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,33 @@ def test_an_impression_never_overtakes_a_deletion_that_came_after_it(
     assert held(ledger, "ann") == {}
     later(clock)
     assert ledger.impressions.record([shown(ledger, "ann", "a-2", ("i1",))]) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_two_replicas_that_record_and_forget_at_once_leave_nothing_of_the_forgotten(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    users = [f"reader-{n:02}" for n in range(40)]
+    with ExitStack() as stack:
+        url: str | Path = tmp_path / "ledger.sqlite"
+        if kind == "postgres":
+            url = stack.enter_context(request.getfixturevalue("new_database")())
+        one, other = (stack.enter_context(Ledger(url, SECRET)) for _ in range(2))
+        one.import_data(ITEMS, [Interaction(user, "i0", True, 1_000) for user in users], "movie")
+        with ThreadPoolExecutor(4) as threads:
+
+            def recorded(user: str) -> int:
+                given = shown(one, user, f"r-{user}")
+                return one.impressions.record([given])
+
+            written = [threads.submit(recorded, user) for user in users]
+            forgotten = [threads.submit(other.forget, user, None, None) for user in users]
+            taken = sum(one.result() for one in written)
+            erased_ones = sum(one.result().request.erased_impressions for one in forgotten)
+        assert taken == erased_ones
+        assert one.resurrected_users() == {}
+        assert all(one.export(user).impressions == () for user in users)
 
 
 def test_of_a_clock_that_was_set_back_the_fence_tells_what_came_first(light: Ledger, clock: Clock) -> None:
