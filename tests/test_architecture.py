@@ -70,7 +70,7 @@ OWNERS = {
         "service.forgetting.receipt_keys",
         "research.commands.bench_ingestion",  # a key of its own, for nobody's receipts
     ),
-    "pyarrow": ("service.data.importers",),
+    "pyarrow": ("service.data.importers", "service.data.exporters.parquet"),
     "pydantic_settings": ("service.config",),
     "matplotlib": ("research.evaluation.comparison.charts",),
     "cycler": ("research.evaluation.comparison.charts",),

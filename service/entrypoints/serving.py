@@ -13,7 +13,7 @@ from service.access.doorkeeper import Doorkeeper
 from service.config import Settings
 from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
-from service.entrypoints.devices import computing_of, served_model
+from service.entrypoints.devices import computing_of, served_model, snapshots_of
 from service.entrypoints.exposure import allowed_hosts, open_doorkeeper
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
@@ -24,7 +24,6 @@ from service.entrypoints.telemetry import Telemetry
 from service.forgetting.arriving import EventIntake
 from service.forgetting.bell import Bell
 from service.llm.frozen import FrozenModel
-from service.routing.neighbors import index_place
 from service.scoring.batcher import Batcher
 from service.scoring.impressions import ImpressionRecorder, Unrecorded
 from service.scoring.prefix_cache import PrefixCache
@@ -138,12 +137,10 @@ def _batcher(
 
 def _placed(home: Home, frozen: FrozenModel) -> tuple[Snapshots, dict[str, str]]:
     """The generations where they are computed with, and what is told of that."""
-    chosen = computing_of(home.settings)
-    place = index_place(chosen.device)
+    chosen, snapshots = computing_of(home.settings), snapshots_of(home, frozen)
     computing = {"device": chosen.device, "dtype": chosen.dtype, "why": chosen.why, "attention": frozen.attention}
-    log.info("computing_on", extra={**computing, "neighbors": place.where})
-    room = 0 if chosen.device == "cpu" else home.settings.adapter_bytes
-    return Snapshots(home.store, frozen, place, room), computing
+    log.info("computing_on", extra={**computing, "neighbors": snapshots.place.where})
+    return snapshots, computing
 
 
 def _recommender(home: Home, snapshots: Snapshots, frozen: FrozenModel, queue: Queue, shelves: Shelves) -> Recommender:

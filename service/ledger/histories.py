@@ -13,7 +13,7 @@ from service.errors import UnknownUser
 from service.ledger import tables
 from service.ledger.catalog import item_of, items_by_id
 from service.ledger.horizon import as_at_horizon, deleted_at_horizon, items_at_horizon, served_items, waiting
-from service.ledger.rows import current_rows, everything, items_of, of_user
+from service.ledger.rows import TABLES, current_rows, everything, items_of, of_user
 from service.ledger.state import item_type, read_state
 from service.ledger.statements import chunks, count, keyed
 from service.records import Interaction, LedgerView, RatedItem
@@ -53,6 +53,16 @@ def read_has_order(connection: sa.Connection, user_id: str) -> bool:
 def read_seen(connection: sa.Connection, user_id: str) -> frozenset[str]:
     """Ids of the user's items; of an unknown user none."""
     return frozenset(items_of(connection, keyed(user_id)))
+
+
+def read_users(connection: sa.Connection, after: str | None, limit: int) -> list[str]:
+    """The first `limit` users behind this id (None: of all), by id: those of whom a row is held that may be used."""
+    found: set[str] = set()
+    for table in TABLES:
+        c = table.c.user_id
+        behind = sa.select(c).distinct().order_by(c).limit(limit)
+        found.update(connection.scalars(behind if after is None else behind.where(c > after)))
+    return sorted(found)[:limit]
 
 
 def read_counts(connection: sa.Connection) -> LedgerCounts:

@@ -250,6 +250,11 @@ class Ledger:
         with self._database.read_transaction() as connection:
             return histories.read_seen(connection, user_id)
 
+    def users_after(self, user_id: str | None, limit: int) -> list[str]:
+        """The first `limit` people behind this id (None: of all), by id; not those whose data may not be used."""
+        with self._database.read_transaction() as connection:
+            return histories.read_users(connection, user_id, limit)
+
     def counts(self) -> LedgerCounts:
         with self._database.read_transaction() as connection:
             return histories.read_counts(connection)

@@ -187,7 +187,7 @@ class Snapshots:
 
     def __init__(self, store: Store, frozen: FrozenModel, place: IndexPlace = ON_CPU, room: int = 0) -> None:
         self._store = store
-        self._place = place
+        self.place = place
         self._room = room
         self._frozen = frozen
         self._loading = threading.Lock()
@@ -231,7 +231,7 @@ class Snapshots:
         with self._loading:
             if self._current is None or self._current.generation != generation:
                 self._current = load_snapshot(
-                    *(self._store, generation, self._frozen, self._mixtures, self._current, self._place, self._room)
+                    *(self._store, generation, self._frozen, self._mixtures, self._current, self.place, self._room)
                 )
             return self._current
 

@@ -23,6 +23,7 @@ SERVICE: Mapping[str, CommandEntry] = {
     "ingest": CommandEntry(f"{_HERE}.ingest:ingest", "Take in events, lines of JSON, as they come."),
     "build": CommandEntry(f"{_HERE}.build:build", "Make the generation that the ledger describes, and publish it."),
     "serve": CommandEntry(f"{_HERE}.serve:serve", "Answer HTTP requests, and (with a worker) build and forget."),
+    "recommend": CommandEntry(f"{_HERE}.recommend:recommend", "Recommend to everybody at once, into a file."),
     "worker": CommandEntry(f"{_HERE}.worker:worker", "Carry out deletions and build what is missing, until stopped."),
     "forget": CommandEntry(f"{_HERE}.forget:forget", "Forget a person, or some of what is held of them."),
     "rights": CommandEntry(f"{_HERE}.rights:rights_app", "Restriction, holds and merges of one person's ids."),
