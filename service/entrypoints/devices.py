@@ -7,10 +7,7 @@ from dataclasses import replace
 from service.config import Settings
 from service.entrypoints.bootstrap import Home
 from service.llm.devices import Computing, SeenDevices, choose_computing
-from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
-from service.routing.neighbors import index_place
-from service.scoring.snapshot import Snapshots
 
 
 def computing_of(settings: Settings, seen: SeenDevices | None = None) -> Computing:
@@ -36,10 +33,3 @@ def served_model(home: Home) -> ModelSpec:
 def trained_model(home: Home) -> ModelSpec:
     """The frozen model where builds compute. Raises what `computing_of` raises."""
     return replace(served_model(home), device=computing_of(home.settings).train_device)
-
-
-def snapshots_of(home: Home, frozen: FrozenModel) -> Snapshots:
-    """The installation's generations, where the model computes. Raises what `computing_of` raises."""
-    device = computing_of(home.settings).device
-    room = 0 if device == "cpu" else home.settings.adapter_bytes
-    return Snapshots(home.store, frozen, index_place(device), room)

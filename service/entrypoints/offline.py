@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from service.entrypoints.bootstrap import Home
-from service.entrypoints.devices import served_model, snapshots_of
+from service.entrypoints.devices import served_model
+from service.entrypoints.generations import snapshots_of
 from service.llm.frozen import FrozenModel
 from service.scoring.offline import OneByOne
 from service.scoring.prefix_cache import PrefixCache

@@ -13,8 +13,9 @@ from service.access.doorkeeper import Doorkeeper
 from service.config import Settings
 from service.data.events import EventMeanings
 from service.entrypoints.bootstrap import Home
-from service.entrypoints.devices import computing_of, served_model, snapshots_of
+from service.entrypoints.devices import computing_of, served_model
 from service.entrypoints.exposure import allowed_hosts, open_doorkeeper
+from service.entrypoints.generations import snapshots_of
 from service.entrypoints.http.api import Services, create_app
 from service.entrypoints.http.middleware import Limits
 from service.entrypoints.http.online import Impressions, OnlineServices
