@@ -22,6 +22,10 @@ Key = NewType("Key", str)
 """The id of a user or an item, as `key_of` makes it."""
 
 
+SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+"""What the source of a row may be: a short label of the file or the client that it came from, never of a person."""
+
+
 class KeyRefused(ValueError):
     """What was given is no id. `str()` goes on after the field's name ("user_id is empty ...") and quotes nothing of it."""
 
@@ -174,7 +178,8 @@ ItemName = str | ById | ByTitle
 class Interaction:
     """One row of the ledger. `timestamp` is in seconds; ties are broken by `item_id`.
 
-    `rating` decides between two rows of one time and nothing else: nothing that is built depends on it.
+    `rating` decides between two rows of one time and nothing else: nothing that is built depends on it. Nothing at all depends
+    on `source`, by which rows are found that came from one file or client.
     """
 
     user_id: str
@@ -182,6 +187,7 @@ class Interaction:
     liked: bool
     timestamp: int
     rating: float | None = field(default=None, compare=False)
+    source: str | None = field(default=None, compare=False)
 
 
 WantedForget = tuple[str, tuple[ItemName, ...] | None]

@@ -15,7 +15,7 @@ from service.ledger.events import Event, EventOutcome
 from service.ledger.exporting import ForgetPreview, PersonExport
 from service.ledger.hashes import KeyedHashes
 from service.ledger.histories import LedgerCounts
-from service.ledger.importing import ImportCounts
+from service.ledger.importing import ImportCounts, check_source
 from service.ledger.impressions import SMALLEST_GROUP, HeldImpression, ImpressionBook, OnlineQuality
 from service.ledger.keys import ApiKey, KeyRing, Quota, Scope
 from service.ledger.ledger import Ledger
@@ -89,6 +89,7 @@ __all__ = [
     "Scope",
     "SelectedRows",
     "TreeHead",
+    "check_source",
     "entry_of",
     "known_check",
     "leaf_hash",

@@ -32,6 +32,7 @@ class HeldRow:
     timestamp: int
     counted: bool
     set_aside: RestraintKind | None = None
+    source: str | None = None  # label of the file or client that it came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,12 @@ def _rows(connection: sa.Connection, user_id: str) -> tuple[HeldRow, ...]:
     if count(connection, tables.arrivals):
         mine = tables.arrivals.c.user_id == user_id
         beyond.update(connection.scalars(sa.select(tables.arrivals.c.item_id).where(mine)))
-    query = sa.select(c.item_id, tables.items.c.title, c.liked, c.rating, c.timestamp)
+    query = sa.select(c.item_id, tables.items.c.title, c.liked, c.rating, c.timestamp, c.source)
     joined = query.join_from(rows, tables.items, c.item_id == tables.items.c.item_id)
     found = connection.execute(joined.order_by(c.timestamp, c.item_id))
     return tuple(
-        HeldRow(item, title, bool(liked), rating, time, item not in beyond)
-        for item, title, liked, rating, time in found
+        HeldRow(item, title, bool(liked), rating, time, item not in beyond, source=source)
+        for item, title, liked, rating, time, source in found
     )
 
 
@@ -115,7 +116,7 @@ def _rows_aside(connection: sa.Connection, user_id: str) -> Iterator[HeldRow]:
         why: RestraintKind = "restriction" if row.request_id == aside.RESTRICTED else "hold"
         # An item that went with the rows has its id for its title.
         told = row.item_id if title is None else title
-        yield HeldRow(row.item_id, told, bool(row.liked), row.rating, row.timestamp, counted=False, set_aside=why)
+        yield HeldRow(row.item_id, told, bool(row.liked), row.rating, row.timestamp, False, why, row.source)
 
 
 def _seen_by(connection: sa.Connection, user_id: str) -> tuple[SeenBy, ...]:

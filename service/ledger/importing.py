@@ -8,6 +8,7 @@ the horizon (`horizon`): it is held at once, and counts from the next full build
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -29,7 +30,7 @@ from service.ledger.statements import (
     is_storable,
     upsert,
 )
-from service.records import Interaction, Item, KeyRefused, key_of
+from service.records import SOURCE_PATTERN, Interaction, Item, KeyRefused, key_of
 
 AT_ONCE = 20_000  # interactions
 
@@ -84,6 +85,7 @@ class Arrivals:
     allow_returning: bool
     create_items: bool
     now: float  # seconds since the epoch: some tombstones end
+    source: str | None = None  # of all rows
     new: int = 0
     changed: int = 0
     outdated: int = 0
@@ -120,9 +122,8 @@ class Arrivals:
         self.outdated += sum(pair_of(row) in known and age_of(row) < age_of(known[pair_of(row)]) for row in wanted)
 
     def _hold(self, rows: Sequence[Interaction], changed: set[str]) -> None:
-        upsert(
-            self.connection, tables.arrivals if self._beyond else tables.interactions, list(map(interaction_row, rows))
-        )
+        held = [{**interaction_row(row), "source": self.source} for row in rows]
+        upsert(self.connection, tables.arrivals if self._beyond else tables.interactions, held)
         if not self._beyond:
             mark_changed(self.connection, changed)
 
@@ -162,6 +163,14 @@ class Arrivals:
                 for row in self.connection.execute(theirs):
                     known[row.user_id, row.item_id] = Interaction(*row)
         return known
+
+
+def check_source(source: str | None) -> None:
+    """Raises ImportRefused for what is no label of a source."""
+    if source is not None and re.fullmatch(SOURCE_PATTERN, source) is None:
+        raise ImportRefused(
+            "a source is a label of up to 64 letters, digits, dots, colons, dashes and underscores, such as a file's name"
+        )
 
 
 def take(
@@ -256,4 +265,5 @@ def interaction_row(given: Interaction) -> dict[str, Any]:
         "liked": given.liked,
         "timestamp": given.timestamp,
         "rating": given.rating,
+        "source": given.source,
     }

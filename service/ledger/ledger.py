@@ -45,6 +45,7 @@ from service.ledger.importing import (
     Arrivals,
     Given,
     ImportCounts,
+    check_source,
     take,
 )
 from service.ledger.impressions import ImpressionBook
@@ -150,6 +151,7 @@ class Ledger:
         allow_returning: bool = False,
         create_items: bool = False,
         advance: Callable[[int], None] = lambda _: None,
+        source: str | None = None,
     ) -> ImportCounts:
         """Take in a catalog and interactions, all or nothing. Of two rows of one user and item the newest counts.
 
@@ -157,12 +159,14 @@ class Ledger:
         rows or imports, and rows that the ledger already holds change nothing. Interactions under a tombstone are skipped,
         unless `allow_returning` says that their users came back of their own will: then these tombstones are removed.
         With `create_items` an unknown item is made, its id as its title; it lives as long as somebody's row names it.
-        `advance` is told of interactions taken in. Raises ImportRefused for an interaction with an unknown item, or another
-        item type than the catalog's.
+        `advance` is told of interactions taken in. `source` is noted with every row that is new or newer; one that is held as
+        it is keeps its own. Raises ImportRefused for what is no label of a source, for an interaction with an unknown item, or
+        another item type than the catalog's.
         """
         given = Given.of(items, interactions)
+        check_source(source)
         with self._database.write_transaction() as connection:
-            arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock())
+            arrivals = Arrivals(connection, self._hashes, allow_returning, create_items, self._clock(), source)
             return take(connection, given, item_type, arrivals, advance)
 
     def item_type(self) -> str:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from service.ledger import tables
 from service.ledger.statements import chunks
 
-COLUMNS = ("user_id", "item_id", "liked", "timestamp", "rating")
+COLUMNS = ("user_id", "item_id", "liked", "timestamp", "rating", "source")
 TABLES = (tables.interactions, tables.arrivals)  # all that hold rows of people
 
 Condition = Callable[[sa.Table], sa.ColumnElement[bool]]

@@ -13,6 +13,7 @@ from service.ledger.rows import TABLES, named_items
 from service.ledger.statements import count
 
 _CLOSED = {"kind", "scope", "state"}  # their few words are ours
+_LABELS = {"source"}  # of files and clients: another name space, as item ids are; a person's rows go with theirs
 _DERIVED = {"plain_title"}  # of a column that is searched, and goes with it
 _PEOPLE = {"user_id", "unit_key"}  # whole ids, and nothing else
 
@@ -52,7 +53,7 @@ def search_columns(connection: sa.Connection, text: str) -> ColumnSearch:
 
 def _columns(table: sa.Table, text: str) -> Iterator[sa.Column[str]]:
     for column in table.c:
-        if not isinstance(column.type, sa.Text) or column.name in _CLOSED | _DERIVED or column.name == "item_id":
+        if not isinstance(column.type, sa.Text) or column.name in {"item_id", *_CLOSED, *_LABELS, *_DERIVED}:
             continue
         # Numbers of shards, paths and the like are short: a short id would be found among them by chance.
         if column.name in (*_PEOPLE, "title") or is_distinctive(text):

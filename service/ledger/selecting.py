@@ -1,4 +1,4 @@
-"""Rows that are selected to be forgotten: by item, by person, by time. Polluted data is forgotten as a person's is."""
+"""Rows that are selected to be forgotten: by item, person, time or source. Polluted data is forgotten as a person's is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, SelectionChanged
 from service.ledger import aside, tables
 from service.ledger.hashes import KeyedHashes
 from service.ledger.rows import TABLES
 from service.ledger.statements import chunks, keyed
+from service.records import ById, WantedForget
 
 MOST_ITEMS = 500  # no index leads from an item to its rows, so that all are named in one reading
 
@@ -25,6 +26,7 @@ class RowSelection:
     user_ids: tuple[str, ...] | None = None
     since: int | None = None
     until: int | None = None
+    sources: tuple[str, ...] | None = None
 
     @property
     def is_everything(self) -> bool:
@@ -41,6 +43,21 @@ class SelectedRows:
     @property
     def interactions(self) -> int:
         return sum(map(len, self.by_user.values()))
+
+    @property
+    def items(self) -> int:
+        return len({item for own in self.by_user.values() for item in own})
+
+    def previewed(self, digest: str) -> list[WantedForget]:
+        """These rows as a deletion wants them, if they are those of which a preview told this digest.
+
+        Raises SelectionChanged.
+        """
+        if digest != self.digest:
+            raise SelectionChanged(
+                "other rows are selected now than when the digest was given; nothing was forgotten. Preview the selection again"
+            )
+        return [(user, tuple(ById(item) for item in items)) for user, items in self.by_user.items()]
 
 
 def select_rows(
@@ -72,6 +89,7 @@ def _queries(selection: RowSelection) -> Iterator[sa.Select[str, str]]:
         within += [] if items is None else [c.item_id.in_(items)]
         within += [] if selection.since is None else [c.timestamp >= selection.since]
         within += [] if selection.until is None else [c.timestamp < selection.until]
+        within += [] if selection.sources is None else [c.source.in_(selection.sources)]
         # What is kept for a legal hold alone was asked to be erased already.
         within += [c.request_id == aside.RESTRICTED] if table is tables.set_aside else []
         for part in parts:

@@ -76,6 +76,7 @@ interactions = _table(
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
     sa.Column("rating", sa.Double),  # as it was stated, if one was
+    _text("source", nullable=True),  # label of the file or client that the row came from, if it gave one
 )
 # Rows beyond the horizon: of each user and item the newest. People's histories know them; samples and counts do not yet.
 arrivals = _table(
@@ -85,6 +86,7 @@ arrivals = _table(
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
     sa.Column("rating", sa.Double),
+    _text("source", nullable=True),
 )
 # Rows of which nothing is made: of people whose data is restricted, and what a deletion would erase if it were not held.
 set_aside = _table(
@@ -96,6 +98,7 @@ set_aside = _table(
     sa.Column("liked", sa.Boolean, nullable=False),
     _whole("timestamp"),
     sa.Column("rating", sa.Double),
+    _text("source", nullable=True),
     _text("item", nullable=True),  # its row of `items`, if that went with these rows: JSON
     _text("former_item", nullable=True),  # its row of `former_items`
 )

@@ -43,12 +43,12 @@ def light(tmp_path: Path) -> Iterator[OnlineHouse]:
 
 def _filled(house: OnlineHouse) -> OnlineHouse:
     """Ann and Bob count and were seen; Ann has done something since."""
-    rows = [_row("ann", "i0"), _row("ann", "i1", rating=2), _row("bob", "i2")]
+    rows = [_row("ann", "i0"), _row("ann", "i1", rating=2), {**_row("bob", "i2"), "source": "feed-1"}]
     assert house.post("/interactions", {"interactions": rows}).status_code == 200
     house.ledger.advance_horizon()
     shards, memories = {"ad1": "010"}, {"me1": {"ann": 2, "bob": 1}}
     house.ledger.record_lineage(0, {"ad1": ["ann", "ann"]}, {"row-1": "bob"}, shards, memories)
-    later = {**_row("ann", "i3"), "event_id": "e1", "timestamp": 5_000}
+    later = {**_row("ann", "i3"), "event_id": "e1", "timestamp": 5_000, "source": "feed-1"}
     assert house.post("/interactions", {"interactions": [later]}).status_code == 200
     return house
 
@@ -72,6 +72,7 @@ def test_a_person_gets_all_that_is_held_and_where_it_counts(house: OnlineHouse) 
         "timestamp": 1_001,
         "counted": True,
         "set_aside": None,
+        "source": None,
     }
     assert told["used_by"] == [
         {"kind": "adapter", "key": "ad1", "shard": "010", "samples": 2},
@@ -244,6 +245,10 @@ def preview(house: OnlineHouse, selection: dict[str, Any]) -> dict[str, Any]:
         ({"since": "1970-01-01T00:16:41Z", "until": "1970-01-01T00:16:42Z"}, 1, {"ann": ["i1"]}),
         ({"user_ids": ["ann"], "until": "1970-01-01T00:16:41Z"}, 1, {"ann": ["i0"]}),
         ({"item_ids": ["i5"]}, 0, {}),
+        ({"sources": ["feed-1"]}, 2, {"ann": ["i3"], "bob": ["i2"]}),  # on both sides of the horizon
+        ({"sources": ["feed-1", "nowhere"], "user_ids": ["ann"]}, 1, {"ann": ["i3"]}),
+        ({"sources": ["feed-1"], "until": "1970-01-01T01:00:00Z"}, 1, {"bob": ["i2"]}),
+        ({"sources": ["ann"]}, 0, {}),
     ],
 )
 def test_selected_rows_are_forgotten_as_previewed_and_no_others(
@@ -260,6 +265,20 @@ def test_selected_rows_are_forgotten_as_previewed_and_no_others(
     }
     for one in done.json()["requests"]:
         assert house.ledger.request(one["request_id"]).scope == "interactions"
+
+
+def test_a_person_is_told_where_their_rows_came_from(light: OnlineHouse) -> None:
+    told = light.ask("GET", "/users/ann/export").json()["interactions"]
+    assert {row["item_id"]: row["source"] for row in told} == {"i0": None, "i1": None, "i3": "feed-1"}
+    table = light.ask("GET", "/users/ann/export", params={"format": "csv"}).text
+    assert {row["item_id"]: row["source"] for row in csv.DictReader(io.StringIO(table))}["i3"] == "feed-1"
+
+
+@pytest.mark.parametrize("label", ["", "-x", "two words", "x" * 65, "Jos\u00e9", "line\n", 7])
+def test_a_source_is_a_short_label(light: OnlineHouse, label: object) -> None:
+    assert light.post("/interactions", {"interactions": [{**_row("cid", "i0"), "source": label}]}).status_code == 422
+    assert light.post("/forget/batch/preview", {"sources": [label]}).status_code == 422
+    assert light.ledger.seen("cid") == frozenset()
 
 
 def test_what_was_not_previewed_as_it_is_now_is_not_forgotten(light: OnlineHouse) -> None:

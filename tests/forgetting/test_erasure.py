@@ -254,8 +254,8 @@ def test_secure_deletion_alone_leaves_copies_on_pages_that_were_split_and_rewrit
     with LeavesThePagesAsTheyAre(f"sqlite:///{tmp_path}/ledger.sqlite", SECRET) as ledger:
         # In random order and by many imports, each of which sorts its own, so that pages split.
         mixed = random.Random(1).sample(rows, len(rows))
-        for first in range(0, len(mixed), 900):
-            ledger.import_data(items, mixed[first : first + 900], "movie")
+        for first in range(0, len(mixed), 700):
+            ledger.import_data(items, mixed[first : first + 700], "movie")
         for user in gone:
             ledger.forget(user, None, None)
         ledger.erase_traces()

@@ -19,7 +19,7 @@ from service.entrypoints.commands.console import (
 )
 from service.entrypoints.commands.options import HomeOption, open_home
 from service.errors import ImportRefused
-from service.ledger import ImportCounts
+from service.ledger import ImportCounts, check_source
 
 import_app = typer.Typer(
     no_args_is_help=True, help="Read interactions into the ledger. Importing twice changes nothing."
@@ -38,6 +38,12 @@ ColumnOption = Annotated[
 ]
 DelimiterOption = Annotated[
     str | None, typer.Option(help=r"What stands between fields; found out by default. \t and tab mean a tab.")
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Label of where the rows come from, never of a person: they can be forgotten by it (lethe forget --source)."
+    ),
 ]
 LikedOption = Annotated[float | None, typer.Option(help="A rating above this counts as liked.")]
 ItemTypeOption = Annotated[
@@ -59,9 +65,10 @@ def _add_folder(name: str, read: Callable[[Path, Terms], Dataset], told: str) ->
         create_items: CreateOption = False,
         max_rejected: RejectOption = _DEFAULT_LIMIT,
         allow_returning: ReturningOption = False,
+        source: SourceOption = None,
     ) -> None:
         terms = Terms(Limit.parse(max_rejected), implicit, create_items=create_items)
-        _import(lambda known: read(folder, known), terms, home, allow_returning)
+        _import(lambda known: read(folder, known), terms, home, allow_returning, source)
 
     import_app.command(name, help=told)(command)
 
@@ -88,6 +95,7 @@ def import_goodreads(
     create_items: CreateOption = False,
     max_rejected: RejectOption = _DEFAULT_LIMIT,
     allow_returning: ReturningOption = False,
+    source: SourceOption = None,
 ) -> None:
     """Goodreads (UCSD Book Graph): liked means more than 3 stars; shelved books without stars are left out."""
     _import(
@@ -95,6 +103,7 @@ def import_goodreads(
         Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
         home,
         allow_returning,
+        source,
     )
 
 
@@ -108,6 +117,7 @@ def import_amazon(
     create_items: CreateOption = False,
     max_rejected: RejectOption = _DEFAULT_LIMIT,
     allow_returning: ReturningOption = False,
+    source: SourceOption = None,
 ) -> None:
     """Amazon Reviews 2018 and 2023: liked means more than 3 stars."""
     _import(
@@ -115,6 +125,7 @@ def import_amazon(
         Terms(Limit.parse(max_rejected), implicit, create_items=create_items),
         home,
         allow_returning,
+        source,
     )
 
 
@@ -129,6 +140,7 @@ def import_recbole(
     create_items: CreateOption = False,
     max_rejected: RejectOption = _DEFAULT_LIMIT,
     allow_returning: ReturningOption = False,
+    source: SourceOption = None,
 ) -> None:
     """RecBole's atomic files: one .inter, and one .item if there is one."""
     _import(
@@ -136,6 +148,7 @@ def import_recbole(
         Terms(Limit.parse(max_rejected), implicit, create_items=create_items, columns=_columns(column)),
         home,
         allow_returning,
+        source,
     )
 
 
@@ -154,6 +167,7 @@ def import_table(
     create_items: CreateOption = False,
     max_rejected: RejectOption = _DEFAULT_LIMIT,
     allow_returning: ReturningOption = False,
+    source: SourceOption = None,
 ) -> None:
     """Your own data, by file name: CSV, TSV, JSON, Parquet or RecBole's files, plain or packed."""
     _import(
@@ -167,6 +181,7 @@ def import_table(
         ),
         home,
         allow_returning,
+        source,
     )
 
 
@@ -190,11 +205,14 @@ def _columns(given: list[str] | None) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in pairs}
 
 
-def _import(read: Callable[[Terms], Dataset], terms: Terms, home: Path | None, allow_returning: bool) -> None:
+def _import(
+    read: Callable[[Terms], Dataset], terms: Terms, home: Path | None, allow_returning: bool, source: str | None = None
+) -> None:
+    check_source(source)  # before files are read, which may take minutes
     opened = open_home(home, {})
     with progress_for_stderr() as progress:
         dataset = read(_with_knowledge(terms, opened, progress))
-        counts = _take(opened, dataset, allow_returning, terms.create_items, progress)
+        counts = _take(opened, dataset, allow_returning, terms.create_items, progress, source)
     for rejection in dataset.rejected:
         err.print(f"left out: {rejection}", markup=False, highlight=False)
     if dataset.rejected_rows > len(dataset.rejected):
@@ -212,12 +230,16 @@ def _with_knowledge(terms: Terms, opened: Home, progress: Progress) -> Terms:
 
 
 def _take(
-    opened: Home, dataset: Dataset, allow_returning: bool, create_items: bool, progress: Progress
+    opened: Home, dataset: Dataset, allow_returning: bool, create_items: bool, progress: Progress, source: str | None
 ) -> ImportCounts:
     def take() -> ImportCounts:
         progress.phase("writing interactions", len(dataset.interactions))
         return opened.ledger.import_data(
-            dataset.items, dataset.interactions, dataset.item_type, allow_returning, create_items, progress.advance
+            *(dataset.items, dataset.interactions, dataset.item_type),
+            allow_returning,
+            create_items,
+            progress.advance,
+            source,
         )
 
     if not allow_returning:

@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from service.data.events import EventMeanings
 from service.entrypoints.http.schemas import WHOLE, Id, NamedItem, answer_config, body_config, name_of
-from service.records import Correction, ItemName
+from service.records import SOURCE_PATTERN, Correction, ItemName
 
 MOST_EVENTS = 10_000
 _LATEST = 99_999_999_999  # seconds: a time in milliseconds is no time of ours
 
 EventKind = Annotated[str, StringConstraints(min_length=1, max_length=50, pattern=r"^[\w.:-]+$")]
+Source = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=SOURCE_PATTERN)]
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
@@ -25,7 +26,8 @@ class EventRow(BaseModel):
 
     `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
     taken before of this user changes nothing. `recommendation_id` is that of the answer which it came of: if the user was shown
-    the item there, it is attributed to it, also where events of its kind say nothing else (`ignored`).
+    the item there, it is attributed to it, also where events of its kind say nothing else (`ignored`). `source` is a label of
+    where the row comes from (a client, a feed; never a person), by which a selection finds its rows if they are to be forgotten.
     """
 
     model_config = body_config(
@@ -36,6 +38,7 @@ class EventRow(BaseModel):
             "event": "click",
             "recommendation_id": "0d9c5f7e3b1a4c62a8f04e6d2b97c315",
         },
+        {"user_id": "196", "item_id": "242", "rating": 4.0, "source": "web-shop"},
     )
 
     user_id: Id
@@ -46,6 +49,7 @@ class EventRow(BaseModel):
     timestamp: Annotated[int, Field(ge=0, le=_LATEST), WHOLE] | None = None
     event_id: EventId | None = None
     recommendation_id: EventId | None = None
+    source: Source | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> EventRow:

@@ -135,4 +135,4 @@ def event_of(row: EventRow, meanings: EventMeanings, now: int) -> Event | EventW
     if liked is None:
         return "ignored"
     time = now if row.timestamp is None else row.timestamp
-    return Event(Interaction(row.user_id, row.item_id, liked, time, row.rating), row.event_id)
+    return Event(Interaction(row.user_id, row.item_id, liked, time, row.rating, row.source), row.event_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query
@@ -24,8 +23,8 @@ from service.entrypoints.http.forgetting_schemas import (
 from service.entrypoints.http.online import Online, OnlineServices
 from service.entrypoints.http.paging import ListCursor, cursor_of, ids_in
 from service.entrypoints.http.schemas import ForgetStatus
-from service.errors import InvalidInput, SelectionChanged
-from service.records import ById, WantedForget
+from service.errors import InvalidInput
+from service.records import WantedForget
 
 router = APIRouter(tags=["forgetting"])
 
@@ -58,7 +57,7 @@ def preview_forget(body: PreviewBody, online: Online) -> PreviewAnswer:
 def forget_batch(body: BatchForgetBody, online: Online, after: BackgroundTasks, caller: Known) -> BatchForgetAnswer:
     """Forget many users, or the rows of a selection: each effective at once, with a receipt of its own, one build for all."""
     with online.turnstile.passed():
-        accepted = online.intake.forget_all(list(_wanted(body, online)), body.remember, caller.requester())
+        accepted = online.intake.forget_all(_wanted(body, online), body.remember, caller.requester())
     after.add_task(online.bell.ring)
     return BatchForgetAnswer.of(accepted)
 
@@ -69,18 +68,11 @@ def preview_batch(body: SelectionBody, online: Online) -> SelectionPreview:
     return SelectionPreview.of(online.ledger.select_rows(body.rows(), MOST_FORGOTTEN))
 
 
-def _wanted(body: BatchForgetBody, online: OnlineServices) -> Iterator[WantedForget]:
+def _wanted(body: BatchForgetBody, online: OnlineServices) -> list[WantedForget]:
     """Whom to forget, and which of their rows (None: all). Raises SelectionChanged."""
     if body.selection is None:
-        yield from ((user, None) for user in body.user_ids or ())
-        return
-    found = online.ledger.select_rows(body.selection.rows(), MOST_FORGOTTEN)
-    if found.digest != body.selection.digest:
-        raise SelectionChanged(
-            "other rows are selected now than when the digest was given; nothing was forgotten. Preview the selection again"
-        )
-    for user, items in found.by_user.items():
-        yield user, tuple(ById(item) for item in items)
+        return [(user, None) for user in body.user_ids or ()]
+    return online.ledger.select_rows(body.selection.rows(), MOST_FORGOTTEN).previewed(body.selection.digest)
 
 
 def _place(cursor: str) -> tuple[float, str] | None:

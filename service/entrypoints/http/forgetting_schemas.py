@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.entrypoints.http.event_schemas import Source
 from service.entrypoints.http.item_schemas import Moment
 from service.entrypoints.http.people_schemas import ExportedUse
 from service.entrypoints.http.schemas import (
@@ -84,14 +85,18 @@ _Users = Annotated[list[Id], Field(min_length=1, max_length=MOST_FORGOTTEN)]
 
 
 class SelectionBody(BaseModel):
-    """Rows that meet all conditions that are given, one at least: of these items, of these users, within this time."""
+    """Rows that meet all conditions that are given, one at least: of these items, users, sources, within this time."""
 
-    model_config = body_config({"item_ids": ["34"], "since": "2025-01-01T00:00:00Z", "until": "2025-01-02T00:00:00Z"})
+    model_config = body_config(
+        {"item_ids": ["34"], "since": "2025-01-01T00:00:00Z", "until": "2025-01-02T00:00:00Z"},
+        {"sources": ["web-shop"], "since": "2025-01-01T00:00:00Z"},
+    )
 
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS)] | None = None
     user_ids: _Users | None = None
     since: Moment | None = None
     until: Moment | None = None
+    sources: Annotated[list[Source], Field(min_length=1, max_length=100)] | None = None
 
     @model_validator(mode="after")
     def _a_condition(self) -> SelectionBody:
@@ -106,6 +111,7 @@ class SelectionBody(BaseModel):
             user_ids=None if self.user_ids is None else tuple(self.user_ids),
             since=None if self.since is None else math.floor(self.since.timestamp()),
             until=None if self.until is None else math.ceil(self.until.timestamp()),
+            sources=None if self.sources is None else tuple(self.sources),
         )
 
 
@@ -121,8 +127,7 @@ class SelectionPreview(BaseModel):
 
     @classmethod
     def of(cls, found: SelectedRows) -> SelectionPreview:
-        items = {item for own in found.by_user.values() for item in own}
-        return cls(users=len(found.by_user), interactions=found.interactions, items=len(items), digest=found.digest)
+        return cls(users=len(found.by_user), interactions=found.interactions, items=found.items, digest=found.digest)
 
 
 class PreviewedSelection(SelectionBody):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, StringConstraints
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
 from service.entrypoints.http.schemas import ForgetStatus, Id, answer_config, body_config
 from service.ledger import LONGEST_GROUND, HeldImpression, Lifted, PersonExport, RestraintStatus
@@ -28,6 +28,7 @@ class ExportedRow(BaseModel):
             "timestamp": 881250949,
             "counted": True,
             "set_aside": None,
+            "source": "web-shop",
         }
     )
 
@@ -38,6 +39,9 @@ class ExportedRow(BaseModel):
     timestamp: int
     counted: bool
     set_aside: Literal["restriction", "hold"] | None
+    source: Annotated[
+        str | None, Field(description="Label of the file or client that the row came from, if it gave one")
+    ]
 
 
 class ExportedUse(BaseModel):
@@ -118,6 +122,7 @@ class ExportAnswer(BaseModel):
                     "timestamp": 881250949,
                     "counted": True,
                     "set_aside": None,
+                    "source": "web-shop",
                 }
             ],
             "used_by": [{"kind": "adapter", "key": "9c0d", "shard": "010", "samples": 16}],
