@@ -71,7 +71,7 @@ class IngestionBench:
         catalog = [Item(f"item-{n:06}", f"Film {n}") for n in range(self._stream.items)]
         self._ledger.import_data(catalog, [], "movie")
         self._ledger.advance_horizon()  # a generation is served, so that what comes lies beyond the horizon
-        with _floor(self._at) as write:
+        with floor_writer(self._at) as write:
             ways = {
                 "the database alone": write,
                 "Ledger.take_events": self._take,
@@ -123,7 +123,7 @@ class IngestionBench:
 
 
 @contextmanager
-def _floor(at: Path | str) -> Iterator[Callable[[list[Row]], None]]:
+def floor_writer(at: Path | str) -> Iterator[Callable[[list[Row]], None]]:
     """A function that writes one batch as fast as the driver does."""
     columns = "user_id TEXT, item_id TEXT, liked BOOLEAN, timestamp BIGINT, rating DOUBLE PRECISION"
     made = f"CREATE TABLE {_FLOOR_TABLE} ({columns}, PRIMARY KEY (user_id, item_id))"
@@ -133,6 +133,7 @@ def _floor(at: Path | str) -> Iterator[Callable[[list[Row]], None]]:
     if isinstance(at, Path):
         with closing(sqlite3.connect(at / "floor.sqlite")) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"DROP TABLE IF EXISTS {_FLOOR_TABLE}")
             connection.execute(f"{made} WITHOUT ROWID")
 
             def to_file(rows: list[Row]) -> None:

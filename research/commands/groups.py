@@ -34,6 +34,9 @@ bench_app = lazy_app(
         "ingestion": CommandEntry(
             f"{_HERE}.bench_ingestion:bench_ingestion", "Events into the ledger, beside its floor."
         ),
+        "streaming": CommandEntry(
+            f"{_HERE}.bench_streaming:bench_streaming", "Events into a running server, and what answers wait for them."
+        ),
         "robustness": CommandEntry(
             f"{_HERE}.bench_robustness:bench_robustness", "How far a title can be worded up, by scores alone."
         ),

@@ -13,11 +13,12 @@ from service.entrypoints.commands.options import open_home
 
 
 @contextmanager
-def scratch_home(given: Mapping[str, Any]) -> Iterator[Home]:
-    """An installation that is thrown away afterwards."""
+def scratch_home(given: Mapping[str, Any], database_url: str | None = None) -> Iterator[Home]:
+    """An installation that is thrown away afterwards, but for a database that is named here."""
     with tempfile.TemporaryDirectory() as scratch:
         # Never the ledger of the installation, whatever LETHE_DATABASE_URL says: this one is thrown away.
-        opened = open_home(Path(scratch), {**given, "database_url": f"sqlite:///{scratch}/ledger.sqlite"})
+        own = database_url or f"sqlite:///{scratch}/ledger.sqlite"
+        opened = open_home(Path(scratch), {**given, "database_url": own})
         try:
             yield opened
         finally:
