@@ -62,6 +62,9 @@ def forget(
         bool, typer.Option(help="Keep the person out for ever, even if nothing is held of them.")
     ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until the deletion is completed.")] = False,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Folder for the receipts of many deletions, a file each; waits for them.")
+    ] = None,
     home: HomeOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -78,9 +81,9 @@ def forget(
         selection = _selection(users, {name: value for name, value in selecting.items() if value})
         opened = _opened(home)
         wanted = _wanted(opened, users, selection, digest, json_)
-        _forget_many(opened, wanted, remember, wait, json_)
+        _forget_many(opened, wanted, remember, wait or receipts is not None, receipts, json_)
         return
-    if users or source or since or until or digest:
+    if users or source or since or until or digest or receipts:
         raise InvalidInput("give either a USER_ID, with --item-id or --item-title, or a selection without one")
     _forget_one(_opened(home), user_id, [*(item_id or ()), *map(ByTitle, item_title or ())], remember, wait, json_)
 
@@ -138,7 +141,10 @@ def _wanted(
     raise typer.Exit
 
 
-def _forget_many(opened: Home, wanted: Sequence[WantedForget], remember: bool, wait: bool, json_: bool) -> None:
+def _forget_many(
+    opened: Home, wanted: Sequence[WantedForget], remember: bool, wait: bool, receipts: Path | None, json_: bool
+) -> None:
+    _make_folder(receipts)
     began = time.monotonic()
     accepted = opened.intake().forget_all(wanted, remember, COMMAND_LINE)
     requests = _carried_out(opened, accepted, wait)
@@ -147,12 +153,33 @@ def _forget_many(opened: Home, wanted: Sequence[WantedForget], remember: bool, w
         "held_anything": sum(request.held for request in requests),
         "seconds": round(time.monotonic() - began, 1),
     }
+    if receipts is not None:
+        report["receipts"] = _write_receipts(opened, requests, receipts)
     if json_:
         report["request_ids"] = [request.request_id for request in requests]
     print_report(report, json_)
     if requests and all(request.found is Outcome.NOTHING_HELD for request in requests):
         err.print(_NOTHING_HELD, style="yellow")
         raise typer.Exit(NOTHING_HELD_EXIT)
+
+
+def _make_folder(folder: Path | None) -> None:
+    """Before anything is erased: whoever wants the receipts should not look for another folder then."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"--receipts cannot be made ({error.strerror})") from None
+
+
+def _write_receipts(opened: Home, requests: Sequence[ForgetRequest], folder: Path) -> int:
+    """A file for each deletion that has a receipt, by the request's id; how many."""
+    # Read again: what was completed at once got its receipt after it was accepted.
+    known = (opened.ledger.request(one.request_id) for one in requests)
+    signed = {one.request_id: one.receipt for one in known if one.receipt is not None}
+    for request_id, receipt in signed.items():
+        (folder / f"{request_id}.json").write_bytes(receipt.encode())
+    return len(signed)
 
 
 def _carried_out(opened: Home, requests: Sequence[ForgetRequest], wait: bool) -> list[ForgetRequest]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from service.entrypoints.bootstrap import receipt_key_path
 from service.entrypoints.commands.console import err, print_report, text_of
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.entrypoints.commands.receipt_log import log_app, trusted_keys
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ReceiptInvalid
 from service.forgetting import attestations
 from service.forgetting.attestations import attest
 from service.forgetting.receipts import ReceiptSigner
@@ -73,8 +73,9 @@ def receipts_export(
 
 @receipts_app.command("verify")
 def receipts_verify(
-    file: Annotated[
-        Path, typer.Argument(help="A receipt, or an attestation of one, as it was downloaded; - for standard input.")
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Receipts, or attestations of them, as they were downloaded; - for standard input."),
     ],
     public_key: Annotated[
         Path | None, typer.Option(help="What `lethe receipts keys` printed, from a safe place.")
@@ -84,8 +85,19 @@ def receipts_verify(
 ) -> None:
     """Check by whom a receipt is signed and print what it states; needs no installation if the public key is given.
 
-    Without --public-key it must be signed by the installation in the home folder. Exit code 1 if it was changed, signed by
-    anybody else, or if nobody's key is at hand.
+    Without --public-key it must be signed by the installation in the home folder. Of several receipts their number is printed.
+    Exit code 1 if one was changed, signed by anybody else, or if nobody's key is at hand.
     """
     trusted = trusted_keys(public_key, home)
-    print_report(attestations.verify(text_of(file), trusted).content, json_)
+    found = [_verified(file, trusted, named=len(files) > 1) for file in files]
+    if len(found) == 1:
+        print_report(found[0], json_)
+    else:
+        print_report({"verified": len(found), "deletions": len({one["request_id"] for one in found})}, json_)
+
+
+def _verified(file: Path, trusted: str, named: bool) -> dict[str, Any]:
+    try:
+        return attestations.verify(text_of(file), trusted).content
+    except ReceiptInvalid as error:
+        raise ReceiptInvalid(f"{file.name}: {error}" if named else str(error)) from None
