@@ -103,7 +103,8 @@ class EventRow(Body):
     `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
     taken before of this user changes nothing. `recommendation_id` is that of the answer which it came of: if the
     user was shown the item there, it is attributed to it, also where events of its kind say nothing else
-    (`ignored`).
+    (`ignored`). `source` is a label of where the row comes from (a client, a feed; never a person), by which a
+    selection finds rows that are to be forgotten.
     """
 
     user_id: str
@@ -114,6 +115,7 @@ class EventRow(Body):
     timestamp: int | None = None
     event_id: str | None = None
     recommendation_id: str | None = None
+    source: str | None = None
 
 
 class EventsAnswer(Answer):
@@ -225,6 +227,7 @@ class ExportedRow(Answer):
     timestamp: int
     counted: bool
     set_aside: Annotated[Literal["restriction", "hold"], Open] | None
+    source: str | None
 
 
 class ExportedUse(Answer):
@@ -588,6 +591,7 @@ class PreviewedSelection(Body):
     user_ids: list[str] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    sources: list[str] | None = None
     digest: str
 
 
@@ -793,12 +797,13 @@ class RestrictionLifted(Answer):
 
 
 class SelectionBody(Body):
-    """Rows that meet all conditions that are given, one at least: of these items, of these users, within this time."""
+    """Rows that meet all conditions that are given, one at least: of these items, users, sources, within this time."""
 
     item_ids: list[str] | None = None
     user_ids: list[str] | None = None
     since: datetime | None = None
     until: datetime | None = None
+    sources: list[str] | None = None
 
 
 class SelectionPreview(Answer):

@@ -27,7 +27,7 @@ class EventRow(BaseModel):
     `timestamp` is in seconds since the epoch; left out, it is the time of arrival. An event whose `event_id` was
     taken before of this user changes nothing. `recommendation_id` is that of the answer which it came of: if the user was shown
     the item there, it is attributed to it, also where events of its kind say nothing else (`ignored`). `source` is a label of
-    where the row comes from (a client, a feed; never a person), by which a selection finds its rows if they are to be forgotten.
+    where the row comes from (a client, a feed; never a person), by which a selection finds rows that are to be forgotten.
     """
 
     model_config = body_config(

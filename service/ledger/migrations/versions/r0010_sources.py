@@ -15,4 +15,4 @@ def upgrade() -> None:
     for table in ("interactions", "arrivals", "set_aside"):
         op.add_column(table, sa.Column("source", _Text))
     # Who does not know of it would move rows without it, and a selection by source would miss them.
-    op.execute("UPDATE state SET oldest_schema = '0011'")
+    op.execute("UPDATE state SET oldest_schema = '0010'")
