@@ -34,6 +34,9 @@ OF_A_RESTRAINT = (
     "restraint.before_ledger",
 )
 
+# Between commit and acknowledgment of `lethe ingest --stream`: tests/entrypoints/test_event_stream.py kills it there.
+OF_A_STREAM = ("ingest.taken",)
+
 OF_A_FULL_BUILD = ("horizon.before_commit", "build.training")
 
 

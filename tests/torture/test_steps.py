@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .steps import OF_A_RESTRAINT, OF_THE_SERVER, OF_THE_WORKER, announced
+from .steps import OF_A_RESTRAINT, OF_A_STREAM, OF_THE_SERVER, OF_THE_WORKER, announced
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_every_step_that_the_sources_announce_is_one_at_which_processes_are_killed() -> None:
     announced_steps = list(announced([REPOSITORY / "service", REPOSITORY / "adapters_store"]))
-    assert sorted(announced_steps) == sorted([*OF_THE_SERVER, *OF_THE_WORKER, *OF_A_RESTRAINT])
+    assert sorted(announced_steps) == sorted([*OF_THE_SERVER, *OF_THE_WORKER, *OF_A_RESTRAINT, *OF_A_STREAM])
