@@ -295,11 +295,12 @@ def preview_batch(
     *,
     item_ids: Iterable[str] | None = None,
     user_ids: Iterable[str] | None = None,
+    sources: Iterable[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> Call[m.SelectionPreview]:
     """How many rows meet all conditions that are given, and of how many people. Nothing is changed."""
-    given = _given(item_ids=item_ids, user_ids=user_ids, since=since, until=until)
+    given = _given(item_ids=item_ids, user_ids=user_ids, sources=sources, since=since, until=until)
     return _call("POST", "/forget/batch/preview", m.SelectionPreview, m.SelectionBody.model_validate(given))
 
 

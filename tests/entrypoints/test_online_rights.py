@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -55,6 +56,26 @@ def _filled(house: OnlineHouse) -> OnlineHouse:
 
 def _row(user: str, item: str, **opinion: Any) -> dict[str, Any]:
     return {"user_id": user, "item_id": item, "timestamp": 1_000 + int(item[1:]), **(opinion or {"liked": True})}
+
+
+# Ids that need to be encoded in a path
+
+AWKWARD = ["a/b", "/", "100%", "%2F", "50%25", "a b?c#d", "ü/ö", "a;b=c"]
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_whatever_an_id_holds_it_is_one_segment_of_a_path(light: OnlineHouse, name: str) -> None:
+    path = quote(name, safe="")
+    assert light.ask("PUT", f"/items/{path}", json={"title": "Heat"}).status_code == 201
+    assert light.ask("GET", f"/items/{path}").json()["item_id"] == name
+    row = {"user_id": name, "item_id": name, "liked": True}
+    assert light.post("/interactions", {"interactions": [row]}).json()["taken"] == 1
+    told = light.ask("GET", f"/users/{path}/export").json()
+    assert [told["user_id"], told["interactions"][0]["item_id"]] == [name, name]
+    assert light.ask("PUT", f"/users/{path}/restriction", json={"ground": "objection"}).status_code == 200
+    assert light.ask("DELETE", f"/users/{path}/restriction").json()["lifted"]
+    assert light.ask("DELETE", f"/items/{path}").status_code == 204
+    assert light.ask("GET", f"/items/{path}").status_code == 404
 
 
 # What is held

@@ -43,6 +43,7 @@ from service.entrypoints.http.hosts import KnownHosts
 from service.entrypoints.http.middleware import BoundedBody, Limits, Observed
 from service.entrypoints.http.online import Impressions, OnlineServices, Recommends, Rings
 from service.entrypoints.http.prefix import BehindPrefix
+from service.entrypoints.http.segments import WholeSegments
 from service.entrypoints.telemetry import CONTENT_TYPE, LedgerStats, Telemetry
 from service.errors import LetheError, NotReady
 from service.generation import GenerationInfo
@@ -282,15 +283,7 @@ def create_app(
         static_url="/docs/static",
         telemetry=_NONE_OF_ITS_OWN,
         generate_unique_id_function=lambda route: route.name,  # generated clients call their functions so
-        middleware=[
-            Middleware(BehindPrefix, prefix=root_path),
-            *([] if traced is None else [Middleware(_Around, traced=traced)]),
-            Middleware(Observed, observer=services.telemetry),
-            Middleware(KnownHosts, allowed=allowed_hosts),
-            Middleware(HeadLikeGet),
-            Middleware(Guard, doorkeeper=services.doorkeeper),
-            Middleware(BoundedBody, limits=services.limits),
-        ],
+        middleware=_middleware(services, root_path, allowed_hosts, traced),
         exception_handlers=dict.fromkeys((LetheError, RequestValidationError, HTTPException), problems.handle),
     )
     app.include_router(router)
@@ -301,3 +294,19 @@ def create_app(
     app.openapi = with_access(app.openapi)  # type: ignore[method-assign] # as FastAPI's manual has it
     require_declared(app)
     return app
+
+
+def _middleware(
+    services: Services, root_path: str, allowed_hosts: Sequence[str], traced: Callable[[ASGIApp], ASGIApp] | None
+) -> list[Middleware]:
+    """What stands around the routes, the outermost first."""
+    return [
+        Middleware(WholeSegments),
+        Middleware(BehindPrefix, prefix=root_path),
+        *([] if traced is None else [Middleware(_Around, traced=traced)]),
+        Middleware(Observed, observer=services.telemetry),
+        Middleware(KnownHosts, allowed=allowed_hosts),
+        Middleware(HeadLikeGet),
+        Middleware(Guard, doorkeeper=services.doorkeeper),
+        Middleware(BoundedBody, limits=services.limits),
+    ]

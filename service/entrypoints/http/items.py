@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Path, Query, Response
+from pydantic import BeforeValidator
 
 from service.entrypoints.http import problems
 from service.entrypoints.http.item_schemas import (
@@ -19,11 +20,12 @@ from service.entrypoints.http.item_schemas import (
 from service.entrypoints.http.online import Online
 from service.entrypoints.http.paging import ListCursor, cursor_of, ids_in
 from service.entrypoints.http.schemas import Id
+from service.entrypoints.http.segments import whole_segment
 from service.ledger import ItemOutcome
 
 router = APIRouter(tags=["items"])
 
-ItemId = Annotated[Id, Path(description="The item's id")]
+ItemId = Annotated[Id, BeforeValidator(whole_segment), Path(description="The item's id")]
 
 
 @router.post("/items", responses=problems.documented(400, 408, 413, 415, 422, 429, 500, 503))

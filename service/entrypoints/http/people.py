@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Header, Path, Query, Response
+from pydantic import BeforeValidator
 from starlette.requests import Request
 
 from service.entrypoints.http import problems
@@ -26,11 +27,12 @@ from service.entrypoints.http.people_schemas import (
     RestrictionLifted,
 )
 from service.entrypoints.http.schemas import ForgetAnswer, Id, IdempotencyKey
+from service.entrypoints.http.segments import whole_segment
 from service.errors import UnknownRestraint
 
 router = APIRouter(tags=["people"])
 
-UserId = Annotated[Id, Path(description="The user's id")]
+UserId = Annotated[Id, BeforeValidator(whole_segment), Path(description="The user's id")]
 Format = Annotated[Literal["json", "csv"], Query(description="csv: the interactions alone, a line each")]
 
 
