@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from service.arrays import array_bytes, load_array
+from service.memory.counting import NEWEST
 from service.memory.live import LiveCounts
 from service.memory.retrieval import READ, Doubles, Evidence, Taste
 
@@ -85,8 +86,8 @@ class ItemModel:
     def evidence(self, taste: Taste) -> Iterator[Evidence]:
         """What each of the newest likes says of the model's items, the newest first."""
         place = {item: row for row, item in enumerate(self.items.tolist())}
-        fading = _FADING if taste.ordered else 1.0
-        newest = [item for item in taste.likes if item in place][-READ:][::-1]
+        read, fading = (READ, _FADING) if taste.ordered else (NEWEST, 1.0)
+        newest = [item for item in taste.likes if item in place][-read:][::-1]
         columns = self.items.astype(np.int32)
         for age, source in enumerate(newest):
             amounts = np.asarray(self.weights[place[source]] * fading**age, np.float64)

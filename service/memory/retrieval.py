@@ -5,8 +5,12 @@
 over the items j of the history: w are the weighted pairs (liked together, or liked soon after), p the people who made each, h
 the length of the history, n the numbers of likes (of the earlier item of a succession, of opinions), and d^age lets older items
 say less. What few people have in common may be chance: a long history averages it out, a short one would be led by it.
-An item-based neighborhood model (Sarwar et al.
-2001) whose pairs are weighted by their distance in people's sequences. docs/quality.md says how the constants were chosen.
+
+Without an order nothing is newer, so all of a history speaks, hundreds of items; lest what speaks faintly in many of them
+drowns what speaks clearly in few, the terms are then of (n + 1) and to the power of 1.5.
+
+An item-based neighborhood model (Sarwar et al. 2001) whose pairs are weighted by their distance in people's sequences.
+docs/quality.md says how the constants were chosen.
 """
 
 from __future__ import annotations
@@ -17,16 +21,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.memory.counting import Counts32, Ints
+from service.memory.counting import NEWEST, Counts32, Ints
 from service.memory.live import LiveCounts, Row
 
 Doubles = NDArray[np.float64]
 
-READ = 50  # items of a history that are looked at, the newest
-_SMOOTHING = 5.0
+READ = 50  # items of a history that are looked at, the newest; older ones would say next to nothing
 _EXPONENT = -0.65
-_FADING = 0.8  # d: what an item says, beside the next newer one
 _DOUBT = 8.0  # people behind a pair for half its weight, where the history is a single item
+
+
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How a history is read."""
+
+    read: int  # items of it, the newest
+    fading: float  # d: what an item says, beside the next newer one
+    smoothing: float  # likes that are added to those of every item
+    power: float
+
+
+_IN_ORDER = _Manner(READ, 0.8, 5.0, 1.0)
+_WITHOUT_ORDER = _Manner(NEWEST, 1.0, 1.0, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +70,23 @@ class Evidence:
 
 def liked_together(live: LiveCounts, taste: Taste) -> Iterator[Evidence]:
     """What each of the newest likes says by what people liked together, the newest first."""
-    discount, doubt = _discount(live.likes), _doubt(taste)
-    newest = taste.likes[-READ:][::-1]
-    fading = _FADING if taste.ordered else 1.0
-    for age, source in enumerate(newest):
-        yield _evidence(source, live.together(source), doubt, discount, fading**age * discount[source])
+    manner = _IN_ORDER if taste.ordered else _WITHOUT_ORDER
+    discount, doubt = _discount(live.likes, manner), _doubt(taste)
+    for age, source in enumerate(taste.likes[-manner.read :][::-1]):
+        factor = manner.fading**age * discount[source]
+        yield _evidence(source, live.together(source), doubt, discount, factor, manner.power)
 
 
 def liked_next(live: LiveCounts, taste: Taste) -> Iterator[Evidence]:
     """What each of the newest items says by what people liked soon after it, the newest first."""
     if not taste.ordered:
         return
-    discount, met = _discount(live.likes), _discount(live.likes + live.dislikes)
+    manner = _IN_ORDER
+    discount, met = _discount(live.likes, manner), _discount(live.likes + live.dislikes, manner)
     doubt = _doubt(taste)
-    for age, source in enumerate(taste.items[-READ:][::-1]):
-        yield _evidence(source, live.followed(source), doubt, discount, _FADING**age * met[source])
+    for age, source in enumerate(taste.items[-manner.read :][::-1]):
+        factor = manner.fading**age * met[source]
+        yield _evidence(source, live.followed(source), doubt, discount, factor, manner.power)
 
 
 def added(found: Iterable[Evidence], items: int) -> Doubles:
@@ -79,14 +97,15 @@ def added(found: Iterable[Evidence], items: int) -> Doubles:
     return total
 
 
-def _evidence(source: int, row: Row, doubt: float, discount: Doubles, factor: float) -> Evidence:
+def _evidence(source: int, row: Row, doubt: float, discount: Doubles, factor: float, power: float) -> Evidence:
     trusted = row.weights * (row.people / (row.people + doubt))
-    return Evidence(source, row.items, np.asarray(trusted * discount[row.items] * factor, np.float64))
+    amounts = trusted * discount[row.items] * factor
+    return Evidence(source, row.items, np.asarray(amounts if power == 1.0 else amounts**power, np.float64))
 
 
 def _doubt(taste: Taste) -> float:
     return _DOUBT / max(1, len(taste.items))
 
 
-def _discount(counts: Ints) -> Doubles:
-    return np.asarray((counts + _SMOOTHING) ** _EXPONENT, np.float64)
+def _discount(counts: Ints, manner: _Manner) -> Doubles:
+    return np.asarray((counts + manner.smoothing) ** _EXPONENT, np.float64)

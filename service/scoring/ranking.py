@@ -77,7 +77,7 @@ def _solved(live: LiveCounts, taste: Taste, item_model: ItemModel | None, unseen
         return np.zeros(len(live.likes))
     evidence = added(item_model.evidence(taste), len(live.likes))
     # What it leaves out, it speaks against: the less it is about, the less it says.
-    return _SOLVED * item_model.share(live) * _scaled(evidence, unseen)
+    return _SOLVED * item_model.share(live) ** 2 * _scaled(evidence, unseen)
 
 
 def values(found: Reasons, candidates: Sequence[int | None], logits: Doubles) -> Doubles:

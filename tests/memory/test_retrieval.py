@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,28 @@ def test_without_an_order_every_like_says_as_much_and_nothing_comes_next(live: L
     one, other = (added(liked_together(live, taste), len(ITEMS)) for taste in (forth, back))
     np.testing.assert_allclose(one, other, rtol=1e-9)
     assert list(liked_next(live, forth)) == []
+
+
+def test_without_an_order_clear_evidence_outweighs_much_that_is_faint(
+    live: LiveCounts, left: list[tuple[Interaction, ...]]
+) -> None:
+    pairs, likes = together_by_loops(left), opinions(left, liked=True)
+    expected = np.zeros(len(ITEMS))
+    for source in (20, 7, 3):
+        for item in range(len(ITEMS)):
+            names = sorted((ITEMS[source], ITEMS[item]))
+            people, weight = pairs.get((names[0], names[1]), (0, 0))
+            if people >= LEAST:
+                discount = ((likes[source] + 1) * (likes[item] + 1)) ** -0.65
+                expected[item] += (trusted(weight, people) * discount) ** 1.5
+    unordered = replace(TASTE, ordered=False)
+    np.testing.assert_allclose(added(liked_together(live, unordered), len(ITEMS)), expected, rtol=1e-9)
+    assert expected.any()
+
+
+def test_without_an_order_all_of_a_history_speaks(live: LiveCounts) -> None:
+    long = Taste(tuple(range(len(ITEMS))) * 9, (True,) * len(ITEMS) * 9, ordered=False)
+    assert len(list(liked_together(live, long))) == len(ITEMS) * 9
 
 
 def test_work_does_not_grow_beyond_the_newest_items(live: LiveCounts) -> None:
