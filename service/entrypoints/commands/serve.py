@@ -38,6 +38,10 @@ SERVE_SETTINGS = (
     "log_format",
 )
 
+# Seconds of Python after which a thread that others wait for gives the interpreter away. A batch of events is tens of
+# milliseconds of it, and a forward pass asks for it back after every operation: at Python's 5 ms it would hardly move.
+TURN = 0.0001
+
 _DEMO_HISTORY = {"liked": ["Toy Story", "Finding Nemo"]}
 _START_POLL = 0.05  # seconds
 _NEVER_STARTED = 3  # exit code, as uvicorn's own
@@ -94,6 +98,7 @@ def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bo
         target=_welcome, args=[server, settings, loaded, output, demo], name="welcome", daemon=True
     ).start()
     keep_for_good()
+    sys.setswitchinterval(TURN)
     # uvicorn drains on SIGTERM and then raises it again, for whoever was listening before.
     exit_on_sigterm()
     try:
