@@ -17,7 +17,7 @@ from service.ledger.placements import mark_changed
 from service.ledger.restraints import restricted_among
 from service.ledger.rows import COLUMNS, TABLES
 from service.ledger.state import raise_revision
-from service.ledger.statements import chunks, insert_new, is_storable, keyed, upsert
+from service.ledger.statements import insert_new, is_storable, keyed, pairs_among, upsert
 from service.records import Interaction
 
 REMEMBERED_SECONDS = 30 * 86_400.0  # that the ids of events are known: for longer nobody sends one again
@@ -79,9 +79,9 @@ class EventTaker:
         known: set[str] = set()
         c = tables.events.c
         wanted = {(event.row.user_id, its) for event, its in zip(events, hashed, strict=True) if its is not None}
-        for some in chunks(wanted):
-            taken = sa.select(c.event_hash).where(sa.tuple_(c.user_id, c.event_hash).in_(some))
-            known.update(self.connection.scalars(taken))
+        if wanted:
+            taken = pairs_among(self.connection, c.user_id, c.event_hash, wanted)
+            known.update(self.connection.scalars(sa.select(c.event_hash).where(taken)))
         found: dict[int, EventOutcome] = {}
         for at, its in enumerate(hashed):
             if its is not None and its in known:
@@ -123,10 +123,9 @@ class EventTaker:
         pairs = [pair_of(row) for row in rows]
         for table in TABLES:  # of two rows of a pair the one beyond the horizon is the newer
             c = table.c
-            for some in chunks(pairs):
-                theirs = sa.select(*(c[name] for name in COLUMNS)).where(sa.tuple_(c.user_id, c.item_id).in_(some))
-                for row in self.connection.execute(theirs):
-                    known[row.user_id, row.item_id] = Interaction(*row)
+            theirs = pairs_among(self.connection, c.user_id, c.item_id, pairs)
+            for row in self.connection.execute(sa.select(*(c[name] for name in COLUMNS)).where(theirs)):
+                known[row.user_id, row.item_id] = Interaction(*row)
         return known
 
     def _note(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -36,6 +37,25 @@ def chunks(values: Iterable[_T]) -> Iterator[list[_T]]:
     chosen = list(values)
     for start in range(0, len(chosen), _CHUNK):
         yield chosen[start : start + _CHUNK]
+
+
+def pairs_among(
+    connection: sa.Connection, first: sa.Column[str], second: sa.Column[str], pairs: Collection[tuple[str, str]]
+) -> sa.ColumnElement[bool]:
+    """The condition that two columns, which begin a key, hold one of these pairs, of which there may be any number.
+
+    They are one parameter, so that the statement is compiled once; and the rows of a query, as SQLite looks for those by the
+    key and reads the whole table for those of a list.
+    """
+    if connection.dialect.name == "sqlite":
+        each = sa.func.json_each(json.dumps([list(pair) for pair in pairs])).table_valued("value", name="pairs")
+        listed = sa.select(*(sa.func.json_extract(each.c.value, place) for place in ("$[0]", "$[1]")))
+    else:
+        ones, others = ([pair[at] for pair in pairs] for at in (0, 1))
+        texts = postgresql.ARRAY(sa.Text)
+        both = sa.func.unnest(sa.cast(ones, texts), sa.cast(others, texts)).table_valued("one", "other", name="pairs")
+        listed = sa.select(*both.render_derived().c)
+    return sa.tuple_(first, second).in_(listed)
 
 
 def count(connection: sa.Connection, table: sa.Table) -> int:
