@@ -280,7 +280,7 @@ class Mask:
 class BuildConfig:
     """All that decides a generation beside the ledger and the frozen model. It is written into the manifest."""
 
-    max_shard_size: int = 2048  # t: training samples per shard, at most
+    max_shard_size: int = 512  # t: training samples per shard, at most
     partition: Partition = "tree"
     unit: UnitKind = "user"
     tree_depth: int = 3  # semantic levels of the public tree
