@@ -1,4 +1,4 @@
-"""Pure: what was asked and answered, on any number of replicas -> what of it breaks a promise about deletions.
+"""Pure: what was asked and answered, on any number of replicas -> what of it breaks a promise about deletions and hidden items.
 
 A restriction promises what a deletion does, until it is lifted.
 
@@ -30,6 +30,7 @@ class Recommended:
     neighbors: tuple[str, ...] = ()
     memories: tuple[str, ...] = ()
     item_model: bool = False
+    items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,27 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """One `PATCH /items/{id}` that hides an item for good, and its answer."""
+
+    begin: float
+    end: float
+    replica: str
+    status: int
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     recommended: tuple[Recommended, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
     completed: tuple[Completed, ...] = ()
+    hidden: tuple[Hidden, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """`rule` is one of status, fence, adapter, row, memory, person, item model, generation."""
+    """`rule` is one of status, fence, adapter, row, memory, person, item model, generation, hidden item."""
 
     rule: str
     what: str
@@ -89,7 +102,24 @@ def check(history: History) -> list[Violation]:
         *_after_acknowledgements(history),
         *_item_models(history),
         *_generations(history),
+        *_hidden_items(history),
     ]
+
+
+# What is hidden is in no answer from then on
+
+
+def _hidden_items(history: History) -> Iterable[Violation]:
+    ended: dict[str, float] = {}
+    for one in history.hidden:
+        if one.status == OK:
+            ended[one.item_id] = min(one.end, ended.get(one.item_id, one.end))
+        elif one.status not in REFUSED:
+            yield Violation("status", f"{_place(one)}: to hide an item was answered {one.status}")
+    for answer in history.recommended:
+        for item in answer.items:
+            if ended.get(item, answer.begin) < answer.begin:
+                yield Violation("hidden item", f"{_place(answer)}: shows {item}, which had been hidden")
 
 
 # Which answers there may be at all
@@ -192,5 +222,5 @@ def _generations(history: History) -> Iterable[Violation]:
                 yield Violation("generation", f"{_place(stale)}: shows {old}, though {new} had followed it before")
 
 
-def _place(operation: Recommended | Forgotten) -> str:
+def _place(operation: Recommended | Forgotten | Hidden) -> str:
     return f"{operation.replica} at {operation.begin:.3f}"

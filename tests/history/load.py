@@ -88,6 +88,7 @@ def report(outcome: Outcome) -> str:
             f"statuses: {dict(sorted(statuses.items()))}",
             f"deletions: {len(accepted)}, of which {sum(wish.whole for wish in accepted)} of whole persons; "
             f"{len(history.completed)} receipts",
+            f"items hidden: {sum(one.status == OK for one in history.hidden)}",
             f"answers by replica: {dict(Counter(answer.replica for answer in answers))}",
             f"generations seen: {len({answer.generation for answer in answers})}",
             f"witnesses: {len(_union(wish.adapters for wish in accepted))} adapters, "
@@ -117,7 +118,7 @@ def _bucket(buckets: dict[float, float], q: float) -> float:
 
 def _key_of(installation: Installation) -> str:
     file = installation.folder / "key"
-    scopes = "recommend,explain,forget,rights,receipts,operate"
+    scopes = "recommend,explain,forget,rights,receipts,operate,items"
     installation.lethe("keys", "create", "--name", "clients", "--scopes", scopes, "--to", str(file))
     return file.read_text().strip()
 

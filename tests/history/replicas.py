@@ -70,6 +70,9 @@ class Replica:
     def put(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         return self._ask("PUT", path, json.dumps(body), {"Content-Type": "application/json"})
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        return self._ask("PATCH", path, json.dumps(body), {"Content-Type": "application/json"})
+
     def ready(self) -> bool:
         return self.get("/readyz")[0] == OK
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .checker import Completed, Forgotten, History, Recommended, check
+from .checker import Completed, Forgotten, Hidden, History, Recommended, check
 
 # The story: at 1 to 2 somebody is forgotten, and at 5 the receipt says that g2 has replaced g1.
 FORGOTTEN = Forgotten(
@@ -173,3 +173,15 @@ def test_a_generation_older_than_the_one_before_a_receipt_is_not_shown_after_it(
     seen = [answer(2.1, 2.2, generation="g0"), answer(2.3, 2.4), answer(2.5, 2.6, generation="g2")]
     assert rules(history(*seen, completed=[COMPLETED])) == []
     assert rules(history(*seen, answer(5.1, 5.2, generation="g0"), completed=[COMPLETED])) == ["generation"] * 2
+
+
+@pytest.mark.parametrize("replica", ["A", "B"])
+def test_an_item_that_was_hidden_before_the_question_came_is_caught_on_any_replica(replica: str) -> None:
+    def told(begin: float, status: int = 200) -> History:
+        seen = answer(begin, 9.0, replica=replica, items=("film1", "film2"))
+        return History((seen,), hidden=(Hidden(1, 2, "A", status, "film2"),))
+
+    assert rules(told(2.1)) == ["hidden item"]
+    assert rules(told(1.9)) == []
+    assert rules(told(2.1, status=503)) == []
+    assert rules(told(2.1, status=500)) == ["status"]

@@ -39,11 +39,14 @@ def test_the_history_has_substance(history: History) -> None:
     assert {wish.whole for wish in accepted} == {True, False}
     assert sum(wish.restricts and wish.acknowledged for wish in history.forgotten) >= 3
     assert len(history.completed) == len(accepted)
+    assert sum(one.status == OK for one in history.hidden) >= 10
+    assert {one.replica for one in history.hidden} == {"A", "B"}
 
 
 def test_every_rule_would_have_caught_these_answers_had_the_acknowledgements_come_earlier(history: History) -> None:
     early = [replace(wish, begin=-2.0, end=-1.0) for wish in history.forgotten]
     receipts = [replace(done, end=-1.0) for done in history.completed]
-    found = check(replace(history, forgotten=tuple(early), completed=tuple(receipts)))
-    rules = {"fence", "adapter", "row", "memory", "person", "item model", "generation"}
+    hidden = tuple(replace(one, begin=-2.0, end=-1.0) for one in history.hidden)
+    found = check(replace(history, forgotten=tuple(early), completed=tuple(receipts), hidden=hidden))
+    rules = {"fence", "adapter", "row", "memory", "person", "item model", "generation", "hidden item"}
     assert {violation.rule for violation in found} == rules

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.e2e.conftest import TITLES
+from tests.e2e.conftest import ITEMS, TITLES
 
-from .checker import ACCEPTED, OK, Completed, Forgotten, History, Recommended
+from .checker import ACCEPTED, OK, Completed, Forgotten, Hidden, History, Recommended
 from .observer import Observer, Seen
 from .replicas import Replica, wait_until
 
@@ -26,7 +26,7 @@ _SELDOMER = 20  # times longer are pauses once the plan is carried out: the proc
 class Plan:
     """Of `forget_every` turns one is a deletion; every third deletion is of a single interaction.
 
-    In the place of every ninth stands a restriction.
+    In the place of every ninth stands a restriction. As often an item is hidden, until half of them are.
     """
 
     operations: int
@@ -70,6 +70,8 @@ class Run:
         self._recommended: list[Recommended] = []
         self._forgotten: list[tuple[Forgotten, Seen]] = []
         self._completed: dict[str, Completed] = {}
+        self._hidden: list[Hidden] = []
+        self._shown = random.Random(plan.seed).sample(ITEMS, len(ITEMS) // 2)  # of those that are to be hidden
         self._turns = itertools.count(1)
         self._lock = threading.Lock()
         self._settled = threading.Event()
@@ -127,11 +129,23 @@ class Run:
         wish = Forgotten(begin, time.monotonic(), replica.name, status, user_id, whole=True, restricts=True)
         self._forgotten.append((wish, seen))
 
+    def hide_any(self, replica: Replica) -> str | None:
+        """Hide an item; its title, or None where enough are."""
+        try:
+            item_id, title = self._shown.pop()  # one step, so threads may share it
+        except IndexError:
+            return None
+        begin = time.monotonic()
+        status, _ = replica.patch(f"/items/{item_id}", {"hidden": True})
+        self._hidden.append(Hidden(begin, time.monotonic(), replica.name, status, item_id))
+        return title
+
     def history(self) -> History:
         wishes = [
             _with_witnesses(wish, seen | self.observer.masked_for(wish.request_id)) for wish, seen in self._forgotten
         ]
-        return History(tuple(self._recommended), tuple(wishes), tuple(self._completed.values()))
+        hidden = tuple(self._hidden)
+        return History(tuple(self._recommended), tuple(wishes), tuple(self._completed.values()), hidden)
 
     def _watch(self, over: threading.Event) -> None:
         try:
@@ -174,8 +188,11 @@ class Visitor:
 
     def visit(self) -> None:
         while (turn := self._run.next_turn()) is not None:
-            if turn % self._run.plan.forget_every == 0 and not self._run.enough():
-                self._leave(turn // self._run.plan.forget_every)
+            number, rest = divmod(turn, self._run.plan.forget_every)
+            if rest == 0 and not self._run.enough():
+                self._leave(number)
+            elif rest == self._run.plan.forget_every // 2:
+                self._hide()
             else:
                 self._recommend(self._chance.choice(self._run.replicas), self._anything())
             pause = self._run.plan.pause * (_SELDOMER if self._run.enough() else 1)
@@ -194,6 +211,15 @@ class Visitor:
             self._recommend(replica, {"user_id": user, "strict": True})
             # Nobody's rows are nearer to this question than their own.
             self._recommend(replica, {"history": {"liked": rated[-4:-1]}})
+
+    def _hide(self) -> None:
+        here, elsewhere = self._chance.sample(self._run.replicas, 2)
+        if (title := self._run.hide_any(here)) is None:
+            return
+        history = {"liked": self._chance.sample(TITLES, 2)}
+        for replica in (elsewhere, here):
+            self._run.recommend(replica, {"history": history, "candidates": [title, *TITLES[:1]], "explain": True})
+            self._run.recommend(replica, {"history": history, "top_k": 20, "explain": True})
 
     def _anything(self) -> dict[str, Any]:
         user = self._chance.choice(self._run.people.names)  # who may have left
@@ -218,6 +244,7 @@ def _explained(answer: Recommended, content: Mapping[str, Any]) -> Recommended:
         neighbors=tuple(content["neighbours"]),
         memories=tuple(content["memories"]),
         item_model=content["item_model"],
+        items=tuple(item["item_id"] for item in content["items"] if item["item_id"] is not None),
     )
 
 
