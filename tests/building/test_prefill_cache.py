@@ -232,6 +232,7 @@ def _wanted(task: TrainingTask) -> dict[str, str]:
     }
 
 
+@pytest.mark.thorough
 def test_a_process_trains_the_same_bytes_from_what_others_left(llama: FrozenModel) -> None:
     prefill_cache, process_pool = PrefillCache(ROOM), ProcessPool(2)
     tasks = [_task(llama, people) for people in ((0, 1, 2), (3, 4))]

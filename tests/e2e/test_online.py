@@ -74,6 +74,7 @@ def test_a_new_item_can_be_recommended_and_a_hidden_one_is_gone_on_every_replica
     assert shown(one, **wanted) == shown(other, **wanted) == []
 
 
+@pytest.mark.thorough
 def test_a_deletion_is_completed_beside_what_has_arrived_and_a_rebuild_gives_the_same(
     servers: tuple[Server, Server], installed: Installation
 ) -> None:

@@ -413,6 +413,7 @@ def race_and_check(folder: Path, seed: int, expected: str | None) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.thorough
 def test_two_workers_without_a_lock_converge_to_the_bytes_of_a_clean_build_and_never_unmask(tmp_path: Path) -> None:
     expected = clean_generation(tmp_path / "clean", "dee", "eve")
     for seed in range(16):

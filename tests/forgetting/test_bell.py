@@ -241,6 +241,7 @@ def test_an_outage_is_logged_once(server: Server, caplog: pytest.LogCaptureFixtu
     bell.close()
 
 
+@pytest.mark.thorough
 def test_a_redis_that_does_not_answer_holds_nobody_up_for_long(server: Server) -> None:
     bell = RedisBell(server.url)
     listen(bell)

@@ -105,6 +105,7 @@ def test_a_server_that_is_not_there_a_database_that_is_not_and_a_user_that_is_no
     assert "rejects the user or the password" in refusal(postgres_url.replace("postgres:@", "nobody:hunter2@"))
 
 
+@pytest.mark.thorough
 def test_a_server_that_says_nothing_is_not_waited_for_for_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -38,6 +38,8 @@ from service.llm.spec import ModelSpec
 from service.records import BuildConfig, Interaction
 from tests.exactness.homes import SECRET, SIGNER, SMALLEST_MODEL, InThisProcess, items_named, likings
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = BuildConfig(
     max_shard_size=12,
     tree_depth=1,

@@ -12,6 +12,8 @@ from research.benchmarks.models import SHAPES, random_model
 from service.config import BUNDLED_MODEL
 from service.llm.frozen import FrozenModel
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def rows() -> dict[Any, Mapping[str, Any]]:

@@ -16,6 +16,8 @@ from research.evaluation.unlearning.results import UnlearningComparison
 from service.entrypoints.commands.main import app
 from service.errors import ImportRefused, InvalidSetting
 
+pytestmark = pytest.mark.thorough
+
 PEOPLE, FILMS, EACH = 16, 24, 11
 METHODS = ["retrain", "neggrad", "e2urec"]
 OPTIONS = [

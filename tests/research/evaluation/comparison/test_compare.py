@@ -152,6 +152,7 @@ def test_processes_are_warm_before_anything_is_timed(
     assert process_pool.ran
 
 
+@pytest.mark.thorough
 def test_a_validation_run_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     hidden = replace(split, test=Untouchable())
     found = run(hidden.validation_run(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
