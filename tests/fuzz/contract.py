@@ -36,6 +36,7 @@ SAID_IN_WORDS = (
     "the cursor is none that this list gave",
     "available_until must come after available_from",
     "two items have one id",
+    "the two users are one already",
 )
 _REFUSED = [400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 421, 422, 429, 431, "5xx"]
 
