@@ -34,7 +34,7 @@ from research.benchmarks.report import (
 )
 from research.evaluation.forgetting import samples_by_user
 from research.evaluation.metrics import auc
-from research.evaluation.scoring import Unmasked, Untimed, score_samples
+from research.evaluation.scoring import Unmasked, score_samples
 from service.building.builder import Built
 from service.building.planning.corpus import Corpus, corpus_of
 from service.building.progress import Progress
@@ -46,7 +46,7 @@ from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture, load_adapter
 from service.records import BuildConfig, Interaction, Item, Sample, Shard
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 
 RETRAINING, OURS, OURS_ON_PROMPTS = "full retraining, prompt", "Lethe, question", "Lethe, prompt"

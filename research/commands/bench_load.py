@@ -32,7 +32,6 @@ from research.commands.bench import (
     tell,
 )
 from research.commands.scratch import scratch_home, stated
-from research.evaluation.scoring import Untimed
 from service.config import BUNDLED_MODEL, load_settings
 from service.data import importers
 from service.data.samples import is_validation_user
@@ -44,7 +43,7 @@ from service.entrypoints.devices import model_of, served_model
 from service.errors import InvalidSetting
 from service.forgetting.bell import open_bell
 from service.llm.frozen import FrozenModel
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 
 _SERVER_SETTINGS = ("threads", "request_timeout", "max_batch_tokens", "max_queued_tokens")

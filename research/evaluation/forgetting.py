@@ -18,7 +18,7 @@ from adapters_store import Store
 from research.evaluation.membership import chance_error, membership_auc
 from research.evaluation.metrics import auc, log_loss, losses
 from research.evaluation.quantized import RoundedSnapshots, rounded_model
-from research.evaluation.scoring import Unmasked, Untimed, score_samples
+from research.evaluation.scoring import Unmasked, score_samples
 from service.building.builder import Builder
 from service.building.planning.corpus import corpus_of
 from service.data.samples import user_samples
@@ -27,7 +27,7 @@ from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.records import BuildConfig, ForgetRequest, Interaction, Item, Sample
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import MaskSource, Snapshots
 
 _TEST_PEOPLE_OF = 10  # one in ten is set aside

@@ -12,14 +12,6 @@ from service.scoring.scorer import Scorer
 _BATCH = 32
 
 
-class Untimed:
-    """A stopwatch that nobody reads."""
-
-    def observe_forward(self, seconds: float) -> None: ...
-
-    def observe_neighbors(self, seconds: float) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Unmasked:
     """The mask of a generation of which nobody has been forgotten since it was built."""

@@ -14,16 +14,8 @@ from service.llm.frozen import FrozenModel
 from service.scoring.offline import OneByOne
 from service.scoring.prefix_cache import PrefixCache
 from service.scoring.recommender import Recommender
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.shelf import Shelves
-
-
-class _Untimed:
-    """A stopwatch that nobody reads."""
-
-    def observe_forward(self, seconds: float) -> None: ...
-
-    def observe_neighbors(self, seconds: float) -> None: ...
 
 
 @contextmanager
@@ -37,7 +29,7 @@ def offline_recommender(home: Home) -> Iterator[Recommender]:
     frozen = FrozenModel.load(served_model(home))
     snapshots, most = snapshots_of(home, frozen), settings.max_batch_tokens
     snapshots.served(home.ledger)
-    scorer = Scorer(home.ledger, snapshots, frozen, _Untimed(), PrefixCache(settings.context_cache_bytes), most)
+    scorer = Scorer(home.ledger, snapshots, frozen, Untimed(), PrefixCache(settings.context_cache_bytes), most)
     with OneByOne(scorer, most) as queue:
         shelves = Shelves(home.ledger)
         yield Recommender(

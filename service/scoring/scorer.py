@@ -34,6 +34,14 @@ class Stopwatch(Protocol):
     def observe_neighbors(self, seconds: float) -> None: ...
 
 
+class Untimed:
+    """A stopwatch that nobody reads."""
+
+    def observe_forward(self, seconds: float) -> None: ...
+
+    def observe_neighbors(self, seconds: float) -> None: ...
+
+
 class Scorer:
     """Scores under the mask that the ledger holds at the moment the batch starts.
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from research.evaluation.scoring import Untimed
 from service.records import Item, RatedItem
 from service.scoring.batcher import Batcher
 from service.scoring.recommender import Recommender
 from service.scoring.requests import Query, Recommendation, ScoreRequest
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from tests.scoring.conftest import FakeCatalog, World
 
 PATIENCE = 60.0

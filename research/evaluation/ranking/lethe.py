@@ -16,7 +16,6 @@ from pathlib import Path
 from adapters_store import Store
 from research.evaluation.ranking.metrics import LENGTH
 from research.evaluation.ranking.protocols import HeldOut
-from research.evaluation.scoring import Untimed
 from service.building.builder import Builder
 from service.building.progress import Progress
 from service.building.workers.process_pool import TaskRunner
@@ -25,7 +24,7 @@ from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
 from service.scoring.recommender import Prepared, Recommender, answer
 from service.scoring.requests import EncodedRequest, Query, RankBy, Recommendation, Scored
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 
 BOTH, MEMORY, LANGUAGE = "lethe", "lethe memory alone", "lethe language model alone"

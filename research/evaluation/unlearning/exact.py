@@ -15,7 +15,7 @@ from adapters_store import Store
 from research.evaluation.comparison.examiner import timed
 from research.evaluation.comparison.laboratory import Laboratory
 from research.evaluation.forgetting import compare
-from research.evaluation.scoring import Unmasked, Untimed, score_samples
+from research.evaluation.scoring import Unmasked, score_samples
 from research.evaluation.unlearning.measures import Doubles, distributions, euclidean, jensen_shannon
 from research.evaluation.unlearning.splits import Lessons
 from service.building.builder import Builder, Built
@@ -23,7 +23,7 @@ from service.building.planning.corpus import Corpus
 from service.ledger import Ledger
 from service.llm.mixture import load_adapter
 from service.records import BuildConfig, Sample
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 
 _SECRET = b"of a comparison, where nobody is hidden"

@@ -107,12 +107,16 @@ def _peft_config(frozen: FrozenModel, config: BuildConfig) -> PeftConfig:
     Raises:
         ModelUnsuitable: the configuration names no layer of the model that can have such adapters.
     """
-    layers = _adapted_layers(frozen, config)
-    fan_in_fan_out = any(isinstance(module, Conv1D) for _, module in target_modules(frozen, config.lora_targets))
+    targets, layers = target_modules(frozen, config.lora_targets), _adapted_layers(frozen, config)
+    if config.adapter not in ("lora", "rslora") and any(
+        isinstance(module, torch.nn.Embedding) for _, module in targets
+    ):
+        raise ModelUnsuitable(
+            f"lora_targets name the embedding, on which adapters of kind {config.adapter} cannot be; lora and rslora can"
+        )
+    fan_in_fan_out = any(isinstance(module, Conv1D) for _, module in targets)
     common: dict[str, Any] = {"fan_in_fan_out": fan_in_fan_out, "task_type": frozen.architecture.task_type}
     if config.adapter in ("lora", "rslora", "dora"):
-        if config.adapter == "dora":
-            _linear_targets(frozen, config)
         return LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
@@ -125,29 +129,22 @@ def _peft_config(frozen: FrozenModel, config: BuildConfig) -> PeftConfig:
             use_dora=config.adapter == "dora",
             **common,
         )
-    named = _named_targets(frozen, config, layers)
+    named = _full_names(frozen, config, [name for name, _ in targets], layers)
     if config.adapter == "vera":
         return VeraConfig(r=config.lora_rank, target_modules=named, projection_prng_key=config.seed, **common)
     return IA3Config(target_modules=named, feedforward_modules=[], **common)
 
 
-def _named_targets(frozen: FrozenModel, config: BuildConfig, layers: Collection[int] | None) -> list[str]:
-    """The full names of the modules with adapters, for kinds that PEFT can neither keep to layers nor keep out of modules."""
+def _full_names(
+    frozen: FrozenModel, config: BuildConfig, targets: Sequence[str], layers: Collection[int] | None
+) -> list[str]:
+    """Those of the targets that get adapters, for kinds that PEFT can neither keep to layers nor keep out of modules."""
     apart = frozen.architecture.without_adapters(config.activation)
     return [
         name
-        for name in _linear_targets(frozen, config)
+        for name in targets
         if (apart is None or not name.startswith(f"{apart}.")) and (layers is None or _layer_of(name) in layers)
     ]
-
-
-def _linear_targets(frozen: FrozenModel, config: BuildConfig) -> list[str]:
-    named = target_modules(frozen, config.lora_targets)
-    if any(isinstance(module, torch.nn.Embedding) for _, module in named):
-        raise ModelUnsuitable(
-            f"lora_targets name the embedding, on which adapters of kind {config.adapter} cannot be; lora and rslora can"
-        )
-    return [name for name, _ in named]
 
 
 def _layer_of(name: str) -> int:

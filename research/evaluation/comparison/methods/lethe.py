@@ -18,13 +18,13 @@ from research.evaluation.comparison.laboratory import (
     Removal,
     Trial,
 )
-from research.evaluation.scoring import Unmasked, Untimed, score_samples
+from research.evaluation.scoring import Unmasked, score_samples
 from service.building.builder import Builder, Built
 from service.building.planning.corpus import Corpus
 from service.ledger import Ledger
 from service.llm.mixture import load_adapter
 from service.records import Mask, Sample
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import MaskSource, Snapshots
 
 MAX_SHARD_SIZE = 450  # gives three or four shards of 1,024 samples

@@ -21,14 +21,14 @@ from research.evaluation.comparison.partitions import RANDOM, SEMANTIC
 from research.evaluation.comparison.shards import blended_scores, single_scores, train
 from research.evaluation.comparison.splits import Split
 from research.evaluation.metrics import auc
-from research.evaluation.scoring import Unmasked, Untimed, score_samples
+from research.evaluation.scoring import Unmasked, score_samples
 from service.building.builder import Builder
 from service.building.planning.corpus import Corpus
 from service.ledger import Ledger
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import load_adapter
 from service.records import Level, Sample
-from service.scoring.scorer import Scorer
+from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 from tests.research.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
 
