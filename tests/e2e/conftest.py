@@ -190,8 +190,11 @@ class Installation:
             end(worker)
 
     def adapter_files(self) -> dict[str, dict[str, tuple[bytes, int]]]:
-        """Adapter -> file -> its bytes and time of change."""
-        folders = sorted((self.home / "store" / "adapters").iterdir())
+        """Adapter -> file -> its bytes and time of change.
+
+        A note beside one stays where the worker ended between publishing and sweeping; it is none of the adapter's files.
+        """
+        folders = sorted(path for path in (self.home / "store" / "adapters").iterdir() if path.is_dir())
         return {
             folder.name: {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
             for folder in folders
