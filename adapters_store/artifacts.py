@@ -160,10 +160,10 @@ class Artifacts:
             names = sorted(os.listdir(self._folder))
         return [name for name in names if not DIGEST.fullmatch(name.removesuffix(_NOTE))]
 
-    def notes(self) -> int:
-        """Return how many notes lie beside artifacts."""
+    def noted(self) -> list[str]:
+        """Return the names of those beside which a note lies."""
         with failures(f"list the {self.kind} folder"):
-            return sum(name.endswith(_NOTE) for name in os.listdir(self._folder))
+            return [name.removesuffix(_NOTE) for name in os.listdir(self._folder) if name.endswith(_NOTE)]
 
     def has(self, digest: str) -> bool:
         """Return whether anything is present under this digest; it is not verified here."""
@@ -241,9 +241,10 @@ class Artifacts:
             self._workspace.remove(self._note(digest))
             self._workspace.remove(self.folder(digest))
 
-    def remove_except(self, keep: Collection[str]) -> tuple[str, ...]:
-        """Remove all others, and whatever else lies in the folder; return their names."""
-        others = sorted(set(os.listdir(self._folder)).difference(keep))
+    def remove_except(self, keep: Collection[str], ahead: Collection[str] = ()) -> tuple[str, ...]:
+        """Remove all others, and whatever else lies in the folder; return their names. Those made `ahead` keep their notes."""
+        kept = {*keep, *ahead, *(digest + _NOTE for digest in ahead)}
+        others = sorted(set(os.listdir(self._folder)) - kept)
         return tuple(name for name in others if self._workspace.remove(self._folder / name))
 
     def _note(self, digest: str) -> Path:

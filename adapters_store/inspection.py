@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,10 @@ class Inspector:
         self._round: Iterator[int] = iter(())
         self._read = 0
 
-    def look(self, generation_id: str, whole: bool = False) -> Findings:
+    def look(self, generation_id: str, whole: bool = False, ahead: Collection[str] = ()) -> Findings:
         """Compare the store with what this generation states; read everything if it is to be `whole`.
 
+        Artifacts that were made `ahead` of the next generation are no leftovers.
         Raises:
             StoreFailure: the store cannot be read.
         """
@@ -101,13 +102,13 @@ class Inspector:
         except (DamagedArtifact, MissingArtifact) as failure:
             self._generation = None
             faults.append(StoreFault("generation", generation_id, str(failure)))
-            return Findings(tuple(faults), self._leftovers(None), 0, self._read, None)
+            return Findings(tuple(faults), self._leftovers(None, ahead), 0, self._read, None)
         self._read_some(stated)
         faults += [fault for each in stated for fault in self._compare(each)]
         self._known = {folder: self._known[folder] for _, folder, _ in stated if folder in self._known}
         files = sum(len(sums) for _, _, sums in stated) + 1
         manifest = None if self._generation is None else self._generation.manifest
-        return Findings(tuple(faults), self._leftovers(stated), files, self._read, manifest)
+        return Findings(tuple(faults), self._leftovers(stated, ahead), files, self._read, manifest)
 
     def _active(self) -> Iterator[StoreFault]:
         try:
@@ -181,10 +182,10 @@ class Inspector:
                 if digest.hexdigest() != expected:
                     self._known.pop(folder, None)
 
-    def _leftovers(self, stated: list[Stated] | None) -> int:
-        named = {folder.name for _, folder, _ in stated or ()}
+    def _leftovers(self, stated: list[Stated] | None, ahead: Collection[str]) -> int:
+        named = {*ahead, *(folder.name for _, folder, _ in stated or ())}
         present = [digest for artifacts in self._store.kinds() for digest in artifacts.digests()]
-        notes = sum(artifacts.notes() for artifacts in self._store.kinds())
+        notes = len({digest for artifacts in self._store.kinds() for digest in artifacts.noted()}.difference(ahead))
         there = [*present, *self._store.generations()]
         another = self._generation is not None and self._active_or_none() not in (None, self._generation.id)
         return len(set(there) - named) + notes + another + self._store.abandoned()

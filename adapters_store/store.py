@@ -181,18 +181,23 @@ class Store:
             sync_directory(self.root)
 
     def erase_except(
-        self, adapters: Collection[str], memories: Collection[str], generations: Collection[str]
+        self,
+        adapters: Collection[str],
+        memories: Collection[str],
+        generations: Collection[str],
+        ahead: Collection[str] = (),
     ) -> Erased:
         """Remove every other adapter, memory and generation, and all temporary files that no process is working on.
 
+        Artifacts of either kind that were made `ahead` of a generation that is not there yet stay, with their notes.
         Raises `StoreFailure` if the published generation is not among those to keep: publish another one first.
         """
         if (active := self.active()) is not None and active not in generations:
             raise StoreFailure(f"generation {active} is published and may not be erased; publish another one first")
         with failures("erase old artifacts and generations"):
             return Erased(
-                adapters=self.adapters.remove_except(adapters),
-                memories=self.memories.remove_except(memories),
+                adapters=self.adapters.remove_except(adapters, ahead),
+                memories=self.memories.remove_except(memories, ahead),
                 generations=self._erase_generations_except(generations),
                 temporary=self._workspace.erase_abandoned(),
             )

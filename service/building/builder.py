@@ -6,8 +6,8 @@ Everything is named by the digest of what it was made from, so what did not chan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,13 @@ from service.building.planning.plan import (
     WholePlan,
 )
 from service.building.ports import BuildLedger
-from service.building.progress import Progress, Silent
+from service.building.progress import Checkpoint, GaveWay, Progress, Silent
 from service.building.training.adapters import AdapterMaker
 from service.building.training.training import EncodedSample
 from service.building.training.validation_table import (
     KnownRows,
     RowMaker,
+    RowsAhead,
     ValidationUser,
     row_keys,
 )
@@ -103,6 +104,15 @@ class Work:
     material: Material
 
 
+@dataclass(slots=True)
+class Ahead:
+    """What was made for the full build that will move the horizon there, beside what is in the store."""
+
+    horizon: int
+    trained: set[str] = field(default_factory=set)  # digests of adapters
+    rows: RowsAhead = field(default_factory=RowsAhead)
+
+
 class Builder:
     """Makes generations from one ledger and one frozen model into one store."""
 
@@ -134,6 +144,8 @@ class Builder:
         self._prefill_cache = prefill_cache or PrefillCache(0)
         self._seen_fence = 0  # up to which deletions have wiped prefills
         self._on_damage = on_damage
+        self._checkpoint = Checkpoint()
+        self._ahead: Ahead | None = None
         self._known_adapters = KnownArtifacts(store.adapters, secret, on_damage)
         self._known_memories = KnownArtifacts(store.memories, secret, on_damage)
         self._adapters = AdapterMaker(
@@ -144,10 +156,11 @@ class Builder:
             self._progress,
             self._environment,
             self._prefill_cache,
+            self._checkpoint,
         )
-        self._memories = MemoryMaker(self._known_memories, self._progress)
+        self._memories = MemoryMaker(self._known_memories, self._progress, self._checkpoint)
         self._assigner = ShardAssigner(
-            ledger, self._tokenizer, self._model, process_pool, self._progress, self._environment
+            ledger, self._tokenizer, self._model, process_pool, self._progress, self._environment, self._checkpoint
         )
         self._planner = IncrementalPlanner(ledger, self._assigner)
 
@@ -177,6 +190,30 @@ class Builder:
             self._planner.distrust()
             raise
 
+    def make_ahead(self, config: BuildConfig, is_urgent: Callable[[], bool]) -> bool:
+        """Make what the full build under way will need and what takes long, while the horizon stays where it is.
+
+        Whether all of them are there: False if it gave way, once `is_urgent` said so, to what is more urgent. It is asked each
+        time something was made, which is kept, so to call it again is to go on.
+        """
+        if config.partition == "algorithm1" or not self._ledger.remembers:
+            return True  # to plan is to record a partition, so it may be done only once
+        try:
+            with self._checkpoint.giving_way(is_urgent):
+                work = self._work_when_due(config)
+                if self._ahead is None or self._ahead.horizon != work.horizon:
+                    self._ahead = Ahead(work.horizon)
+                self._ahead.trained.update(work.missing)
+                self._make_memories(work)
+                self._train_missing(work, config)
+                self._rows(work).make_ahead(*self._wanted_rows(work), config)
+        except GaveWay:
+            return False
+        except NotAsRemembered:
+            self._planner.distrust()
+            raise
+        return True
+
     def build_corpus(self, corpus: Corpus, config: BuildConfig, fence: int) -> Built:
         """Make the generation of a corpus that was read at `fence`. Nothing is remembered of it.
 
@@ -190,8 +227,12 @@ class Builder:
 
         A build that was planned at `plan_fence` may leave prefills of people who were forgotten after it.
         """
-        now, users = self._ledger.forgotten_since(self._seen_fence, self._prefill_cache.people)
+        ahead = RowsAhead() if self._ahead is None else self._ahead.rows
+        people = self._prefill_cache.people | self._assigner.people | ahead.people
+        now, users = self._ledger.forgotten_since(self._seen_fence, people)
         self._prefill_cache.forget(users)
+        self._assigner.forget(users)
+        ahead.forget(users, self._ledger.mask().adapters)
         self._seen_fence = now if plan_fence is None else plan_fence
 
     def _work_from_memory(self, config: BuildConfig) -> Work:
@@ -207,12 +248,19 @@ class Builder:
                 plan = WholePlan(corpus_of(transaction.view(), config), self._assigner, config, transaction.fence)
             return self._work(plan, config)
 
+    def _work_when_due(self, config: BuildConfig) -> Work:
+        with self._ledger.read_transaction_when_due() as transaction:
+            plan: Plan | None = self._planner.plan(transaction, config)
+            if plan is None:  # the catalog or the configuration has changed so that everybody is placed anew
+                plan = WholePlan(corpus_of(transaction.view(), config), self._assigner, config, transaction.fence)
+            return self._work(plan, config, ahead=True)
+
     def _make(self, work: Work, config: BuildConfig) -> Built:
-        self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
-        trained = self._train_missing(work, config)
+        self._make_memories(work)
+        self._train_missing(work, config)
         item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
         before = None if work.previous is None else Manifest.of(work.previous.manifest)
-        files = self._row_files(work, config) | self._catalog_files(work, before)
+        files = self._rows(work).files(*self._wanted_rows(work), config) | self._catalog_files(work, before)
         files |= self._item_model_files(work, before, config, item_model)
         manifest = self._manifest(work, config, item_model)
         return Built(
@@ -225,21 +273,29 @@ class Builder:
                 horizon=work.horizon,
                 catalog=work.catalog_revision,
             ),
-            trained=trained,
+            trained=self._trained(work),
             shards={digest: shard.name for digest, shard in work.shards.items()},
             rows=frozenset(key for user in work.users for key in user.keys),
             memories={digest: memory.name for digest, memory in work.memories.items()},
         )
 
+    def _trained(self, work: Work) -> tuple[str, ...]:
+        """The adapters that had to be trained. What was made ahead of this generation is of no use any more."""
+        ahead: Collection[str] = ()
+        if self._ahead is not None and self._ahead.horizon <= work.horizon:
+            ahead, self._ahead = self._ahead.trained, None
+        return tuple(digest for digest in work.shards if digest in ahead or digest in work.missing)
+
     # What there should be, and what of it there is not
 
-    def _work(self, plan: Plan, config: BuildConfig) -> Work:
+    def _work(self, plan: Plan, config: BuildConfig, ahead: bool = False) -> Work:
+        """`ahead`: of a full build under way, whose validation rows nobody will look up yet."""
         self.wipe_forgotten(plan.fence)
         shards = {self._adapters.digest_by_content(shard.content, config): shard for shard in plan.shards}
         memories = {memory_digest(memory.content): memory for memory in plan.memories}
         users = [self._validation_user(user, config) for user in plan.users]
         # Recorded before anything is trained: a deletion that comes now must know what will have seen its user.
-        self._record_lineage(plan, shards, users, memories)
+        self._record_lineage(plan, shards, () if ahead else users, memories)
         previous = self._previous()
         missing, uncounted = self._known_adapters.missing(shards), self._known_memories.missing(memories)
         known = KnownRows.of(previous, self.frozen)
@@ -292,7 +348,10 @@ class Builder:
 
     # Adapters
 
-    def _train_missing(self, work: Work, config: BuildConfig) -> tuple[str, ...]:
+    def _make_memories(self, work: Work) -> None:
+        self._memories.make({digest: work.material.memory(work.memories[digest].name) for digest in work.uncounted})
+
+    def _train_missing(self, work: Work, config: BuildConfig) -> None:
         self._ledger.set_shards_training(len(work.missing))
         try:
             # Some at a time: the tokens of everybody's samples may not fit into memory.
@@ -302,7 +361,6 @@ class Builder:
                 self._adapters.train(shards, work.item_type, config)
         finally:
             self._ledger.set_shards_training(0)
-        return tuple(work.missing)
 
     # Validation rows and catalog
 
@@ -310,14 +368,25 @@ class Builder:
         batch = digest_of([self._made_with, config.activation, user.digest])
         return ValidationUser(user.user_id, row_keys(self._secret, user.user_id, batch, user.samples))
 
-    def _row_files(self, work: Work, config: BuildConfig) -> dict[str, bytes]:
+    def _rows(self, work: Work) -> RowMaker:
+        """Known are, beside those of the generation before, those that were computed ahead of this one."""
+        return RowMaker(
+            self._known_adapters.read,
+            self._model,
+            self._process_pool,
+            self._progress,
+            self._prefill_cache,
+            self._ahead.rows if self._ahead is not None and self._ahead.horizon == work.horizon else None,
+            self._checkpoint,
+        )
+
+    def _wanted_rows(
+        self, work: Work
+    ) -> tuple[Sequence[ValidationUser], Sequence[str], KnownRows, Callable[[str], tuple[EncodedSample, ...]]]:
         def encoded_samples_of(user_id: str) -> tuple[EncodedSample, ...]:
             return self._adapters.encoded_samples(work.material.samples(user_id), work.item_type)
 
-        maker = RowMaker(
-            self._known_adapters.read, self._model, self._process_pool, self._progress, self._prefill_cache
-        )
-        return maker.files(work.users, list(work.shards), work.known, encoded_samples_of, config)
+        return work.users, list(work.shards), work.known, encoded_samples_of
 
     def _catalog_files(self, work: Work, before: Manifest | None) -> dict[str, bytes]:
         if work.previous is not None and before is not None and before.catalog == work.catalog:

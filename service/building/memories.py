@@ -7,12 +7,12 @@ memories of their own: they are served, and left out where something is fitted o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from adapters_store import digest_of
 from service.building.known import KnownArtifacts
 from service.building.planning.partition import hash_path
-from service.building.progress import Progress
+from service.building.progress import Progress, go_on
 from service.data.samples import is_validation_user
 from service.ledger import MEMORIZED
 from service.memory.artifact import memory_files
@@ -36,9 +36,10 @@ def memory_digest(content: str) -> str:
 class MemoryMaker:
     """Counts people into one store."""
 
-    def __init__(self, memories: KnownArtifacts, progress: Progress) -> None:
+    def __init__(self, memories: KnownArtifacts, progress: Progress, checkpoint: Callable[[], None] = go_on) -> None:
         self._memories = memories
         self._progress = progress
+        self._checkpoint = checkpoint
 
     def make(self, people: Mapping[str, Sequence[Sequence[Interaction]]]) -> None:
         """Count the people of each memory (by its digest) and store it.
@@ -51,3 +52,4 @@ class MemoryMaker:
         for digest, histories in people.items():
             self._memories.add(digest, memory_files(count_people(histories)))
             self._progress.advance(1)
+            self._checkpoint()

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar, Protocol
 
 from service.ledger import ReadTransaction
-from service.records import LedgerView, ShardAssignment
+from service.records import LedgerView, Mask, ShardAssignment
 
 
 class PartitionLedger(Protocol):
@@ -25,6 +25,8 @@ class AssignmentLedger(Protocol):
 
     def read_transaction(self) -> AbstractContextManager[ReadTransaction]: ...
 
+    def read_transaction_when_due(self) -> AbstractContextManager[ReadTransaction]: ...
+
     def begin_fingerprint(self, fingerprint: str) -> None: ...
 
     def save_assignments(self, changed: Mapping[str, int], assignments: Sequence[ShardAssignment]) -> None: ...
@@ -38,6 +40,8 @@ class BuildLedger(PartitionLedger, AssignmentLedger, Protocol):
     def view(self) -> LedgerView: ...
 
     def generation(self) -> str | None: ...
+
+    def mask(self) -> Mask: ...
 
     def forgotten_since(self, fence: int, users: Collection[str]) -> tuple[int, frozenset[str]]: ...
 

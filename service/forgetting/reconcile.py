@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
@@ -45,6 +45,13 @@ class GenerationBuilder(Protocol):
 
     def build(self, config: BuildConfig) -> Built:
         """A complete generation in the store, not yet published. Raises LetheError, StoreFailure."""
+        ...
+
+    def make_ahead(self, config: BuildConfig, is_urgent: Callable[[], bool]) -> bool:
+        """Make what the full build under way will need; False if it gave way to something urgent, and is to go on.
+
+        Raises LetheError, StoreFailure.
+        """
         ...
 
     def wipe_forgotten(self) -> None:
@@ -90,7 +97,7 @@ class Reconciler:
             # A deletion's build reads of everybody who stays what the build before it read, however much has arrived since.
             self.rebuild(self.config(), advance=self._ledger.generation() is None)
             return True
-        if self._schedule.is_due(self._ledger):
+        if self._ledger.is_full_build_under_way() or self._schedule.is_due(self._ledger):
             self.rebuild(self.config())
             return True
         return False
@@ -100,10 +107,11 @@ class Reconciler:
 
         With `advance` all counts that has arrived by now: a full build. Else what counted in the build before.
         """
-        self._nodes = _nodes_of(self._look_at_published())
         if advance:
             self._schedule.note()
+            self._make_ahead(config)
             self._ledger.advance_horizon()
+        self._nodes = _nodes_of(self._look_at_published())
         ids = [request.request_id for request in self._ledger.pending()]
         pending = self._ledger.start(ids)
         try:
@@ -121,6 +129,21 @@ class Reconciler:
         self._incidents.repaired()
         self._bell.ring()
         return built
+
+    def _make_ahead(self, config: BuildConfig) -> None:
+        """Make what takes long of a full build while the horizon stays where it is, so that no deletion waits for it."""
+        if self._ledger.generation() is None:
+            return  # nothing is served that could be built without somebody
+        if not self._ledger.would_horizon_move() and config == self.config():
+            return  # then it is no longer than a deletion's
+        self._ledger.begin_full_build()
+        if self._is_something_owed():
+            self.rebuild(self.config(), advance=False)
+        while not self._builder.make_ahead(config, self._is_something_owed):
+            self.rebuild(self.config(), advance=False)
+
+    def _is_something_owed(self) -> bool:
+        return bool(self._ledger.pending()) or self._ledger.is_behind()
 
     def run(self, stop: StopSignal, first_pause: float) -> None:
         """Settle whenever somebody rings, and every few seconds; after a failure pause, twice as long each time.
@@ -167,13 +190,16 @@ class Reconciler:
         if generation is None:
             return None
         try:
-            found = self._inspector.look(generation)
+            found = self._inspector.look(generation, ahead=self._made_ahead())
         except StoreFailure:
             return None
         self._incidents.note_all(found.faults)
         if found.clean:
             self._incidents.repaired()
         return found
+
+    def _made_ahead(self) -> frozenset[str]:
+        return frozenset().union(*self._ledger.made_ahead())
 
     def config(self) -> BuildConfig:
         """How to build: as the published generation was. A deletion never changes how the model is built."""
@@ -191,9 +217,12 @@ class Reconciler:
         self._bell.ring()
 
     def _erase(self, built: Built) -> None:
-        self._store.erase_except(built.shards, built.memories, [built.generation])
+        adapters, memories = self._ledger.made_ahead()
+        self._store.erase_except(built.shards, built.memories, [built.generation], adapters | memories)
         sys.audit("lethe.reconcile.erased")
-        self._ledger.drop_lineage_except(built.shards, built.rows, built.generation, built.memories)
+        self._ledger.drop_lineage_except(
+            adapters.union(built.shards), built.rows, built.generation, memories.union(built.memories)
+        )
         self._ledger.erase_traces()
 
     def _complete(self, requests: Sequence[ForgetRequest], built: Built) -> None:
@@ -210,7 +239,7 @@ class Reconciler:
 
     def _stated_files(self, generation: str) -> Stated:
         """What the published manifest states, after the store was found to be so. Raises StoreError if it is not."""
-        found = self._inspector.look(generation)
+        found = self._inspector.look(generation, ahead=self._made_ahead())
         self._incidents.note_all(found.faults)
         if found.faults or found.manifest is None:
             reasons = [fault.reason for fault in found.faults]

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.ledger import rows, tables
-from service.ledger.rows import COLUMNS, TABLES
+from service.ledger.rows import COLUMNS
 from service.ledger.state import set_state
 from service.ledger.statements import Row, chunks, insert_new, upsert, upsert_from
 from service.records import Interaction
@@ -22,17 +22,19 @@ from service.records import Interaction
 RESTRICTED = ""  # in the place of a deletion's id: these go back
 _aside = tables.set_aside
 _c = _aside.c
+_MOVED = (tables.interactions, tables.arrivals)
 _FACTS = {"item": tables.items, "former_item": tables.former_items}
 
 
 def set_aside(connection: sa.Connection, user_id: str, among: Iterable[str] | None, request_id: str) -> None:
     """Move a user's rows here, or those of these items; with a deletion's id also those that were here already."""
+    rows.postpone(connection, user_id)  # what is set aside is of no full build under way
     parts = [None] if among is None else list(chunks(among))
     for some in parts:
         if request_id != RESTRICTED:
             mine = _of(user_id, RESTRICTED, some)
             connection.execute(sa.update(_aside).where(mine).values(request_id=request_id))
-        for table in TABLES:
+        for table in _MOVED:
             _move_in(connection, table, user_id, some, request_id)
 
 
@@ -49,7 +51,7 @@ def put_back(connection: sa.Connection, user_id: str) -> int:
     mine = _of(user_id, RESTRICTED)
     _put_items_back(connection, connection.execute(sa.select(_aside).where(mine)).all())
     moved = 0
-    for table in TABLES:
+    for table in _MOVED:
         chosen = sa.and_(mine, _c.beyond == sa.literal(table is tables.arrivals, sa.Boolean))
         found = sa.select(*(_c[name] for name in COLUMNS)).where(chosen)
         connection.execute(upsert_from(connection, table, found))

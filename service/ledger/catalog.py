@@ -73,7 +73,7 @@ def drop_unnamed(connection: sa.Connection, created: Iterable[str]) -> None:
         set_state(connection, availability=tables.state.c.availability + 1)
     for chunk in chunks(gone):
         _drop_shown(connection, chunk)
-        for table in (tables.items, tables.former_items):
+        for table in (tables.items, tables.former_items, tables.due_items):
             connection.execute(sa.delete(table).where(table.c.item_id.in_(chunk)))
 
 

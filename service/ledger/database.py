@@ -29,6 +29,7 @@ BUSY_SECONDS = 5.0  # that a busy SQLite file is waited for
 
 _HOLDING_USERS = (
     tables.interactions,
+    tables.due,
     tables.arrivals,
     tables.events,
     tables.impressions,

@@ -14,7 +14,7 @@ from service.ledger.impressions import HeldImpression, count_of, impressions_of
 from service.ledger.requests import find_requests
 from service.ledger.restraints import read_restraints
 from service.ledger.rows import current_rows, of_user
-from service.ledger.statements import count, keyed
+from service.ledger.statements import keyed
 from service.records import ForgetRequest, ItemName, Outcome, Restraint, RestraintKind
 
 
@@ -98,9 +98,8 @@ def preview(
 def _rows(connection: sa.Connection, user_id: str) -> tuple[HeldRow, ...]:
     rows = current_rows(of_user(user_id))
     c, beyond = rows.c, set[str]()
-    if count(connection, tables.arrivals):
-        mine = tables.arrivals.c.user_id == user_id
-        beyond.update(connection.scalars(sa.select(tables.arrivals.c.item_id).where(mine)))
+    for table in (tables.due, tables.arrivals):
+        beyond.update(connection.scalars(sa.select(table.c.item_id).where(table.c.user_id == user_id)))
     query = sa.select(c.item_id, tables.items.c.title, c.liked, c.rating, c.timestamp, c.source)
     joined = query.join_from(rows, tables.items, c.item_id == tables.items.c.item_id)
     found = connection.execute(joined.order_by(c.timestamp, c.item_id))

@@ -13,7 +13,7 @@ from service.errors import UnknownUser
 from service.ledger import tables
 from service.ledger.catalog import item_of, items_by_id
 from service.ledger.horizon import as_at_horizon, deleted_at_horizon, items_at_horizon, served_items, waiting
-from service.ledger.rows import TABLES, current_rows, everything, items_of, of_user
+from service.ledger.rows import TABLES, Condition, current_rows, everything, items_of, of_user, rows_when_due
 from service.ledger.state import item_type, read_state
 from service.ledger.statements import chunks, count, keyed
 from service.records import Interaction, LedgerView, RatedItem
@@ -72,33 +72,42 @@ def read_counts(connection: sa.Connection) -> LedgerCounts:
     return LedgerCounts(count(connection, tables.items), int(rows), int(users))
 
 
-def read_view(connection: sa.Connection) -> LedgerView:
-    """Everything that a build wants, in an order that does not depend on how it came in."""
+def read_view(connection: sa.Connection, due: bool = False) -> LedgerView:
+    """Everything that a build wants, in an order that does not depend on how it came in.
+
+    `due`: as the full build under way will find it once it has moved the horizon.
+    """
     state = read_state(connection)
     return LedgerView(
         fence=state.fence,
         item_type=item_type(connection),
-        items=items_at_horizon(connection),
-        interactions=_by_user(connection),
+        items=items_at_horizon(connection, due),
+        interactions=_by_user(connection, everything, due),
         catalog=served_items(connection),
-        horizon=state.horizon or 0,
+        horizon=(state.due if due else state.horizon) or 0,
         catalog_revision=state.catalog,
     )
 
 
-def read_view_of(connection: sa.Connection, users: Collection[str]) -> LedgerView:
+def read_view_of(connection: sa.Connection, users: Collection[str], due: bool = False) -> LedgerView:
     """A view of these users alone, and of the items alone that they have met."""
     by_user: dict[str, tuple[Interaction, ...]] = {}
     for chunk in chunks(sorted(users)):
-        by_user |= _by_user(connection, tables.interactions.c.user_id.in_(chunk))
-    met = as_at_horizon(connection, items_by_id(connection, {row.item_id for own in by_user.values() for row in own}))
+        by_user |= _by_user(connection, _of_users(chunk), due)
+    named = items_by_id(connection, {row.item_id for own in by_user.values() for row in own})
+    met = as_at_horizon(connection, named, due)
     return LedgerView(read_state(connection).fence, item_type(connection), tuple(met.values()), by_user)
 
 
-def _by_user(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> dict[str, tuple[Interaction, ...]]:
-    c = tables.interactions.c
-    query = sa.select(c.user_id, c.item_id, c.liked, c.timestamp).where(*of)
-    gone = deleted_at_horizon(connection)
+def _of_users(users: Collection[str]) -> Condition:
+    return lambda table: table.c.user_id.in_(users)
+
+
+def _by_user(connection: sa.Connection, of: Condition, due: bool) -> dict[str, tuple[Interaction, ...]]:
+    counted = rows_when_due(of) if due else sa.select(tables.interactions).where(of(tables.interactions)).subquery()
+    c = counted.c
+    query = sa.select(c.user_id, c.item_id, c.liked, c.timestamp)
+    gone = deleted_at_horizon(connection, due)
     found = connection.execute(query.order_by(c.user_id, c.timestamp, c.item_id))
     rows = (row for row in found if row.item_id not in gone) if gone else found
     return {

@@ -289,8 +289,31 @@ class Ledger:
 
     # The horizon
 
+    def would_horizon_move(self) -> bool:
+        """Whether a full build would let anything count that does not yet."""
+        with self._database.read_transaction() as connection:
+            return horizon.would_move(connection)
+
+    def begin_full_build(self) -> None:
+        """Say what the full build that begins will let count: all that has arrived by now.
+
+        What comes from then on waits for the next one. One that is under way goes on with what it began with.
+        """
+        with self._database.write_transaction() as connection:
+            horizon.begin_full_build(connection)
+
+    def is_full_build_under_way(self) -> bool:
+        """Whether one has begun that has not moved the horizon yet."""
+        with self._database.read_transaction() as connection:
+            return horizon.is_under_way(connection)
+
+    def made_ahead(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Digests of the adapters and memories, masked ones left out, that are served or that the full build under way made."""
+        with self._database.read_transaction() as connection:
+            return lineage.unmasked(connection) if horizon.is_under_way(connection) else (frozenset(), frozenset())
+
     def advance_horizon(self) -> int:
-        """Let all that has arrived make samples and counts; how many rows that is. To be called before a full build.
+        """Let what is due make samples and counts, or else all that has arrived; how many rows that is.
 
         What comes from then on lies beyond the horizon, also when nothing had arrived.
         """
@@ -317,6 +340,12 @@ class Ledger:
         """The ledger as it is now, as a build wants it, for as long as the block lasts."""
         with self._database.read_transaction() as connection:
             yield ReadTransaction(connection)
+
+    @contextmanager
+    def read_transaction_when_due(self) -> Iterator[ReadTransaction]:
+        """The same, as if the full build under way had moved the horizon already."""
+        with self._database.read_transaction() as connection:
+            yield ReadTransaction(connection, due=True)
 
     def begin_fingerprint(self, fingerprint: str) -> None:
         """Forget what builds remember of everybody: from now on it is remembered under this fingerprint."""

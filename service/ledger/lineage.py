@@ -92,6 +92,17 @@ def count_samples(connection: sa.Connection) -> dict[tuple[str, str], int]:
     return {(kind, key): int(samples) for kind, key, samples in counted}
 
 
+def unmasked(connection: sa.Connection) -> tuple[frozenset[str], frozenset[str]]:
+    """The adapters and the memories of which it is known whom they have seen, and that nothing masks."""
+    c, m = tables.lineage.c, tables.masks.c
+    masked = sa.select(m.key).where(~m.lifted)
+    adapters, memories = (
+        frozenset(connection.scalars(sa.select(c.key).where(c.kind == kind, c.key.not_in(masked)).distinct()))
+        for kind in ("adapter", "memory")
+    )
+    return adapters, memories
+
+
 def all_known(
     connection: sa.Connection, adapters: Collection[str], rows: Collection[str], memories: Collection[str]
 ) -> bool:

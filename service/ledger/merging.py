@@ -19,7 +19,7 @@ from service.ledger.hashes import KeyedHashes
 from service.ledger.importing import age_of, interaction_row, pair_of
 from service.ledger.placements import mark_changed
 from service.ledger.restraints import read_restraints
-from service.ledger.rows import COLUMNS, TABLES, of_items
+from service.ledger.rows import COLUMNS, TABLES, of_items, postpone
 from service.ledger.statements import chunks, upsert
 from service.records import Interaction, Outcome
 
@@ -53,10 +53,13 @@ def require_mergeable(
 
 def move(connection: sa.Connection, user_id: str, into: str, hashes: KeyedHashes, now: float) -> None:
     """Let a user's rows and impressions be another's, but for items of which the other wants nothing held."""
-    counted, arrived = (_newest_of(connection, table, user_id, into, hashes, now) for table in TABLES)
+    for user in (user_id, into):
+        postpone(connection, user)
+    both = (tables.interactions, tables.arrivals)
+    counted, arrived = (_newest_of(connection, table, user_id, into, hashes, now) for table in both)
     # Of two rows of a pair the one beyond the horizon is the newer.
     beyond = {item: row for item, row in arrived.items() if item not in counted or age_of(row) > age_of(counted[item])}
-    for table, rows in zip(TABLES, (counted, beyond), strict=True):
+    for table, rows in zip(both, (counted, beyond), strict=True):
         connection.execute(sa.delete(table).where(of_items(table, user_id, None)))
         upsert(connection, table, [interaction_row(row) for row in rows.values()])
     for some in chunks(arrived.keys() - beyond.keys()):

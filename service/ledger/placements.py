@@ -31,6 +31,9 @@ _MEMORY_BOUNDS = (*(kind + bits for kind in MEMORIZED for bits in _SIXTEENTHS), 
 _p = tables.placements.c
 _changes = tables.changes.c
 
+Whose = sa.ColumnElement[bool]  # a condition on the user of a place
+EVERYBODYS: Whose = sa.true()
+
 
 @dataclass(frozen=True, slots=True)
 class AssignmentColumns:
@@ -79,10 +82,22 @@ def begin_fingerprint(connection: sa.Connection, fingerprint: str) -> None:
     raise_revision(connection, fingerprint=fingerprint)
 
 
-def read_changed(connection: sa.Connection, after: str | None, limit: int | None) -> dict[str, int]:
-    """Users to be read again -> the revision at which they changed: the first after `after`, in order."""
-    query = sa.select(_changes.user_id, _changes.revision).order_by(_changes.user_id).limit(limit)
-    rows = connection.execute(query if after is None else query.where(_changes.user_id > after))
+def read_changed(
+    connection: sa.Connection, after: str | None, limit: int | None, others: sa.CompoundSelect[str] | None = None
+) -> dict[str, int]:
+    """Users to be read again -> the revision at which they changed: the first after `after`, in order.
+
+    `others` are to be read again, too; of them the revision is that of now.
+    """
+    changed: sa.Select[str, int] | sa.CompoundSelect[Any] = sa.select(_changes.user_id, _changes.revision)
+    if others is not None:
+        o = others.subquery("others").c
+        known = sa.select(_changes.user_id)
+        now = sa.literal(_next_revision(connection)).label("revision")
+        changed = sa.union_all(changed, sa.select(o.user_id, now).where(o.user_id.not_in(known)))
+    c = changed.subquery("changed").c
+    query = sa.select(c.user_id, c.revision).order_by(c.user_id).limit(limit)
+    rows = connection.execute(query if after is None else query.where(c.user_id > after))
     return {row.user_id: row.revision for row in rows}
 
 
@@ -102,20 +117,20 @@ def save_assignments(
     )
 
 
-def read_columns(connection: sa.Connection) -> AssignmentColumns:
+def read_columns(connection: sa.Connection, whose: Whose = EVERYBODYS) -> AssignmentColumns:
     """The remembered assignments of all units that train, in columns."""
-    return _read_between(connection, _TRAINING_BOUNDS)
+    return _read_between(connection, _TRAINING_BOUNDS, whose)
 
 
-def read_memory_columns(connection: sa.Connection) -> AssignmentColumns:
+def read_memory_columns(connection: sa.Connection, whose: Whose = EVERYBODYS) -> AssignmentColumns:
     """The remembered assignments of everybody's parts in memories, in columns."""
-    return _read_between(connection, _MEMORY_BOUNDS)
+    return _read_between(connection, _MEMORY_BOUNDS, whose)
 
 
-def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> AssignmentColumns:
+def _read_between(connection: sa.Connection, bounds: Sequence[str], whose: Whose) -> AssignmentColumns:
     found = AssignmentColumns([], [], [])
     for first, end in pairwise(bounds):
-        paths, samples, digests = connection.execute(_joined_columns(first, end)).one()
+        paths, samples, digests = connection.execute(_joined_columns(first, end, whose)).one()
         if paths is not None:
             found.paths.extend(paths.split(_COMMA))
             found.samples.extend(map(int, samples.split(_COMMA)))
@@ -123,26 +138,31 @@ def _read_between(connection: sa.Connection, bounds: Sequence[str]) -> Assignmen
     return found
 
 
-def _joined_columns(first: str, end: str) -> sa.Select[Any, Any, Any]:
+def _joined_columns(first: str, end: str, whose: Whose) -> sa.Select[Any, Any, Any]:
     """The units that have first <= path < end and do not validate, one text a column: rows would take twice as long.
 
     An aggregate takes what an ordered subquery gives it in that order, on both databases.
     """
     units = sa.select(_p.path, sa.cast(_p.samples, sa.Text).label("samples"), _p.digest)
-    chosen = units.where(_p.path > VALIDATES, _p.path >= first, _p.path < end)
+    chosen = units.where(_p.path > VALIDATES, _p.path >= first, _p.path < end, whose)
     c = chosen.order_by(_p.path, _p.unit_key).subquery().c
     paths, samples, digests = (sa.func.aggregate_strings(column, _COMMA) for column in (c.path, c.samples, c.digest))
     return sa.select(paths, samples, digests)
 
 
-def read_under(connection: sa.Connection, node: str) -> list[ShardAssignment]:
+def read_under(connection: sa.Connection, node: str, whose: Whose = EVERYBODYS) -> list[ShardAssignment]:
     """The units at and below a node of the tree."""
-    return _assignments(connection, _p.path > VALIDATES, _p.path >= node, _p.path < node + _AFTER)
+    return _assignments(connection, _p.path > VALIDATES, _p.path >= node, _p.path < node + _AFTER, whose)
 
 
-def read_validating(connection: sa.Connection) -> list[ShardAssignment]:
+def read_validating(connection: sa.Connection, whose: Whose = EVERYBODYS) -> list[ShardAssignment]:
     """The users whose samples validate."""
-    return _assignments(connection, _p.path == VALIDATES)
+    return _assignments(connection, _p.path == VALIDATES, whose)
+
+
+def of_others(users: sa.CompoundSelect[str]) -> Whose:
+    """The condition that a place is of nobody whom a query finds."""
+    return _p.user_id.not_in(users)
 
 
 def _assignments(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[ShardAssignment]:

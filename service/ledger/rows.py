@@ -1,8 +1,9 @@
-"""The rows of now: those of `interactions`, which samples and counts are made of, and over them those of `arrivals`."""
+"""The rows of now: those of `interactions`, which samples and counts are made of, and over them those that came later."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,7 +11,8 @@ from service.ledger import tables
 from service.ledger.statements import chunks
 
 COLUMNS = ("user_id", "item_id", "liked", "timestamp", "rating", "source")
-TABLES = (tables.interactions, tables.arrivals)  # all that hold rows of people
+# All that hold rows of people. Of two rows of one user and item, that of the later table is the newer.
+TABLES = (tables.interactions, tables.due, tables.arrivals)
 
 Condition = Callable[[sa.Table], sa.ColumnElement[bool]]
 
@@ -27,12 +29,35 @@ def of_user(user_id: str) -> Condition:
 
 def current_rows(of: Condition) -> sa.Subquery:
     """The rows of now that meet a condition on user and item: one of each pair, the one beyond the horizon if there is one."""
-    arrived, counted = tables.arrivals, tables.interactions
-    same = sa.and_(arrived.c.user_id == counted.c.user_id, arrived.c.item_id == counted.c.item_id)
-    replaced = sa.exists(sa.select(sa.literal(1)).select_from(arrived).where(same).correlate(counted))
-    beyond = sa.select(*(arrived.c[name] for name in COLUMNS)).where(of(arrived))
-    before = sa.select(*(counted.c[name] for name in COLUMNS)).where(of(counted), ~replaced)
-    return sa.union_all(beyond, before).subquery("current_rows")
+    return _newest(TABLES, of).subquery("current_rows")
+
+
+def rows_when_due(of: Condition) -> sa.Subquery:
+    """The rows that will count when the full build under way is done, that meet a condition on user and item."""
+    return _newest((tables.interactions, tables.due), of).subquery("rows_when_due")
+
+
+def _newest(over: Sequence[sa.Table], of: Condition) -> sa.CompoundSelect[Any]:
+    parts = []
+    for number, table in enumerate(over):
+        replaced = (_in(later, table) for later in over[number + 1 :])
+        parts.append(sa.select(*(table.c[name] for name in COLUMNS)).where(of(table), *(~one for one in replaced)))
+    return sa.union_all(*parts)
+
+
+def _in(other: sa.Table, table: sa.Table) -> sa.Exists:
+    """The condition that another table has a row of the same user and item."""
+    same = sa.and_(other.c.user_id == table.c.user_id, other.c.item_id == table.c.item_id)
+    return sa.exists(sa.select(sa.literal(1)).select_from(other).where(same).correlate(table))
+
+
+def postpone(connection: sa.Connection, user_id: str) -> None:
+    """Let a user's rows that are due wait for the full build after the one under way."""
+    due, arrivals = tables.due, tables.arrivals
+    mine = due.c.user_id == user_id
+    older = sa.select(*(due.c[name] for name in COLUMNS)).where(mine, ~_in(arrivals, due))
+    connection.execute(sa.insert(arrivals).from_select(COLUMNS, older))
+    connection.execute(sa.delete(due).where(mine))
 
 
 def items_of(connection: sa.Connection, user_id: str, among: Iterable[str] | None = None) -> set[str]:

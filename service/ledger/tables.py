@@ -39,6 +39,34 @@ def _flag(name: str) -> sa.Column[bool]:
     return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
 
 
+def _rows(name: str) -> sa.Table:
+    """A table of rows of people."""
+    return _table(
+        name,
+        _key("user_id"),
+        sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
+        sa.Column("liked", sa.Boolean, nullable=False),
+        _whole("timestamp"),
+        sa.Column("rating", sa.Double),  # as it was stated, if one was
+        _text("source", nullable=True),  # label of the file or client that the row came from, if it gave one
+    )
+
+
+def _facts(name: str) -> sa.Table:
+    """A table of what items were; not `stated`: of an item that was not there."""
+    return _table(
+        name,
+        _key("item_id"),
+        _flag("stated"),
+        _text("title"),
+        sa.Column("year", sa.Integer),
+        _text("genres"),
+        _text("author", nullable=True),
+        _flag("created"),
+        _flag("deleted"),
+    )
+
+
 items = _table(
     "items",
     _key("item_id"),
@@ -58,36 +86,14 @@ items = _table(
     indexed=("title", "plain_title"),
 )
 # Items that changed beyond the horizon, as samples and anchors know them until it moves; not `stated`: they know it not at all.
-former_items = _table(
-    "former_items",
-    _key("item_id"),
-    _flag("stated"),
-    _text("title"),
-    sa.Column("year", sa.Integer),
-    _text("genres"),
-    _text("author", nullable=True),
-    _flag("created"),
-    _flag("deleted"),
-)
-interactions = _table(
-    "interactions",
-    _key("user_id"),
-    sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
-    sa.Column("liked", sa.Boolean, nullable=False),
-    _whole("timestamp"),
-    sa.Column("rating", sa.Double),  # as it was stated, if one was
-    _text("source", nullable=True),  # label of the file or client that the row came from, if it gave one
-)
+former_items = _facts("former_items")
+# Items that changed since the full build under way began, as that build knows them.
+due_items = _facts("due_items")
+interactions = _rows("interactions")
 # Rows beyond the horizon: of each user and item the newest. People's histories know them; samples and counts do not yet.
-arrivals = _table(
-    "arrivals",
-    _key("user_id"),
-    sa.Column("item_id", _Text, sa.ForeignKey("items.item_id"), primary_key=True),
-    sa.Column("liked", sa.Boolean, nullable=False),
-    _whole("timestamp"),
-    sa.Column("rating", sa.Double),
-    _text("source", nullable=True),
-)
+arrivals = _rows("arrivals")
+# Those of them that the full build under way lets count: what had arrived when it began.
+due = _rows("due")
 # Rows of which nothing is made: of people whose data is restricted, and what a deletion would erase if it were not held.
 set_aside = _table(
     "set_aside",
@@ -153,6 +159,7 @@ state = _table(
     _text("oldest_schema", nullable=True),  # the oldest version of this schema whose processes may write; null: any
     _counter("arrived"),  # grows with every transaction that brings rows
     sa.Column("horizon", sa.BigInteger),  # `arrived` as it was when the last full build began; null: none has yet
+    sa.Column("due", sa.BigInteger),  # the horizon that the full build under way will set; null: there is none
     _counter("catalog"),  # grows with every change of the catalog's facts
     _counter("availability"),  # grows with every change of what may be shown
     _counter("restrained"),  # the fence as it was when rows were set aside, or put back, last

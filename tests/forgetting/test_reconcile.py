@@ -48,6 +48,9 @@ class FakeBuilder:
     def wipe_forgotten(self) -> None:
         self.wiped.set()
 
+    def make_ahead(self, config: BuildConfig, is_urgent: Callable[[], bool]) -> bool:
+        return True
+
     def build(self, config: BuildConfig) -> Built:
         self.configs.append(config)
         view = self._ledger.view()
@@ -391,6 +394,9 @@ class Failing:
 
     def wipe_forgotten(self) -> None:
         pass
+
+    def make_ahead(self, config: BuildConfig, is_urgent: Callable[[], bool]) -> bool:
+        return True
 
     def build(self, _config: BuildConfig) -> Built:
         self.asked.release()

@@ -131,6 +131,88 @@ def test_an_item_that_only_a_forgotten_persons_arrival_names_goes_with_it(served
     assert (served.search("a film of cid's").found, served.unnamed_items()) == ({}, 0)
 
 
+# A full build under way
+
+
+def when_due(ledger: Ledger) -> LedgerView:
+    with ledger.read_transaction_when_due() as transaction:
+        return transaction.view()
+
+
+def test_what_is_due_is_what_had_arrived_when_the_full_build_began(served: Ledger) -> None:
+    served.take_events([Event(row("ann", 3)), Event(row("ann", 1, 5_000, liked=False))])
+    assert not served.is_full_build_under_way()
+    served.begin_full_build()
+    assert served.is_full_build_under_way()
+    served.take_events([Event(row("ann", 3, 6_000, liked=False)), Event(row("cid", 4))])
+    served.begin_full_build()  # it goes on with what it began with
+    assert counted(served.view()) == BEFORE
+    due = BEFORE - {("ann", "i1", True)} | {("ann", "i1", False), ("ann", "i3", True)}
+    assert counted(when_due(served)) == due
+    assert [(o.item.item_id, o.liked) for o in served.history("ann", 9)] == [("i0", True), ("i1", False), ("i3", False)]
+    assert (served.counts().interactions, served.beyond_horizon()) == (6, 4)
+    expected = when_due(served)
+    assert served.advance_horizon() == 2
+    assert not served.is_full_build_under_way()
+    assert served.view() == expected
+    assert (counted(served.view()), served.beyond_horizon()) == (due, 2)
+    assert served.advance_horizon() == 2
+    assert counted(served.view()) == due - {("ann", "i3", True)} | {("ann", "i3", False), ("cid", "i4", True)}
+
+
+def test_an_item_that_changes_during_a_full_build_changes_for_the_next_one(served: Ledger) -> None:
+    def renamed(title: str) -> None:
+        served.import_data([replace(ITEMS[2], title=title)], [], None)
+
+    renamed("Before (2001)")
+    served.begin_full_build()
+    renamed("During (2002)")
+    served.import_data([Item("i9", "New (2003)")], [], None)
+    assert served.view().items == tuple(ITEMS)
+    due = (*ITEMS[:2], replace(ITEMS[2], title="Before (2001)"), *ITEMS[3:])
+    assert when_due(served).items == due
+    assert {item.title for item in served.items()} >= {"During (2002)", "New (2003)"}
+    served.advance_horizon()
+    assert served.view().items == due
+    served.advance_horizon()
+    assert {item.title for item in served.view().items} >= {"During (2002)", "New (2003)"}
+
+
+def test_a_forgotten_person_is_not_due_either(served: Ledger) -> None:
+    served.take_events([Event(row("ann", 3)), Event(row("cid", 4))])
+    served.begin_full_build()
+    served.take_events([Event(row("ann", 3, 7_000))])
+    assert served.forget("ann", None, None).request.erased_interactions == 3
+    assert served.forget("cid", None, None).request.erased_interactions == 1
+    assert served.search("ann").found == {}
+    assert counted(when_due(served)) == {("bob", "i1", True), ("bob", "i2", False)}
+
+
+def test_who_is_restricted_during_a_full_build_waits_for_the_one_after_it(served: Ledger) -> None:
+    served.take_events([Event(row("ann", 3)), Event(row("bob", 3))])
+    served.begin_full_build()
+    served.restraints.restrict("ann", "restriction")
+    assert counted(when_due(served)) == {("bob", "i1", True), ("bob", "i2", False), ("bob", "i3", True)}
+    served.restraints.lift_restriction("ann")
+    assert served.seen("ann") == {"i0", "i1", "i3"}
+    served.advance_horizon()
+    assert counted(served.view()) == BEFORE | {("bob", "i3", True)}
+    served.advance_horizon()
+    assert counted(served.view()) == BEFORE | {("bob", "i3", True), ("ann", "i3", True)}
+
+
+def test_what_is_due_is_exported_and_does_not_count_yet(served: Ledger) -> None:
+    served.take_events([Event(row("ann", 3))])
+    served.begin_full_build()
+    served.take_events([Event(row("ann", 4))])
+    assert [(held.item_id, held.counted) for held in served.export("ann").rows] == [
+        ("i0", True),
+        ("i1", True),
+        ("i3", False),
+        ("i4", False),
+    ]
+
+
 # Items
 
 

@@ -95,6 +95,17 @@ def test_rows_are_those_of_a_ledger_in_which_they_were_the_others_from_the_start
     assert either.search(GUEST).found == {}
 
 
+def test_whose_ids_are_merged_during_a_full_build_wait_for_the_one_after_it(either: Ledger) -> None:
+    before = counted(either)
+    either.begin_full_build()
+    either.merge(GUEST, ACCOUNT, None)
+    with either.read_transaction_when_due() as transaction:
+        assert transaction.view().interactions == either.view().interactions
+    assert either.beyond_horizon() == 2
+    assert before.keys() - counted(either).keys() == {GUEST}
+    assert either.search(GUEST).found == {}
+
+
 def test_what_has_seen_the_one_is_masked_and_the_other_is_read_again(ledger: Ledger) -> None:
     fence = ledger.mask().fence
     ledger.merge(GUEST, ACCOUNT, None)

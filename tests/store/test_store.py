@@ -221,9 +221,17 @@ def test_a_note_stands_beside_its_adapter_and_goes_with_it_or_when_others_are_er
         assert store.adapters.note(D1) is None
         store.adapters.write_note(D1, "first")
         store.adapters.write_note(D1, "second")
-        assert (store.adapters.note(D1), store.adapters.notes(), store.adapters.digests()) == ("second", 1, [D1])
+        assert (store.adapters.note(D1), store.adapters.noted(), store.adapters.digests()) == ("second", [D1], [D1])
         gone()
-        assert (store.adapters.note(D1), store.adapters.notes()) == (None, 0)
+        assert (store.adapters.note(D1), store.adapters.noted()) == (None, [])
+
+
+def test_what_was_made_ahead_stays_with_its_note(store: Store) -> None:
+    for digest in (D1, D2):
+        add_adapter(store, digest)
+        store.adapters.write_note(digest, "a line")
+    assert store.adapters.remove_except([], [D2])
+    assert (store.adapters.digests(), store.adapters.note(D2)) == ([D2], "a line")
 
 
 def test_a_removed_adapter_is_gone_and_may_be_removed_again(store: Store) -> None:

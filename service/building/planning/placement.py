@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from service.building.planning.embedding import (
     embed_public_texts,
 )
 from service.building.ports import PartitionLedger
-from service.building.progress import Progress
+from service.building.progress import Progress, go_on
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.negatives import negative_content
@@ -29,6 +29,8 @@ from service.records import BuildConfig, Item, RatedItem, Sample
 Floats = NDArray[np.float32]
 _GROUPS_A_TASK = 64
 _WINDOWS_EMBEDDED = 4  # of a unit, at most
+_PLACED_AT_ONCE = 1_024  # units, between two checkpoints
+_CELLS_KEPT = 2**18
 _FORMAT = "lethe-places-2"
 _DECIDING = (
     "partition",
@@ -72,13 +74,26 @@ class ShardAssigner:
         process_pool: TaskRunner,
         progress: Progress,
         environment: Mapping[str, str],
+        checkpoint: Callable[[], None] = go_on,
     ) -> None:
+        self._checkpoint = checkpoint
         self._ledger = ledger
         self._tokenizer = tokenizer
         self._model = model
         self._process_pool = process_pool
         self._progress = progress
         self._environment = environment
+        self._tree: tuple[str, partition.PublicTree] | None = None  # under its fingerprint
+        self._cells: dict[tuple[str, str], str] = {}  # user id, digest of a unit -> where it stands in that tree
+
+    @property
+    def people(self) -> frozenset[str]:
+        """The ids of those of whom it is known where they stand."""
+        return frozenset(user for user, _ in self._cells)
+
+    def forget(self, users: Collection[str]) -> None:
+        """Keep nothing of these."""
+        self._cells = {key: cell for key, cell in self._cells.items() if key[0] not in users}
 
     def assign(
         self, units: Sequence[Unit], items: Sequence[Item], item_type: str, config: BuildConfig
@@ -97,16 +112,37 @@ class ShardAssigner:
         below = {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
         if not tree.planes:
             return below
-        embeddings = self.embed(units, item_type)
-        above = {unit.key: tree.path(embedding) for unit, embedding in zip(units, embeddings, strict=True)}
-        return {key: above[key] + path for key, path in below.items()}
+        cells = self._kept(units, tree)
+        lacking = [unit for unit in units if unit.key not in cells]
+        for first in range(0, len(lacking), _PLACED_AT_ONCE):
+            some = lacking[first : first + _PLACED_AT_ONCE]
+            found = [tree.path(embedding) for embedding in self.embed(some, item_type)]
+            cells |= {unit.key: cell for unit, cell in zip(some, found, strict=True)}
+            self._keep(some, found, tree)
+            self._checkpoint()
+        return {key: cells[key] + path for key, path in below.items()}
+
+    def _kept(self, units: Sequence[Unit], tree: partition.PublicTree) -> dict[str, str]:
+        if self._tree is None or self._tree[1] is not tree:
+            return {}
+        known = ((unit.key, self._cells.get((unit.user_id, unit.digest))) for unit in units)
+        return {key: cell for key, cell in known if cell is not None}
+
+    def _keep(self, units: Sequence[Unit], cells: Sequence[str], tree: partition.PublicTree) -> None:
+        """What is planned ahead of a full build is planned again by it."""
+        if self._tree is not None and self._tree[1] is tree and len(self._cells) < _CELLS_KEPT:
+            self._cells |= {(unit.user_id, unit.digest): cell for unit, cell in zip(units, cells, strict=True)}
 
     def tree(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> partition.PublicTree:
         """The semantic levels that a catalog makes; a random partition has none."""
         if config.partition == "random":
             return partition.PublicTree({})
-        anchors = partition.anchor_histories(items, config.history_length, config.seed)
-        return partition.PublicTree.through(self._embed_anchors(anchors, item_type), config.tree_depth)
+        fingerprint = self.fingerprint(items, item_type, config)
+        if self._tree is None or self._tree[0] != fingerprint:
+            anchors = partition.anchor_histories(items, config.history_length, config.seed)
+            tree = partition.PublicTree.through(self._embed_anchors(anchors, item_type), config.tree_depth)
+            self._tree, self._cells = (fingerprint, tree), {}
+        return self._tree[1]
 
     def fingerprint(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> str:
         """Digest of all that decides the units of the public trees, and their places, beside a user's own rows."""

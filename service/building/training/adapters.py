@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from adapters_store import digest_of
 from service.building.known import KnownArtifacts
-from service.building.progress import Progress
+from service.building.progress import Progress, go_on
 from service.building.training.training import EncodedSample, TrainingTask, contexts_of, train_adapter
 from service.building.workers.prefill import MANNER, prefill_name
 from service.building.workers.prefill_cache import PrefillCache
@@ -36,7 +36,9 @@ class AdapterMaker:
         progress: Progress,
         environment: Mapping[str, str],
         prefill_cache: PrefillCache | None = None,
+        checkpoint: Callable[[], None] = go_on,
     ) -> None:
+        self._checkpoint = checkpoint
         self._adapters = adapters
         self._tokenizer = tokenizer
         self._model = model
@@ -64,7 +66,7 @@ class AdapterMaker:
         """Train the adapter of every shard (by its adapter's digest) and store it.
 
         Raises:
-            LetheError, StoreFailure: those that were finished by then are kept.
+            LetheError (GaveWay too), StoreFailure: those that were finished by then are kept.
         """
         digests = list(shards)
         tasks = [self._training_task(shards[digest], item_type, config) for digest in digests]
@@ -75,6 +77,7 @@ class AdapterMaker:
             for number, trained in self._process_pool.run(train_adapter, lent, self._trained):
                 lending.left[number] = trained.left
                 self._adapters.add(digests[number], trained.files)
+                self._checkpoint()
 
     def encoded_samples(self, samples: Sequence[Sample], item_type: str) -> tuple[EncodedSample, ...]:
         """Samples as token ids, in the same order."""

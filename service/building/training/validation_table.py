@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from adapters_store import StoredGeneration, canonical_json
 from service.arrays import array_bytes, load_array
-from service.building.progress import Progress
+from service.building.progress import Progress, go_on
 from service.building.training.training import EncodedSample, contexts_of
 from service.building.training.validation import UserValidation, ValidationTask, validate_users
 from service.building.workers.prefill import prefill_name
@@ -30,6 +30,7 @@ from service.records import BuildConfig, ModelIdentity
 Floats = NDArray[np.float32]
 EncodedSamplesOf = Callable[[str], tuple[EncodedSample, ...]]  # user id -> samples in canonical order
 _USERS_A_TASK = 64
+_USERS_A_TASK_AHEAD = 8  # a deletion waits for one task
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,49 @@ class KnownRows:
         return [Lack(new, tuple(digests))] * bool(new) + [Lack(known, unknown)] * bool(known and unknown)
 
 
+class RowsAhead:
+    """Embeddings and errors that were computed ahead of the generation that will hold them, in memory alone."""
+
+    def __init__(self) -> None:
+        self._found: dict[
+            str, tuple[str, UserValidation]
+        ] = {}  # first key of a user's rows -> whose, and what is known
+
+    @property
+    def people(self) -> frozenset[str]:
+        """The ids of those whose rows they are."""
+        return frozenset(user_id for user_id, _ in self._found.values())
+
+    def forget(self, users: Collection[str], adapters: Collection[str]) -> None:
+        """Keep nothing of these users, and nothing that these adapters said."""
+        for key, (user_id, found) in list(self._found.items()):
+            for digest in found.errors.keys() & adapters:
+                del found.errors[digest]
+            if user_id in users:
+                del self._found[key]
+
+    def add(self, user: ValidationUser, found: UserValidation) -> None:
+        """Keep a user's rows, beside what is known of them under other adapters."""
+        known = self.of(user)
+        errors = found.errors if known is None else known.errors | found.errors
+        self._found[user.keys[0]] = user.user_id, UserValidation(found.embeddings, errors)
+
+    def of(self, user: ValidationUser) -> UserValidation | None:
+        """What is known of a user's rows."""
+        found = self._found.get(user.keys[0])
+        return None if found is None else found[1]
+
+    def lacking(self, lack: Lack) -> list[Lack]:
+        """What of this is not known: users by the adapters that are to be tried on their rows."""
+        open_: dict[tuple[str, ...], list[ValidationUser]] = {}
+        for user in lack.users:
+            known = self.of(user)
+            missing = lack.digests if known is None else tuple(d for d in lack.digests if d not in known.errors)
+            if missing or known is None:
+                open_.setdefault(missing, []).append(user)
+        return [Lack(users, digests) for digests, users in open_.items()]
+
+
 @dataclass(frozen=True, slots=True)
 class Lack:
     """Users whose rows lack an embedding or the errors under these adapters."""
@@ -96,8 +140,12 @@ class RowMaker:
         process_pool: TaskRunner,
         progress: Progress,
         prefill_cache: PrefillCache | None = None,
+        ahead: RowsAhead | None = None,
+        checkpoint: Callable[[], None] = go_on,
     ) -> None:
-        """`adapter_files` gives the files of an adapter by its digest, verified."""
+        """`adapter_files` gives an adapter's files by its digest, verified; `ahead` is what is known beside earlier rows."""
+        self._ahead = RowsAhead() if ahead is None else ahead
+        self._checkpoint = checkpoint
         self._adapter_files = adapter_files
         self._model = model
         self._process_pool = process_pool
@@ -117,19 +165,38 @@ class RowMaker:
         table = _Table(keys, digests)
         table.take(known)
         for lack in known.lacking(users, digests):
-            for user, found in self._validate(lack, encoded_samples_of, config):
-                table.fill(user.keys, lack.digests, found)
+            for user in lack.users:
+                if (found := self._ahead.of(user)) is not None:
+                    table.fill(user.keys, [digest for digest in lack.digests if digest in found.errors], found)
+            for open_ in self._ahead.lacking(lack):
+                for user, found in self._validate(open_, _USERS_A_TASK, encoded_samples_of, config):
+                    table.fill(user.keys, open_.digests, found)
         return {
             "rows.json": canonical_json(keys),
             "errors.npy": array_bytes(table.errors),
             "embeddings.npy": array_bytes(table.embeddings),
         }
 
+    def make_ahead(
+        self,
+        users: Sequence[ValidationUser],
+        digests: Sequence[str],
+        known: KnownRows,
+        encoded_samples_of: EncodedSamplesOf,
+        config: BuildConfig,
+    ) -> None:
+        """Compute what `files` will find neither among known rows nor ahead, a few users at a time. Raises GaveWay."""
+        for lack in known.lacking(users, digests):
+            for open_ in self._ahead.lacking(lack):
+                for user, found in self._validate(open_, _USERS_A_TASK_AHEAD, encoded_samples_of, config):
+                    self._ahead.add(user, found)
+                    self._checkpoint()
+
     def _validate(
-        self, lack: Lack, encoded_samples_of: EncodedSamplesOf, config: BuildConfig
-    ) -> Iterable[tuple[ValidationUser, UserValidation]]:
+        self, lack: Lack, most: int, encoded_samples_of: EncodedSamplesOf, config: BuildConfig
+    ) -> Iterator[tuple[ValidationUser, UserValidation]]:
         users = lack.users
-        size = min(_USERS_A_TASK, math.ceil(len(users) / self._process_pool.processes))  # so that no process is idle
+        size = min(most, math.ceil(len(users) / self._process_pool.processes))  # so that no process is idle
         chunks = [users[i : i + size] for i in range(0, len(users), size)]
         adapters = {digest: self._tensors(digest) for digest in lack.digests}
         tasks = [self._task([encoded_samples_of(user.user_id) for user in chunk], adapters, config) for chunk in chunks]
