@@ -16,6 +16,7 @@ from research.benchmarks.report import Section
 from research.benchmarks.serving import HOST, forget
 
 _LOOK = 0.05  # seconds from one look at the ledger to the next
+_ARRIVALS = 1.0  # seconds after which rows of everybody come again, so that one full build follows the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,21 @@ class SteadyDeletions:
         self._look = look
         self._apart = apart
 
-    def run(self, people: Sequence[str]) -> list[Section]:
-        """The table. Raises ServingFailed where a deletion was refused or never completed."""
-        return [asyncio.run(self._run(people))]
+    def run(self, people: Sequence[str], arrive: Callable[[], object] | None = None) -> list[Section]:
+        """The table. With `arrive`, which lets rows of everybody come, half of the people leave beside full builds.
 
-    async def _run(self, people: Sequence[str]) -> Section:
+        Raises ServingFailed where a deletion was refused or never completed.
+        """
+        if arrive is None:
+            return [_section([asyncio.run(self._run("nothing", people, None))])]
+        half = (len(people) + 1) // 2
+        alone = asyncio.run(self._run("nothing", people[:half], None))
+        return [_section([alone, asyncio.run(self._run("full builds", people[half:], arrive))])]
+
+    async def _run(self, beside: str, people: Sequence[str], arrive: Callable[[], object] | None) -> dict[str, Any]:
         looks: list[Live] = []
         watching = asyncio.create_task(self._watch(looks))
+        arriving = None if arrive is None else asyncio.create_task(_again_and_again(arrive))
         async with Client(HOST, self._port) as client:
             leaving = []
             for person in people:
@@ -50,14 +59,26 @@ class SteadyDeletions:
             within = len(looks)  # what comes after the last arrival is no steady state
             spans = await asyncio.gather(*leaving)
         watching.cancel()
+        if arriving is not None:
+            arriving.cancel()
         waited = Latencies.of([ended - began for began, ended in spans])
-        row = _row(len(people), 60 / self._apart, looks[:within]) | {"p50 s": waited.p50, "p99 s": waited.p99}
-        return Section("deletions at a steady rate", (row,), _NOTES)
+        row = _row(len(people), 60 / self._apart, looks[:within])
+        return {"beside": beside} | row | {"p50 s": waited.p50, "p99 s": waited.p99, "most s": waited.most}
 
     async def _watch(self, looks: list[Live]) -> None:
         while True:
             looks.append(await asyncio.to_thread(self._look))
             await asyncio.sleep(_LOOK)
+
+
+async def _again_and_again(arrive: Callable[[], object]) -> None:
+    while True:
+        await asyncio.to_thread(arrive)
+        await asyncio.sleep(_ARRIVALS)
+
+
+def _section(rows: Sequence[dict[str, Any]]) -> Section:
+    return Section("deletions at a steady rate", tuple(rows), _NOTES)
 
 
 def _row(deletions: int, rate: float, looks: Sequence[Live]) -> dict[str, Any]:

@@ -55,15 +55,15 @@ def pending(home: Path) -> int:
 
 
 def is_behind(home: Path) -> bool:
-    """Whether what is published is of an earlier horizon or catalog: a full build was cut off, and is to be done again."""
-    [(published, horizon, catalog)] = query(home, "SELECT published, horizon, catalog FROM state")
+    """Whether a full build was cut off, or what is published is of an earlier horizon or catalog: it is to be done again."""
+    [(published, horizon, due, catalog)] = query(home, "SELECT published, horizon, due, catalog FROM state")
     stated = {} if published is None else json.loads(str(published))
-    return (stated.get("horizon", 0), stated.get("catalog", 0)) != (horizon or 0, catalog)
+    return due is not None or (stated.get("horizon", 0), stated.get("catalog", 0)) != (horizon or 0, catalog)
 
 
 def waiting(home: Path) -> int:
     """Deletions that are owed, and rows beyond the horizon: what a worker has yet to do."""
-    return pending(home) + len(query(home, "SELECT 1 FROM arrivals"))
+    return pending(home) + sum(len(query(home, f"SELECT 1 FROM {table}")) for table in ("arrivals", "due"))
 
 
 def all_requests(home: Path, world: World) -> Iterator[str]:

@@ -199,6 +199,14 @@ def test_a_key_is_sent_to_the_server_that_wants_one_and_both_are_raced(asker: As
     assert latency.rows[0]["errors"] == 0
 
 
+def test_half_of_the_people_leave_while_rows_of_others_come(server: Recommender) -> None:
+    came: list[int] = []
+    trial = SteadyDeletions(server.server_address[1], lambda: Live(1.0, 1.0), apart=0.05)
+    [section] = trial.run(["u1", "u2", "u3"], lambda: came.append(len(server.forgotten)))
+    assert [(row["beside"], row["deletions"]) for row in section.rows] == [("nothing", 2), ("full builds", 1)]
+    assert came[0] >= 2  # nobody's row came before the first half had left
+
+
 def test_people_leave_at_a_steady_rate_whether_or_not_the_one_before_is_forgotten(server: Recommender) -> None:
     shares = iter([1.0, 0.5])
 
