@@ -343,7 +343,7 @@ class Ledger:
 
     @contextmanager
     def read_transaction_when_due(self) -> Iterator[ReadTransaction]:
-        """The same, as if the full build under way had moved the horizon already."""
+        """The ledger as if the full build under way had moved the horizon already, for as long as the block lasts."""
         with self._database.read_transaction() as connection:
             yield ReadTransaction(connection, due=True)
 
