@@ -35,6 +35,7 @@ def bench_keys(
     rounds: RoundsOption = 3,
     clients: Annotated[int, typer.Option(min=1, max=100, help="That ask at any time, at saturation")] = 4,
     people: Annotated[int, typer.Option(min=20, max=400, help="Simulated people of whom the generation is made")] = 120,
+    redis_url: Annotated[str | None, typer.Option(help="Keep quotas in this Redis; without it, in process")] = None,
     out: OutOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -46,11 +47,12 @@ def bench_keys(
         tokenizer = FrozenModel.load(served_model(opened)).tokenizer
         asker = Asker(REQUEST_SHAPES[0], tokenizer, opened.ledger.item_type(), opened.settings.seed)
         doors = keys.Door(serving.free_port()), keys.Door(serving.free_port(), key)
-        with served_by(opened, doors[0].port), served_by(closed, doors[1].port):
+        with served_by(opened, doors[0].port), served_by(closed, doors[1].port, redis_url):
             floor = Floor(asker.shape.tokens, 0)
             sections = keys.KeysTrial(*doors, asker, floor, clients, plan).run()
         closed.ledger.close()
-    tell("keys", {"minutes": minutes, "rounds": rounds, "clients": clients, "people": people}, sections, out, json_)
+    told = {"minutes": minutes, "rounds": rounds, "clients": clients, "people": people, "redis": redis_url is not None}
+    tell("keys", told, sections, out, json_)
 
 
 def _with_a_key(opened: Home, home: Path) -> tuple[Home, str]:

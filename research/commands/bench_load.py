@@ -179,9 +179,10 @@ def built_of(opened: Home, dataset: importers.Dataset, people: int) -> list[str]
     return [user for user in known if not is_validation_user(user, config.validation_percent, config.seed)]
 
 
-def served_by(opened: Home, port: int) -> AbstractContextManager[None]:
-    """A server process of that installation, which ends with the block."""
-    return serving.running(_server(port), _environment(opened), port, opened.settings.home / "server.log")
+def served_by(opened: Home, port: int, redis_url: str | None = None) -> AbstractContextManager[None]:
+    """A server process of that installation, which ends with the block; it has a Redis only where one is named here."""
+    environment = _environment(opened) | ({} if redis_url is None else {"LETHE_REDIS_URL": redis_url})
+    return serving.running(_server(port), environment, port, opened.settings.home / "server.log")
 
 
 def _server(port: int) -> list[str]:
