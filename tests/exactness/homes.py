@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ class InThisProcess:
         assert torch.get_num_threads() == 1
         for number, task in enumerate(tasks):
             yield number, function(task, on_steps)
+
+    @contextmanager
+    def beside(self, function: Callable[[Any, Any], Any], task: Any) -> Iterator[Callable[[], Any]]:
+        [(_, result)] = self.run(function, [task])
+        yield lambda: result
 
 
 class LastFirst(InThisProcess):

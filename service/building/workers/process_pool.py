@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -45,6 +45,12 @@ class TaskRunner(Protocol):
         """Yield (number of the task, its result) as results come. Raises what a task raised."""
         ...
 
+    def beside(
+        self, function: Callable[[Task, Report], Result], task: Task
+    ) -> AbstractContextManager[Callable[[], Result]]:
+        """Begin a task beside those that are run meanwhile; what is given waits for its result, and raises what it raised."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class GpuShare:
@@ -63,6 +69,7 @@ class ProcessPool:
     def __init__(self, processes: int, preload: Sequence[str] = (), gpu_share: GpuShare | None = None) -> None:
         self.processes = max(1, processes)
         self._gpu_share = None if gpu_share is None else replace(gpu_share, share=gpu_share.share / self.processes)
+        self._beside: list[_Begun] = []  # each takes a place, and has not ended as far as is known
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*preload, _PRELOADED])
 
@@ -81,37 +88,95 @@ class ProcessPool:
             TaskFailed: a process died (killed, out of memory), or raised what is not a LetheError.
         """
         waiting = list(enumerate(tasks))[::-1]
-        running: dict[Connection, tuple[int, Any]] = {}
+        running: dict[_Begun, int] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < self.processes:
+                while waiting and len(running) + len(self._beside) < self.processes:
                     number, task = waiting.pop()
-                    connection, process = self._start(function, task)
-                    running[connection] = (number, process)
-                ready = set(wait(list(running)))
-                for talking in [connection for connection in running if connection in ready]:
-                    kind, value = _receive(talking)
-                    if kind == "steps":
-                        on_steps(value)
-                        continue
-                    number, process = running.pop(talking)
-                    process.join()
-                    talking.close()
-                    if kind == "error":
-                        raise value
-                    yield number, value
+                    running[self._start(function, task, on_steps)] = number
+                for begun in _that_ended([*running, *self._beside]):
+                    if begun in running:
+                        yield running.pop(begun), begun.result()
+                    else:
+                        self._beside.remove(begun)
         finally:
-            for connection, (_, process) in running.items():
-                process.kill()
-                process.join()
-                connection.close()
+            for begun in running:
+                begun.end()
 
-    def _start(self, function: Callable[[Task, Report], Result], task: Task) -> tuple[Connection, Any]:
+    @contextmanager
+    def beside(self, function: Callable[[Task, Report], Result], task: Task) -> Iterator[Callable[[], Result]]:
+        """Begin a task that takes a place of its own beside those of `run`; what is given waits for its result.
+
+        It raises as `run` does. A task that nobody has waited for is ended.
+        """
+        begun = self._start(function, task, lambda steps: None)
+        self._beside.append(begun)
+
+        def result() -> Result:
+            found: Result = begun.result()
+            self._beside = [other for other in self._beside if not other.ended]
+            return found
+
+        try:
+            yield result
+        finally:
+            begun.end()
+            self._beside = [other for other in self._beside if not other.ended]
+
+    def _start(self, function: Callable[[Task, Report], Result], task: Task, on_steps: Report) -> _Begun:
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(theirs, function, task, self._gpu_share), daemon=True)
         process.start()
         theirs.close()
-        return ours, process
+        return _Begun(ours, process, on_steps)
+
+
+class _Begun:
+    """A task in its process, and what it has said."""
+
+    def __init__(self, connection: Connection, process: Any, on_steps: Report) -> None:
+        self.connection, self._process, self._on_steps = connection, process, on_steps
+        self._said: tuple[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._said is not None
+
+    def hear(self) -> None:
+        """Wait for the next that it says."""
+        kind, value = _receive(self.connection)
+        if kind == "steps":
+            self._on_steps(value)
+            return
+        self._said = kind, value
+        self._process.join()
+        self.connection.close()
+
+    def result(self) -> Any:
+        """Its result, once it has one. Raises what it raised."""
+        while self._said is None:
+            self.hear()
+        kind, value = self._said
+        if kind == "error":
+            raise value
+        return value
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        if not self.ended:
+            self._said = "error", TaskFailed("nobody waited for it")
+            self._process.kill()
+            self._process.join()
+            self.connection.close()
+
+
+def _that_ended(tasks: Sequence[_Begun]) -> list[_Begun]:
+    """Hear what there is to be heard of tasks that have not ended, or wait for it; those that it was the last of."""
+    ready = set(wait([begun.connection for begun in tasks]))
+    heard = [begun for begun in tasks if begun.connection in ready]
+    for begun in heard:
+        begun.hear()
+    return [begun for begun in heard if begun.ended]
 
 
 def _receive(connection: Connection) -> tuple[str, Any]:

@@ -60,6 +60,9 @@ class Unasked:
     ) -> Iterator[tuple[int, Any]]:
         raise AssertionError("something was to be computed")
 
+    def beside(self, function: Callable[..., Any], task: Any) -> Any:
+        raise AssertionError("something was to be computed")
+
 
 def contest_in(folder: Path, ratings: Ratings, workshop: Workshop, progress: Silent | None = None) -> Contest:
     return Contest(ratings, cut(ratings, LAST_TENTH), workshop, Notebook(folder / "cells"), progress or Silent())
