@@ -6,7 +6,8 @@ Everything is named by the digest of what it was made from, so what did not chan
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -257,11 +258,12 @@ class Builder:
 
     def _make(self, work: Work, config: BuildConfig) -> Built:
         self._make_memories(work)
-        self._train_missing(work, config)
         item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
         before = None if work.previous is None else Manifest.of(work.previous.manifest)
-        files = self._rows(work).files(*self._wanted_rows(work), config) | self._catalog_files(work, before)
-        files |= self._item_model_files(work, before, config, item_model)
+        with self._item_model(work, before, config, item_model) as item_model_files:
+            self._train_missing(work, config)
+            files = self._rows(work).files(*self._wanted_rows(work), config) | self._catalog_files(work, before)
+            files |= item_model_files()
         manifest = self._manifest(work, config, item_model)
         return Built(
             published=Published(
@@ -399,16 +401,26 @@ class Builder:
             "item_facts.npy": array_bytes(facts_of(work.items)),
         }
 
-    def _item_model_files(
+    @contextmanager
+    def _item_model(
         self, work: Work, before: Manifest | None, config: BuildConfig, name: str
-    ) -> dict[str, bytes]:
-        if work.previous is not None and before is not None and before.item_model == name:
-            return {file: work.previous.read(file) for file in ITEM_MODEL_FILES}
+    ) -> Iterator[Callable[[], dict[str, bytes]]]:
+        """Begin to solve the item model, which no adapter has a part in; what is given waits for its files."""
+        previous = work.previous
+        if previous is not None and before is not None and before.item_model == name:
+            yield lambda: {file: previous.read(file) for file in ITEM_MODEL_FILES}
+            return
         memories = tuple(self._known_memories.stated(digest) for digest in work.memories)
         task = ItemModelTask(memories, tuple(item.item_id for item in work.items), config.min_people)
-        self._progress.phase("solving the item model", 1)
-        [(_, files)] = self._process_pool.run(solve_item_model, [task], self._progress.advance)
-        return files
+        with self._process_pool.beside(solve_item_model, task) as solved:
+
+            def waited_for() -> dict[str, bytes]:
+                self._progress.phase("solving the item model", 1)
+                files = solved()
+                self._progress.advance(1)
+                return files
+
+            yield waited_for
 
     def _embed_items(self, items: Sequence[Item]) -> NDArray[np.float32]:
         rows = [self._tokenizer.item(item) for item in items]
