@@ -27,7 +27,7 @@ TELEMETRY = REPOSITORY / "service" / "entrypoints" / "telemetry.py"
 
 
 def offered(module: str) -> Any:
-    if importlib.util.find_spec(module) is None:
+    if importlib.util.find_spec(module.split(".", maxsplit=1)[0]) is None:
         pytest.skip(f"{module} is not there")
     return importlib.import_module(module)
 
@@ -301,6 +301,30 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
         assert len({panel["id"] for panel in panels}) == len(panels)
         used = {target["datasource"]["uid"] for panel in panels for target in panel.get("targets", [])}
         assert used == {source["uid"]}
+
+
+def test_grafana_knows_every_field_of_the_dashboards() -> None:
+    schema = offered("grafana_foundation_sdk.models.dashboard")
+    written = offered("grafana_foundation_sdk.cog.encoder").JSONEncoder
+    offered("grafana_foundation_sdk.cog.plugins").register_default_plugins()
+    for path in DASHBOARDS:
+        own = json.loads(path.read_text())
+        read = json.loads(written(sort_keys=True).encode(schema.Dashboard.from_json(own)))
+        assert list(_lost(own, read)) == []
+        misspelled = {**own, "panelz": own["panels"]}  # that it is lost shows that others would be
+        assert list(_lost(misspelled, read)) == ["/panelz"]
+
+
+def _lost(own: Any, read: Any, at: str = "") -> Iterator[str]:
+    """Where something stands that was lost when it was read by the schema."""
+    if isinstance(own, dict) and isinstance(read, dict):
+        for name, value in own.items():
+            yield from _lost(value, read[name], f"{at}/{name}") if name in read else [f"{at}/{name}"]
+    elif isinstance(own, list) and isinstance(read, list) and len(own) == len(read):
+        for number, (one, other) in enumerate(zip(own, read, strict=True)):
+            yield from _lost(one, other, f"{at}/{number}")
+    elif own != read:
+        yield at
 
 
 def test_the_home_dashboard_is_mounted() -> None:
