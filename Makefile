@@ -42,7 +42,7 @@ fuzz: $(VENV)/.installed-dev ## 100,000 hostile requests to a real server with e
 
 PORT ?= 8000
 attacks: $(VENV)/.installed-dev ## every script of tests/attacks against the server on PORT; it erases people (minutes)
-	for attack in two_titles large_request large_heads slow_connections erase_everybody; do \
+	for attack in two_titles large_request greedy_client large_heads slow_connections erase_everybody; do \
 		$(BIN)/python -m tests.attacks.$$attack --port $(PORT) $(if $(PID),--pid $(PID)) $(if $(KEY),--key $(KEY)); done
 
 check: $(VENV)/.installed-dev ## formatting, lint, types

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.attacks.erase_everybody import erase_everybody
+from tests.attacks.greedy_client import greedy_client
 from tests.attacks.large_heads import large_heads
 from tests.attacks.slow_connections import slow_connections
 from tests.attacks.target import Target
@@ -93,6 +94,14 @@ def test_health_is_answered_beside_thousands_of_slow_connections(target: Target)
     found = slow_connections(target, connections=300, seconds=5)
     assert found["failed"] == 0, found
     assert found["still_open"] <= 100, found
+
+
+@pytest.mark.thorough
+def test_one_greedy_client_costs_another_no_refusal_and_little_time(target: Target) -> None:
+    found = greedy_client(target, connections=8, answers=80, rounds=2)
+    assert list(found["others"]) == [200], found
+    assert found["greedy"][200] > 0, found
+    assert found["beside_ms"]["p50"] < 5 * found["alone_ms"]["p50"], found  # its own turn, and one batch before it
 
 
 def test_one_title_is_not_two(target: Target) -> None:
