@@ -3,7 +3,8 @@
 Policy only: it knows nothing of tensors. Work is counted in tokens that go through the layers, as they are what takes time. The
 window is zero: an idle thread scores a request at once, and whatever arrives while it is busy forms the next batch. Callers
 take turns, and within one caller first come is first served; a request that is larger than a turn is cut into pieces, and waits
-for its next turn after each. All state belongs to one event loop; the thread sees requests and nothing else.
+for its next turn after each. As long as several callers are about, batches are short: whoever comes waits for one that began
+before, and then for their own. All state belongs to one event loop; the thread sees requests and nothing else.
 
 Whoever could not be answered in time is refused on arrival: under overload, work for answers that nobody gets any more would
 leave none for the others.
@@ -23,12 +24,15 @@ from service.errors import Overloaded, TimedOut
 from service.scoring.pieces import cut, joined
 from service.scoring.requests import EncodedRequest, Scored
 from service.scoring.throughput import Pace
-from service.scoring.turns import Piece, Turns, Waiting, cost_of
+from service.scoring.turns import Company, Piece, Turns, Waiting, cost_of
 
 _LONGEST_RETRY = 60  # seconds
 _WAITING = (
     0.5  # share of a request's time that it may spend in the queue: its own batch takes time, and a forecast errs
 )
+_ABOUT = 60.0  # seconds since a caller last asked
+_SHORT = 0.02  # seconds that a batch takes while several callers are about
+_LEAST_SHORT = 256  # tokens; to score fewer at a time costs more than it spares others
 
 
 class BatchScorer(Protocol):
@@ -48,8 +52,9 @@ class BatchObserver(Protocol):
 class Batcher:
     """`start` it in the event loop that submits to it; `stop` finishes what is queued and refuses the rest.
 
-    `max_tokens` bounds one batch, and one turn; `max_queued_tokens` what waits, of which each waiting caller has an equal part.
-    A single question that alone is larger than a bound still runs, by itself.
+    `max_tokens` bounds one batch, and one turn, which are shorter while several callers are about; `max_queued_tokens` what
+    waits, of which each waiting caller has an equal part. A single question that alone is larger than a bound still runs, by
+    itself.
     """
 
     def __init__(self, scorer: BatchScorer, observer: BatchObserver, max_tokens: int, max_queued_tokens: int) -> None:
@@ -61,6 +66,7 @@ class Batcher:
         self._in_flight: list[Piece] = []
         self._began = 0.0  # when the batch in flight did
         self._pace = Pace()
+        self._company = Company(_ABOUT)
         self._arrived = asyncio.Event()
         self._accepting = False
         self._thread: ThreadPoolExecutor | None = None
@@ -113,7 +119,8 @@ class Batcher:
             self._leave(waiting)
 
     def _enqueue(self, request: EncodedRequest, caller: str) -> Waiting:
-        pieces = deque(cut(request, self._max_tokens))
+        self._company.note(caller, perf_counter())
+        pieces = deque(cut(request, self._turn()))
         waiting = Waiting(caller, pieces, asyncio.get_running_loop().create_future())
         full = self._queue.tokens + waiting.tokens > self._max_queued_tokens
         share = self._queue.share(caller, self._max_queued_tokens)
@@ -124,6 +131,12 @@ class Batcher:
         self._observer.observe_queue(self._queue.tokens)
         self._arrived.set()
         return waiting
+
+    def _turn(self) -> int:
+        """Tokens of a batch, at most."""
+        if not self._company.is_there(perf_counter()):
+            return self._max_tokens
+        return int(min(self._max_tokens, max(_LEAST_SHORT, self._pace.tokens(_SHORT))))
 
     def _leave(self, waiting: Waiting) -> None:
         if not waiting.answer.cancel() and not waiting.answer.cancelled():
@@ -137,7 +150,7 @@ class Batcher:
         """Until what this caller asks now is in a batch."""
         in_flight = self._pace.seconds(sum(cost_of(piece) for _, piece in self._in_flight))
         left = max(0.0, in_flight - (perf_counter() - self._began))
-        return left + self._pace.seconds(self._queue.ahead(caller, self._max_tokens))
+        return left + self._pace.seconds(self._queue.ahead(caller, self._turn()))
 
     def _retry_after(self, caller: str) -> int:
         return min(_LONGEST_RETRY, max(1, math.ceil(self._seconds_waiting(caller))))
@@ -156,7 +169,7 @@ class Batcher:
             self._refuse_all()
 
     def _next_batch(self) -> list[Piece]:
-        batch = self._queue.take(self._max_tokens)
+        batch = self._queue.take(self._turn())
         tokens = sum(cost_of(piece) for _, piece in batch)
         self._observer.observe_queue(self._queue.tokens)
         self._observer.observe_batch(tokens, self._queue.tokens)

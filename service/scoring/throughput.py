@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 _BATCHES = 9  # few enough to follow a change of load
@@ -24,3 +25,8 @@ class Pace:
     def seconds(self, tokens: int) -> float:
         """How long so many tokens will take; 0 while nothing is known."""
         return tokens * min(self._recent, default=0.0)
+
+    def tokens(self, seconds: float) -> float:
+        """How many tokens take so long; no end of them while nothing is known."""
+        best = min(self._recent, default=0.0)
+        return seconds / best if best else math.inf

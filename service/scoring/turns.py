@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,25 @@ Piece = tuple[Waiting, EncodedRequest]
 def cost_of(piece: EncodedRequest) -> int:
     """In tokens, one at least."""
     return max(1, piece.tokens)
+
+
+class Company:
+    """Whether more callers than one have asked lately."""
+
+    def __init__(self, lately: float) -> None:
+        """`lately` in seconds."""
+        self._lately = lately
+        self._newest, self._newest_at, self._other_at = "", -math.inf, -math.inf  # the last of another than the newest
+
+    def note(self, caller: str, now: float) -> None:
+        """This caller asks."""
+        if caller != self._newest:
+            self._newest, self._other_at = caller, self._newest_at
+        self._newest_at = now
+
+    def is_there(self, now: float) -> bool:
+        """Whether another one than the newest has asked lately."""
+        return now - self._other_at < self._lately
 
 
 class Turns:

@@ -14,6 +14,7 @@ from service.errors import LetheError, NotReady, Overloaded, TimedOut
 from service.scoring.batcher import Batcher
 from service.scoring.pieces import NO_REVISION, cut, joined
 from service.scoring.requests import EncodedRequest, Scored
+from service.scoring.turns import Company
 
 SOON = 5.0  # seconds; nothing here should come near it
 
@@ -160,6 +161,40 @@ def test_callers_take_turns_however_much_one_of_them_asks() -> None:
 
     batches = _run(story, Bench(max_queued_tokens=100)).scorer.batches
     assert batches[:2] == [["first"], ["a", "a", "a", "m"]]
+
+
+def test_while_several_callers_are_about_batches_are_short_and_else_they_are_not() -> None:
+    many = [str(number) for number in range(900)]
+
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        bench.scorer.seconds = 0.09  # whatever the batch, so that 20 ms are 200 tokens at best
+        await bench.send(*many, caller="greedy")
+        await bench.send("m", caller="modest")
+        await bench.send(*many, caller="greedy")
+
+    batches = _run(story, Bench(max_tokens=1000, max_queued_tokens=10_000)).scorer.batches
+    assert [len(batch) for batch in batches[:2]] == [900, 1]
+    assert sum(map(len, batches[2:])) == 900
+    assert max(map(len, batches[2:])) == 256
+
+
+@pytest.mark.parametrize(
+    ("asked", "several"),
+    [
+        ("", False),
+        ("aaa", False),
+        ("ab", True),
+        ("abbb", True),
+        ("baaaaaaaaaaaa", False),  # too long ago
+        ("baaaaaaa", True),
+    ],
+)
+def test_company_is_whoever_else_has_asked_lately(asked: str, several: bool) -> None:
+    company = Company(10.0)
+    for second, caller in enumerate(asked):
+        company.note(caller, float(second))
+    assert company.is_there(float(len(asked))) is several
 
 
 def test_a_queue_that_one_caller_has_filled_is_not_full_for_another() -> None:
