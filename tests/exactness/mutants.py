@@ -99,9 +99,9 @@ MUTANTS = (
     Mutant(
         "planes fitted on users",
         "service/building/planning/placement.py",
-        "        above = {unit.key: tree.path(embedding)",
-        "        tree = partition.PublicTree.through(embeddings, config.tree_depth)\n"
-        "        above = {unit.key: tree.path(embedding)",
+        "        cells = self._kept(units, tree)\n",
+        "        tree = partition.PublicTree.through(self.embed(units, item_type), config.tree_depth)\n"
+        "        cells = self._kept(units, tree)\n",
         "test_a_persons_path_does_not_depend_on_who_else_there_is",
     ),
     Mutant(
@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         "stopping early on shared validation data",
         "service/building/builder.py",
-        "trained = self._train_missing(work, config)",
-        "trained = self._train_missing(work, config if work.users else BuildConfig())",
+        "            self._train_missing(work, config)\n            files =",
+        "            self._train_missing(work, config if work.users else BuildConfig())\n            files =",
         "test_an_adapter_does_not_depend_on_those_who_validate",
     ),
     Mutant(
@@ -158,11 +158,10 @@ MUTANTS = (
     Mutant(
         "popularity in an item's text",
         "service/building/builder.py",
-        "files = self._row_files(work, config) | self._catalog_files(work, before)",
-        "rows = [row for own in self._ledger.view().interactions.values() for row in own]\n"
-        "        seen = [row.item_id for row in rows]\n"
-        "        items = [Item(i.item_id, i.title, i.year, (str(seen.count(i.item_id)),)) for i in work.items]\n"
-        "        files = self._row_files(work, config) | self._catalog_files(replace(work, items=items), before)",
+        "self._catalog_files(work, before)\n",
+        "self._catalog_files(replace(work, items=[\n"
+        "                Item(i.item_id, i.title, i.year, (str(sum(row.item_id == i.item_id for own in"
+        " self._ledger.view().interactions.values() for row in own)),)) for i in work.items]), before)\n",
         "test_the_catalog_does_not_know_what_anybody_liked",
     ),
     Mutant(
