@@ -2,9 +2,10 @@
 
 Policy only: it knows nothing of tensors. Work is counted in tokens that go through the layers, as they are what takes time. The
 window is zero: an idle thread scores a request at once, and whatever arrives while it is busy forms the next batch. Callers
-take turns, and within one caller first come is first served; a request that is larger than a turn is cut into pieces, and waits
-for its next turn after each. As long as several callers are about, batches are short: whoever comes waits for one that began
-before, and then for their own. All state belongs to one event loop; the thread sees requests and nothing else.
+take turns, and within one caller first come is first served; a request that is larger than a batch is cut into pieces, and
+waits for its next turn after each. As long as several callers are about, batches are short, and of whoever has requests that
+wait already further ones are cut into small pieces: whoever else comes waits for one of these, and then for their own. All
+state belongs to one event loop; the thread sees requests and nothing else.
 
 Whoever could not be answered in time is refused on arrival: under overload, work for answers that nobody gets any more would
 leave none for the others.
@@ -31,8 +32,9 @@ _WAITING = (
     0.5  # share of a request's time that it may spend in the queue: its own batch takes time, and a forecast errs
 )
 _ABOUT = 60.0  # seconds since a caller last asked
-_SHORT = 0.02  # seconds that a batch takes while several callers are about
-_LEAST_SHORT = 256  # tokens; to score fewer at a time costs more than it spares others
+_SHORT = 0.01  # seconds that a batch takes while several callers are about
+_LEAST_SHORT = 128  # tokens; to score fewer at a time costs more than it spares others
+_LEAST_PIECE = 512  # tokens; each reads its context again, or finds it, and takes what a small request does
 
 
 class BatchScorer(Protocol):
@@ -52,7 +54,7 @@ class BatchObserver(Protocol):
 class Batcher:
     """`start` it in the event loop that submits to it; `stop` finishes what is queued and refuses the rest.
 
-    `max_tokens` bounds one batch, and one turn, which are shorter while several callers are about; `max_queued_tokens` what
+    `max_tokens` bounds one piece and one batch, which are smaller while several callers are about; `max_queued_tokens` what
     waits, of which each waiting caller has an equal part. A single question that alone is larger than a bound still runs, by
     itself.
     """
@@ -120,7 +122,11 @@ class Batcher:
 
     def _enqueue(self, request: EncodedRequest, caller: str) -> Waiting:
         self._company.note(caller, perf_counter())
-        pieces = deque(cut(request, self._turn()))
+        # Small pieces cost more in all, so they are for those alone who ask for more than they are answered.
+        waits = self._queue.tokens_of(caller) > 0
+        pieces = deque(
+            cut(request, max(self._turn(), min(_LEAST_PIECE, self._max_tokens)) if waits else self._max_tokens)
+        )
         waiting = Waiting(caller, pieces, asyncio.get_running_loop().create_future())
         full = self._queue.tokens + waiting.tokens > self._max_queued_tokens
         share = self._queue.share(caller, self._max_queued_tokens)
@@ -133,7 +139,7 @@ class Batcher:
         return waiting
 
     def _turn(self) -> int:
-        """Tokens of a batch, at most."""
+        """Tokens of a batch, at most; of one piece it may have more."""
         if not self._company.is_there(perf_counter()):
             return self._max_tokens
         return int(min(self._max_tokens, max(_LEAST_SHORT, self._pace.tokens(_SHORT))))

@@ -164,19 +164,33 @@ def test_callers_take_turns_however_much_one_of_them_asks() -> None:
 
 
 def test_while_several_callers_are_about_batches_are_short_and_else_they_are_not() -> None:
-    many = [str(number) for number in range(900)]
+    names = [str(number) for number in range(900)]
 
     async def story(bench: Bench) -> None:
         await bench.batcher.start()
-        bench.scorer.seconds = 0.09  # whatever the batch, so that 20 ms are 200 tokens at best
-        await bench.send(*many, caller="greedy")
+        bench.scorer.seconds = 0.09  # whatever the batch, so that 10 ms are 100 tokens at best
+        await bench.send(*names, caller="greedy")
         await bench.send("m", caller="modest")
-        await bench.send(*many, caller="greedy")
+        await asyncio.gather(*(bench.send(*names[:60], caller="greedy") for _ in range(5)))
 
     batches = _run(story, Bench(max_tokens=1000, max_queued_tokens=10_000)).scorer.batches
-    assert [len(batch) for batch in batches[:2]] == [900, 1]
-    assert sum(map(len, batches[2:])) == 900
-    assert max(map(len, batches[2:])) == 256
+    assert [len(batch) for batch in batches] == [900, 1, 120, 120, 60]
+
+
+def test_while_several_callers_are_about_whoever_asks_on_and_on_is_cut_into_small_pieces() -> None:
+    names = [str(number) for number in range(900)]
+
+    async def story(bench: Bench) -> None:
+        await bench.batcher.start()
+        bench.scorer.seconds = 0.09
+        await bench.send(*names, caller="greedy")
+        await bench.send("m", caller="modest")
+        await asyncio.gather(*(bench.send(*names, caller="greedy") for _ in range(2)))
+
+    batches = _run(story, Bench(max_tokens=1000, max_queued_tokens=10_000)).scorer.batches
+    assert [len(batch) for batch in batches[:3]] == [900, 1, 900]
+    assert sum(map(len, batches[3:])) == 900
+    assert max(map(len, batches[3:])) <= 512
 
 
 @pytest.mark.parametrize(
