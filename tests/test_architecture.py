@@ -64,6 +64,8 @@ OWNERS = {
         "research.benchmarks.peers",
         "research.evaluation.unlearning.learner",
     ),
+    "boto3": ("adapters_store.s3",),
+    "botocore": ("adapters_store.s3",),
     "jwt": ("service.access.identity",),
     "cryptography": (
         "service.forgetting.receipts",

@@ -131,9 +131,7 @@ class Installation:
         began = Moment.now()
         self._progress.phase("making up adapters", len(digests))
         for digest in digests:
-            with self._store.adapters.new(digest) as folder:
-                for name, content in self._process_pool.adapter(digest).items():
-                    (folder / name).write_bytes(content)
+            self._store.adapters.add(digest, self._process_pool.adapter(digest))
             self._progress.advance(1)
         self._putting = self._putting.plus(Moment.now().since(began))
 

@@ -24,7 +24,7 @@ class ItemModelTask:
 
 def solve_item_model(task: ItemModelTask, report: Report) -> dict[str, bytes]:
     """File name -> content. Reports one step."""
-    artifacts = {memory.path.name: memory for memory in task.memories}
+    artifacts = {memory.digest: memory for memory in task.memories}
     source = Source(tuple(artifacts), lambda digest: load_memory(artifacts[digest].read()), task.least_people)
     live = Memory.of(source, task.item_ids).without()
     items = modeled_items(live)

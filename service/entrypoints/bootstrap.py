@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_store import Store
+from adapters_store import Store, open_store
 from service.config import Settings
 from service.errors import InvalidSetting
 from service.forgetting.bell import Bell, open_bell
@@ -45,6 +45,7 @@ class Home:
         Raises:
             InvalidSetting: the folder cannot be used, or was written under another secret than the one given.
             LedgerUnavailable: the database cannot be reached.
+            StoreFailure: the store cannot be used, or its bucket keeps what a deletion erases.
         """
         os.umask(0o077)
         known = _open_secrets(settings)
@@ -60,7 +61,7 @@ class Home:
                 retired=known.retired,
                 announces=settings.webhook_url is not None,
             ),
-            store=Store(settings.home / "store"),
+            store=store_of(settings),
             signer=ReceiptSigner.open(receipt_key_path(settings)),
             tombstones=tombstones,
             incidents=Incidents(settings.home / INCIDENTS),
@@ -95,6 +96,12 @@ class Home:
 def secret_files(settings: Settings) -> SecretFiles:
     """Where the installation's secret is."""
     return SecretFiles(settings.home, settings.secret, settings.retired_secrets)
+
+
+def store_of(settings: Settings) -> Store:
+    """The store where the settings say it is; by default in the home folder. Raises StoreFailure."""
+    copies_may_stay = settings.store_copies == "yes-copies-may-stay"
+    return open_store(settings.store_url, settings.home / "store", settings.store_cache_bytes, copies_may_stay)
 
 
 def receipt_key_path(settings: Settings) -> Path:

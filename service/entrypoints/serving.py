@@ -182,5 +182,7 @@ def _online(
 
 
 def _writability(home: Home) -> Writability:
-    folder = home.settings.home
-    return Writability(home.ledger, {"the home folder": folder, "the store's folder": folder / "store"})
+    # A bucket is not asked: a deletion is taken without it, and an outage there must not stop answers here.
+    store = home.store.backend.folder
+    folders = {"the home folder": home.settings.home} | ({} if store is None else {"the store's folder": store})
+    return Writability(home.ledger, folders)

@@ -7,23 +7,12 @@ erasing step off and sees it fail.
 from __future__ import annotations
 
 import json
-import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from adapters_store import Store, StoredGeneration
+from adapters_store import Remains, Store, StoredGeneration
 from service.forgetting.ports import AuditedLedger
 from service.records import ForgetRequest
-
-
-@dataclass(frozen=True, slots=True)
-class ByteSearch:
-    """How much was read, and which files hold (in their content or name) what was looked for."""
-
-    files: int
-    bytes: int
-    hits: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +31,15 @@ class ErasureAudit:
     files_searched: int
     bytes_searched: int
     unnamed_items: int = 0  # created items in the ledger or the served catalog that nobody's row names
+    remains: Remains | None = (
+        None  # of an object store, which may keep what it no longer shows; among `abandoned_files`
+    )
+
+    def stated(self) -> dict[str, int]:
+        """What a receipt says of it: numbers alone. Of a store in a folder nothing is said of versions and uploads."""
+        numbers = asdict(self)
+        remains = numbers.pop("remains") or {}
+        return numbers | {"found": self.found} | remains
 
     @property
     def found(self) -> int:
@@ -80,9 +78,10 @@ class ErasureAuditor:
         generations -= {self._published.id} if self._published else set()
         in_use = _rows(self._published)
         rows = {row for request in requests for row in self._masked_rows(request, in_use)}
-        bytes_found = files_holding(self._store.root, [name.encode() for name in sorted(adapters | memories | rows)])
+        bytes_found = self._store.search([name.encode() for name in sorted(adapters | memories | rows)])
         return ErasureAudit(
             unnamed_items=self._unnamed_items(),
+            remains=self._store.remains(),
             person_in_ledger=len(self._found_again.intersection(request.subject for request in requests)),
             old_adapters=len(adapters.intersection(self._store.adapters.digests())),
             old_memories=len(memories.intersection(self._store.memories.digests())),
@@ -121,22 +120,6 @@ class ErasureAuditor:
         return rows if is_gone else rows - in_use
 
 
-def files_holding(root: Path, needles: Sequence[bytes]) -> ByteSearch:
-    """Search every file under `root`, with its path relative to it, for any of `needles`."""
-    files, read, hits = 0, 0, []
-    for path in sorted(root.rglob("*")):
-        try:
-            if path.is_symlink() or not path.is_file():
-                continue
-            size, hit = _search(path, needles)
-        except FileNotFoundError:
-            continue  # others may erase meanwhile, which is no loss
-        files, read = files + 1, read + size
-        if hit or _any_in(str(path.relative_to(root)).encode(), needles):
-            hits.append(path)
-    return ByteSearch(files, read, tuple(hits))
-
-
 def encodings(text: str) -> Iterator[bytes]:
     """The forms in which a text may lie in a file: UTF-8, UTF-16 in both byte orders, and as JSON escapes it."""
     yield text.encode()
@@ -149,18 +132,6 @@ def encodings(text: str) -> Iterator[bytes]:
 def needles_of(texts: Iterable[str]) -> list[bytes]:
     """All encodings of all texts."""
     return sorted({needle for text in texts for needle in encodings(text)})
-
-
-def _search(path: Path, needles: Sequence[bytes]) -> tuple[int, bool]:
-    size = path.stat().st_size
-    if not size:
-        return 0, False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return size, any(content.find(needle) >= 0 for needle in needles)
-
-
-def _any_in(content: bytes, needles: Sequence[bytes]) -> bool:
-    return any(needle in content for needle in needles)
 
 
 def _published(ledger: AuditedLedger, store: Store) -> StoredGeneration | None:

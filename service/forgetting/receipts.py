@@ -180,7 +180,7 @@ def receipt_content(
         "frozen_model": published and asdict(published.frozen),
         "configuration": published and published.config.stated(),
         "environment": published and dict(published.environment),
-        "erasure": audit and asdict(audit) | {"found": audit.found},
+        "erasure": audit and audit.stated(),
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from typing import Protocol
 
 from adapters_store import Findings, Inspector, Store, StoreFailure
@@ -309,8 +308,8 @@ def reason(error: Exception) -> str:
 def _named(audit: ErasureAudit) -> str:
     return ", ".join(
         f"{name.replace('_', ' ')}: {number}"
-        for name, number in asdict(audit).items()
-        if number and not name.endswith("_searched")
+        for name, number in audit.stated().items()
+        if number and name != "found" and not name.endswith("_searched")
     )
 
 

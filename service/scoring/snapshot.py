@@ -233,7 +233,14 @@ class Snapshots:
                 self._current = load_snapshot(
                     *(self._store, generation, self._frozen, self._mixtures, self._current, self.place, self._room)
                 )
+                self._forget_others(self._current)
             return self._current
+
+    def _forget_others(self, snapshot: Snapshot) -> None:
+        """Nothing of an earlier generation stays among what was read of the store, as some of it may be erased there."""
+        manifest = snapshot.manifest
+        adapters, memories = ([each.digest for each in kind] for kind in (manifest.adapters, manifest.memories))
+        self._store.forget_except(adapters, memories, snapshot.generation)
 
 
 def _check_model(manifest: Manifest, frozen: FrozenModel) -> None:

@@ -67,8 +67,8 @@ class MadeUp:
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     for digest in DIGESTS:
-        with store.adapters.new(digest) as folder:
-            (folder / "adapter_model.safetensors").write_bytes(safetensors.numpy.save({"w": np.zeros(1, np.float32)}))
+        weights = safetensors.numpy.save({"w": np.zeros(1, np.float32)})
+        store.adapters.add(digest, {"adapter_model.safetensors": weights})
     return store
 
 

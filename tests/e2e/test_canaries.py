@@ -18,8 +18,9 @@ import httpx
 import pytest
 import redis
 
+from adapters_store import files_holding
 from service.data.samples import is_validation_user
-from service.forgetting.erasure import files_holding, needles_of
+from service.forgetting.erasure import needles_of
 from tests.listening import Listener, listening
 
 from .conftest import ALONE, TITLES, VALIDATION_PERCENT, Installation, Server, eventually

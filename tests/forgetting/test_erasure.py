@@ -21,13 +21,13 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
-from adapters_store import Erased, Store, Workspace, canonical_json, digest_of
+from adapters_store import Erased, Folder, Store, Workspace, canonical_json, digest_of, files_holding
 from service.building.builder import Built
 from service.entrypoints.http.middleware import Observed
 from service.entrypoints.telemetry import JsonFormatter
 from service.errors import StoreError
 from service.forgetting.bell import PollingBell
-from service.forgetting.erasure import encodings, files_holding, needles_of
+from service.forgetting.erasure import encodings, needles_of
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
@@ -79,8 +79,7 @@ class SmallBuilder:
         self.ledger.record_lineage(view.fence, seen, rows, shards | memories, counted)
         for artifacts, digests in ((self.store.adapters, shards), (self.store.memories, memories)):
             for digest in digests:
-                with artifacts.new(digest) as folder:
-                    (folder / "weights").write_bytes(digest.encode()[::-1])
+                artifacts.add(digest, {"weights": digest.encode()[::-1]})
         stated = manifests.manifest(
             adapters=tuple(manifests.adapter(d, name, self.store.adapters.sums(d)) for d, name in shards.items()),
             memories=tuple(manifests.memory(d, name, self.store.memories.sums(d)) for d, name in memories.items()),
@@ -310,7 +309,7 @@ class _KeepsAbandoned(Workspace):
 
 class KeepsTemporaryFiles(Store):
     def __init__(self, root: Path) -> None:
-        super().__init__(root, _KeepsAbandoned(root / "tmp"))
+        super().__init__(Folder(root, _KeepsAbandoned(root / "tmp")))
 
 
 class ErasesNothing(Store):
@@ -334,7 +333,7 @@ class _Trash(Workspace):
 
 class PutsAside(Store):
     def __init__(self, root: Path) -> None:
-        super().__init__(root, _Trash(root / "tmp"))
+        super().__init__(Folder(root, _Trash(root / "tmp")))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,7 @@ class FakeBuilder:
         )
         self._during()
         for name, digest in digests.items():
-            with self._store.adapters.new(digest) as folder:
-                (folder / "weights").write_bytes(canonical_json(content[name]))
+            self._store.adapters.add(digest, {"weights": canonical_json(content[name])})
         adapters = tuple(
             manifests.adapter(digest, name, self._store.adapters.sums(digest)) for name, digest in digests.items()
         )

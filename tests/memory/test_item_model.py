@@ -74,9 +74,7 @@ def test_nobody_makes_an_empty_model(tmp_path_factory: pytest.TempPathFactory) -
 def test_a_task_solves_what_its_memories_say(people: People, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
     for name, rows in people.items():
-        with store.memories.new(digest_of(name)) as folder:
-            for file, content in memory_files(count_people([rows])).items():
-                (folder / file).write_bytes(content)
+        store.memories.add(digest_of(name), memory_files(count_people([rows])))
     stored = tuple(store.memories.stated(digest, store.memories.sums(digest)) for digest in store.memories.digests())
     steps: list[int] = []
     files = solve_item_model(ItemModelTask(stored, tuple(ITEMS), 2), steps.append)

@@ -105,16 +105,12 @@ class World:
 
     def _store_memory(self, interactions: Sequence[Interaction]) -> MemoryEntry:
         digest = digest_of(["memory", *(f"{row.user_id} {row.item_id} {row.liked}" for row in interactions)])
-        with self.store.memories.new(digest) as folder:
-            for name, content in memory_files(count_people([interactions])).items():
-                (folder / name).write_bytes(content)
-        return memory(digest, files=self.store.memories.sums(digest))
+        return memory(digest, files=self.store.memories.add(digest, memory_files(count_people([interactions]))))
 
     def _store_adapter(self, config: BuildConfig, seed: int) -> str:
         tensors = self._random_adapter(self.frozen.model, config.lora_targets, config.lora_rank, seed)
         digest = digest_of(["adapter", seed])
-        with self.store.adapters.new(digest) as folder:
-            safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors")
+        self.store.adapters.add(digest, {"adapter_model.safetensors": safetensors.torch.save(tensors)})
         return digest
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from adapters_store import Store
 from service.config import load_settings
+from service.entrypoints.bootstrap import store_of
 from service.entrypoints.commands.console import print_report
 from service.entrypoints.commands.options import HomeOption, JsonOption
 from service.ledger import upgrade_ledger
@@ -16,5 +16,5 @@ def upgrade(home: HomeOption = None, json_: JsonOption = False) -> None:
     """
     settings = load_settings(home=home)
     before, now = upgrade_ledger(settings.ledger_at())
-    store = Store(settings.home / "store")
+    store = store_of(settings)
     print_report({"ledger_schema_before": before, "ledger_schema": now, "store_format": store.format}, json_)

@@ -126,8 +126,7 @@ def test_the_tables_can_be_read_by_people(folder: Path, tiny_models: Callable[..
 def stores(tmp_path: Path) -> tuple[Store, Store]:
     """Two stores of one content."""
     store = Store(tmp_path / "one")
-    with store.adapters.new("a" * 64) as adapter:
-        (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    store.adapters.add("a" * 64, {"adapter_model.safetensors": b"weights"})
     store.publish(store.add_generation(manifest().stated(), {"errors.npy": b"errors", "rows.json": b"[]"}))
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     return store, Store(tmp_path / "other")
