@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from adapters_store.backend import ByteSearch, Remains, Signature, Swap
@@ -86,9 +86,8 @@ class Bucket:
         """Nothing is asked of the server yet."""
         self._objects, self._cache = objects, cache
 
-    def __reduce__(self) -> tuple[type[Bucket], tuple[Objects, ReadCache]]:
-        # A task in another process reads everything once: what it kept would only be one more copy.
-        return Bucket, (self._objects, ReadCache(0))
+    def __reduce__(self) -> tuple[Callable[[Objects], Bucket], tuple[Objects]]:
+        return _without_cache, (self._objects,)
 
     @property
     def folder(self) -> Path | None:
@@ -262,6 +261,11 @@ class Bucket:
 
     def _at(self, path: str) -> list[ObjectVersion]:
         return [each for each in self._objects.versions(path) if _is_at(each.key, path)]
+
+
+def _without_cache(objects: Objects) -> Bucket:
+    """A bucket for a task in another process, which reads everything once: what it kept would only be one more copy."""
+    return Bucket(objects, ReadCache(0))
 
 
 def _is_at(key: str, path: str) -> bool:

@@ -52,6 +52,7 @@ _ADVICE = {
     "SlowDown": "the server is overloaded: it is tried again",
 }
 _ADVICE |= {"403": _ADVICE["AccessDenied"], "Forbidden": _ADVICE["AccessDenied"], "301": _ADVICE["PermanentRedirect"]}
+_ADVICE |= {"404": _ADVICE["NoSuchBucket"]}  # a HEAD has no body that could say more
 
 # At DEBUG, which whoever looks for a fault may set for everything, these write down headers, and so signatures and tokens.
 for _name in ("boto3", "botocore", "s3transfer", "urllib3"):
@@ -68,7 +69,7 @@ class S3Objects:
         config = Config(
             connect_timeout=5,
             read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 5},
+            retries={"mode": "standard"},
             user_agent_extra="lethe",
         )
         with self._told("open the store"):

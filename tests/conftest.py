@@ -21,7 +21,7 @@ from service.data import prompts
 from service.llm.frozen import FrozenModel
 from service.records import Item
 from tests.forks import Forks
-from tests.servers import NotHere, postgres, redis_server
+from tests.servers import NotHere, moto_server, postgres, redis_server, seaweedfs_server
 
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
@@ -70,6 +70,26 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A URL of an empty Redis without persistence, which ends with the session."""
     try:
         with redis_server(tmp_path_factory.mktemp("redis")) as url:
+            yield url
+    except NotHere as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """The URL of a moto server, which ends with the session."""
+    try:
+        with moto_server() as url:
+            yield url
+    except NotHere as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a SeaweedFS, which ends with the session."""
+    try:
+        with seaweedfs_server(tmp_path_factory.mktemp("seaweedfs")) as url:
             yield url
     except NotHere as missing:
         pytest.skip(str(missing))

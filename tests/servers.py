@@ -94,7 +94,9 @@ def moto_server() -> Iterator[str]:
     """The URL of a server with S3's interface in this process's memory, where any credentials will do. Raises NotHere."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
         raise NotHere("moto and flask-cors (a server with buckets) are not installed")
-    server: Any = importlib.import_module("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server: Any = importlib.import_module("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     server.start()
     host, port = server.get_host_and_port()
     try:

@@ -9,35 +9,15 @@ from pathlib import Path
 import pytest
 
 from adapters_store import Store
-from tests.servers import NotHere, moto_server, seaweedfs_server
 from tests.store.places import CREDENTIALS, InBucket, InFolder, Place, client_of
 
+# Quick is what one of them does alone: the whole suite goes to all of them at length.
 IN_BUCKETS = [
-    "moto",
-    "moto-versioned",
+    pytest.param("moto", marks=pytest.mark.thorough),
+    pytest.param("moto-versioned", marks=pytest.mark.thorough),
     pytest.param("seaweedfs", marks=pytest.mark.thorough),
     pytest.param("seaweedfs-versioned", marks=pytest.mark.thorough),
 ]
-
-
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    """The URL of a moto server, which ends with the session."""
-    try:
-        with moto_server() as url:
-            yield url
-    except NotHere as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="session")
-def seaweedfs_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a SeaweedFS, which ends with the session."""
-    try:
-        with seaweedfs_server(tmp_path_factory.mktemp("seaweedfs")) as url:
-            yield url
-    except NotHere as missing:
-        pytest.skip(str(missing))
 
 
 @contextmanager
@@ -49,7 +29,7 @@ def _in_bucket(named: str, request: pytest.FixtureRequest, monkeypatch: pytest.M
     yield InBucket(client_of(endpoint), versioned == "versioned")
 
 
-@pytest.fixture(params=IN_BUCKETS)
+@pytest.fixture(params=["moto-versioned", *(each for each in IN_BUCKETS if "moto-versioned" not in each.values)])
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[InBucket]:
     """A bucket of each server, with versions and without."""
     with _in_bucket(request.param, request, monkeypatch) as place:

@@ -200,7 +200,7 @@ def looks_until_found(inspector: Inspector, generation: str) -> Iterator[int]:
 def test_what_changes_without_a_trace_is_found_within_a_round(store: Store) -> None:
     """Whoever changes bytes may change what the file system says of them too: then nothing seems to have changed."""
     generation = fill(store)
-    inspector = Inspector(store, bytes_a_look=1, signature=lambda folder: ((folder.name,),))
+    inspector = Inspector(store, bytes_a_look=1, signature=lambda directory: ((directory,),))
     assert inspector.look(generation).clean
     flip_and_reseal(store.root / "memory" / MEMORY / "counts.safetensors")
     read = list(looks_until_found(inspector, generation))
