@@ -123,7 +123,7 @@ def seaweedfs_server(folder: Path) -> Iterator[str]:
     options += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
     options += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.config=s3.json", "-dir=data"]
     options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-filer.localSocket=filer.sock", "-master.telemetry=false"]
-    options += ["-volume.max=64", "-master.volumeSizeLimitMB=32"]
+    options += ["-volume.max=64", "-master.volumeSizeLimitMB=64"]
     log = (folder / "weed.log").open("wb")
     with log, subprocess.Popen([binary, "server", *options], cwd=folder, stdout=log, stderr=log) as server:
         try:

@@ -61,14 +61,17 @@ class InFolder:
 
 
 class InBucket:
-    """A new bucket of a server; its versions may be kept."""
+    """A prefix of its own in a bucket of a server, which keeps versions or does not."""
 
-    def __init__(self, client: Any, versioned: bool, prefix: str = "lethe/store") -> None:
-        self.client, self.bucket, self.prefix = client, f"bucket-{uuid.uuid4().hex}", prefix
-        self.url = f"s3://{self.bucket}/{prefix}"
-        client.create_bucket(Bucket=self.bucket)
-        if versioned:
-            client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
+    def __init__(self, client: Any, versioned: bool) -> None:
+        # One bucket for all tests: to a SeaweedFS each is a collection with files of its own on the disk.
+        self.bucket = "tests-versioned" if versioned else "tests"
+        self.client, self.prefix = client, f"{uuid.uuid4().hex}/store"
+        self.url = f"s3://{self.bucket}/{self.prefix}"
+        if self.bucket not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=self.bucket)
+            if versioned:
+                client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def open(self) -> Store:
         return open_store(self.url, Path("nowhere"), cache_bytes=2**20)
@@ -94,7 +97,7 @@ class InBucket:
     def kept(self) -> list[str]:
         """The keys of all versions and markers that the bucket holds under the prefix, and of uploads under way."""
         answer = self.client.list_object_versions(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-        uploads = self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", ())
+        uploads = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=f"{self.prefix}/").get("Uploads", ())
         found = [*answer.get("Versions", ()), *answer.get("DeleteMarkers", ()), *uploads]
         return sorted(each["Key"][len(self.prefix) + 1 :] for each in found)
 
