@@ -79,26 +79,27 @@ class Inspector:
         if whole or self._generation is None or self._generation.id != generation_id:
             self._generation, self._round = None, iter(())
         listing = self._store.look()
-        faults = [*self._active(), *self._strays(listing)]
+        active, faults = self._active()
+        faults += self._strays(listing)
         try:
             stated = self._stated(generation_id, listing)
         except (DamagedArtifact, MissingArtifact) as failure:
             self._generation = None
             faults.append(StoreFault("generation", generation_id, str(failure)))
-            return Findings(tuple(faults), self._leftovers(None, listing, ahead), 0, self._read, None)
+            return Findings(tuple(faults), self._leftovers(None, listing, active, ahead), 0, self._read, None)
         self._read_some(stated)
         faults += [fault for each in stated for fault in self._compare(each, listing)]
         self._known = {directory: self._known[directory] for _, directory, _ in stated if directory in self._known}
         files = sum(len(sums) for _, _, sums in stated) + 1
         manifest = None if self._generation is None else self._generation.manifest
-        return Findings(tuple(faults), self._leftovers(stated, listing, ahead), files, self._read, manifest)
+        return Findings(tuple(faults), self._leftovers(stated, listing, active, ahead), files, self._read, manifest)
 
-    def _active(self) -> Iterator[StoreFault]:
+    def _active(self) -> tuple[str | None, list[StoreFault]]:
         try:
-            if self._store.active() is None:
-                yield StoreFault("active", ACTIVE, f"{ACTIVE} is missing; build again")
+            active = self._store.active()
         except DamagedArtifact as failure:
-            yield StoreFault("active", ACTIVE, str(failure))
+            return None, [StoreFault("active", ACTIVE, str(failure))]
+        return active, [] if active else [StoreFault("active", ACTIVE, f"{ACTIVE} is missing; build again")]
 
     def _strays(self, listing: Listing) -> Iterator[StoreFault]:
         for artifacts in self._store.kinds():
@@ -167,20 +168,16 @@ class Inspector:
                 if digest.hexdigest() != expected:
                     self._known.pop(directory, None)
 
-    def _leftovers(self, stated: list[Stated] | None, listing: Listing, ahead: Collection[str]) -> int:
+    def _leftovers(
+        self, stated: list[Stated] | None, listing: Listing, active: str | None, ahead: Collection[str]
+    ) -> int:
         named = {*ahead, *(_name(directory) for _, directory, _ in stated or ())}
         present = [digest for artifacts in self._store.kinds() for digest in artifacts.digests(listing)]
         noted = {digest for artifacts in self._store.kinds() for digest in artifacts.noted(listing)}
         notes = len(noted.difference(ahead))
         there = [*present, *self._store.generations(listing)]
-        another = self._generation is not None and self._active_or_none() not in (None, self._generation.id)
+        another = self._generation is not None and active not in (None, self._generation.id)
         return len(set(there) - named) + notes + another + listing.abandoned()
-
-    def _active_or_none(self) -> str | None:
-        try:
-            return self._store.active()
-        except DamagedArtifact:
-            return None
 
 
 def _name(directory: str) -> str:

@@ -40,7 +40,7 @@ _ERASED_AT_ONCE = 1000  # versions in one request, as many as S3 takes
 _ADVICE = {
     "NoSuchBucket": "there is no bucket of this name: create it, or correct LETHE_STORE_URL",
     "InvalidBucketName": "this is no name of a bucket: correct LETHE_STORE_URL",
-    "AccessDenied": "the credentials do not give this right: grant it (docs/containers.md lists what Lethe needs)",
+    "AccessDenied": "the credentials do not give this right: grant it (docs/object-storage.md lists what Lethe needs)",
     "AllAccessDisabled": "the bucket is disabled: ask whoever runs the object store",
     "InvalidAccessKeyId": "the server does not know the access key: check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "the secret key is not that of the access key: check AWS_SECRET_ACCESS_KEY",
@@ -52,7 +52,6 @@ _ADVICE = {
     "SlowDown": "the server is overloaded: it is tried again",
 }
 _ADVICE |= {"403": _ADVICE["AccessDenied"], "Forbidden": _ADVICE["AccessDenied"], "301": _ADVICE["PermanentRedirect"]}
-_ADVICE |= {"404": _ADVICE["NoSuchBucket"]}  # a HEAD has no body that could say more
 
 # At DEBUG, which whoever looks for a fault may set for everything, these write down headers, and so signatures and tokens.
 for _name in ("boto3", "botocore", "s3transfer", "urllib3"):
@@ -162,10 +161,8 @@ class S3Objects:
                     raise
 
     def require_erasable(self, copies_may_stay: bool) -> None:
-        """HeadBucket, a listing; then Object Lock, replication and the MFA that deleting may want."""
+        """A listing under the prefix, as a right may end there; then Object Lock, replication and MFA for deletions."""
         with self._told("use the bucket"):
-            self._client.head_bucket(**self._in_bucket)
-        with self._told("list the objects"):
             self._client.list_object_versions(**self._in_bucket, Prefix=self._key(""), MaxKeys=1)
         if copies_may_stay:
             return

@@ -127,7 +127,8 @@ def seaweedfs_server(folder: Path) -> Iterator[str]:
     log = (folder / "weed.log").open("wb")
     with log, subprocess.Popen([binary, "server", *options], cwd=folder, stdout=log, stderr=log) as server:
         try:
-            _wait_for_answer(f"http://127.0.0.1:{ports['s3']}/healthz")
+            for answers in (f"{ports['master']}/dir/assign", f"{ports['filer']}/healthz", f"{ports['s3']}/healthz"):
+                _wait_for_answer(f"http://127.0.0.1:{answers}")
             yield f"http://127.0.0.1:{ports['s3']}"
         finally:
             server.kill()  # nothing here outlives its use

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.data.traces import SoughtText
 from service.forgetting.ports import SearchedLedger
-from service.forgetting.search import FileSearch, files_with, forms_of
+from service.forgetting.search import FileSearch, contents_with, files_with, forms_of
 from service.ledger import ColumnSearch
 
 
@@ -42,7 +42,7 @@ class TextSearch:
         if self.in_files:
             yield (
                 f"files: {self.in_files} texts looked for as delimited values, in UTF-8, UTF-16 and as JSON escapes them, in "
-                f"{self.files.files:,} files and {self.files.bytes:,} bytes of the home folder: none is there"
+                f"{self.files.files:,} files and {self.files.bytes:,} bytes of the home folder and the store: none is there"
             )
         if self.too_short:
             yield f"no evidence in files: {_lines(self.too_short)} too short: such texts stand anywhere by chance"
@@ -55,8 +55,13 @@ class TextSearch:
             yield "not searched: the database server's own files, logs and backups; they are not in the home folder"
 
 
-def look_for(ledger: SearchedLedger, home: Path, texts: Sequence[SoughtText]) -> TextSearch:
-    """Compare texts with the columns of the database, and look for them in every file of the home folder."""
+def look_for(
+    ledger: SearchedLedger, home: Path, texts: Sequence[SoughtText], elsewhere: Iterable[tuple[Path, bytes]] = ()
+) -> TextSearch:
+    """Compare texts with the columns of the database, and look for them in every file of the home folder.
+
+    `elsewhere` are the files of a store that lies in no folder there.
+    """
     searched = {sought.line: [ledger.search(form) for form in sought.forms] for sought in texts}
     item_ids = {line: rows for line, found in searched.items() if (rows := sum(each.item_ids for each in found))}
     too_short = tuple(sought.line for sought in texts if not sought.is_distinctive)
@@ -75,9 +80,15 @@ def look_for(ledger: SearchedLedger, home: Path, texts: Sequence[SoughtText]) ->
         item_ids=item_ids,
         values=sum(found[0].values for found in searched.values()),
         rows=_added(columns),
-        files=files_with(home, forms, ledger.file(), ledger.image),
+        files=_both(home, files_with(home, forms, ledger.file(), ledger.image), contents_with(elsewhere, forms)),
         database_searched=ledger.file() is not None,
     )
+
+
+def _both(home: Path, own: FileSearch, stored: FileSearch) -> FileSearch:
+    """What lies elsewhere is named as if it lay where a store does by default."""
+    hits = (*own.hits, *(home / "store" / path for path in stored.hits))
+    return FileSearch(own.files + stored.files, own.bytes + stored.bytes, hits)
 
 
 def _added(columns: Sequence[ColumnSearch]) -> dict[str, int]:

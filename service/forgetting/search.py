@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,22 @@ def files_with(root: Path, forms: Sequence[Form], database: Path | None, image: 
         files, read = files + 1, read + size
         name = str(path.relative_to(root)).replace(".", " ").encode()
         if hit or any(_counts(name, at, form) for form in forms for at in _positions(name, form.content)):
+            hits.append(path)
+    return FileSearch(files, read, tuple(hits))
+
+
+def contents_with(contents: Iterable[tuple[Path, bytes]], forms: Sequence[Form]) -> FileSearch:
+    """Search files that lie on no disk of this machine, with their paths. None of them is a database."""
+    files, read, hits = 0, 0, []
+    for path, content in contents:
+        files, read = files + 1, read + len(content)
+        name = str(path).replace(".", " ").encode()
+        if any(
+            _counts(text, at, form)
+            for text in (content, name)
+            for form in forms
+            for at in _positions(text, form.content)
+        ):
             hits.append(path)
     return FileSearch(files, read, tuple(hits))
 

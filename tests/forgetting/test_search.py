@@ -168,3 +168,18 @@ def test_a_log_that_somebody_keeps_is_found_whatever_its_encoding(home: Home) ->
     assert home.search("user-123").said(home.folder).startswith(
         "1 files with a text that was looked for (logs/other.log)"
     ) or ("ledger.sqlite" in home.search("user-123").said(home.folder))
+
+
+def test_a_store_that_lies_elsewhere_is_searched_by_content_and_by_name(home: Home) -> None:
+    home.forgotten()
+    stored = [
+        (Path("adapters/a/config"), f"of {TEXT}.".encode()),
+        (Path(f"memory/{TEXT}"), b""),
+        (Path("ACTIVE"), b"a"),
+    ]
+    found = look_for(home.ledger, home.folder, texts_to_look_for(TEXT), stored)
+    assert [str(path.relative_to(home.folder)) for path in found.files.hits] == [
+        f"store/{path}" for path, _ in stored[:2]
+    ]
+    assert found.files.files == home.search().files.files + 3
+    assert "store/adapters/a/config" in found.said(home.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,7 +153,7 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
             "give the id with --look-for FILE to search for the id itself"
         )
     audit = ErasureAuditor(opened.ledger, opened.store).search([request])
-    search = evidence.look_for(opened.ledger, opened.settings.home, texts) if texts else None
+    search = evidence.look_for(opened.ledger, opened.settings.home, texts, _elsewhere(opened)) if texts else None
     if audit.found or (search and search.found):
         said = f"; {search.said(opened.settings.home)}" if search else ""
         raise StoreFailure(
@@ -161,6 +161,13 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
             "run `lethe restore-check` and `lethe build`, and look at logs that others write into the home folder"
         )
     _tell_what_was_searched(audit, search)
+
+
+def _elsewhere(opened: Home) -> Iterator[tuple[Path, bytes]]:
+    """The files of a store that is not in the home folder, which is searched anyway."""
+    store, home = opened.store.backend, opened.settings.home.absolute()
+    in_home = store.folder is not None and store.folder.absolute().is_relative_to(home)
+    return iter(()) if in_home else store.contents()
 
 
 def _tell_what_was_searched(audit: ErasureAudit, search: evidence.TextSearch | None) -> None:
