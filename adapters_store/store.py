@@ -222,6 +222,10 @@ class Store:
         keep += [self.memories.directory(digest) for digest in memories]
         self._backend.forget_except([*keep, self.generation_directory(generation)])
 
+    def forget_read(self) -> None:
+        """Let this process's cache hold nothing: another process may erase it in the store and could not here."""
+        self._backend.forget_except(())
+
     def generation_strays(self, listing: Listing | None = None) -> list[str]:
         """Return the names of entries among the generations that are none, sorted."""
         return [name for name in (listing or self._backend).names(_GENERATIONS) if not DIGEST.fullmatch(name)]

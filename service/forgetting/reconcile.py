@@ -166,9 +166,12 @@ class Reconciler:
             self._bell.wait(_HEARTBEAT)
 
     def _settle_alone(self) -> None:
-        with self._bell.courtesy_lock() as held:
-            while held and self.reconcile_once():
-                log.info("reconciled")
+        try:
+            with self._bell.courtesy_lock() as held:
+                while held and self.reconcile_once():
+                    log.info("reconciled")
+        finally:
+            self._store.forget_read()  # before another worker has the work, and erases what it can reach
 
     def _in_line(self) -> bool:
         """What the ledger calls published is what the store serves, as its manifest states it, and nothing else is there.

@@ -410,7 +410,7 @@ def test_the_cache_keeps_nothing_of_what_is_not_served(store: Store) -> None:
     both = backend._cache.size
     store.forget_except([OTHER], [], digest_of("generation"))
     assert backend._cache.size == both / 2
-    store.forget_except([], [], digest_of("generation"))
+    store.forget_read()
     assert backend._cache.size == 0
 
 
