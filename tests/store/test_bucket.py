@@ -95,9 +95,9 @@ def test_of_some_who_make_it_of_other_bytes_one_is_there_in_the_end_and_whole(bu
     assert store.adapters.stated(ADAPTER, sums).read() == {"a": b"0", "b": b"0"}
 
 
-def test_of_many_who_swap_the_same_record_one_wins_and_the_others_are_told(bucket: InBucket, store: Store) -> None:
+def test_of_many_who_swap_the_same_record_one_wins_and_the_others_are_told(store: Store) -> None:
     store.publish(generation_of(store, "before"))
-    swaps = [bucket.open().backend.swap("ACTIVE") for _ in range(RACERS)]
+    swaps = [store.backend.swap("ACTIVE") for _ in range(RACERS)]
     ids = [digest_of(number) for number in range(RACERS)]
     outcomes = race(lambda number: swaps[number](f"{ids[number]}\n".encode()))
     [winner] = [number for number, failure in enumerate(outcomes) if failure is None]
@@ -247,7 +247,7 @@ def test_versions_and_uploads_are_found_by_a_look_and_by_a_search(bucket: InBuck
     assert len(store.search([b"a needle"]).hits) == max(kept, 0)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", pytest.param("SHA256SUMS", marks=pytest.mark.thorough)])
 def test_a_damaged_object_is_found_and_made_again(bucket: InBucket, store: Store, name: str) -> None:
     published = generation_of(store, "published")
     store.publish(published)
