@@ -195,7 +195,6 @@ class Folder:
             for name, content in files.items():
                 write_synced(work / name, content)
             sync_directory(work)
-            sys.audit("lethe.store.before_rename")
             self._workspace.reconcile_once(work, path, lambda: verify_files(path, sums, (), what))
 
     def write(self, path: str, content: bytes) -> None:

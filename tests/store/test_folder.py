@@ -122,7 +122,7 @@ from pathlib import Path
 from adapters_store import Store
 
 def die(event, _arguments):
-    if event == "lethe.store.before_rename":
+    if event == "os.rename":
         os._exit(9)
 
 sys.addaudithook(die)
@@ -149,7 +149,7 @@ from pathlib import Path
 from adapters_store import Store
 
 def wait(event, _arguments):
-    if event == "lethe.store.before_rename":
+    if event == "os.rename":
         print("ready", flush=True)
         sys.stdin.readline()
 
