@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -96,6 +96,7 @@ class Answered:
     build_seconds: float
     answer_seconds: float
     forget_seconds: float
+    holds: dict[str, int] = field(default_factory=dict)  # what it is made of, where that can be counted
 
 
 def timed_each(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from pathlib import Path
 from adapters_store import Store
 from research.evaluation.ranking.metrics import LENGTH
 from research.evaluation.ranking.protocols import HeldOut
-from service.building.builder import Builder
+from research.evaluation.ranking.results import ADAPTERS, MEMORIES, STORED_BYTES
+from service.building.builder import Builder, Built
 from service.building.progress import Progress
 from service.building.workers.process_pool import TaskRunner
 from service.ledger import Ledger
@@ -63,7 +64,8 @@ class Installation:
         self._recommender = Recommender(self._ledger, self._snapshots, frozen, _NoQueue(), _TIMEOUT)
         self._ledger.import_data(split.items, split.train, split.item_type)
         self._known = {row.user_id for row in split.train}
-        self.build_seconds = self._build()
+        self.build_seconds, built = _timed(self._build)
+        self.holds = _holding(built, store)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -111,13 +113,12 @@ class Installation:
         self._ledger.complete(request.request_id, _NO_RECEIPT, time.time())  # lifts the masks
         return time.perf_counter() - began
 
-    def _build(self) -> float:
-        began = time.perf_counter()
+    def _build(self) -> Built:
         built = self._builder.build(self._workshop.config)
         self._store.publish(built.generation)
         self._ledger.publish(built.published, list(built.shards), list(built.rows), list(built.memories))
         self._snapshots.of(built.generation)  # a server has it in memory before it is asked
-        return time.perf_counter() - began
+        return built
 
     def _scored(self, query: Query) -> tuple[Prepared, Scored]:
         prepared = self._recommender.prepare(query)
@@ -143,6 +144,17 @@ class _NoQueue:
 
     async def submit(self, request: EncodedRequest, timeout: float, caller: str) -> Scored:
         raise NotImplementedError("a ranking scores in its own thread")
+
+
+def _timed(build: Callable[[], Built]) -> tuple[float, Built]:
+    began = time.perf_counter()
+    built = build()
+    return time.perf_counter() - began, built
+
+
+def _holding(built: Built, store: Store) -> dict[str, int]:
+    stored = sum(file.stat().st_size for file in store.root.rglob("*") if file.is_file())
+    return {ADAPTERS: len(built.shards), MEMORIES: len(built.memories), STORED_BYTES: stored}
 
 
 def _undecided(scored: Scored) -> Scored:

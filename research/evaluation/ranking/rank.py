@@ -87,6 +87,7 @@ def _row(contest: Contest, method: str, own: Answered) -> MethodRow:
         build_seconds=own.build_seconds,
         answer_seconds=own.answer_seconds,
         forget_seconds=own.forget_seconds,
+        holds=own.holds,
     )
 
 

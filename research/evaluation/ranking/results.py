@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from research.evaluation.comparison.results import plain
@@ -12,6 +12,7 @@ from research.evaluation.ranking.intervals import Interval
 EVERYBODY = "everybody"
 BY_HISTORY, BY_LIKES = "length of history", "likes of the item"
 NEW_ITEMS, STRANGERS, MASKED = "new items", "strangers", "deletions owed"
+ADAPTERS, MEMORIES, STORED_BYTES = "adapters", "memories", "stored bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class MethodRow:
     build_seconds: float
     answer_seconds: float  # one person, mean
     forget_seconds: float  # one person, exactly: until nothing is left that has seen them
+    holds: dict[str, int] = field(default_factory=dict)  # by the three names above; of peers nothing
 
 
 @dataclass(frozen=True, slots=True)

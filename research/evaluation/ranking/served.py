@@ -31,10 +31,10 @@ def served(contest: Contest) -> dict[str, Answered]:
             of_part = {**inputs, "part": part, "size": _PART}
             parts.append(contest.notebook.recall("served", of_part, partial(_ask, contest, opened, people)))
         # Last, because afterwards somebody is missing.
-        times = contest.notebook.recall("times", inputs, lambda: _times(contest, opened()))
+        costs = contest.notebook.recall("costs", inputs, lambda: _costs(contest, opened()))
     answer_seconds = statistics.fmean(seconds for part in parts for seconds in part["seconds"])
     lists = by_method([part["lists"] for part in parts])
-    return {row: Answered(lists[row], {}, answer_seconds=answer_seconds, **times) for row in ROWS}
+    return {row: Answered(lists[row], {}, answer_seconds=answer_seconds, **costs) for row in ROWS}
 
 
 @contextmanager
@@ -59,6 +59,9 @@ def _ask(contest: Contest, opened: Callable[[], Installation], people: Sequence[
     return {"lists": lists, "seconds": [seconds for _, seconds in each]}
 
 
-def _times(contest: Contest, installation: Installation) -> dict[str, float]:
-    build_seconds = installation.build_seconds
-    return {"build_seconds": build_seconds, "forget_seconds": installation.forget(contest.forgotten)}
+def _costs(contest: Contest, installation: Installation) -> dict[str, Any]:
+    return {
+        "build_seconds": installation.build_seconds,
+        "holds": installation.holds,
+        "forget_seconds": installation.forget(contest.forgotten),
+    }

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from research.evaluation.comparison.tables import UNKNOWN, Rows
 from research.evaluation.ranking.intervals import Interval
-from research.evaluation.ranking.results import MethodRow, Outcome, Ranking
+from research.evaluation.ranking.results import (
+    ADAPTERS,
+    MEMORIES,
+    STORED_BYTES,
+    MethodRow,
+    Outcome,
+    Ranking,
+)
 
 _QUALITY = {
     "NDCG@10": "ndcg@10",
@@ -20,6 +27,7 @@ _QUALITY = {
     "recall@20": "recall@20",
     "recall@100": "recall@100",
 }
+_HOLDS = (ADAPTERS, MEMORIES, STORED_BYTES)
 _BREADTH = {"coverage@10": "coverage@10", "novelty@10, bits": "novelty@10", "tail recall@20": "tail_recall@20"}
 
 
@@ -35,13 +43,14 @@ def breadth(ranking: Ranking) -> Rows:
 
 def cost(ranking: Ranking) -> Rows:
     """What learning, answering and forgetting take, and what was chosen for each method."""
-    columns = ("method", "build s", "answer ms", "forget a person s", "chosen on validation")
+    columns = ("method", "build s", "answer ms", "forget a person s", *_HOLDS, "chosen on validation")
     rows = (
         (
             row.method,
             _seconds(row.build_seconds),
             f"{1000 * row.answer_seconds:.3g}",
             _seconds(row.forget_seconds),
+            *(_count(row.holds.get(name)) for name in _HOLDS),
             ", ".join(f"{name} {value:g}" for name, value in row.options.items()) or UNKNOWN,
         )
         for row in ranking.rows
@@ -66,6 +75,10 @@ def _figures(rows: Iterable[MethodRow], columns: dict[str, str]) -> Rows:
 
 def _figure(value: float | None) -> str:
     return UNKNOWN if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _count(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
 
 
 def _interval(lead: Interval | None) -> str:

@@ -22,9 +22,12 @@ from research.evaluation.ranking.protocols import LAST_TENTH, HeldOut, Ratings, 
 from research.evaluation.ranking.rank import Circumstances, Wanted, rank
 from research.evaluation.ranking.report import render
 from research.evaluation.ranking.results import (
+    ADAPTERS,
     EVERYBODY,
     MASKED,
+    MEMORIES,
     NEW_ITEMS,
+    STORED_BYTES,
     STRANGERS,
     Ranking,
 )
@@ -95,6 +98,14 @@ def test_every_method_has_a_row_and_every_lead_is_over_it(whole: Ranking) -> Non
             assert lead is not None
             assert lead.mean == pytest.approx(everybody[BOTH].ndcg - everybody[row.method].ndcg)
             assert lead.low <= lead.mean <= lead.high
+
+
+def test_of_lethe_it_is_told_what_it_holds_and_of_peers_nothing(whole: Ranking) -> None:
+    holds = {row.method: row.holds for row in whole.rows}
+    assert all(min(holds[method].values()) > 0 for method in ROWS)
+    assert set(holds[BOTH]) == {ADAPTERS, MEMORIES, STORED_BYTES}
+    assert all(holds[name] == {} for name in NAMES)
+    assert f"{holds[BOTH][STORED_BYTES]:,}" in render(whole)
 
 
 def test_while_deletions_are_owed_the_others_are_still_asked(
