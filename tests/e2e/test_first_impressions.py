@@ -104,9 +104,10 @@ def watched_start(installation: Installation, *options: str) -> Terminal:
                 return "curl " in terminal.text
 
             eventually(welcomed, "it says that it is ready", within=5 * PATIENCE)
-            docs, command = terminal.lines()[-2:]
+            # A line of the log may have come behind them.
+            command = next(line for line in reversed(terminal.lines()) if "curl " in line)
             assert asked(command).json()["items"][2]["title"]
-            found = re.search(r"http://\S+/docs", docs)
+            found = re.search(r"http://\S+/docs", terminal.text)
             assert found is not None
             assert httpx.get(found[0]).status_code == 200
             eventually(lambda: "request route=/recommend method=POST status=200" in terminal.text, "it is told")

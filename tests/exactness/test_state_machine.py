@@ -182,6 +182,7 @@ class Story(RuleBasedStateMachine):
         self.home = Home(folder, self.clean.model, self.clean.config, self.process_pool)
         self.rows = {(row.user_id, row.item_id): row for row in AT_FIRST}
         self.counted = dict(self.rows)  # up to the horizon
+        self.due: dict[tuple[str, str], Interaction] | None = None  # what a full build that was cut off will let count
         self.gone: set[str] = set()  # users under a tombstone
         self.gone_pairs: set[tuple[str, str]] = set()
         self.restricted: set[str] = set()
@@ -318,9 +319,11 @@ class Story(RuleBasedStateMachine):
 
     def _note_forgotten(self, user: str, items: list[str] | None) -> None:
         self.unsettled = True
-        for rows in (self.rows, self.counted, self.aside, self.aside_counted):
+        for rows in (self.rows, self.counted, self.aside, self.aside_counted, self.due or {}):
             for pair in [pair for pair in rows if pair[0] == user and (items is None or pair[1] in items)]:
                 del rows[pair]
+        if user in self.holds:
+            self._note_postponed(user)
         if items is None:
             self.gone.add(user)
         else:
@@ -352,6 +355,13 @@ class Story(RuleBasedStateMachine):
         self._note_forgotten(user, None)
         for rows, theirs in zip((self.rows, self.counted), moved, strict=True):
             rows.update({pair: row for pair, row in theirs.items() if _is_newer(row, rows.get(pair))})
+        self._note_postponed(into)
+
+    def _note_postponed(self, user: str) -> None:
+        """Nothing of theirs is due any more: they will count as they do now."""
+        if self.due is not None:
+            others = {pair: row for pair, row in self.due.items() if pair[0] != user}
+            self.due = others | {pair: row for pair, row in self.counted.items() if pair[0] == user}
 
     # Somebody's data may not be used, or not be erased
 
@@ -376,12 +386,14 @@ class Story(RuleBasedStateMachine):
         self.restricted.add(user)
         _move(user, self.rows, self.aside)
         _move(user, self.counted, self.aside_counted)
+        self._note_postponed(user)
 
     def _note_lifted(self, user: str) -> None:
         self.unsettled = True
         self.restricted.discard(user)
         _move(user, self.aside, self.rows)
         _move(user, self.aside_counted, self.counted)
+        self._note_postponed(user)
 
     @rule(user=users)
     def hold(self, user: str) -> None:
@@ -424,31 +436,47 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def reconcile_once(self) -> None:
-        """Whatever lies beyond the horizon."""
+        """Whatever lies beyond the horizon. A full build that was cut off comes to its end."""
         self.home.reconcile_once()
+        if self.due is not None:
+            self._note_full_build(self.due)
         self.unsettled = False
         self._compare()
 
-    def _note_full_build(self) -> None:
-        self.counted, self.aside_counted = dict(self.rows), dict(self.aside)
+    def _begun(self) -> dict[tuple[str, str], Interaction]:
+        """What a full build that begins now, or goes on, will let count."""
+        return dict(self.rows if self.due is None else self.due)
+
+    def _note_full_build(self, begun: dict[tuple[str, str], Interaction]) -> None:
+        self.counted, self.aside_counted, self.due = dict(begun), dict(self.aside), None
+
+    def _note_cut_off(self, begun: dict[tuple[str, str], Interaction]) -> None:
+        if self.home.ledger.is_full_build_under_way():
+            self.due = begun
+        else:
+            self._note_full_build(begun)
 
     @rule()
     def build_in_full(self) -> None:
-        self._note_full_build()
+        begun, went_on = self._begun(), self.due is not None
         self.home.build()
+        self._note_full_build(begun)
         self.reconcile_once()
-        assert self.home.table("arrivals", "user_id") == []
+        assert self.home.table("due", "user_id") == []
+        assert went_on or self.home.table("arrivals", "user_id") == []
 
     @rule()
     def crash_before_the_horizon_has_moved(self) -> None:
+        begun = self._begun()
         with TRAP.set_at("lethe.horizon.before_commit", 1):
             try:
                 self.home.build()
-                self._note_full_build()
+                self._note_full_build(begun)
                 return  # nothing had arrived
             except Crash:
                 self.met["lethe.horizon.before_commit"] += 1
         self._reopen()
+        self._note_cut_off(begun)
 
     def _counted_by_the_ledger(self) -> dict[tuple[str, str], Interaction]:
         columns = "user_id, item_id, liked, timestamp"
@@ -477,10 +505,11 @@ class Story(RuleBasedStateMachine):
     @precondition(lambda self: self.unsettled)
     @rule(step=st.sampled_from(IN_A_PASS), times=st.sampled_from([1, 1, 1, 2]))
     def crash_in_a_pass(self, step: str, times: int) -> None:
-        self._note_full_build()  # a pass begins with that
+        begun = self._begun()
         with TRAP.set_at(step, times):
             try:
                 self.home.build()
+                self._note_full_build(begun)
                 return  # this pass has no such step
             except Crash:
                 self.met[step] += 1
@@ -489,6 +518,7 @@ class Story(RuleBasedStateMachine):
         left.mkdir()
         (left / "adapter_model.safetensors").write_bytes(b"half of an adapter")
         self._reopen()
+        self._note_cut_off(begun)
 
     def _reopen(self) -> None:
         self.home.close()
@@ -500,11 +530,11 @@ class Story(RuleBasedStateMachine):
     @invariant()
     def nothing_names_a_user_who_is_gone(self) -> None:
         held = {user for user, _ in self.rows}
-        for table in ("interactions", "arrivals", "events", "exposures", "placements", "changes", "memberships"):
+        for table in ("interactions", "due", "arrivals", "events", "exposures", "placements", "changes", "memberships"):
             assert not {user for (user,) in self.home.table(table, "user_id")} & self.gone, table
         assert not any(self._shown(user, None) for user in self.gone)
         assert self._counted_by_the_ledger() == self.counted
-        arrived = {user for (user,) in self.home.table("arrivals", "user_id")}
+        arrived = {user for table in ("due", "arrivals") for (user,) in self.home.table(table, "user_id")}
         assert {user for user, _ in self.counted} | arrived == held
         remembered = {user for (user,) in self.home.table("placements", "user_id")}
         changed = {user for (user,) in self.home.table("changes", "user_id")}
