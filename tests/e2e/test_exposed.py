@@ -97,11 +97,10 @@ def test_health_is_answered_beside_thousands_of_slow_connections(target: Target)
 
 
 @pytest.mark.thorough
-def test_one_greedy_client_costs_another_no_refusal_and_little_time(target: Target) -> None:
+def test_one_greedy_client_costs_another_no_refusal(target: Target) -> None:
     found = greedy_client(target, connections=8, answers=80, rounds=2)
     assert list(found["others"]) == [200], found
     assert found["greedy"][200] > 0, found
-    assert found["beside_ms"]["p50"] < 5 * found["alone_ms"]["p50"], found  # its own turn, and one batch before it
 
 
 def test_one_title_is_not_two(target: Target) -> None:
