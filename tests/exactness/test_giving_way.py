@@ -130,6 +130,7 @@ def test_nothing_is_trained_twice_but_what_had_seen_the_person(homes: Callable[[
     assert set(built.trained) <= set(built.shards)
 
 
+@pytest.mark.thorough
 def test_what_was_made_by_a_full_build_that_died_is_not_made_again(homes: Callable[[Interrupted], Home]) -> None:
     pool = Interrupted()
     home = before_a_full_build(homes(pool))
