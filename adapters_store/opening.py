@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from adapters_store.backend import Backend
 from adapters_store.bucket import Bucket
 from adapters_store.cache import ReadCache
 from adapters_store.files import StoreFailure
@@ -50,26 +50,30 @@ class StoreUrl:
         return cls(bucket=parts.netloc, prefix=prefix)
 
 
-def open_store(url: str | None, default: Path, cache_bytes: int = 0, copies_may_stay: bool = False) -> Store:
+def open_store(
+    url: str | None,
+    default: Path,
+    cache_bytes: int = 0,
+    copies_may_stay: bool = False,
+    find: Callable[[str], object] = find_spec,
+) -> Store:
     """Open the store at a URL; without one, in the folder `default`.
 
     `cache_bytes` of what is read from a bucket are kept in memory. With `copies_may_stay`, a bucket is taken that keeps
-    what is deleted (Object Lock), or copies of it (replication).
+    what is deleted (Object Lock), or copies of it (replication). `find` gives None for a module that is not installed.
 
     Raises:
         StoreFailure: it cannot be used; says why, and what to do.
         ValueError: the URL is none.
     """
     at = StoreUrl(default) if url is None else StoreUrl.parse(url)
-    return Store(Folder(at.path) if at.path is not None else _bucket(at, cache_bytes, copies_may_stay))
-
-
-def _bucket(at: StoreUrl, cache_bytes: int, copies_may_stay: bool) -> Backend:
-    if find_spec("boto3") is None:
+    if at.path is not None:
+        return Store(Folder(at.path))
+    if find("boto3") is None:
         raise StoreFailure(
             "LETHE_STORE_URL names a bucket, and boto3 is not installed; run `pip install 'lethe[s3]'` "
             "(with -c constraints.txt for the tested version)"
         )
     objects: Objects = import_module(_S3).S3Objects(at.bucket, at.prefix)
     objects.require_erasable(copies_may_stay)
-    return Bucket(objects, ReadCache(cache_bytes))
+    return Store(Bucket(objects, ReadCache(cache_bytes)))

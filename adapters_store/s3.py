@@ -61,18 +61,15 @@ for _name in ("boto3", "botocore", "s3transfer", "urllib3"):
 class S3Objects:
     """All objects under one prefix of one bucket; it meets `Objects`. Threads share it, and processes may be sent it."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
-        """`prefix` has neither a first nor a final slash. Nothing is asked of the server yet. Raises `StoreFailure`."""
+    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
+        """`prefix` has neither a first nor a final slash. Nothing is asked of the server yet. Raises `StoreFailure`.
+
+        `client` is one of boto3's for S3; by default one that boto3's own settings make.
+        """
         self._bucket, self._prefix = bucket, prefix
         self._in_bucket: dict[str, Any] = {"Bucket": bucket}
-        config = Config(
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"mode": "standard"},
-            user_agent_extra="lethe",
-        )
         with self._told("open the store"):
-            self._client: Any = _new_session().client("s3", config=config)
+            self._client: Any = _new_client() if client is None else client
 
     def __reduce__(self) -> tuple[type[S3Objects], tuple[str, str]]:
         # Credentials do not travel: each process finds its own.
@@ -235,11 +232,12 @@ def _definitions() -> Any:
     return botocore.session.Session().get_component("data_loader")
 
 
-def _new_session() -> Any:
-    # One for each client: credentials and settings are those that the process has when it opens the store.
+def _new_client() -> Any:
+    # With a session of its own: credentials and settings are those that the process has when it opens the store.
     session = botocore.session.Session()
     session.register_component("data_loader", _definitions())
-    return boto3.session.Session(botocore_session=session)
+    config = Config(connect_timeout=5, read_timeout=60, retries={"mode": "standard"}, user_agent_extra="lethe")
+    return boto3.session.Session(botocore_session=session).client("s3", config=config)
 
 
 def _code(error: ClientError) -> str:

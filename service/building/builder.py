@@ -31,7 +31,7 @@ from service.building.memories import MemoryMaker, memory_digest
 from service.building.planning.corpus import Corpus, corpus_of
 from service.building.planning.embedding import PublicTextsTask, embed_public_texts
 from service.building.planning.incremental_plan import IncrementalPlanner, NotAsRemembered
-from service.building.planning.placement import ShardAssigner
+from service.building.planning.placement import KnownCells, ShardAssigner
 from service.building.planning.plan import (
     Material,
     Plan,
@@ -48,6 +48,7 @@ from service.building.training.validation_table import (
     RowMaker,
     RowsAhead,
     ValidationUser,
+    WantedRows,
     row_keys,
 )
 from service.building.workers.prefill import MANNER
@@ -105,13 +106,25 @@ class Work:
     material: Material
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ahead:
-    """What was made for the full build that will move the horizon there, beside what is in the store."""
+    """What was made, beside what is in the store, for the full build that will move the horizon there."""
 
     horizon: int
+    config: BuildConfig
     trained: set[str] = field(default_factory=set)  # digests of adapters
+    cells: KnownCells = field(default_factory=KnownCells)
     rows: RowsAhead = field(default_factory=RowsAhead)
+
+    @property
+    def people(self) -> frozenset[str]:
+        """The ids of those of whom it holds something."""
+        return self.cells.people | self.rows.people
+
+    def forget(self, users: Collection[str], adapters: Collection[str]) -> None:
+        """Keep nothing of these users, and nothing that these adapters said."""
+        self.cells.forget(users)
+        self.rows.forget(users, adapters)
 
 
 class Builder:
@@ -201,13 +214,11 @@ class Builder:
             return True  # to plan is to record a partition, so it may be done only once
         try:
             with self._checkpoint.giving_way(is_urgent):
-                work = self._work_when_due(config)
-                if self._ahead is None or self._ahead.horizon != work.horizon:
-                    self._ahead = Ahead(work.horizon)
-                self._ahead.trained.update(work.missing)
+                ahead, work = self._work_when_due(config)
+                ahead.trained.update(work.missing)
                 self._make_memories(work)
                 self._train_missing(work, config)
-                self._rows(work).make_ahead(*self._wanted_rows(work), config)
+                self._rows(ahead.rows).make_ahead(self._wanted_rows(work), config)
         except GaveWay:
             return False
         except NotAsRemembered:
@@ -228,12 +239,12 @@ class Builder:
 
         A build that was planned at `plan_fence` may leave prefills of people who were forgotten after it.
         """
-        ahead = RowsAhead() if self._ahead is None else self._ahead.rows
-        people = self._prefill_cache.people | self._assigner.people | ahead.people
+        ahead = self._ahead
+        people = self._prefill_cache.people.union(() if ahead is None else ahead.people)
         now, users = self._ledger.forgotten_since(self._seen_fence, people)
         self._prefill_cache.forget(users)
-        self._assigner.forget(users)
-        ahead.forget(users, self._ledger.mask().adapters)
+        if ahead is not None:
+            ahead.forget(users, self._ledger.mask().adapters)
         self._seen_fence = now if plan_fence is None else plan_fence
 
     def _work_from_memory(self, config: BuildConfig) -> Work:
@@ -249,22 +260,39 @@ class Builder:
                 plan = WholePlan(corpus_of(transaction.view(), config), self._assigner, config, transaction.fence)
             return self._work(plan, config)
 
-    def _work_when_due(self, config: BuildConfig) -> Work:
+    def _work_when_due(self, config: BuildConfig) -> tuple[Ahead, Work]:
         with self._ledger.read_transaction_when_due() as transaction:
+            ahead = self._ahead_of(transaction.horizon, config) or Ahead(transaction.horizon, config)
+            self._use(ahead)
             plan: Plan | None = self._planner.plan(transaction, config)
             if plan is None:  # the catalog or the configuration has changed so that everybody is placed anew
                 plan = WholePlan(corpus_of(transaction.view(), config), self._assigner, config, transaction.fence)
-            return self._work(plan, config, ahead=True)
+            return ahead, self._work(plan, config, ahead=True)
+
+    def _use(self, ahead: Ahead | None) -> None:
+        self._ahead = ahead
+        self._assigner.use(None if ahead is None else ahead.cells)
+
+    def _ahead_of(self, horizon: int, config: BuildConfig) -> Ahead | None:
+        """What was made ahead of the full build that moves the horizon there with this configuration."""
+        ahead = self._ahead
+        return ahead if ahead is not None and (ahead.horizon, ahead.config) == (horizon, config) else None
 
     def _make(self, work: Work, config: BuildConfig) -> Built:
+        ahead = self._ahead_of(work.horizon, config)
         self._make_memories(work)
         item_model = digest_of([ITEM_MODEL, self._environment, config.min_people, list(work.memories), work.catalog])
         before = None if work.previous is None else Manifest.of(work.previous.manifest)
         with self._item_model(work, before, config, item_model) as item_model_files:
             self._train_missing(work, config)
-            files = self._rows(work).files(*self._wanted_rows(work), config) | self._catalog_files(work, before)
+            rows = self._rows(None if ahead is None else ahead.rows)
+            files = rows.files(self._wanted_rows(work), config) | self._catalog_files(work, before)
             files |= item_model_files()
         manifest = self._manifest(work, config, item_model)
+        trained = work.missing
+        if ahead is not None:
+            trained = [digest for digest in work.shards if digest in ahead.trained or digest in work.missing]
+            self._use(None)  # it is of no use any more
         return Built(
             published=Published(
                 self._store.add_generation(manifest.stated(), files),
@@ -275,18 +303,11 @@ class Builder:
                 horizon=work.horizon,
                 catalog=work.catalog_revision,
             ),
-            trained=self._trained(work),
+            trained=tuple(trained),
             shards={digest: shard.name for digest, shard in work.shards.items()},
             rows=frozenset(key for user in work.users for key in user.keys),
             memories={digest: memory.name for digest, memory in work.memories.items()},
         )
-
-    def _trained(self, work: Work) -> tuple[str, ...]:
-        """The adapters that had to be trained. What was made ahead of this generation is of no use any more."""
-        ahead: Collection[str] = ()
-        if self._ahead is not None and self._ahead.horizon <= work.horizon:
-            ahead, self._ahead = self._ahead.trained, None
-        return tuple(digest for digest in work.shards if digest in ahead or digest in work.missing)
 
     # What there should be, and what of it there is not
 
@@ -370,25 +391,22 @@ class Builder:
         batch = digest_of([self._made_with, config.activation, user.digest])
         return ValidationUser(user.user_id, row_keys(self._secret, user.user_id, batch, user.samples))
 
-    def _rows(self, work: Work) -> RowMaker:
-        """Known are, beside those of the generation before, those that were computed ahead of this one."""
+    def _rows(self, ahead: RowsAhead | None) -> RowMaker:
         return RowMaker(
             self._known_adapters.read,
             self._model,
             self._process_pool,
             self._progress,
             self._prefill_cache,
-            self._ahead.rows if self._ahead is not None and self._ahead.horizon == work.horizon else None,
+            ahead,
             self._checkpoint,
         )
 
-    def _wanted_rows(
-        self, work: Work
-    ) -> tuple[Sequence[ValidationUser], Sequence[str], KnownRows, Callable[[str], tuple[EncodedSample, ...]]]:
+    def _wanted_rows(self, work: Work) -> WantedRows:
         def encoded_samples_of(user_id: str) -> tuple[EncodedSample, ...]:
             return self._adapters.encoded_samples(work.material.samples(user_id), work.item_type)
 
-        return work.users, list(work.shards), work.known, encoded_samples_of
+        return WantedRows(work.users, list(work.shards), work.known, encoded_samples_of)
 
     def _catalog_files(self, work: Work, before: Manifest | None) -> dict[str, bytes]:
         if work.previous is not None and before is not None and before.catalog == work.catalog:

@@ -17,7 +17,7 @@ from adapters_store import Store, StoredGeneration
 from service.building.progress import Silent
 from service.building.training.training import EncodedSample
 from service.building.training.validation import UserValidation, Validated
-from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
+from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser, WantedRows
 from service.llm.spec import ModelSpec
 from service.records import BuildConfig, ModelIdentity
 from tests.manifests import MODEL, adapter, manifest
@@ -79,7 +79,7 @@ def made(store: Store, users: Sequence[str], digests: Sequence[str], known: Know
     process_pool = MadeUp()
     maker = RowMaker(files_of, ModelSpec("none"), process_pool, Silent())
     asked = [ValidationUser(user, USERS[user]) for user in users]
-    return maker.files(asked, digests, known, encoded_samples_of, BuildConfig()), process_pool.pairs
+    return maker.files(WantedRows(asked, digests, known, encoded_samples_of), BuildConfig()), process_pool.pairs
 
 
 def stored(store: Store, files: dict[str, bytes], digests: Sequence[str]) -> StoredGeneration:

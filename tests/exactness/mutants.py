@@ -99,9 +99,9 @@ MUTANTS = (
     Mutant(
         "planes fitted on users",
         "service/building/planning/placement.py",
-        "        cells = self._kept(units, tree)\n",
+        "        cells = known.of(units, tree)\n",
         "        tree = partition.PublicTree.through(self.embed(units, item_type), config.tree_depth)\n"
-        "        cells = self._kept(units, tree)\n",
+        "        cells = known.of(units, tree)\n",
         "test_a_persons_path_does_not_depend_on_who_else_there_is",
     ),
     Mutant(
@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         "stopping early on shared validation data",
         "service/building/builder.py",
-        "            self._train_missing(work, config)\n            files =",
-        "            self._train_missing(work, config if work.users else BuildConfig())\n            files =",
+        "            self._train_missing(work, config)\n            rows =",
+        "            self._train_missing(work, config if work.users else BuildConfig())\n            rows =",
         "test_an_adapter_does_not_depend_on_those_who_validate",
     ),
     Mutant(

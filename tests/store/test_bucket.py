@@ -22,7 +22,6 @@ from adapters_store import (
     StoreFailure,
     digest_of,
     open_store,
-    opening,
 )
 from adapters_store.bucket import Bucket
 from adapters_store.cache import ReadCache
@@ -136,10 +135,22 @@ class Refusing:
         return refuse
 
 
+class Answering:
+    """A client one of whose methods gives an answer that the server would not."""
+
+    def __init__(self, client: Any, method: str, answer: dict[str, Any]) -> None:
+        self._client, self._method, self._answer = client, method, answer
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda **_: self._answer) if name == self._method else getattr(self._client, name)
+
+
+def objects_by(bucket: InBucket, client: object) -> S3Objects:
+    return S3Objects(bucket.bucket, bucket.prefix, client)
+
+
 def refusing(bucket: InBucket, method: str, *codes: str) -> S3Objects:
-    objects = objects_of(bucket)
-    objects._client = Refusing(objects._client, method, iter(codes))
-    return objects
+    return objects_by(bucket, Refusing(bucket.client, method, iter(codes)))
 
 
 def test_a_conflict_is_read_again(bucket: InBucket) -> None:
@@ -277,17 +288,14 @@ def test_a_look_reads_everything_once_and_then_what_was_written_since(bucket: In
 # Buckets that keep what is erased
 
 
-def test_a_bucket_that_keeps_what_is_erased_is_refused_unless_told(
-    bucket: InBucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_that_keeps_what_is_erased_is_refused_unless_told(bucket: InBucket) -> None:
     told: list[tuple[str, dict[str, Any], str]] = [
         ("get_object_lock_configuration", {"ObjectLockConfiguration": {"ObjectLockEnabled": "Enabled"}}, "Object Lock"),
         ("get_bucket_replication", {"ReplicationConfiguration": {"Rules": [{"ID": "elsewhere"}]}}, "replicated"),
         ("get_bucket_versioning", {"MFADelete": "Enabled"}, "MFA"),
     ]
     for method, answer, named in told:
-        objects = objects_of(bucket)
-        monkeypatch.setattr(objects._client, method, lambda answer=answer, **_: answer)
+        objects = objects_by(bucket, Answering(bucket.client, method, answer))
         with pytest.raises(StoreFailure, match=rf"{named}.*choose another bucket, or set LETHE_STORE_COPIES"):
             objects.require_erasable(copies_may_stay=False)
         objects.require_erasable(copies_may_stay=True)
@@ -326,9 +334,8 @@ def test_a_refusal_says_what_to_do_and_quotes_nothing(bucket: InBucket, code: st
 
 def test_versions_that_the_server_keeps_all_the_same_are_told(bucket: InBucket, store: Store) -> None:
     store.adapters.add(ADAPTER, FILES)
-    objects = objects_of(bucket)
     answer = {"Errors": [{"Key": "adapters", "Code": "AccessDenied"}]}
-    objects._client.delete_objects = lambda **_: answer
+    objects = objects_by(bucket, Answering(bucket.client, "delete_objects", answer))
     with pytest.raises(StoreFailure, match="1 are still there; the credentials do not give this right"):
         Bucket(objects, ReadCache(0)).remove(f"adapters/{ADAPTER}")
 
@@ -375,10 +382,9 @@ def test_there_is_no_folder_of_a_bucket(store: Store) -> None:
         store.adapters.path(ADAPTER)
 
 
-def test_a_bucket_without_boto3_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "find_spec", lambda _: None)
+def test_a_bucket_without_boto3_says_what_to_install() -> None:
     with pytest.raises(StoreFailure, match=r"pip install 'lethe\[s3\]'"):
-        open_store("s3://bucket/prefix", Path("nowhere"))
+        open_store("s3://bucket/prefix", Path("nowhere"), find=lambda _: None)
 
 
 # The cache

@@ -184,27 +184,6 @@ def test_of_two_processes_that_race_for_a_digest_one_wins_and_nothing_is_left(st
     assert temporary(store) == []
 
 
-def test_threads_that_write_and_erase_at_once_do_not_disturb_each_other(store: Store) -> None:
-    failures: list[StoreFailure] = []
-
-    def write(number: int) -> None:
-        try:
-            for turn in range(10):
-                add_adapter(store, digest_of([number, turn]))
-        except StoreFailure as failure:
-            failures.append(failure)
-
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        store.erase_except([], [], [])
-    store.erase_except([], [], [])
-    assert failures == []
-    assert store.adapters.digests() == []
-    assert temporary(store) == []
-
-
 # The disk
 
 

@@ -22,7 +22,7 @@ from research.evaluation.comparison.partitions import Partitioning, Pool
 from service.arrays import load_array
 from service.building.progress import Silent
 from service.building.training.training import EncodedSample
-from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser
+from service.building.training.validation_table import KnownRows, RowMaker, ValidationUser, WantedRows
 from service.data.samples import canonical_order
 from service.llm.mixture import AdapterStack, load_adapter
 from service.records import Level, ModelIdentity, Shard
@@ -179,7 +179,9 @@ def _errors(trial: Trial, store: Store, digests: Sequence[str], without: str | N
     users = [ValidationUser(user, tuple(own)) for user, own in encoded_samples.items()]
     frozen = laboratory.frozen
     known = KnownRows.of(None, ModelIdentity(frozen.tokenizer.digest, frozen.spec.dtype))
-    files = maker.files(users, digests, known, lambda user: tuple(encoded_samples[user].values()), trial.papers_config)
+    files = maker.files(
+        WantedRows(users, digests, known, lambda user: tuple(encoded_samples[user].values())), trial.papers_config
+    )
     return load_array(files["errors.npy"])
 
 

@@ -65,6 +65,13 @@ class PublicTree:
             cells = {path: rows for node, rows in cells.items() for path, rows in _halve(node, rows, planes).items()}
         return cls(planes)
 
+    def digest(self) -> str:
+        """What names the planes."""
+        named = hashlib.sha256()
+        for path, plane in sorted(self.planes.items()):
+            named.update(f"{path} {plane.threshold!r} ".encode() + plane.direction.tobytes())
+        return named.hexdigest()
+
     def path(self, embedding: Floats) -> str:
         """The semantic part of a unit's path; it ends early where there were too few anchors to split."""
         path = ""

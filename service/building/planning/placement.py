@@ -63,6 +63,34 @@ def unit_of_user(user: str, samples: tuple[Sample, ...], item_type: str, config:
     return Unit(user, user, samples, _digest(samples, item_type, config.seed))
 
 
+class KnownCells:
+    """Where units stand in public trees, by what they are, in memory alone: what is planned ahead is planned once more."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, str, str], str] = {}  # user id, digest of the unit, digest of the tree -> cell
+
+    @property
+    def people(self) -> frozenset[str]:
+        """The ids of those whose units they are."""
+        return frozenset(user for user, _, _ in self._cells)
+
+    def forget(self, users: Collection[str]) -> None:
+        """Keep nothing of these."""
+        self._cells = {key: cell for key, cell in self._cells.items() if key[0] not in users}
+
+    def of(self, units: Sequence[Unit], tree: partition.PublicTree) -> dict[str, str]:
+        """Unit key -> cell, of those that are known."""
+        digest = tree.digest()
+        known = ((unit.key, self._cells.get((unit.user_id, unit.digest, digest))) for unit in units)
+        return {key: cell for key, cell in known if cell is not None}
+
+    def add(self, units: Sequence[Unit], cells: Sequence[str], tree: partition.PublicTree) -> None:
+        """Keep the cells of these units, as long as there are not too many."""
+        digest = tree.digest()
+        if len(self._cells) < _CELLS_KEPT:
+            self._cells |= {(unit.user_id, unit.digest, digest): cell for unit, cell in zip(units, cells, strict=True)}
+
+
 class ShardAssigner:
     """Gives units their paths in the public tree, or their recorded shards."""
 
@@ -84,16 +112,11 @@ class ShardAssigner:
         self._progress = progress
         self._environment = environment
         self._tree: tuple[str, partition.PublicTree] | None = None  # under its fingerprint
-        self._cells: dict[tuple[str, str], str] = {}  # user id, digest of a unit -> where it stands in that tree
+        self._known: KnownCells | None = None
 
-    @property
-    def people(self) -> frozenset[str]:
-        """The ids of those of whom it is known where they stand."""
-        return frozenset(user for user, _ in self._cells)
-
-    def forget(self, users: Collection[str]) -> None:
-        """Keep nothing of these."""
-        self._cells = {key: cell for key, cell in self._cells.items() if key[0] not in users}
+    def use(self, known: KnownCells | None) -> None:
+        """Place no unit anew whose cell is known, and keep the cells of all others there; None: nothing is kept."""
+        self._known = known
 
     def assign(
         self, units: Sequence[Unit], items: Sequence[Item], item_type: str, config: BuildConfig
@@ -112,26 +135,16 @@ class ShardAssigner:
         below = {unit.key: partition.hash_path(unit.key, config.seed) for unit in units}
         if not tree.planes:
             return below
-        cells = self._kept(units, tree)
+        known = KnownCells() if self._known is None else self._known
+        cells = known.of(units, tree)
         lacking = [unit for unit in units if unit.key not in cells]
         for first in range(0, len(lacking), _PLACED_AT_ONCE):
             some = lacking[first : first + _PLACED_AT_ONCE]
             found = [tree.path(embedding) for embedding in self.embed(some, item_type)]
             cells |= {unit.key: cell for unit, cell in zip(some, found, strict=True)}
-            self._keep(some, found, tree)
+            known.add(some, found, tree)
             self._checkpoint()
         return {key: cells[key] + path for key, path in below.items()}
-
-    def _kept(self, units: Sequence[Unit], tree: partition.PublicTree) -> dict[str, str]:
-        if self._tree is None or self._tree[1] is not tree:
-            return {}
-        known = ((unit.key, self._cells.get((unit.user_id, unit.digest))) for unit in units)
-        return {key: cell for key, cell in known if cell is not None}
-
-    def _keep(self, units: Sequence[Unit], cells: Sequence[str], tree: partition.PublicTree) -> None:
-        """What is planned ahead of a full build is planned again by it."""
-        if self._tree is not None and self._tree[1] is tree and len(self._cells) < _CELLS_KEPT:
-            self._cells |= {(unit.user_id, unit.digest): cell for unit, cell in zip(units, cells, strict=True)}
 
     def tree(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> partition.PublicTree:
         """The semantic levels that a catalog makes; a random partition has none."""
@@ -141,7 +154,7 @@ class ShardAssigner:
         if self._tree is None or self._tree[0] != fingerprint:
             anchors = partition.anchor_histories(items, config.history_length, config.seed)
             tree = partition.PublicTree.through(self._embed_anchors(anchors, item_type), config.tree_depth)
-            self._tree, self._cells = (fingerprint, tree), {}
+            self._tree = fingerprint, tree
         return self._tree[1]
 
     def fingerprint(self, items: Sequence[Item], item_type: str, config: BuildConfig) -> str:

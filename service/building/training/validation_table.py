@@ -115,6 +115,20 @@ class RowsAhead:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedRows:
+    """The rows of a generation: its users, the digests of its adapters, what is known of them, and what they are made of."""
+
+    users: Sequence[ValidationUser]
+    digests: Sequence[str]
+    known: KnownRows
+    encoded_samples_of: EncodedSamplesOf
+
+    def lacking(self) -> list[Lack]:
+        """What is not known."""
+        return self.known.lacking(self.users, self.digests)
+
+
+@dataclass(frozen=True, slots=True)
 class Lack:
     """Users whose rows lack an embedding or the errors under these adapters."""
 
@@ -152,24 +166,17 @@ class RowMaker:
         self._progress = progress
         self._prefill_cache = prefill_cache or PrefillCache(0)
 
-    def files(
-        self,
-        users: Sequence[ValidationUser],
-        digests: Sequence[str],
-        known: KnownRows,
-        encoded_samples_of: EncodedSamplesOf,
-        config: BuildConfig,
-    ) -> dict[str, bytes]:
-        """`rows.json` (V keys, sorted), `errors.npy` (V, K) with columns as `digests`, `embeddings.npy` (V, H)."""
-        keys = sorted(key for user in users for key in user.keys)
-        table = _Table(keys, digests)
-        table.take(known)
-        for lack in known.lacking(users, digests):
+    def files(self, wanted: WantedRows, config: BuildConfig) -> dict[str, bytes]:
+        """`rows.json` (V keys, sorted), `errors.npy` (V, K) with columns as the digests, `embeddings.npy` (V, H)."""
+        keys = sorted(key for user in wanted.users for key in user.keys)
+        table = _Table(keys, wanted.digests)
+        table.take(wanted.known)
+        for lack in wanted.lacking():
             for user in lack.users:
                 if (found := self._ahead.of(user)) is not None:
                     table.fill(user.keys, [digest for digest in lack.digests if digest in found.errors], found)
             for open_ in self._ahead.lacking(lack):
-                for user, found in self._validate(open_, _USERS_A_TASK, encoded_samples_of, config):
+                for user, found in self._validate(open_, _USERS_A_TASK, wanted.encoded_samples_of, config):
                     table.fill(user.keys, open_.digests, found)
         return {
             "rows.json": canonical_json(keys),
@@ -177,18 +184,11 @@ class RowMaker:
             "embeddings.npy": array_bytes(table.embeddings),
         }
 
-    def make_ahead(
-        self,
-        users: Sequence[ValidationUser],
-        digests: Sequence[str],
-        known: KnownRows,
-        encoded_samples_of: EncodedSamplesOf,
-        config: BuildConfig,
-    ) -> None:
+    def make_ahead(self, wanted: WantedRows, config: BuildConfig) -> None:
         """Compute what `files` will find neither among known rows nor ahead, a few users at a time. Raises GaveWay."""
-        for lack in known.lacking(users, digests):
+        for lack in wanted.lacking():
             for open_ in self._ahead.lacking(lack):
-                for user, found in self._validate(open_, _USERS_A_TASK_AHEAD, encoded_samples_of, config):
+                for user, found in self._validate(open_, _USERS_A_TASK_AHEAD, wanted.encoded_samples_of, config):
                     self._ahead.add(user, found)
                     self._checkpoint()
 
