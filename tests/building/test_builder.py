@@ -190,7 +190,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# The other ways to cut people into units, and more than one deletion, are stories of the state machine's, too.
+@pytest.mark.parametrize("name", [pytest.param("tree-sample", marks=pytest.mark.thorough), "random-user-prompt"])
 def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(
     homes: Callable[..., Home], clean_home: Callable[..., Home], tmp_path: Path, name: str
 ) -> None:
@@ -204,6 +205,7 @@ def test_forgetting_a_user_leaves_the_bytes_of_a_clean_build_without_them(
     assert home.files() != before
 
 
+@pytest.mark.thorough
 def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
     home: Home, clean_home: Callable[..., Home]
 ) -> None:
@@ -215,6 +217,7 @@ def test_forgetting_single_items_leaves_the_bytes_of_a_clean_build_without_them(
     assert home.files() == clean.files()
 
 
+@pytest.mark.thorough
 def test_deletion_after_deletion_leaves_the_bytes_of_a_clean_build(home: Home, clean_home: Callable[..., Home]) -> None:
     home.ledger.forget(TRAINING_USER, None, None)
     home.build()

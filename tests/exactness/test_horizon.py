@@ -85,6 +85,7 @@ def test_a_deletion_trains_one_adapter_however_much_lies_beyond_the_horizon(
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 
+@pytest.mark.thorough
 def test_a_full_build_is_that_of_a_clean_import_of_everything(homes: Callable[[], Home]) -> None:
     home = built(homes())
     later = [Interaction(user, item.item_id, True, 20_000) for user in USERS[:3] for item in ITEMS[:2]]
@@ -95,7 +96,7 @@ def test_a_full_build_is_that_of_a_clean_import_of_everything(homes: Callable[[]
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 
-@pytest.mark.parametrize("negatives", [0, 2])
+@pytest.mark.parametrize("negatives", [pytest.param(0, marks=pytest.mark.thorough), 2])
 def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(
     homes: Callable[..., Home], negatives: int
 ) -> None:

@@ -597,7 +597,7 @@ def stories_of(config: BuildConfig, folder: Path, model: ModelSpec) -> Iterator[
 
 
 OFTEN = [
-    pytest.param(0.1, id="few"),
+    pytest.param(0.05, id="few"),
     pytest.param(1, id="many", marks=pytest.mark.thorough),
     pytest.param(10, id="most", marks=pytest.mark.slow),
 ]

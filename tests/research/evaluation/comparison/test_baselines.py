@@ -131,6 +131,7 @@ def test_one_class_alone_is_learned_without_overflow(liked: bool) -> None:
     assert (score > 0.99) == liked
 
 
+@pytest.mark.thorough
 def test_the_rows_on_films(shared_data: Path) -> None:
     split = movielens_100k(shared_data / "ml-100k")
     liked = [one.liked for one in split.valid]
