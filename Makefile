@@ -2,6 +2,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# Where the environment forbids bytecode, each of the hundreds of processes that are started here would compile everything.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: serve test test-kernels test-thorough test-slow torture history day fuzz attacks check sbom audit client-models format clean
 

@@ -26,7 +26,7 @@ from tests.servers import NotHere, moto_server, postgres, redis_server, seaweedf
 SHARED_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 
 
-_LONG = ("e2e", "torture", "exactness", "history", "build")  # folders
+_LONG = ("e2e", "torture", "exactness", "history", "building")  # folders
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -171,7 +171,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(params=ARCHITECTURES)
+# In the long run all; in the quick one a plain one, one that normalizes what it compares, and one of another family.
+QUICK = ("llama", "qwen3", "gpt2")
+
+
+@pytest.fixture(params=[pytest.param(a, marks=[] if a in QUICK else pytest.mark.thorough) for a in ARCHITECTURES])
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -271,6 +271,7 @@ def test_only_one_adapter_is_new_and_the_others_are_not_touched(home: Home) -> N
     assert all(now[path] == times[path] for path in times if path.parent.name in kept)
 
 
+@pytest.mark.thorough
 def test_forgetting_a_validation_user_changes_no_adapter(home: Home, clean_home: Callable[..., Home]) -> None:
     before, times = home.store.active(), home.times()
     mine = set(home.ledger.mask().rows)
@@ -297,6 +298,7 @@ def test_a_deletion_masks_exactly_the_adapter_that_saw_the_user(home: Home) -> N
     assert mask.rows == frozenset()
 
 
+@pytest.mark.thorough
 def test_whoever_is_forgotten_while_a_build_runs_is_masked_in_what_it_makes(clean_home: Callable[..., Home]) -> None:
     home = clean_home(INTERACTIONS)
     view = home.ledger.view()
@@ -344,6 +346,7 @@ def test_a_damaged_generation_is_made_again_to_the_same_bytes(home: Home, damage
 # Algorithm 1
 
 
+@pytest.mark.thorough
 def test_algorithm1_gives_a_newcomer_a_place_and_moves_nobody(homes: Callable[..., Home], tmp_path: Path) -> None:
     config = replace(CONFIG, partition="algorithm1")
     home = homes(tmp_path / "home", config)

@@ -37,7 +37,7 @@ CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, ba
 activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 
 
-@pytest.fixture(params=["t5", "bart"])
+@pytest.fixture(params=["t5", pytest.param("bart", marks=pytest.mark.thorough)])
 def folder(request: pytest.FixtureRequest, tiny_models: Callable[..., Path]) -> Path:
     return tiny_models(request.param)
 

@@ -197,6 +197,7 @@ def test_where_the_model_lies_does_not_change_an_adapter(tiny_models: Callable[.
     assert _files(elsewhere) == _files(task)
 
 
+@pytest.mark.thorough
 @activation
 def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(
     tiny_models: Callable[..., Path], activation: Activation

@@ -25,6 +25,8 @@ from tests.listening import Listener, listening
 
 from .conftest import ALONE, TITLES, VALIDATION_PERCENT, Installation, Server, eventually
 
+pytestmark = pytest.mark.thorough
+
 MARK = "kanarek"  # what all canaries begin with: found even where the rest of one was cut off or escaped in another way
 
 

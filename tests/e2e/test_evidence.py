@@ -337,6 +337,7 @@ def answers_until_ready(server: Server, user: str, meanwhile: Callable[[], objec
     return statuses
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("restored", [["ledger.sqlite*"]], indirect=True, ids=["ledger"])
 def test_whom_an_old_ledger_brings_back_is_forgotten_again_before_the_first_answer_and_may_return(
     restored: Installation,

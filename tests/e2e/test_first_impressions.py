@@ -118,6 +118,7 @@ def watched_start(installation: Installation, *options: str) -> Terminal:
     return terminal
 
 
+@pytest.mark.thorough
 def test_a_start_on_a_terminal_ends_with_what_to_try(copies: Callable[..., Installation]) -> None:
     watched_start(copies())
 

@@ -13,7 +13,7 @@ from service.entrypoints.http.online import Turnstile
 from tests.entrypoints.online_house import OnlineHouse
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineHouse]:
     if request.param == "sqlite":
         opened = OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db")

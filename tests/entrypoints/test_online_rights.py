@@ -21,7 +21,7 @@ from service.records import ById
 from tests.entrypoints.online_house import SECRET, SIGNER, OnlineHouse
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineHouse]:
     if request.param == "sqlite":
         opened = OnlineHouse(tmp_path, f"sqlite:///{tmp_path}/ledger.db")

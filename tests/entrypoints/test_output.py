@@ -95,6 +95,7 @@ def test_a_welcome_can_be_copied_whole() -> None:
     assert "http://127.0.0.1:8000/docs" in stream.getvalue()
 
 
+@pytest.mark.thorough
 def test_a_supervisor_hands_over_every_line_of_its_worker() -> None:
     settings = cast(Settings, SimpleNamespace(environment=lambda: {"LETHE_NO_SUCH_SETTING": "1"}))
     said: list[str] = []

@@ -95,7 +95,13 @@ def put_another_beside(path: Path) -> None:
     path.with_name("another").write_bytes(b"more")
 
 
-WAYS = (flip, flip_and_reseal, Path.unlink, replace_by_a_folder, put_another_beside)
+WAYS = (
+    flip,
+    pytest.param(flip_and_reseal, marks=pytest.mark.thorough),
+    Path.unlink,
+    pytest.param(replace_by_a_folder, marks=pytest.mark.thorough),
+    pytest.param(put_another_beside, marks=pytest.mark.thorough),
+)
 
 
 def files_of(store: Store) -> list[str]:

@@ -195,6 +195,7 @@ def test_the_order_in_which_a_view_lists_people(everybody: Home, home_of: HomeOf
     assert home_of(ROWS, ledger=ledger).files() == everybody.files()
 
 
+@pytest.mark.thorough
 def test_which_process_ends_first(everybody: Home, home_of: HomeOf) -> None:
     assert home_of(ROWS, process_pool=LastFirst()).files() == everybody.files()
 
@@ -363,6 +364,7 @@ def test_a_title_that_changes_under_its_id(everybody: Home, home_of: HomeOf) -> 
     assert catalog_files(everybody) != before
 
 
+@pytest.mark.thorough
 def test_a_title_that_changes_and_moves_no_plane(home_of: HomeOf) -> None:
     items = [replace(ITEMS[0], title="Another film (2001)"), *ITEMS[1:]]
     config = replace(CONFIG, partition="random")
@@ -396,6 +398,7 @@ def test_validation_rows_of_somebody_whose_opinions_change(everybody: Home, home
     assert validation_rows(everybody) != before
 
 
+@pytest.mark.thorough
 def test_what_was_read_of_people_whose_opinions_change(everybody: Home, home_of: HomeOf) -> None:
     for number, changes in enumerate(("dislikes", "likes")):  # the second build finds what the first one read
         later = LATER * (number + 1)
@@ -418,6 +421,7 @@ def test_the_path_of_somebody_whose_opinions_change(everybody: Home, home_of: Ho
     assert everybody.files() == clean.files()
 
 
+@pytest.mark.thorough
 def test_an_order_of_time_that_changes(everybody: Home, home_of: HomeOf) -> None:
     turned = [replace(row, timestamp=LATER - row.timestamp) for row in ROWS]
     before = everybody.files()
@@ -433,6 +437,7 @@ def test_times_count_by_their_order_alone(everybody: Home, home_of: HomeOf) -> N
     assert home_of(later).files() == everybody.files()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "between",
     [
@@ -450,6 +455,7 @@ def test_an_earlier_generation_of_another_configuration(everybody: Home, between
     assert everybody.files() == before
 
 
+@pytest.mark.thorough
 def test_an_earlier_generation_in_another_precision(
     everybody: Home, scratch: Path, smallest_model: ModelSpec, opened: list[Home]
 ) -> None:
@@ -462,6 +468,7 @@ def test_an_earlier_generation_in_another_precision(
     assert everybody.files() == before
 
 
+@pytest.mark.thorough
 def test_how_often_somebody_was_forgotten_and_when(everybody: Home, home_of: HomeOf) -> None:
     before = everybody.files()
     for user in (TRAINING[1], VALIDATING[1]):
@@ -484,6 +491,7 @@ def test_nothing_in_a_generation_tells_a_time_a_fence_or_a_process(everybody: Ho
         assert not re.search(rb'"(time|fence|pid|host|user|created_at)":', content), name
 
 
+@pytest.mark.thorough
 def test_a_dry_run_does_not_trust_remembered_paths(
     everybody: Home, scratch: Path, smallest_model: ModelSpec, request: Any
 ) -> None:
@@ -499,6 +507,7 @@ def test_a_dry_run_does_not_trust_remembered_paths(
     assert validation_run.generation != everybody.ledger.generation()
 
 
+@pytest.mark.thorough
 def test_what_another_environment_computed_is_not_taken_for_ones_own(
     everybody: Home, smallest_model: ModelSpec
 ) -> None:
@@ -556,6 +565,7 @@ WITH_NEGATIVES = replace(CONFIG, negatives=2, max_shard_size=16, epochs=1)
 MANY_ITEMS = items_named(20)
 
 
+@pytest.mark.thorough
 def test_negatives_of_a_person_do_not_depend_on_who_else_there_is(home_of: HomeOf) -> None:
     home = home_of(ROWS, MANY_ITEMS, WITH_NEGATIVES)
     before, clean = home.adapters(), home_of(without(TRAINING[0]), MANY_ITEMS, WITH_NEGATIVES)
@@ -574,6 +584,7 @@ def test_negatives_of_somebody_of_whom_one_interaction_is_forgotten(home_of: Hom
     assert home.files() == home_of([row for row in ROWS if row != gone], MANY_ITEMS, WITH_NEGATIVES).files()
 
 
+@pytest.mark.thorough
 def test_an_item_that_only_the_forgotten_person_had_is_nobodys_negative(home_of: HomeOf) -> None:
     named = [Item(f"of-one-{n}", f"of one {n}", created=True) for n in range(20)]
     rows = [Interaction(TRAINING[0], item.item_id, True, LATER) for item in named]
@@ -585,6 +596,7 @@ def test_an_item_that_only_the_forgotten_person_had_is_nobodys_negative(home_of:
     assert home.files() == home_of(without(TRAINING[0]), MANY_ITEMS, WITH_NEGATIVES).files()
 
 
+@pytest.mark.thorough
 def test_a_title_that_changes_of_an_item_that_nobody_has_met(home_of: HomeOf) -> None:
     changed = [*MANY_ITEMS[:-1], replace(MANY_ITEMS[-1], title="Another title")]
     home = home_of(ROWS, MANY_ITEMS, WITH_NEGATIVES)
@@ -596,6 +608,7 @@ def test_a_title_that_changes_of_an_item_that_nobody_has_met(home_of: HomeOf) ->
 # Adapters on the tokens of items
 
 
+@pytest.mark.thorough
 def test_what_an_adapter_knows_of_items_does_not_depend_on_who_else_there_is(home_of: HomeOf) -> None:
     config = replace(CONFIG, lora_targets=("q_proj", "embed_tokens"), epochs=1)
     home = home_of(ROWS, config=config)

@@ -96,6 +96,7 @@ def test_a_full_build_is_that_of_a_clean_import_of_everything(homes: Callable[[]
     assert (home.ledger.generation(), home.files()) == (clean.ledger.generation(), clean.files())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("negatives", [pytest.param(0, marks=pytest.mark.thorough), 2])
 def test_a_new_item_makes_a_generation_of_the_same_adapters_and_memories(
     homes: Callable[..., Home], negatives: int

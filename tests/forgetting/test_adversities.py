@@ -542,6 +542,7 @@ class Pausing(FakeBuilder):
         assert self.go_on.wait(60)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("blow", ["killed", "killed and restarted empty", "flushed"])
 def test_a_redis_that_fails_in_the_middle_of_a_deletion_delays_but_loses_nothing(
     world: World, server: Server, tmp_path: Path, blow: str

@@ -246,6 +246,7 @@ def test_bytes_that_the_database_leaves_behind_are_found(tmp_path: Path, ledger:
     house.ledger.close()
 
 
+@pytest.mark.thorough
 def test_secure_deletion_alone_leaves_copies_on_pages_that_were_split_and_rewriting_the_file_does_not(
     tmp_path: Path,
 ) -> None:

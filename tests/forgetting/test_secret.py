@@ -29,7 +29,7 @@ ITEMS = [Item(f"i{number}", f"Title {number}") for number in range(4)]
 ROWS = [Interaction(user, item.item_id, True, 1) for user in ("ann", "bob", "cid") for item in ITEMS]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | Path]:
     if request.param == "sqlite":
         yield tmp_path / "ledger.sqlite"

@@ -100,6 +100,7 @@ def _home(populated: Populated, url: str) -> Home:
     return home
 
 
+@pytest.mark.thorough
 def test_a_replica_without_its_ledger_answers_503_and_then_as_the_ledger_has_become(
     populated: Populated, cut: Cut
 ) -> None:

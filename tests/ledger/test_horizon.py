@@ -17,7 +17,7 @@ ITEMS = [Item(f"i{n}", f"Title {n} (1999)", 1999, ("Drama", "War")) for n in ran
 NEW, CHANGED, UNCHANGED = EventOutcome.NEW, EventOutcome.CHANGED, EventOutcome.UNCHANGED
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "sqlite":
         with Ledger(f"sqlite:///{tmp_path}/ledger.db", SECRET) as opened:

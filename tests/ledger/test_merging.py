@@ -95,6 +95,7 @@ def test_rows_are_those_of_a_ledger_in_which_they_were_the_others_from_the_start
     assert either.search(GUEST).found == {}
 
 
+@pytest.mark.thorough
 def test_whose_ids_are_merged_during_a_full_build_wait_for_the_one_after_it(either: Ledger) -> None:
     before = counted(either)
     either.begin_full_build()

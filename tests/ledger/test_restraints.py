@@ -31,7 +31,7 @@ OTHERS = [Interaction("bob", "i1", True, 1_001), Interaction("cid", "i2", False,
 STRANGER = Requester("key-1", "key-1", may_know=False)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """Ann, Bob and Cid count, were seen and published; Ann has done something since."""
     if request.param == "sqlite":

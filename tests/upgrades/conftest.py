@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 FIXTURES = Path(__file__).parent / "fixtures"
 VERSIONS = sorted(path.name for path in FIXTURES.iterdir())
-DATABASES = ("sqlite", "postgresql")
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class OldHome:
     facts: dict[str, Any]
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def url(
     request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[], AbstractContextManager[str]]
 ) -> Iterator[str]:

@@ -220,6 +220,7 @@ def test_an_upgrade_that_is_not_safe_at_a_start_waits_for_the_command(url: str, 
     assert open_as(schema, url, whole=True) == (NOW, "9999")
 
 
+@pytest.mark.thorough
 def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(url: str, later: Later) -> None:
     Ledger(url, SECRET).close()
     before = described(url)

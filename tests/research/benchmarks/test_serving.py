@@ -107,6 +107,7 @@ class Scorer:
         time.sleep(0.001 * len(requests))
 
 
+@pytest.mark.thorough
 def test_a_trial_tells_throughput_beside_the_scorers_and_latency_under_every_load(
     server: Recommender, asker: Asker
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_cap_is_never_below_the_largest_unit() -> None:
     assert cap_for(64, lambda t: -(-30 // t), {"a": 10, "b": 10, "c": 10}) == 10
 
 
+@pytest.mark.thorough
 def test_the_table_describes_the_partitions_that_a_build_would_make(
     tiny_models: Callable[..., Path], tmp_path: Path
 ) -> None:

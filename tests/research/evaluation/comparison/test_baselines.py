@@ -141,6 +141,7 @@ def test_the_rows_on_films(shared_data: Path) -> None:
     assert auc(logistic(split.drawn(1024, 0), split.valid, NO_FACTS), liked) == pytest.approx(0.706, abs=0.002)
 
 
+@pytest.mark.thorough
 def test_the_rows_on_books(shared_data: Path) -> None:
     split = bookcrossing(shared_data / "tallrec" / "book")
     liked = [one.liked for one in split.valid]

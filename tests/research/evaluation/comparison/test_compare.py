@@ -124,6 +124,7 @@ def test_other_settings_of_routing_score_again_and_train_nothing(
     assert process_pool.ran == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changed", [{"learning_rate": 0.01}, {"lora_rank": 1}, {"epochs": 2}], ids=lambda changed: next(iter(changed))
 )
@@ -169,6 +170,7 @@ _LOOKS = ("__iter__", "__len__", "__getitem__", "__contains__", "__eq__", "__has
 Untouchable: type[tuple[Any, ...]] = type("Untouchable", (tuple,), dict.fromkeys(_LOOKS, _refuse))
 
 
+@pytest.mark.thorough
 def test_no_folder_of_results_names_a_person(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     users = {sample.user_id.encode() for sample in (*split.train, *split.valid, *split.test)}
     found = run(split, laboratory, tmp_path, ("apa-nd", "lethe", "logistic"))

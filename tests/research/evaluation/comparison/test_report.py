@@ -185,6 +185,7 @@ def test_of_data_that_the_paper_did_not_use_no_figure_of_it_is_shown() -> None:
     assert "3.96" not in text
 
 
+@pytest.mark.thorough
 def test_a_validation_run_is_not_taken_for_a_test() -> None:
     counts = {"training": 1024, "pool": 8000, "validation": 607, "test": 0, "scored validation": 393}
     validation_run = replace(_comparison(dataset="movielens-100k (validation)"), split=counts)
