@@ -49,6 +49,7 @@ class Content:
     def __init__(self, facts: Floats, embeddings: Floats) -> None:
         """`facts` (N, F) are those of `facts_of`, `embeddings` (N, H) what the frozen model made of the items' texts."""
         ones = np.ones((len(embeddings), 1), np.float32)
+        self._categories = _telling(facts[:, : -len(_AGES)])
         self._read = np.concatenate([facts, _directions(embeddings), ones], axis=1)
         self._fit: _Fit | None = None  # to the last likes, as most requests come under one mask
 
@@ -59,6 +60,13 @@ class Content:
     def popularity(self, likes: Ints) -> Doubles:
         """(N,): the logarithm of 1 + likes, and for items that few have liked what their facts let one expect beside it."""
         return self._fitted(likes).popularity
+
+    def alike(self, items: Sequence[int]) -> Doubles:
+        """(N,): how much each item has in common with these, of which there is one at least: the mean cosine of categories.
+
+        A category weighs the logarithm of how few have it. 0 for items that have none in common, 1 for those of all the same.
+        """
+        return np.asarray(self._categories @ self._categories[list(items)].mean(axis=0), np.float64)
 
     def _fitted(self, likes: Ints) -> _Fit:
         fit = self._fit
@@ -96,6 +104,14 @@ def _categories(items: Sequence[Item]) -> Floats:
     for row, item in zip(found, items, strict=True):
         row[[place[genre] for genre in item.genres if genre in place]] = 1
     return found
+
+
+def _telling(categories: Floats) -> Floats:
+    """The rows (N, C), weighed by how few items have each category, of length 1 or 0."""
+    having = np.maximum(categories.sum(axis=0), 1.0)
+    weighed = categories * np.log(max(1, len(categories)) / having)
+    length = np.linalg.norm(weighed, axis=1, keepdims=True)
+    return np.asarray(np.divide(weighed, length, out=np.zeros_like(weighed), where=length > 0), np.float32)
 
 
 def _ages(items: Sequence[Item]) -> Floats:

@@ -1,7 +1,8 @@
 """The order of an answer: what the counts, the content and the language model say of each item, weighed by evidence.
 
 The counts know who likes what together and what comes next, and are blind where nobody has rated yet. There speaks what they
-say of items with such facts, and the language model, which has read the title. Both fade as likes of the item come in.
+say of items with such facts, and the language model, which has read the title. Both fade as likes of the item come in. What
+a few likes have in common speaks a little, whatever the counts say.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ Doubles = NDArray[np.float64]
 _SOLVED = 0.8  # the item model, beside what was liked together
 # What is carried over by facts: a regression draws towards the mean, and at 1 new items would hardly ever be seen.
 _CONTENT = 1.75
+# What several likes have in common, times (n - 1) / n² of n likes: a single one does not tell what of it was liked, and of many
+# the counts know better. Anything above makes the order of what people choose next worse.
+_ALIKE = 1.0
 # Popularity, divided by the square of the history's length and some more: it speaks for whom little else is known.
 _POPULAR = 20.0
 _POPULAR_FADING = 9.0
@@ -68,8 +72,14 @@ def reasons(live: LiveCounts, taste: Taste, item_model: ItemModel | None, conten
     solved = _solved(live, taste, item_model, unseen)
     popular = _POPULAR / (_POPULAR_FADING + len(taste.items) ** 2) * _scaled(content.popularity(live.likes), unseen)
     thin = thinness(live.likes)
-    alike = _CONTENT * content.carried(together + followed + solved, live.likes) * thin
-    return Reasons(together, followed, solved, popular, alike, thin)
+    carried = _CONTENT * content.carried(together + followed + solved, live.likes) * thin
+    return Reasons(together, followed, solved, popular, carried + _alike(content, taste.likes, items), thin)
+
+
+def _alike(content: Content, likes: Sequence[int], items: int) -> Doubles:
+    if len(likes) < 2:
+        return np.zeros(items)
+    return _ALIKE * (len(likes) - 1) / len(likes) ** 2 * content.alike(likes)
 
 
 def _solved(live: LiveCounts, taste: Taste, item_model: ItemModel | None, unseen: NDArray[np.bool_]) -> Doubles:

@@ -76,6 +76,32 @@ def test_a_catalog_without_facts_or_without_embeddings_is_read_by_the_other(cont
         assert part.carried(scores, LIKES)[0] > 0
 
 
+# What items have in common
+
+
+def test_alike_is_the_mean_cosine_of_categories_the_rarer_the_heavier() -> None:
+    kinds = [("Drama", "War"), ("Drama",), ("Drama", "Western"), ("War",), (), ("Drama", "War")]
+    items = [Item(str(number), f"Film {number}", 1990, genres) for number, genres in enumerate(kinds)]
+    found = Content(facts_of(items), np.zeros((6, 0), np.float32)).alike([0, 3])
+    weight = {"Drama": np.log(6 / 4), "War": np.log(6 / 3), "Western": np.log(6)}
+
+    def cosine(one: tuple[str, ...], other: tuple[str, ...]) -> float:
+        lengths = [np.sqrt(sum(weight[name] ** 2 for name in own)) for own in (one, other)]
+        return float(sum(weight[name] ** 2 for name in {*one} & {*other}) / (lengths[0] * lengths[1]))
+
+    expected = [(cosine(own, kinds[0]) + cosine(own, kinds[3])) / 2 if own else 0.0 for own in kinds]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_category_that_all_have_tells_nothing() -> None:
+    items = [Item(str(number), f"Film {number}", 1990, ("Film",)) for number in range(3)]
+    assert not Content(facts_of(items), np.zeros((3, 0), np.float32)).alike([0, 1]).any()
+
+
+def test_without_facts_nothing_is_alike() -> None:
+    assert not Content(np.zeros((20, 0), np.float32), EMBEDDINGS).alike([0, 1]).any()
+
+
 # Facts
 
 

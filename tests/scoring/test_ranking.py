@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.scoring.ranking import Reasons, bounded, values
+from service.memory.content import Content, facts_of
+from service.memory.counting import count_people
+from service.memory.live import LiveCounts
+from service.memory.retrieval import Taste
+from service.memory.table import CountTable
+from service.records import Item
+from service.scoring.ranking import Reasons, bounded, reasons, values
 
 NOTHING = np.zeros(4)
 LOGITS = np.array([-1.0, 1.0])
@@ -23,6 +29,27 @@ def test_the_language_models_say_fades_with_the_square_of_what_is_known(likes: i
 
 def test_a_title_that_no_catalog_knows_is_ordered_by_the_language_model_alone() -> None:
     np.testing.assert_allclose(values(known(99), [None, None], LOGITS), 0.1 * LOGITS)
+
+
+# What likes have in common
+
+FILMS = [Item(str(n), f"Film {n}", 1990, (kind,)) for n, kind in enumerate(["Western", "Western", "Musical"] * 2)]
+CONTENT = Content(facts_of(FILMS), np.zeros((6, 0), np.float32))
+NO_COUNTS = LiveCounts(CountTable.of([count_people([])], {film.item_id: n for n, film in enumerate(FILMS)}), [], (), 1)
+
+
+def said_by_content(*liked: bool) -> np.ndarray:
+    """Of a history of the first films."""
+    return reasons(NO_COUNTS, Taste(tuple(range(len(liked))), liked), None, CONTENT).content
+
+
+def test_what_several_likes_have_in_common_speaks_for_others_that_have_it_too() -> None:
+    np.testing.assert_allclose(said_by_content(True, True), [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("liked", [(), (True,), (True, False), (False, False)])
+def test_of_a_single_like_nobody_knows_what_was_liked(liked: tuple[bool, ...]) -> None:
+    assert not said_by_content(*liked).any()
 
 
 # Titles outside the catalog
