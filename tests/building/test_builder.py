@@ -329,7 +329,10 @@ def test_a_lost_adapter_is_made_again_to_the_same_bytes(home: Home) -> None:
     assert home.files() == files
 
 
-@pytest.mark.parametrize("damage", ["torn file", "lost generation", "torn ACTIVE"])
+@pytest.mark.parametrize(
+    "damage",
+    ["torn file", *(pytest.param(damage, marks=pytest.mark.thorough) for damage in ("lost generation", "torn ACTIVE"))],
+)
 def test_a_damaged_generation_is_made_again_to_the_same_bytes(home: Home, damage: str) -> None:
     files, root = home.files(), home.store.root
     active = root / "generations" / home.active()

@@ -356,6 +356,7 @@ def test_movielens_100k_is_read_whole(shared_data: Path) -> None:
     assert (read.rejected, read.rejected_rows) == ([], 0)
 
 
+@pytest.mark.thorough
 def test_bookcrossing_subset_is_read_whole(shared_data: Path) -> None:
     read = importers.bookcrossing(shared_data / "bookcrossing")
     assert (len(read.interactions), len(read.items), read.rejected) == (204_164, 18_185, [])

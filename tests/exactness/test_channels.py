@@ -240,6 +240,7 @@ def test_an_adapter_does_not_depend_on_those_who_validate(everybody: Home, home_
     assert home_of(only(*TRAINING)).adapters() == everybody.adapters()
 
 
+@pytest.mark.thorough
 def test_a_validation_row_does_not_depend_on_others_who_validate(everybody: Home, home_of: HomeOf) -> None:
     together = validation_rows(everybody)
     for user in VALIDATING[:3]:

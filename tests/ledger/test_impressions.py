@@ -267,6 +267,7 @@ def test_of_single_items_these_are_taken_out_of_what_was_shown(ledger: Ledger) -
     assert held(ledger, "ann") == {"a-1": ["i2"]}
 
 
+@pytest.mark.thorough
 def test_a_search_finds_a_person_in_them_and_not_after_a_deletion(light: Ledger) -> None:
     user, name = "a distinctive reader", "a distinctive answer"
     light.import_data([], [Interaction(user, "i0", True, 1_000)], None)

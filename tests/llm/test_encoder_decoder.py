@@ -223,7 +223,7 @@ def _weights(count: int) -> Tensor:
     return weights.roll(1, dims=1)
 
 
-@pytest.mark.parametrize("level", ["ND", "D"])
+@pytest.mark.parametrize("level", [pytest.param("ND", marks=pytest.mark.thorough), "D"])
 @pytest.mark.parametrize("count", [2, 9])  # of adapters: all multiplied, few of them gathered
 def test_a_mixture_is_a_merged_model_for_every_question(
     folder: Path, encoder_decoder: str, random_adapter: RandomAdapter, merged_model: Merged, level: Level, count: int

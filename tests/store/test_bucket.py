@@ -258,6 +258,7 @@ def test_versions_and_uploads_are_found_by_a_look_and_by_a_search(bucket: InBuck
     assert len(store.search([b"a needle"]).hits) == max(kept, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", pytest.param("SHA256SUMS", marks=pytest.mark.thorough)])
 def test_a_damaged_object_is_found_and_made_again(bucket: InBucket, store: Store, name: str) -> None:
     published = generation_of(store, "published")
@@ -376,6 +377,7 @@ def test_what_boto3_says_of_its_requests_is_in_no_log(
     assert [record.name for record in caplog.records if record.name.startswith(("boto", "urllib3"))] == []
 
 
+@pytest.mark.thorough
 def test_there_is_no_folder_of_a_bucket(store: Store) -> None:
     store.adapters.add(ADAPTER, FILES)
     with pytest.raises(StoreFailure, match="lies in a bucket"):

@@ -31,6 +31,7 @@ def released_form(sample: Sample) -> dict[str, str]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("part", "count"), [("train", 8_000), ("valid", 1_000), ("test", 1_000)])
 def test_every_prompt_equals_the_released_one(shared_data: Path, split: TallrecSplit, part: str, count: int) -> None:
     with lzma.open(shared_data / "tallrec" / "movie" / f"{part}.json.xz", "rt", encoding="utf-8") as file:

@@ -68,7 +68,7 @@ def _sample_lists(placed: Placed, name: Partition, cap: int) -> list[list[tuple[
     return [sorted(samples) for samples in shards.values()]
 
 
-@pytest.mark.parametrize("count", [4, 16])
+@pytest.mark.parametrize("count", [4, pytest.param(16, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("name", ["tree", "random"])
 @pytest.mark.parametrize("unit", ["user", "sample"])
 def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(

@@ -138,6 +138,7 @@ def test_the_plain_rows_stand_in_the_same_form(trial: Trial, split: Split) -> No
 # Forgetting
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SHARDED)
 def test_forgetting_retrains_the_shards_that_hold_what_is_removed_and_no_other(
     name: str, trial: Trial, process_pool: Observed, frozen: FrozenModel

@@ -153,6 +153,7 @@ def test_book_crossing_as_released(shared_data: Path) -> None:
 # MovieLens
 
 
+@pytest.mark.thorough
 def test_movielens_as_tallrec_cut_it(shared_data: Path) -> None:
     split = movielens_100k(shared_data / "ml-100k")
     assert (len(split.items), len(split.train), len(split.valid), len(split.test)) == (1_682, 8_000, 1_000, 1_000)
