@@ -10,7 +10,7 @@ from service.memory.artifact import load_memory
 from service.memory.item_model import ItemModel, gram, modeled_items, solve
 from service.memory.live import Memory, Source
 
-FORMAT = "lethe-item-model-1"
+FORMAT = "lethe-item-model-2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from adapters_store import Store, digest_of
 from service.building.item_model import ItemModelTask, solve_item_model
 from service.memory.artifact import memory_files
 from service.memory.counting import count_people
-from service.memory.item_model import LEAST_LIKES, REGULARIZATION, ItemModel, gram, modeled_items, solve
+from service.memory.item_model import LEAST_LIKES, REGULARIZATION, ItemModel, gram, modeled_items, regularization, solve
 from service.memory.live import LiveCounts
 from service.memory.retrieval import Taste, added
 from service.records import Interaction
@@ -54,6 +54,29 @@ def test_the_solution_is_the_least_squares_one_with_an_empty_diagonal(people: Pe
         ridge = np.linalg.solve(x.T @ x + REGULARIZATION * np.eye(len(others)), x.T @ matrix[:, column])
         np.testing.assert_allclose(weights[others, column], ridge, rtol=1e-4, atol=1e-9)
         assert weights[column, column] == 0
+
+
+def crowd(least_people: int) -> np.ndarray:
+    """Counts of 40 items and 200 people of different appetite, without the pairs of too few people."""
+    random = np.random.default_rng(0)
+    liked = (random.random((200, 40)) < random.beta(0.5, 2.0, (200, 1))).astype(float)
+    counts = liked.T @ liked
+    return np.where((counts >= least_people) | np.eye(40, dtype=bool), counts, 0.0)
+
+
+def test_regularization_stays_as_it_is_where_no_pair_is_left_out() -> None:
+    assert regularization(crowd(1)) == REGULARIZATION
+
+
+@pytest.mark.parametrize("times", [1, 30, 100, 1000])
+def test_however_many_pairs_are_left_out_the_least_eigenvalue_is_half_the_regularization(times: int) -> None:
+    counts = crowd(20) * times
+    least = np.linalg.eigvalsh(counts).min()
+    assert least < 0
+    found = regularization(counts)
+    assert least + found / 2 > 0
+    assert found == REGULARIZATION or least + found / 4 <= 0
+    assert np.abs(solve(counts)).max() < 1.0
 
 
 def test_newer_likes_say_more_and_dislikes_nothing(live: LiveCounts) -> None:
