@@ -2,9 +2,12 @@
 
     B = I − P · diag(P)^-1,  P = (G + λ I)^-1
 
-G are the numbers of people who liked both of two items; without the pairs that too few people made it need not be positive
-definite, so λ grows until it is by far. It has seen everybody who is counted, so it belongs to one generation,
-is solved anew for the next, and does not answer while anybody is masked.
+G are the numbers of people who liked both of two items. λ is 300, or less where people have little in common: beside sparse
+counts a large λ leaves hardly more than the counts themselves, so that what is popular speaks for what is popular. Without the
+pairs that too few people made G need not be positive definite, so λ grows until the sum is by far.
+
+The model has seen everybody who is counted, so it belongs to one generation, is solved anew for the next, and does not answer
+while anybody is masked.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ FILES = NUMBERS, WEIGHTS = "item_model_items.npy", "item_model.npy"  # of a gene
 
 MOST_ITEMS = 2_048  # the most liked ones; solving takes time that grows with the cube
 LEAST_LIKES = 3
-REGULARIZATION = 300.0  # λ, at least
+REGULARIZATION = 300.0  # λ
+_OF_A_ROW = 0.4  # λ at most, as a share of what a row of G adds up to in the mean
 _FADING = 0.97
 
 
@@ -62,12 +66,12 @@ def solve(counts: Doubles) -> Floats:
 
 
 def regularization(counts: Doubles) -> float:
-    """λ for counts (M, M): doubled until half of it makes them positive definite.
+    """λ for counts (M, M), doubled until half of it makes them positive definite.
 
     Just enough would leave directions in which the solution is arbitrary: on MovieLens-100K with pairs of five people, 300 is
     7 more than the least that can be solved, and ranks worse than no item model.
     """
-    found = REGULARIZATION
+    found = min(REGULARIZATION, _OF_A_ROW * float(counts.sum(axis=1).mean()))
     while not _positive_definite(_shifted(counts, found / 2)):
         found *= 2
     return found

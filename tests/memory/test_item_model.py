@@ -47,11 +47,12 @@ def test_the_solution_is_the_least_squares_one_with_an_empty_diagonal(people: Pe
     """Column by column: ridge regression of an item on all others (Steck 2019, eq. 1)."""
     items = modeled_items(live)
     matrix = liked_matrix(people)[:, items]
-    weights = solve(matrix.T @ matrix)
+    counts = matrix.T @ matrix
+    weights = solve(counts)
     for column in range(len(items)):
         others = [row for row in range(len(items)) if row != column]
         x = matrix[:, others]
-        ridge = np.linalg.solve(x.T @ x + REGULARIZATION * np.eye(len(others)), x.T @ matrix[:, column])
+        ridge = np.linalg.solve(x.T @ x + regularization(counts) * np.eye(len(others)), x.T @ matrix[:, column])
         np.testing.assert_allclose(weights[others, column], ridge, rtol=1e-4, atol=1e-9)
         assert weights[column, column] == 0
 
@@ -64,8 +65,12 @@ def crowd(least_people: int) -> np.ndarray:
     return np.where((counts >= least_people) | np.eye(40, dtype=bool), counts, 0.0)
 
 
-def test_regularization_stays_as_it_is_where_no_pair_is_left_out() -> None:
-    assert regularization(crowd(1)) == REGULARIZATION
+@pytest.mark.parametrize(("times", "expected"), [(1, None), (100, REGULARIZATION)])
+def test_regularization_is_what_it_is_or_a_share_of_what_people_have_in_common(
+    times: int, expected: float | None
+) -> None:
+    counts = crowd(1) * times
+    assert regularization(counts) == pytest.approx(expected or 0.4 * counts.sum() / len(counts))
 
 
 @pytest.mark.parametrize("times", [1, 30, 100, 1000])
@@ -73,10 +78,14 @@ def test_however_many_pairs_are_left_out_the_least_eigenvalue_is_half_the_regula
     counts = crowd(20) * times
     least = np.linalg.eigvalsh(counts).min()
     assert least < 0
-    found = regularization(counts)
+    found, wanted = regularization(counts), min(REGULARIZATION, 0.4 * counts.sum() / len(counts))
     assert least + found / 2 > 0
-    assert found == REGULARIZATION or least + found / 4 <= 0
+    assert found == pytest.approx(wanted) or least + found / 4 <= 0
     assert np.abs(solve(counts)).max() < 1.0
+
+
+def test_items_without_any_pair_are_solved_to_nothing() -> None:
+    assert not solve(np.diag([3.0, 4.0, 5.0])).any()
 
 
 def test_newer_likes_say_more_and_dislikes_nothing(live: LiveCounts) -> None:
