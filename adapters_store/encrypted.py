@@ -7,6 +7,7 @@ destroyed after it: what the place keeps of its bytes beyond that, nobody can op
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -167,6 +168,7 @@ class Encrypted:
     def erase_abandoned(self) -> int:
         """Keys of all that is not there are destroyed, and not counted."""
         erased = self._inner.erase_abandoned()
+        sys.audit("lethe.store.destroying_keys")
         self._keys.destroy(self.look().keys_left())
         return erased
 

@@ -13,22 +13,33 @@ from typing import NoReturn
 import sqlalchemy as sa
 
 from adapters_store import NotOpened, new_key, unwrap, wrap
-from service.errors import InvalidSetting
+from service.errors import InvalidSetting, SecretChanged
 from service.ledger import tables
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.statements import chunks, insert_new, upsert
 
 _CHECK = ""  # no directory has this name
 _c = tables.artifact_keys.c
+_WRAPPED_BY_ANOTHER = (
+    "the keys of the store were wrapped by another key than the one given here, so nothing of it can be read; put the key back "
+    "(the file `store.key` in the home folder, or LETHE_STORE_KEY) from a backup. If it was being rotated, run `lethe secret "
+    "rotate-store-key` again"
+)
 
 
 class ArtifactKeys:
-    """Meets `adapters_store.DirectoryKeys` with one ledger. Every method is one transaction; each raises LedgerUnavailable."""
+    """Meets `adapters_store.DirectoryKeys` with one ledger. Every method is one transaction; each raises LedgerUnavailable.
+
+    Once the wrapping key was rotated each raises SecretChanged.
+    """
 
     def __init__(self, database: Database, wrapping_key: bytes) -> None:
         """Raises InvalidSetting if the ledger's keys are wrapped by another key."""
         self._database, self._wrapping_key = database, wrapping_key
-        self.create(_CHECK)
+        try:
+            self.create(_CHECK)
+        except SecretChanged:
+            raise InvalidSetting(_WRAPPED_BY_ANOTHER) from None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("the key that wraps all others stays in its process; hand over the keys of single directories")
@@ -65,7 +76,12 @@ class ArtifactKeys:
                 connection.execute(sa.delete(tables.artifact_keys).where(_c.directory.in_(some)))
 
     def _unwrapped(self, wrapped: str) -> bytes:
-        return _unwrapped(self._wrapping_key, wrapped)
+        try:
+            return _unwrapped(self._wrapping_key, wrapped)
+        except NotOpened:
+            raise SecretChanged(
+                "the store key was rotated while this process ran; start it again, so that it reads the new one"
+            ) from None
 
 
 def rewrap(at: str | Path, present: bytes, new: bytes) -> int:
@@ -78,15 +94,13 @@ def rewrap(at: str | Path, present: bytes, new: bytes) -> int:
     try:
         with database.write_transaction() as connection:
             rows = connection.execute(sa.select(_c.directory, _c.wrapped_key)).all()
-            anew = [row for row in rows if not _is_wrapped_by(new, row.wrapped_key)]
-            wrapped = {row.directory: wrap(new, _unwrapped(present, row.wrapped_key)).hex() for row in anew}
-            upsert(
-                connection,
-                tables.artifact_keys,
-                [{"directory": directory, "wrapped_key": key} for directory, key in wrapped.items()],
-            )
+            anew = {row.directory: _wrapped_by(new, present, row.wrapped_key) for row in rows}
+            changed = [{"directory": name, "wrapped_key": wrapped} for name, wrapped in anew.items() if wrapped]
+            upsert(connection, tables.artifact_keys, changed)
         database.erase_traces()
-        return len(wrapped.keys() - {_CHECK})
+        return sum(row["directory"] != _CHECK for row in changed)
+    except NotOpened:
+        raise InvalidSetting(_WRAPPED_BY_ANOTHER) from None
     finally:
         database.close()
 
@@ -101,19 +115,14 @@ def _read(connection: sa.Connection, directory: str) -> str | None:
     return found
 
 
-def _is_wrapped_by(wrapping_key: bytes, wrapped: str) -> bool:
+def _wrapped_by(new: bytes, present: bytes, wrapped: str) -> str | None:
+    """A key that `present` has wrapped, wrapped by `new`; None if it is so already."""
     try:
-        return bool(unwrap(wrapping_key, bytes.fromhex(wrapped)))
+        _unwrapped(new, wrapped)
+        return None
     except NotOpened:
-        return False
+        return wrap(new, _unwrapped(present, wrapped)).hex()
 
 
 def _unwrapped(wrapping_key: bytes, wrapped: str) -> bytes:
-    try:
-        return unwrap(wrapping_key, bytes.fromhex(wrapped))
-    except NotOpened:
-        raise InvalidSetting(
-            "the keys of the store were wrapped by another key than the one given here, so nothing of it can be read; "
-            "put the key back (the file `store.key` in the home folder, or LETHE_STORE_KEY) from a backup. If it was being "
-            "rotated, run `lethe secret rotate-store-key` again, and start other processes anew"
-        ) from None
+    return unwrap(wrapping_key, bytes.fromhex(wrapped))

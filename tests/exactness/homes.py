@@ -192,6 +192,11 @@ class Home:
                 found[f"{path.relative_to(root)}/"] = b""
         return found
 
+    def opened_files(self) -> dict[str, bytes]:
+        """What `files` would be if the store were not encrypted."""
+        opened = {path.as_posix(): content for path, content in self.store.backend.contents()}
+        return {path: opened.get(path, content) for path, content in self.files().items()} | {"FORMAT": b"1\n"}
+
     def manifest(self) -> dict[str, Any]:
         return self.store.generation(self.ledger.generation() or "").manifest
 

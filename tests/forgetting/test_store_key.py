@@ -12,7 +12,7 @@ from adapters_store import MissingArtifact, StoreFailure
 from service.config import load_settings
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.main import app
-from service.errors import InvalidInput, InvalidSetting, LetheError
+from service.errors import InvalidInput, InvalidSetting, LetheError, SecretChanged
 from service.forgetting.store_key import open_store_key, rotate_store_key
 from service.ledger import rewrap
 
@@ -124,7 +124,7 @@ def test_after_a_rotation_the_new_key_opens_everything_and_the_old_one_nothing(t
     assert is_read(tmp_path)
     assert not (tmp_path / "store.key.next").exists()
     assert "wrapped by another key" in opened(tmp_path, store_key=old)
-    with pytest.raises(InvalidSetting, match="start other processes anew"):
+    with pytest.raises(SecretChanged, match="start it again"):
         running.store.adapters.add("b" * 64, FILES)  # or a key would be lost
     running.ledger.close()
 
