@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_store.backend import Backend, Listing
+from adapters_store.backend import ENCRYPTED, Backend, Listing
 from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, check_digest, failures
 
 SUMS = "SHA256SUMS"
@@ -32,6 +32,10 @@ class StatedArtifact:
     directory: str
     what: str  # how messages call it
     files: Mapping[str, str]
+
+    def __reduce__(self) -> tuple[type[StatedArtifact], tuple[Backend, str, str, Mapping[str, str]]]:
+        # Another process gets what reads this directory: of an encrypted store its key, and no other.
+        return StatedArtifact, (self.backend.reader_of(self.directory), self.directory, self.what, self.files)
 
     @property
     def digest(self) -> str:
@@ -87,9 +91,11 @@ class Artifacts:
         """Return the folder of an artifact whose files are as its own `SHA256SUMS` lists them; says nothing of their origin.
 
         Raises `MissingArtifact`, or `DamagedArtifact` if a file is torn, missing, linked or not listed; `StoreFailure` of a
-        store that is no folder.
+        store that is no folder, or is encrypted.
         """
         self.sums(digest)
+        if self._backend.format == ENCRYPTED:
+            raise StoreFailure("the store is encrypted, so no folder holds its files; read what it holds instead")
         return local_folder(self._backend) / self.directory(digest)
 
     def sums(self, digest: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 DIRECTORIES = ("adapters", "memory", "generations")
+PLAIN, ENCRYPTED = 1, 2  # what `FORMAT` states of a store
 
 Signature = tuple[tuple[object, ...], ...]  # of a directory and its files: whatever changes when somebody writes to one
 Swap = Callable[[bytes], None]
@@ -62,6 +63,11 @@ class Backend(Listing, Protocol):
     """Where a store lies. Safe for many processes and threads at once; whatever fails is a `StoreFailure` that says why."""
 
     @property
+    def format(self) -> int:
+        """What a store here states in `FORMAT`: `PLAIN` or `ENCRYPTED`."""
+        ...
+
+    @property
     def folder(self) -> Path | None:
         """The folder of this machine that it is; None: it is elsewhere."""
         ...
@@ -72,6 +78,10 @@ class Backend(Listing, Protocol):
         ...
 
     def look(self) -> Listing: ...
+
+    def reader_of(self, directory: str) -> Backend:
+        """What another process is given to read this directory."""
+        ...
 
     def has(self, path: str) -> bool:
         """Whether anything is there, of whatever kind."""
@@ -117,6 +127,10 @@ class Backend(Listing, Protocol):
 
     def remains(self) -> Remains | None:
         """What is kept beside what is shown; None of a place that keeps nothing, as a folder."""
+        ...
+
+    def keys_left(self) -> int | None:
+        """How many keys there are of directories that are not there; None of a place that encrypts nothing."""
         ...
 
     def forget_except(self, directories: Collection[str]) -> None:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from adapters_store.backend import ByteSearch, Remains, Signature, Swap
+from adapters_store.backend import PLAIN, Backend, ByteSearch, Remains, Signature, Swap
 from adapters_store.cache import ReadCache
 from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure
-from adapters_store.folder import holds_any
+from adapters_store.folder import contents_holding
 from adapters_store.objects import Objects, ObjectVersion
 
 _ATTEMPTS = 8  # at what other processes change meanwhile
@@ -90,6 +90,11 @@ class Bucket:
         return _without_cache, (self._objects,)
 
     @property
+    def format(self) -> int:
+        """Objects are as they were given."""
+        return PLAIN
+
+    @property
     def folder(self) -> Path | None:
         """None."""
         return None
@@ -102,6 +107,10 @@ class Bucket:
     def look(self) -> BucketListing:
         """Two requests, or one more for every thousand objects."""
         return BucketListing(self._objects.versions(), len(self._objects.uploads()))
+
+    def reader_of(self, directory: str) -> Backend:
+        """The bucket, which any process with the credentials can read."""
+        return self
 
     def names(self, directory: str) -> list[str]:
         """One request, as each of the following."""
@@ -214,6 +223,10 @@ class Bucket:
         """What the server tells at this moment."""
         return self.look().remains()
 
+    def keys_left(self) -> int | None:
+        """There are no keys."""
+        return None
+
     def forget_except(self, directories: Collection[str]) -> None:
         """What lies deeper than its directory is nobody's."""
         keep = frozenset(directories)
@@ -228,12 +241,7 @@ class Bucket:
 
     def search(self, needles: Sequence[bytes]) -> ByteSearch:
         """Every version is read."""
-        files, read, hits = 0, 0, []
-        for path, content in self.contents():
-            files, read = files + 1, read + len(content)
-            if holds_any(content, needles) or holds_any(str(path).encode(), needles):
-                hits.append(path)
-        return ByteSearch(files, read, tuple(hits))
+        return contents_holding(self.contents(), needles)
 
     def _created(self, directory: str, files: Mapping[str, bytes]) -> dict[str, str] | None:
         """The tags of the files, created here or found there with the same bytes; None: something else is there."""

@@ -18,11 +18,11 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from adapters_store.backend import DIRECTORIES, ByteSearch, Listing, Remains, Signature, Swap
+from adapters_store.backend import DIRECTORIES, PLAIN, Backend, ByteSearch, Listing, Remains, Signature, Swap
 from adapters_store.files import (
     DamagedArtifact,
     MissingArtifact,
@@ -125,6 +125,11 @@ class Folder:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
 
     @property
+    def format(self) -> int:
+        """Files are as they were given."""
+        return PLAIN
+
+    @property
     def folder(self) -> Path | None:
         """The folder itself."""
         return self._root
@@ -136,6 +141,10 @@ class Folder:
 
     def look(self) -> Listing:
         """A folder is asked anew for everything, which costs no request."""
+        return self
+
+    def reader_of(self, directory: str) -> Backend:
+        """The folder, which any process of this machine can read."""
         return self
 
     def names(self, directory: str) -> list[str]:
@@ -238,6 +247,10 @@ class Folder:
         """A folder shows all that it has."""
         return None
 
+    def keys_left(self) -> int | None:
+        """There are no keys."""
+        return None
+
     def forget_except(self, directories: Collection[str]) -> None:
         """There is no cache."""
 
@@ -262,6 +275,16 @@ def files_holding(root: Path, needles: Sequence[bytes]) -> ByteSearch:
             continue  # others may erase meanwhile, which is no loss
         files, read_bytes = files + 1, read_bytes + size
         if hit or holds_any(str(path.relative_to(root)).encode(), needles):
+            hits.append(path)
+    return ByteSearch(files, read_bytes, tuple(hits))
+
+
+def contents_holding(contents: Iterable[tuple[Path, bytes]], needles: Sequence[bytes]) -> ByteSearch:
+    """Search files that are given with their paths for any of `needles`."""
+    files, read_bytes, hits = 0, 0, []
+    for path, content in contents:
+        files, read_bytes = files + 1, read_bytes + len(content)
+        if holds_any(content, needles) or holds_any(str(path).encode(), needles):
             hits.append(path)
     return ByteSearch(files, read_bytes, tuple(hits))
 

@@ -12,8 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 from adapters_store.bucket import Bucket
 from adapters_store.cache import ReadCache
+from adapters_store.encrypted import Encrypted
 from adapters_store.files import StoreFailure
 from adapters_store.folder import Folder
+from adapters_store.keys import DirectoryKeys
 from adapters_store.objects import Objects
 from adapters_store.store import Store
 
@@ -56,11 +58,13 @@ def open_store(
     cache_bytes: int = 0,
     copies_may_stay: bool = False,
     find: Callable[[str], object] = find_spec,
+    keys: DirectoryKeys | None = None,
 ) -> Store:
     """Open the store at a URL; without one, in the folder `default`.
 
     `cache_bytes` of what is read from a bucket are kept in memory. With `copies_may_stay`, a bucket is taken that keeps
-    what is deleted (Object Lock), or copies of it (replication). `find` gives None for a module that is not installed.
+    what is deleted (Object Lock), or copies of it (replication). `find` gives None for a module that is not installed. With
+    `keys` it is encrypted, each directory with its own key.
 
     Raises:
         StoreFailure: it cannot be used; says why, and what to do.
@@ -68,7 +72,7 @@ def open_store(
     """
     at = StoreUrl(default) if url is None else StoreUrl.parse(url)
     if at.path is not None:
-        return Store(Folder(at.path))
+        return Store(Folder(at.path) if keys is None else Encrypted(Folder(at.path), keys))
     if find("boto3") is None:
         raise StoreFailure(
             "LETHE_STORE_URL names a bucket, and boto3 is not installed; run `pip install 'lethe[s3]'` "
@@ -76,4 +80,5 @@ def open_store(
         )
     objects: Objects = import_module(_S3).S3Objects(at.bucket, at.prefix)
     objects.require_erasable(copies_may_stay)
-    return Store(Bucket(objects, ReadCache(cache_bytes)))
+    cache = ReadCache(cache_bytes)
+    return Store(Bucket(objects, cache) if keys is None else Encrypted(Bucket(objects, ReadCache(0)), keys, cache))

@@ -4,9 +4,9 @@
     memory/<digest>/       one memory's files and SHA256SUMS
     generations/<id>/      manifest.json, whose SHA-256 is the id, and the files that it names
     ACTIVE                 the id of the published generation
-    FORMAT                 the number of this form of the store
+    FORMAT                 the number of this form of the store: 1, or 2 if it is encrypted
 
-It lies in a folder or in a bucket: `adapters_store/backend.py` says what is asked of either.
+It lies in a folder or in a bucket, plain or encrypted: `adapters_store/backend.py` says what is asked of each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adapters_store.artifacts import (
     remove_except,
     verify,
 )
-from adapters_store.backend import DIRECTORIES, Backend, ByteSearch, Listing, Remains
+from adapters_store.backend import DIRECTORIES, ENCRYPTED, PLAIN, Backend, ByteSearch, Listing, Remains
 from adapters_store.files import DamagedArtifact, MissingArtifact, StoreFailure, failures
 from adapters_store.folder import Folder
 
@@ -36,7 +36,12 @@ _ADAPTERS, _MEMORIES, _GENERATIONS = DIRECTORIES
 MANIFEST = "manifest.json"
 ACTIVE = "ACTIVE"
 FORMAT = "FORMAT"
-FORMAT_NUMBER = 1
+_OTHER_FORM = {  # of what a store was to be -> what it is instead
+    ENCRYPTED: "the store is not encrypted, and nothing is encrypted in its place: name an empty folder or prefix in "
+    "LETHE_STORE_URL, run `lethe build`, which makes the same generation there, and then erase the old store",
+    PLAIN: "the store is encrypted: set LETHE_STORE_ENCRYPTION=per-artifact, or name an empty folder or prefix in "
+    "LETHE_STORE_URL and run `lethe build`, which makes the same generation there",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,10 @@ class Store:
         """Return what an object store keeps beside what it shows; None of a folder, which keeps nothing."""
         return self._backend.remains()
 
+    def keys_left(self) -> int | None:
+        """Return how many keys there are of directories that are not there; None of a store that is not encrypted."""
+        return self._backend.keys_left()
+
     def look(self) -> Listing:
         """Return what lies in the store, of a bucket as of this moment."""
         return self._backend.look()
@@ -236,20 +245,31 @@ class Store:
 
     def _check_format(self) -> int:
         """The number of the store's form, stamped where there is none: what has none yet is of the first form."""
-        self._backend.write_once(FORMAT, b"%d\n" % FORMAT_NUMBER)
+        own = self._backend.format
+        if own != PLAIN and self._is_unstamped():
+            raise StoreFailure(_OTHER_FORM[own])
+        self._backend.write_once(FORMAT, b"%d\n" % own)
         if not self._backend.has(FORMAT):
-            return 1  # what may only be read is not stamped
+            return own  # what may only be read is not stamped
         content = self._backend.read(FORMAT, FORMAT).strip()
         if not content.isdigit() or len(content) > 9:
-            raise DamagedArtifact(
-                f"{FORMAT} does not hold a number; expected {FORMAT_NUMBER}. Restore it from a backup"
-            )
-        if int(content) > FORMAT_NUMBER:
+            raise DamagedArtifact(f"{FORMAT} does not hold a number; expected {own}. Restore it from a backup")
+        if int(content) > ENCRYPTED:
             raise StoreFailure(
                 f"the store has format {int(content)}, made by a later version of Lethe; this one knows formats up to "
-                f"{FORMAT_NUMBER}. Start the later version, or move the store away and run `lethe build`, which makes it anew"
+                f"{ENCRYPTED}. Start the later version, or move the store away and run `lethe build`, which makes it anew"
             )
+        if (int(content) == ENCRYPTED) != (own == ENCRYPTED):
+            raise StoreFailure(_OTHER_FORM[own])
         return int(content)
+
+    def _is_unstamped(self) -> bool:
+        """Whether something lies here that does not say of which form it is. Another process may be stamping it now."""
+        return (
+            not self._backend.has(FORMAT)
+            and any(self._backend.names(directory) for directory in DIRECTORIES)
+            and not self._backend.has(FORMAT)
+        )
 
 
 def _with_files(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:

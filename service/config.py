@@ -51,7 +51,7 @@ _CHOOSE_KERNELS = (
 _FORMER = {"LETHE_READINGS_BYTES": "prefill_cache_bytes"}
 
 # Settings that may also be the content of a file, which `LETHE_<NAME>_FILE` names.
-SECRETS = ("secret", "retired_secrets", "database_url", "redis_url", "stream_url", "webhook_secret")
+SECRETS = ("secret", "retired_secrets", "database_url", "redis_url", "stream_url", "webhook_secret", "store_key")
 _LARGEST_SECRET = 65_536  # bytes
 _LEAST_KEY, _MOST_KEY = 24, 64  # bytes of a webhook's secret, as Standard Webhooks has it
 
@@ -76,6 +76,16 @@ class Settings(BaseSettings):
         "",
         description="yes-copies-may-stay: take a bucket with Object Lock, replication or MFA for deletions, which may keep "
         "what is erased, or copies of it",
+    )
+    store_encryption: Literal["off", "per-artifact"] = Field(
+        "off",
+        description="per-artifact: encrypt each adapter, memory and generation with a key of its own, which a deletion "
+        "destroys; for an empty store",
+    )
+    store_key: str | None = Field(
+        None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="Key that wraps these keys, 64 hexadecimal digits; default: store.key in the home folder",
     )
     stream_url: str | None = Field(
         None,
@@ -395,6 +405,12 @@ class Settings(BaseSettings):
         if hasattr(os, "sched_getaffinity"):
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
+
+
+def withhold_store_key() -> None:
+    """Take the key that wraps a store's keys out of what processes inherit that are begun from now on."""
+    for variable in ("LETHE_STORE_KEY", _file_variable("store_key")):
+        os.environ.pop(variable, None)
 
 
 def kernel_variables(variables: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -18,7 +18,7 @@ LetheError
 │   └── NotReady              no generation is published yet, or it is not loaded yet
 ├── LedgerUnavailable       the database cannot be asked, so nothing may be answered
 │   ├── LedgerNewer           a later version upgraded the ledger, and this one may not work with it any more
-│   └── SecretChanged         the secret was rotated while this process ran; it must read the new one
+│   └── SecretChanged         the secret or the store key was rotated while this process ran; it must read the new one
 ├── IdentityUnavailable     the identity provider's keys cannot be fetched, so no token of it can be believed
 ├── ReceiptInvalid          a receipt's signature does not match its content
 ├── ProofInvalid            a proof of the receipts' log does not show what it should, or the log is not sound
@@ -93,7 +93,7 @@ class LedgerNewer(LedgerUnavailable):
 
 
 class SecretChanged(LedgerUnavailable):
-    """The process has to be started anew, so that it reads the new secret; no waiting helps."""
+    """The process has to be started anew, so that it reads the new secret or store key; no waiting helps."""
 
 
 class IdentityUnavailable(LetheError): ...

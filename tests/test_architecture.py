@@ -68,6 +68,7 @@ OWNERS = {
     "botocore": ("adapters_store.s3",),
     "jwt": ("service.access.identity",),
     "cryptography": (
+        "adapters_store.sealing",
         "service.forgetting.receipts",
         "service.forgetting.receipt_keys",
         "research.commands.bench_ingestion",  # a key of its own, for nobody's receipts

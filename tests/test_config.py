@@ -59,6 +59,8 @@ def test_without_any_setting_the_defaults_are_those_of_a_build() -> None:
         ("store_url", "/srv/store"),
         ("store_cache_bytes", -1),
         ("store_copies", "maybe"),
+        ("store_encryption", "yes"),
+        ("store_key", "0f" * 31),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_variable_and_not_repeated(name: str, value: object) -> None:
@@ -168,6 +170,7 @@ SECRETS = {
     "redis_url": "redis://:password@localhost/0",
     "stream_url": "redis://:another-password@localhost/1",
     "retired_secrets": "an earlier one, another",
+    "store_key": "0f" * 32,
 }
 
 
@@ -191,6 +194,18 @@ def test_what_lies_in_a_file_is_not_shown_in_the_environment_of_a_child(tmp_path
     assert not set(SECRETS.values()) & set(passed_on.values())
     again = json.loads(read_in_a_child({**plain_environment(), **passed_on}).stdout)
     assert again["secret"] == SECRETS["secret"]
+
+
+@pytest.mark.parametrize("variable", ["LETHE_STORE_KEY", "LETHE_STORE_KEY_FILE"])
+def test_what_wraps_a_stores_keys_is_withheld_from_processes_that_are_begun_later(variable: str) -> None:
+    code = (
+        "import subprocess, sys; from service.config import withhold_store_key; withhold_store_key();"
+        "subprocess.run([sys.executable, '-c', 'import os; print(sorted(os.environ))'])"
+    )
+    environment = {**plain_environment(), variable: "0f" * 32, "LETHE_SECRET": SECRETS["secret"]}
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert variable not in child.stdout
+    assert "LETHE_SECRET" in child.stdout
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe", b"x" * 70_000])

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters_store import Store, open_store
+from adapters_store import DirectoryKeys, Store, open_store
 from service.config import Settings
-from service.errors import InvalidSetting
+from service.errors import InvalidSetting, LetheError
 from service.forgetting.bell import Bell, open_bell
 from service.forgetting.incidents import INCIDENTS, Incidents
 from service.forgetting.intake import Intake
@@ -17,6 +17,7 @@ from service.forgetting.receipts import ReceiptSigner
 from service.forgetting.restore import Restored, restore_check
 from service.forgetting.restraining import RestraintIntake
 from service.forgetting.secret import SecretFiles, Secrets
+from service.forgetting.store_key import open_store_key
 from service.forgetting.tombstones import TombstoneFile
 from service.forgetting.transparency import TransparencyLog
 from service.forgetting.webhooks import WebhookSender
@@ -43,7 +44,7 @@ class Home:
         """Make the home folder if it is not there, and open what is in it. Whatever this process makes is its user's alone.
 
         Raises:
-            InvalidSetting: the folder cannot be used, or was written under another secret than the one given.
+            InvalidSetting: the folder cannot be used, or was written under another secret or store key than the one given.
             LedgerUnavailable: the database cannot be reached.
             StoreFailure: the store cannot be used, or its bucket keeps what a deletion erases.
         """
@@ -51,17 +52,18 @@ class Home:
         known = _open_secrets(settings)
         tombstones = TombstoneFile(tombstone_path(settings), known.hashes())
         tombstones.check()  # first: a new ledger would take any secret for its own
+        ledger = Ledger(
+            settings.ledger_at(),
+            known.present,
+            remember_seconds=settings.remember_days * _SECONDS_A_DAY,
+            retired=known.retired,
+            announces=settings.webhook_url is not None,
+        )
         return cls(
             settings=settings,
             secret=known.present,
-            ledger=Ledger(
-                settings.ledger_at(),
-                known.present,
-                remember_seconds=settings.remember_days * _SECONDS_A_DAY,
-                retired=known.retired,
-                announces=settings.webhook_url is not None,
-            ),
-            store=store_of(settings),
+            ledger=ledger,
+            store=store_of(settings, _artifact_keys(settings, ledger)),
             signer=ReceiptSigner.open(receipt_key_path(settings)),
             tombstones=tombstones,
             incidents=Incidents(settings.home / INCIDENTS),
@@ -98,10 +100,16 @@ def secret_files(settings: Settings) -> SecretFiles:
     return SecretFiles(settings.home, settings.secret, settings.retired_secrets)
 
 
-def store_of(settings: Settings) -> Store:
-    """The store where the settings say it is; by default in the home folder. Raises StoreFailure."""
+def store_of(settings: Settings, keys: DirectoryKeys | None) -> Store:
+    """The store where the settings say it is; by default in the home folder. With `keys` encrypted. Raises StoreFailure."""
     copies_may_stay = settings.store_copies == "yes-copies-may-stay"
-    return open_store(settings.store_url, settings.home / "store", settings.store_cache_bytes, copies_may_stay)
+    return open_store(
+        settings.store_url, settings.home / "store", settings.store_cache_bytes, copies_may_stay, keys=keys
+    )
+
+
+def is_encrypted(settings: Settings) -> bool:
+    return settings.store_encryption == "per-artifact"
 
 
 def receipt_key_path(settings: Settings) -> Path:
@@ -120,6 +128,16 @@ def _open_secrets(settings: Settings) -> Secrets:
         raise InvalidSetting(
             f"LETHE_HOME cannot be used ({error.strerror}); give a folder that this user may write"
         ) from error
+
+
+def _artifact_keys(settings: Settings, ledger: Ledger) -> DirectoryKeys | None:
+    if not is_encrypted(settings):
+        return None
+    try:
+        return ledger.artifact_keys(open_store_key(settings.home, settings.store_key, ledger.has_artifact_keys))
+    except LetheError:
+        ledger.close()
+        raise
 
 
 def _written_under_a_secret(settings: Settings) -> str | None:

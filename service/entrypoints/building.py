@@ -10,7 +10,7 @@ from service.building.known import ignore_damage
 from service.building.progress import Progress, Silent
 from service.building.workers.prefill_cache import PrefillCache
 from service.building.workers.process_pool import GpuShare, ProcessPool
-from service.config import kernel_variables
+from service.config import kernel_variables, withhold_store_key
 from service.entrypoints.bootstrap import Home
 from service.entrypoints.devices import computing_of, trained_model
 from service.forgetting.bell import Bell
@@ -50,6 +50,7 @@ def environment(home: Home) -> dict[str, str]:
 def process_pool(home: Home) -> ProcessPool:
     """The processes that train, as many at a time as the settings say."""
     settings, chosen = home.settings, computing_of(home.settings)
+    withhold_store_key()  # tasks are given the keys of what they read
     processes = settings.build_processes or (settings.cores() if chosen.train_device == "cpu" else 1)
     bound = GpuShare(chosen.train_device, settings.train_share) if chosen.shares_a_gpu else None
     return ProcessPool(processes, _PRELOAD, bound)

@@ -35,11 +35,16 @@ class ErasureAudit:
         None  # of an object store, which may keep what it no longer shows; among `abandoned_files`
     )
 
+    keys: int | None = None  # of an encrypted store's directories that are not there; among `abandoned_files`
+
     def stated(self) -> dict[str, int]:
-        """What a receipt says of it: numbers alone. Of a store in a folder nothing is said of versions and uploads."""
+        """What a receipt says of it: numbers alone.
+
+        Of a store in a folder nothing is said of versions and uploads, of one that is not encrypted nothing of keys.
+        """
         numbers = asdict(self)
-        remains = numbers.pop("remains") or {}
-        return numbers | {"found": self.found} | remains
+        remains, keys = numbers.pop("remains") or {}, numbers.pop("keys")
+        return numbers | {"found": self.found} | remains | ({} if keys is None else {"keys": keys})
 
     @property
     def found(self) -> int:
@@ -82,6 +87,7 @@ class ErasureAuditor:
         return ErasureAudit(
             unnamed_items=self._unnamed_items(),
             remains=self._store.remains(),
+            keys=self._store.keys_left(),
             person_in_ledger=len(self._found_again.intersection(request.subject for request in requests)),
             old_adapters=len(adapters.intersection(self._store.adapters.digests())),
             old_memories=len(memories.intersection(self._store.memories.digests())),

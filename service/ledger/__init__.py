@@ -7,6 +7,7 @@ What remains of a forgotten user: their keyed hash (in `forget_requests` and `to
 that had seen them, until these artifacts are replaced.
 """
 
+from service.ledger.artifact_keys import ArtifactKeys, rewrap
 from service.ledger.audit import AuditEntry, AuditTrail, ChainCheck
 from service.ledger.connections import ledger_exists
 from service.ledger.database import upgrade_ledger
@@ -53,6 +54,7 @@ __all__ = [
     "AcceptedForget",
     "Announced",
     "ApiKey",
+    "ArtifactKeys",
     "AssignmentColumns",
     "AuditEntry",
     "AuditTrail",
@@ -97,5 +99,6 @@ __all__ = [
     "proves_consistency",
     "proves_inclusion",
     "rekey",
+    "rewrap",
     "upgrade_ledger",
 ]

@@ -40,6 +40,7 @@ _HOLDING_USERS = (
     tables.lineage,
     tables.masks,
     tables.audit_log,
+    tables.artifact_keys,
 )
 _SCHEMA_LOCK = 0x1E74E  # PostgreSQL advisory lock held while tables are made
 _PROBE_SECONDS = 0.3  # that a probe waits for writers: who is busy writing can be written to

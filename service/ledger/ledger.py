@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from service.errors import LetheError
 from service.ledger import (
+    artifact_keys,
     audit,
     catalog,
     deletions,
@@ -33,6 +34,7 @@ from service.ledger import (
     tables,
     tombstones,
 )
+from service.ledger.artifact_keys import ArtifactKeys
 from service.ledger.audit import AuditTrail
 from service.ledger.database import BUSY_SECONDS, Database
 from service.ledger.deletions import AcceptedForget
@@ -603,6 +605,17 @@ class Ledger:
         On SQLite waits up to 5 s for long readers, then raises LedgerUnavailable.
         """
         self._database.erase_traces()
+
+    # Keys of an encrypted store
+
+    def artifact_keys(self, wrapping_key: bytes) -> ArtifactKeys:
+        """Keys of the store's directories, wrapped by one of 32 bytes. Raises InvalidSetting if another one wrapped them."""
+        return ArtifactKeys(self._database, wrapping_key)
+
+    def has_artifact_keys(self) -> bool:
+        """Whether any were ever made with this ledger: then what wrapped them is needed."""
+        with self._database.read_transaction() as connection:
+            return artifact_keys.any_keys(connection)
 
     # What must not come back
 

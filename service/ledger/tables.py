@@ -287,3 +287,9 @@ logged_receipts = _table(
     sa.Column("position", sa.BigInteger, nullable=False),
     _text("salt"),
 )
+# Of an encrypted store. A key that is removed here is destroyed.
+artifact_keys = _table(
+    "artifact_keys",
+    _key("directory"),  # kind and digest; "": a key of nobody's, which tells a wrong wrapping key
+    _text("wrapped_key"),  # AES-KW, in hex, by a key that is not in the database
+)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from adapters_store import Store
+from adapters_store import open_store
 from service.building.builder import Builder, Built
 from service.building.planning.embedding import embed_public_texts
 from service.building.training.training import train_adapter
@@ -135,11 +135,14 @@ class Home:
         config: BuildConfig,
         process_pool: InThisProcess | None = None,
         ledger: type[Ledger] = Ledger,
+        wrapping_key: bytes | None = None,
     ) -> None:
+        """With a `wrapping_key` (32 bytes) the store is encrypted."""
         folder.mkdir(exist_ok=True)
         self.folder, self.model, self.config = folder, model, config
         self.ledger = ledger(f"sqlite:///{folder}/ledger.db", SECRET)
-        self.store = Store(folder / "store")
+        keys = None if wrapping_key is None else self.ledger.artifact_keys(wrapping_key)
+        self.store = open_store(None, folder / "store", keys=keys)
         process_pool = process_pool or InThisProcess()
         # Clean builds, which are the measure, read everything anew.
         prefill_cache = PrefillCache(0 if process_pool.remembers(train_adapter) else READINGS_BYTES)
@@ -188,6 +191,11 @@ class Home:
             elif not any(path.iterdir()):
                 found[f"{path.relative_to(root)}/"] = b""
         return found
+
+    def opened_files(self) -> dict[str, bytes]:
+        """What `files` would be if the store were not encrypted."""
+        opened = {path.as_posix(): content for path, content in self.store.backend.contents()}
+        return {path: opened.get(path, content) for path, content in self.files().items()} | {"FORMAT": b"1\n"}
 
     def manifest(self) -> dict[str, Any]:
         return self.store.generation(self.ledger.generation() or "").manifest

@@ -241,6 +241,13 @@ MUTANTS = (
         "yield Sample(rows[i].user_id, history, opinions[i].item, rows[i].timestamp % 2 == 0)",
         "test_times_count_by_their_order_alone",
     ),
+    Mutant(
+        "a key that outlives what it sealed",
+        "adapters_store/encrypted.py",
+        "        self._keys.destroy(self.look().keys_left())\n",
+        "",
+        "test_the_key_of_what_had_seen_somebody_goes_with_it",
+    ),
 )
 
 
@@ -290,6 +297,8 @@ def run_tests(copy: Path, tests: Sequence[str], results: Path) -> None:
         str(ROOT),
         "-c",
         str(ROOT / "pyproject.toml"),
+        "-m",
+        "",  # what catches a mutant may be thorough
         "-o",
         f"pythonpath={copy} {ROOT}",
     ]

@@ -276,3 +276,21 @@ def test_a_whole_generation_of_somebody_elses_making_is_not_served(home: Home, f
     assert home.files() == files
     with pytest.raises(StoreFailure):
         home.store.generation(forged)
+
+
+# Keys of an encrypted store
+
+
+@pytest.mark.thorough
+def test_a_store_whose_keys_are_lost_is_made_again_to_the_same_bytes(scratch: Path, smallest_model: ModelSpec) -> None:
+    home = Home(scratch / "keys-lost", smallest_model, CONFIG, WORKFORCE, wrapping_key=bytes(range(32)))
+    home.ledger.import_data(ITEMS, likings(USERS, ITEMS, 4, 7), NOUN)
+    home.build()
+    plain, sealed = home.opened_files(), home.files()
+    keys = home.ledger.artifact_keys(bytes(range(32)))
+    keys.destroy(keys.directories())
+    assert home.opened_files() == sealed | {"FORMAT": b"1\n"}  # nothing opens
+    assert home.reconcile_once()
+    assert home.opened_files() == plain
+    assert incidents(home)
+    home.close()

@@ -616,3 +616,23 @@ def test_what_an_adapter_knows_of_items_does_not_depend_on_who_else_there_is(hom
     home.forget(TRAINING[0])
     home.reconcile_once()
     assert home.files() == home_of(without(TRAINING[0]), config=config).files()
+
+
+# Keys of an encrypted store
+
+
+@pytest.mark.thorough
+def test_the_key_of_what_had_seen_somebody_goes_with_it(home_of: HomeOf) -> None:
+    home = home_of(ROWS, wrapping_key=bytes(range(32)))
+    plain, sealed = home.opened_files(), home.files()
+    assert plain == home_of(ROWS).files()
+    files = {path for path in plain if path.count("/") == 2}
+    assert not any(plain[path] in content for path in files for content in sealed.values())
+    had = {directory for (directory,) in home.table("artifact_keys", "directory")}
+    assert had == {"", *(path.rpartition("/")[0] for path in files)}
+    home.forget(TRAINING[0])
+    home.reconcile_once()
+    assert home.opened_files() == home_of(without(TRAINING[0])).files()
+    left = {directory for (directory,) in home.table("artifact_keys", "directory")}
+    assert left == {"", *(path.rpartition("/")[0] for path in home.files() if path.count("/") == 2)}
+    assert {directory.partition("/")[0] for directory in had - left} == {"adapters", "memory", "generations"}

@@ -95,6 +95,8 @@ IN_A_PASS = (
     "lethe.reconcile.completed",
 )
 
+WRAPPING_KEY = bytes(range(32))
+
 users = st.sampled_from(USERS)
 
 
@@ -174,12 +176,13 @@ class Story(RuleBasedStateMachine):
     process_pool: ClassVar[InThisProcess]
     clean: ClassVar[CleanBuilds]
     met: ClassVar[Counter[str]]
+    wrapping_key: ClassVar[bytes | None]  # of an encrypted store
     numbers: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(self) -> None:
         super().__init__()
         folder = copied(self.origin, self.origin.with_name(f"live-{next(self.numbers)}"))
-        self.home = Home(folder, self.clean.model, self.clean.config, self.process_pool)
+        self.home = self._opened(folder)
         self.rows = {(row.user_id, row.item_id): row for row in AT_FIRST}
         self.counted = dict(self.rows)  # up to the horizon
         self.due: dict[tuple[str, str], Interaction] | None = None  # what a full build that was cut off will let count
@@ -192,6 +195,10 @@ class Story(RuleBasedStateMachine):
         self.held: dict[str, str] = {}  # deletions that wait for the end of a hold -> their users
         self.acknowledged: list[str] = []
         self.unsettled = False  # something happened since the last pass was completed
+
+    def _opened(self, folder: Path) -> Home:
+        clean = self.clean
+        return Home(folder, clean.model, clean.config, self.process_pool, wrapping_key=self.wrapping_key)
 
     def teardown(self) -> None:
         self.met["stories"] += 1
@@ -522,7 +529,7 @@ class Story(RuleBasedStateMachine):
 
     def _reopen(self) -> None:
         self.home.close()
-        self.home = Home(self.home.folder, self.home.model, self.home.config, self.process_pool)
+        self.home = self._opened(self.home.folder)
         self.home.start()
 
     # What must hold
@@ -562,7 +569,8 @@ class Story(RuleBasedStateMachine):
         recorded = self.home.table("memberships", "partition_digest, unit_key, user_id, shard")
         generation, files = self.clean.of(list(self.counted.values()), recorded)
         assert self.home.ledger.generation() == generation
-        assert self.home.files() == files
+        assert self.home.opened_files() == files
+        assert self.home.store.keys_left() == (None if self.wrapping_key is None else 0)
         self.met["compared"] += 1
 
 
@@ -582,15 +590,18 @@ def _some_items(user: str, pick: int) -> list[str]:
 
 
 @contextmanager
-def stories_of(config: BuildConfig, folder: Path, model: ModelSpec) -> Iterator[type[Story]]:
-    """Stories that begin with copies of one home, and whose steps are counted."""
+def stories_of(
+    config: BuildConfig, folder: Path, model: ModelSpec, wrapping_key: bytes | None = None
+) -> Iterator[type[Story]]:
+    """Stories that begin with copies of one home, and whose steps are counted. Clean builds are never encrypted."""
     folder.mkdir()
-    beginning = Home(folder / "origin", model, config)
+    beginning = Home(folder / "origin", model, config, wrapping_key=wrapping_key)
     beginning.ledger.import_data(ITEMS, AT_FIRST, NOUN)
     beginning.build()
     beginning.close()
     clean = CleanBuilds(folder, model, config)
     parts = {"origin": folder / "origin", "process_pool": RememberingPublicTexts(), "clean": clean, "met": Counter()}
+    parts["wrapping_key"] = wrapping_key
     story: type[Story] = types.new_class("Story", (Story,), exec_body=lambda own: own.update(parts))
     yield story
     shutil.rmtree(folder)
@@ -646,7 +657,14 @@ def test_after_any_story_adapters_of_any_kind_are_those_of_a_clean_build(
     _tell(sequences, len(adapter), config, scratch / adapter, smallest_model)
 
 
-def _tell(sequences: int, number: int, config: BuildConfig, folder: Path, model: ModelSpec) -> None:
+def _tell(
+    sequences: int,
+    number: int,
+    config: BuildConfig,
+    folder: Path,
+    model: ModelSpec,
+    wrapping_key: bytes | None = None,
+) -> None:
     """So many stories, drawn from a seed of this number; each of them ends in comparisons with clean builds."""
     chosen = settings(
         max_examples=sequences,
@@ -656,10 +674,17 @@ def _tell(sequences: int, number: int, config: BuildConfig, folder: Path, model:
         phases=(Phase.generate,),  # a failing story is short already, and to shorten it would take minutes
         suppress_health_check=list(HealthCheck),
     )
-    with stories_of(config, folder, model) as story:
+    with stories_of(config, folder, model, wrapping_key) as story:
         run_state_machine_as_test(seed(number)(story), settings=chosen)
         assert story.met["stories"] >= sequences
         assert story.met["compared"] >= sequences / 2
+
+
+@pytest.mark.thorough
+def test_after_any_story_an_encrypted_store_holds_what_a_clean_build_would(
+    scratch: Path, smallest_model: ModelSpec
+) -> None:
+    _tell(20, len(VARIANTS), CONFIG, scratch / "encrypted", smallest_model, WRAPPING_KEY)
 
 
 # Every named step for certain
@@ -687,6 +712,20 @@ def test_a_pass_that_crashes_at_any_step_is_completed_by_the_next(told: type[Sto
     assert told.met[step] == 1
     story.reconcile_once()
     story.teardown()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("step", [*IN_A_PASS, "lethe.store.destroying_keys"])
+def test_a_pass_over_an_encrypted_store_that_crashes_at_any_step_is_completed_by_the_next(
+    step: str, scratch: Path, smallest_model: ModelSpec
+) -> None:
+    with stories_of(CONFIG, scratch / f"encrypted-{step}", smallest_model, WRAPPING_KEY) as encrypted:
+        story = encrypted()
+        story.forget_several(somebody=[USERS[0], USERS[3]])
+        story.crash_in_a_pass(step=step, times=1)
+        assert encrypted.met[step] == 1
+        story.reconcile_once()
+        story.teardown()
 
 
 @pytest.mark.parametrize("step", IN_A_DELETION)

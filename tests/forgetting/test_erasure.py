@@ -21,18 +21,30 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import Message, Receive, Scope, Send
 
-from adapters_store import Erased, Folder, Store, Workspace, canonical_json, digest_of, files_holding
+from adapters_store import (
+    DirectoryKeys,
+    Erased,
+    Folder,
+    NotOpened,
+    Store,
+    Workspace,
+    canonical_json,
+    digest_of,
+    files_holding,
+)
+from adapters_store.encrypted import Encrypted
+from adapters_store.sealing import unseal
 from service.building.builder import Built
 from service.entrypoints.http.middleware import Observed
 from service.entrypoints.telemetry import JsonFormatter
 from service.errors import StoreError
 from service.forgetting.bell import PollingBell
-from service.forgetting.erasure import encodings, needles_of
+from service.forgetting.erasure import ErasureAuditor, encodings, needles_of
 from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import KeyedHashes, Ledger
+from service.ledger import ArtifactKeys, KeyedHashes, Ledger
 from service.ledger.database import _empty_wal, _rewrite_file
 from service.records import BuildConfig, ForgetRequest, Impression, Interaction, Item, Published, ShardAssignment
 from tests import manifests
@@ -104,10 +116,13 @@ class House:
         store: Callable[[Path], Any] = Store,
         builder: type[SmallBuilder] = SmallBuilder,
         url: str | None = None,
+        keys: Callable[[Any], DirectoryKeys] | None = None,
     ) -> None:
+        """With `keys` of the ledger the store is encrypted."""
         self.folder = folder
         self.ledger = ledger(url or f"sqlite:///{folder}/ledger.sqlite", SECRET)
-        self.store = store(folder / "store")
+        plain = folder / "store"
+        self.store: Any = store(plain) if keys is None else Store(Encrypted(Folder(plain), keys(self.ledger)))
         self.tombstones = TombstoneFile(folder / "tombstones.jsonl", KeyedHashes(SECRET))
         bell = PollingBell(folder / "lock")
         made = builder(self.ledger, self.store)
@@ -433,6 +448,75 @@ def test_a_created_item_that_nobodys_row_names_is_found_and_no_receipt_is_signed
 def test_a_validation_row_that_stays_in_use_is_found_and_no_receipt_is_signed(tmp_path: Path) -> None:
     house = House(tmp_path, builder=RemembersRows)
     assert "masked rows in use: 1" in house.refused()
+    house.ledger.close()
+
+
+# Keys of an encrypted store
+
+WRAPPING_KEY = bytes(range(32))
+
+
+def wrapped_keys(ledger: Ledger) -> ArtifactKeys:
+    return ledger.artifact_keys(WRAPPING_KEY)
+
+
+class KeepsKeys(ArtifactKeys):
+    def destroy(self, directories: Collection[str]) -> None: ...
+
+
+def in_the_table(house: House) -> dict[str, str]:
+    """Directory -> its wrapped key, read past the ledger."""
+    with house.ledger._database.read_transaction() as connection:
+        rows = connection.execute(sa.text("SELECT directory, wrapped_key FROM artifact_keys"))
+        return {row.directory: row.wrapped_key for row in rows}
+
+
+def test_what_disks_keep_of_an_encrypted_store_opens_with_nothing_that_is_left(tmp_path: Path, url: str | None) -> None:
+    house = House(tmp_path, url=url, keys=wrapped_keys)
+    store = tmp_path / "store"
+    kept = {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    before = in_the_table(house)
+    request = house.forgotten()
+    erasure = verify(request.receipt or "", SIGNER.public_key_pem())["erasure"]
+    assert (erasure["found"], erasure["keys"]) == (0, 0)
+    after, keys = in_the_table(house), wrapped_keys(house.ledger)
+    gone = {directory: wrapped for directory, wrapped in before.items() if directory not in after}
+    assert {directory.partition("/")[0] for directory in gone} == {"adapters", "memory", "generations"}
+    sealed = {path: content for path, content in kept.items() if path.rpartition("/")[0] in gone}
+    assert len(sealed) >= 2 * len(gone)
+    for path, content in sealed.items():
+        for key in (WRAPPING_KEY, *(keys.find(directory) or b"" for directory in after)):
+            with pytest.raises(NotOpened):
+                unseal(key, path, content)
+    assert not files_holding(tmp_path, [wrapped.encode() for wrapped in gone.values()]).hits
+    house.ledger.close()
+
+
+def test_a_receipt_of_a_plain_store_says_nothing_of_keys(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    erasure = verify(house.forgotten().receipt or "", SIGNER.public_key_pem())["erasure"]
+    assert not erasure.keys() & {"keys", "versions"}
+    house.ledger.close()
+
+
+def test_keys_that_are_not_destroyed_are_found_and_no_receipt_is_signed(tmp_path: Path) -> None:
+    house = House(tmp_path, keys=lambda ledger: KeepsKeys(ledger._database, WRAPPING_KEY))
+    assert "abandoned files: 3, keys: 3" in house.refused()
+    house.ledger.close()
+
+
+def test_a_key_that_comes_back_is_found_by_whoever_looks_again(tmp_path: Path) -> None:
+    """As with an old ledger that was restored."""
+    house = House(tmp_path, keys=wrapped_keys)
+    before = in_the_table(house)
+    request = house.forgotten()
+    assert ErasureAuditor(house.ledger, house.store).search([request]).found == 0
+    [directory] = [each for each in before.keys() - in_the_table(house).keys() if each.startswith("adapters/")]
+    house.run(f"INSERT INTO artifact_keys VALUES ('{directory}', '{before[directory]}')")
+    found = ErasureAuditor(house.ledger, house.store).search([request])
+    assert (found.keys, found.found) == (1, 1)
+    house.reconcile_once()
+    assert ErasureAuditor(house.ledger, house.store).search([request]).found == 0
     house.ledger.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import boto3
 
-from adapters_store import Store, open_store
+from adapters_store import DirectoryKeys, Store, open_store
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
 
@@ -19,6 +19,7 @@ class Place(Protocol):
     """Where one test's store lies, and ways around the store."""
 
     url: str
+    keys: DirectoryKeys | None  # None: the store is not encrypted
 
     def open(self) -> Store: ...
 
@@ -36,11 +37,11 @@ class Place(Protocol):
 class InFolder:
     """A folder of this machine."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.url = root, f"file://{root}"
+    def __init__(self, root: Path, keys: DirectoryKeys | None = None) -> None:
+        self.root, self.url, self.keys = root, f"file://{root}", keys
 
     def open(self) -> Store:
-        return open_store(self.url, self.root)
+        return open_store(self.url, self.root, keys=self.keys)
 
     def paths(self) -> list[str]:
         return sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
@@ -63,10 +64,10 @@ class InFolder:
 class InBucket:
     """A prefix of its own in a bucket of a server, which keeps versions or does not."""
 
-    def __init__(self, client: Any, versioned: bool) -> None:
+    def __init__(self, client: Any, versioned: bool, keys: DirectoryKeys | None = None) -> None:
         # One bucket for all tests: to a SeaweedFS each is a collection with files of its own on the disk.
         self.bucket = "tests-versioned" if versioned else "tests"
-        self.client, self.prefix = client, f"{uuid.uuid4().hex}/store"
+        self.client, self.prefix, self.keys = client, f"{uuid.uuid4().hex}/store", keys
         self.url = f"s3://{self.bucket}/{self.prefix}"
         if self.bucket not in {each["Name"] for each in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=self.bucket)
@@ -74,7 +75,7 @@ class InBucket:
                 client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def open(self) -> Store:
-        return open_store(self.url, Path("nowhere"), cache_bytes=2**20)
+        return open_store(self.url, Path("nowhere"), cache_bytes=2**20, keys=self.keys)
 
     def paths(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")

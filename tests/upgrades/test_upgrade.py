@@ -74,10 +74,10 @@ def test_the_command_says_from_what_to_what_and_twice_is_once(old: OldHome, leth
 
 def test_a_store_of_a_later_version_stops_the_command_with_what_to_do(old: OldHome, lethe: Callable[..., Any]) -> None:
     (old.folder / "store").mkdir(exist_ok=True)
-    (old.folder / "store" / "FORMAT").write_text("2\n")
+    (old.folder / "store" / "FORMAT").write_text("3\n")
     code, _, err = lethe("upgrade")
     assert code == 1
-    assert "the store has format 2, made by a later version" in err
+    assert "the store has format 3, made by a later version" in err
 
 
 def test_the_command_makes_no_ledger_where_none_is(tmp_path: Path, lethe: Callable[..., Any]) -> None:

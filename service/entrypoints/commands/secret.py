@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from service.config import Settings, load_settings
 from service.entrypoints import building
-from service.entrypoints.bootstrap import Home, secret_files, tombstone_path
+from service.entrypoints.bootstrap import Home, is_encrypted, secret_files, tombstone_path
 from service.entrypoints.commands.console import err, print_report, progress_for_stderr
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
 from service.forgetting.secret import Secrets, key_id
+from service.forgetting.store_key import rotate_store_key
 
 secret_app = typer.Typer(no_args_is_help=True, help="The secret that all keyed hashes are made with.")
 
@@ -52,6 +56,29 @@ def rotate_secret(home: HomeOption = None, json_: JsonOption = False) -> None:
     )
     if rekeyed.kept:
         err.print(_explanation(rekeyed.kept, present), style="yellow", highlight=False)
+
+
+@secret_app.command("rotate-store-key")
+def rotate_wrapping_key(
+    to: Annotated[
+        Path | None, typer.Option(help="File that holds the next key, where LETHE_STORE_KEY holds the present one.")
+    ] = None,
+    home: HomeOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Wrap the keys of an encrypted store with another key. Stop servers and workers before, and start them again.
+
+    What backups of the database hold of destroyed keys opens to nobody once the old key is gone from everywhere. Cut off
+    anywhere, it goes on when run again.
+    """
+    settings = load_settings(home=home)
+    _require_installation(settings)
+    if not is_encrypted(settings):
+        raise InvalidInput("the store is not encrypted (LETHE_STORE_ENCRYPTION), so there is no key to rotate")
+    count = rotate_store_key(settings.home, settings.store_key, to, settings.ledger_at())
+    print_report({"keys_wrapped_anew": count}, json_)
+    if to is not None:
+        err.print(f"Set LETHE_STORE_KEY to what {to} holds, and start Lethe again.", style="yellow", highlight=False)
 
 
 def _require_installation(settings: Settings) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from adapters_store import KeysInMemory
 from service.config import load_settings
-from service.entrypoints.bootstrap import store_of
+from service.entrypoints.bootstrap import is_encrypted, store_of
 from service.entrypoints.commands.console import print_report
 from service.entrypoints.commands.options import HomeOption, JsonOption
 from service.ledger import upgrade_ledger
@@ -16,5 +17,5 @@ def upgrade(home: HomeOption = None, json_: JsonOption = False) -> None:
     """
     settings = load_settings(home=home)
     before, now = upgrade_ledger(settings.ledger_at())
-    store = store_of(settings)
+    store = store_of(settings, KeysInMemory() if is_encrypted(settings) else None)  # of which only its form is read
     print_report({"ledger_schema_before": before, "ledger_schema": now, "store_format": store.format}, json_)

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from adapters_store import Inspector, Store, StoreFailure
+from adapters_store import Inspector, KeysInMemory, Store, StoreFailure, open_store
 from service.data.traces import texts_to_look_for
 from service.entrypoints import building
-from service.entrypoints.bootstrap import Home
+from service.entrypoints.bootstrap import Home, is_encrypted
 from service.entrypoints.commands.console import err, print_report, progress_for_stderr, text_of
 from service.entrypoints.commands.options import HomeOption, JsonOption, open_home
 from service.errors import InvalidInput, InvalidSetting
@@ -102,7 +102,7 @@ def _verify_store(opened: Home, published: Published) -> Mapping[str, Any]:
 def _verify_rebuild(opened: Home, served: Mapping[str, Any], published: Published) -> None:
     _require_at_rest(opened, published)
     with tempfile.TemporaryDirectory() as scratch, progress_for_stderr() as progress:
-        store = Store(Path(scratch))
+        store = _scratch_store(opened, Path(scratch))
         built = building.dry_run_builder(opened, store, progress).build(published.config)
         differing = _differing(served, store.generation(built.generation).manifest)
     if built.generation != published.generation:
@@ -117,6 +117,11 @@ def _verify_rebuild(opened: Home, served: Mapping[str, Any], published: Publishe
         f"a clean build gives the same {len(manifest.adapters)} adapters, {len(manifest.memories)} memories and "
         f"{len(served['files'])} other files, byte for byte"
     )
+
+
+def _scratch_store(opened: Home, folder: Path) -> Store:
+    """A store for a while; beside an encrypted one its keys are nowhere but in memory, so that no disk keeps plain bytes."""
+    return open_store(None, folder, keys=KeysInMemory() if is_encrypted(opened.settings) else None)
 
 
 def _require_at_rest(opened: Home, published: Published) -> None:
@@ -164,10 +169,10 @@ def _verify_erasure(opened: Home, request_id: str, look_for: Path | None) -> Non
 
 
 def _elsewhere(opened: Home) -> Iterator[tuple[Path, bytes]]:
-    """The files of a store that is not in the home folder, which is searched anyway."""
+    """The files of a store that is not in the home folder, which is searched anyway; of an encrypted one what they open to."""
     store, home = opened.store.backend, opened.settings.home.absolute()
     in_home = store.folder is not None and store.folder.absolute().is_relative_to(home)
-    return iter(()) if in_home else store.contents()
+    return iter(()) if in_home and not is_encrypted(opened.settings) else store.contents()
 
 
 def _tell_what_was_searched(audit: ErasureAudit, search: evidence.TextSearch | None) -> None:
