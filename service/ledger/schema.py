@@ -70,11 +70,12 @@ class Schema:
             if whole:
                 raise InvalidSetting(NO_LEDGER)
             self._make(connection)
+            _write_state(connection)
             return None, self.newest
         if version is None:
             self._check_baseline(connection)
         self._upgrade(connection, version, whole)
-        insert_new(connection, tables.state, [{"id": 1}])
+        _write_state(connection)
         return version or _UNVERSIONED, self.newest
 
     def check_still(self, oldest_schema: str | None) -> None:
@@ -91,7 +92,6 @@ class Schema:
     def _make(self, connection: sa.Connection) -> None:
         tables.metadata.create_all(connection)
         _context(connection).stamp(self._scripts, self.newest)
-        insert_new(connection, tables.state, [{"id": 1, "oldest_schema": OLDEST_SCHEMA}])
 
     def _upgrade(self, connection: sa.Connection, version: str | None, whole: bool) -> None:
         pending = [*self._scripts.iterate_revisions(self.newest, version or "base")]
@@ -144,3 +144,8 @@ def _context(connection: sa.Connection) -> MigrationContext:
 
 def _has_tables(connection: sa.Connection) -> bool:
     return not set(sa.inspect(connection).get_table_names()).isdisjoint(tables.metadata.tables)
+
+
+def _write_state(connection: sa.Connection) -> None:
+    """The one row of `state`, if it is not there yet."""
+    insert_new(connection, tables.state, [{"id": 1, "oldest_schema": OLDEST_SCHEMA}])

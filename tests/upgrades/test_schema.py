@@ -103,6 +103,19 @@ def test_revisions_lead_from_the_baseline_to_the_tables_of_today(url: str) -> No
     assert described(url) == upgraded
 
 
+def test_beside_a_new_ledger_the_versions_may_work_that_may_beside_an_upgraded_one(url: str, tmp_path: Path) -> None:
+    oldest = []
+    for begin in (open_baseline, lambda at: None):
+        with connected(url) as connection:
+            for table in sa.inspect(connection).get_table_names():
+                connection.exec_driver_sql(f"DROP TABLE {table} {'CASCADE' if 'postgres' in url else ''}")
+        begin(url)
+        Ledger(url, SECRET).close()
+        with connected(url) as connection:
+            oldest.append(connection.exec_driver_sql("SELECT oldest_schema FROM state").scalar_one())
+    assert oldest[0] == oldest[1] is not None
+
+
 def test_every_revision_has_its_number_and_says_when_it_may_run() -> None:
     folder = Path(migrations.__file__).parent / "versions"
     revisions = [importlib.import_module(f"{versions.__name__}.{path.stem}") for path in sorted(folder.glob("r*.py"))]

@@ -12,5 +12,5 @@ processes may. Whatever it does, requests, receipts, masks and tombstones stay; 
 
 VERSION_TABLE = "lethe_schema"  # not Alembic's own name: others may keep theirs in the same database
 
-# A process of an earlier version would move rows without their source, and a selection by source would miss them.
-OLDEST_SCHEMA = "0010"
+# A process of an earlier version would forget a person and leave their rows in `due`.
+OLDEST_SCHEMA = "0011"
