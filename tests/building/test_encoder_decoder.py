@@ -29,6 +29,8 @@ from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.records import Activation, BuildConfig, Item, RatedItem
 
+pytestmark = pytest.mark.thorough
+
 NOUN = "movie"
 RECIPE = "5eed" * 16
 PEOPLE = ((0, 3, 4), (1,), (2, 5, 6, 7, 8, 9))
@@ -37,7 +39,7 @@ CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=3, learning_rate=0.05, ba
 activation = pytest.mark.parametrize("activation", ["question", "prompt"])
 
 
-@pytest.fixture(params=["t5", pytest.param("bart", marks=pytest.mark.thorough)])
+@pytest.fixture(params=["t5", "bart"])
 def folder(request: pytest.FixtureRequest, tiny_models: Callable[..., Path]) -> Path:
     return tiny_models(request.param)
 
@@ -193,7 +195,6 @@ def test_a_persons_reading_is_the_encoders_last_layer_and_nothing_beside(folder:
         torch.testing.assert_close(prefix.embedding, plain.embeddings[row], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.thorough
 @activation
 def test_a_model_in_half_precision_learns_too_and_gives_the_same_bytes_again(
     folder: Path, activation: Activation

@@ -21,6 +21,8 @@ from service.forgetting.receipts import ReceiptSigner
 
 from .conftest import ALONE, BYSTANDER, OTHERS, RATED_EACH, Finished, Installation, Server, eventually, write_tables
 
+pytestmark = pytest.mark.thorough
+
 AT_ONCE = 100
 KEY = {"Idempotency-Key": "the-one-key"}
 DEADLINE = 0.1  # seconds
@@ -337,7 +339,6 @@ def answers_until_ready(server: Server, user: str, meanwhile: Callable[[], objec
     return statuses
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("restored", [["ledger.sqlite*"]], indirect=True, ids=["ledger"])
 def test_whom_an_old_ledger_brings_back_is_forgotten_again_before_the_first_answer_and_may_return(
     restored: Installation,

@@ -28,6 +28,8 @@ from service.scoring.snapshot import Snapshot, Snapshots
 
 from .homes import NOUN, SIGNER, Home, Remembering, copied, items_named, likings
 
+pytestmark = pytest.mark.thorough
+
 CONFIG = BuildConfig(
     max_shard_size=24,
     tree_depth=1,
@@ -97,10 +99,10 @@ def put_another_beside(path: Path) -> None:
 
 WAYS = (
     flip,
-    pytest.param(flip_and_reseal, marks=pytest.mark.thorough),
+    flip_and_reseal,
     Path.unlink,
-    pytest.param(replace_by_a_folder, marks=pytest.mark.thorough),
-    pytest.param(put_another_beside, marks=pytest.mark.thorough),
+    replace_by_a_folder,
+    put_another_beside,
 )
 
 
@@ -169,7 +171,6 @@ def test_no_altered_file_is_served_and_it_is_made_again_told_and_counted(
     check(home, frozen, way, sorted(kinds.values()))
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_no_altered_file_of_all_is_served_and_each_is_made_again_told_and_counted(
     home: Home, frozen: FrozenModel, way: Callable[[Path], object]
@@ -281,7 +282,6 @@ def test_a_whole_generation_of_somebody_elses_making_is_not_served(home: Home, f
 # Keys of an encrypted store
 
 
-@pytest.mark.thorough
 def test_a_store_whose_keys_are_lost_is_made_again_to_the_same_bytes(scratch: Path, smallest_model: ModelSpec) -> None:
     home = Home(scratch / "keys-lost", smallest_model, CONFIG, WORKFORCE, wrapping_key=bytes(range(32)))
     home.ledger.import_data(ITEMS, likings(USERS, ITEMS, 4, 7), NOUN)

@@ -44,6 +44,8 @@ from .test_reconcile import (
     world,
 )
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["server", "world"]  # fixtures, which pytest finds here by their names
 
 DAY = 86_400.0
@@ -413,7 +415,6 @@ def race_and_check(folder: Path, seed: int, expected: str | None) -> None:
     shutil.rmtree(folder)
 
 
-@pytest.mark.thorough
 def test_two_workers_without_a_lock_converge_to_the_bytes_of_a_clean_build_and_never_unmask(tmp_path: Path) -> None:
     expected = clean_generation(tmp_path / "clean", "dee", "eve")
     for seed in range(16):
@@ -542,7 +543,6 @@ class Pausing(FakeBuilder):
         assert self.go_on.wait(60)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("blow", ["killed", "killed and restarted empty", "flushed"])
 def test_a_redis_that_fails_in_the_middle_of_a_deletion_delays_but_loses_nothing(
     world: World, server: Server, tmp_path: Path, blow: str
@@ -627,7 +627,6 @@ def test_a_clock_that_is_set_back_makes_a_deletion_overdue_later_but_not_never(w
         assert ledger.overdue(DAY) == 1
 
 
-@pytest.mark.thorough
 def test_a_foreign_value_in_the_locks_key_delays_a_deletion_but_does_not_stop_it(world: World, server: Server) -> None:
     bell = RedisBell(server.url, lock_seconds=0.5, fallback_interval=0.05)
     with redis.Redis.from_url(server.url) as client:

@@ -20,6 +20,8 @@ import redis
 from service.errors import InvalidSetting
 from service.forgetting.bell import LOCK, Bell, PollingBell, RedisBell, open_bell
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = 20.0  # seconds; a wait that ends sooner was woken
 SOON = 5.0
@@ -241,7 +243,6 @@ def test_an_outage_is_logged_once(server: Server, caplog: pytest.LogCaptureFixtu
     bell.close()
 
 
-@pytest.mark.thorough
 def test_a_redis_that_does_not_answer_holds_nobody_up_for_long(server: Server) -> None:
     bell = RedisBell(server.url)
     listen(bell)

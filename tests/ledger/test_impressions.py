@@ -15,6 +15,8 @@ from service.ledger import Event, HeldImpression, Ledger, OnlineQuality, rekey
 from service.records import Citation, Correction, Impression, Interaction, Item, Outcome
 from tests.ledger.test_outbox import Clock
 
+pytestmark = pytest.mark.thorough
+
 SECRET = b"a secret of the tests"
 ITEMS = [Item(f"i{n}", f"Title {n} (1999)") for n in range(6)]
 ROWS = [Interaction(user, "i0", True, 1_000) for user in ("ann", "bob")]
@@ -34,7 +36,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iter
         yield filled(ledger)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.thorough)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
     """Of Ann and Bob a row each is held."""
     yield from opened(request, tmp_path, clock)
@@ -104,7 +106,6 @@ def test_an_impression_never_overtakes_a_deletion_that_came_after_it(
     assert ledger.impressions.record([shown(ledger, "ann", "a-2", ("i1",))]) == 1
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_two_replicas_that_record_and_forget_at_once_leave_nothing_of_the_forgotten(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
@@ -267,7 +268,6 @@ def test_of_single_items_these_are_taken_out_of_what_was_shown(ledger: Ledger) -
     assert held(ledger, "ann") == {"a-1": ["i2"]}
 
 
-@pytest.mark.thorough
 def test_a_search_finds_a_person_in_them_and_not_after_a_deletion(light: Ledger) -> None:
     user, name = "a distinctive reader", "a distinctive answer"
     light.import_data([], [Interaction(user, "i0", True, 1_000)], None)

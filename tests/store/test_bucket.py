@@ -29,6 +29,8 @@ from adapters_store.s3 import S3Objects
 from service.forgetting.erasure import ErasureAudit
 from tests.store.places import CREDENTIALS, InBucket
 
+pytestmark = pytest.mark.thorough
+
 RACERS = 16
 ADAPTER, OTHER, MEMORY = (digest_of(name) for name in ("adapter", "other", "memory"))
 FILES = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}"}
@@ -85,7 +87,6 @@ def test_of_many_who_make_the_same_artifact_all_succeed_and_each_object_was_writ
     assert bucket.kept() == bucket.paths()
 
 
-@pytest.mark.thorough
 def test_of_some_who_make_it_of_other_bytes_one_is_there_in_the_end_and_whole(bucket: InBucket, store: Store) -> None:
     """Which law 1 forbids them; and if they do, readers still see the bytes of one of them, or find it damaged."""
     race(lambda number: store.adapters.add(ADAPTER, {"a": b"%d" % (number % 2), "b": b"%d" % (number % 2)}))
@@ -195,7 +196,6 @@ def make_next(store: Store) -> str:
     return new
 
 
-@pytest.mark.thorough
 def test_a_death_at_any_request_leaves_a_whole_generation_and_the_next_pass_makes_it_good(bucket: InBucket) -> None:
     sound = bucket.open()
     for at in itertools.count(1):
@@ -258,8 +258,7 @@ def test_versions_and_uploads_are_found_by_a_look_and_by_a_search(bucket: InBuck
     assert len(store.search([b"a needle"]).hits) == max(kept, 0)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", pytest.param("SHA256SUMS", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "SHA256SUMS"])
 def test_a_damaged_object_is_found_and_made_again(bucket: InBucket, store: Store, name: str) -> None:
     published = generation_of(store, "published")
     store.publish(published)
@@ -302,7 +301,6 @@ def test_a_bucket_that_keeps_what_is_erased_is_refused_unless_told(bucket: InBuc
         objects.require_erasable(copies_may_stay=True)
 
 
-@pytest.mark.thorough
 def test_a_bucket_with_object_lock_is_refused(bucket: InBucket) -> None:
     locked = f"{bucket.bucket}-locked"
     bucket.client.create_bucket(Bucket=locked, ObjectLockEnabledForBucket=True)
@@ -377,7 +375,6 @@ def test_what_boto3_says_of_its_requests_is_in_no_log(
     assert [record.name for record in caplog.records if record.name.startswith(("boto", "urllib3"))] == []
 
 
-@pytest.mark.thorough
 def test_there_is_no_folder_of_a_bucket(store: Store) -> None:
     store.adapters.add(ADAPTER, FILES)
     with pytest.raises(StoreFailure, match="lies in a bucket"):

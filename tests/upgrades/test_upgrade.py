@@ -23,6 +23,8 @@ from service.records import Interaction
 from tests.forks import Forks
 from tests.upgrades.conftest import OldHome, connected
 
+pytestmark = pytest.mark.thorough
+
 Rows = dict[str, list[dict[str, Any]]]
 
 

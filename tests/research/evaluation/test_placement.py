@@ -31,6 +31,8 @@ from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig, Item, Partition, RatedItem, Sample, UnitKind
 
+pytestmark = pytest.mark.thorough
+
 ITEMS = tuple(Item(f"item-{number}", f"Film {number} (19{50 + number})", None, ("Drama",)) for number in range(20))
 PEOPLE = tuple(f"person-{number:02}" for number in range(40))
 SEED = 3
@@ -68,7 +70,7 @@ def _sample_lists(placed: Placed, name: Partition, cap: int) -> list[list[tuple[
     return [sorted(samples) for samples in shards.values()]
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(16, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("count", [4, 16])
 @pytest.mark.parametrize("name", ["tree", "random"])
 @pytest.mark.parametrize("unit", ["user", "sample"])
 def test_a_trees_row_counts_what_partitions_made_from_nothing_differ_in(
@@ -135,7 +137,6 @@ def test_the_cap_is_never_below_the_largest_unit() -> None:
     assert cap_for(64, lambda t: -(-30 // t), {"a": 10, "b": 10, "c": 10}) == 10
 
 
-@pytest.mark.thorough
 def test_the_table_describes_the_partitions_that_a_build_would_make(
     tiny_models: Callable[..., Path], tmp_path: Path
 ) -> None:

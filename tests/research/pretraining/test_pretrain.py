@@ -17,6 +17,8 @@ from service.errors import InvalidInput
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer, digest_of_files
 
+pytestmark = pytest.mark.thorough
+
 TINY = Recipe(
     learned_pieces=300,
     book_names=10,
@@ -56,7 +58,6 @@ def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return out, pretrain(corpus, out, TINY, "cpu", Silent(), compiled=False)
 
 
-@pytest.mark.thorough
 def test_a_stopped_run_goes_on_to_the_same_weights(corpus: Path, finished: tuple[Path, object], tmp_path: Path) -> None:
     often = dataclasses.replace(TINY, saved_every=2)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"

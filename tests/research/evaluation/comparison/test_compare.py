@@ -24,6 +24,8 @@ from tests.research.evaluation.comparison.conftest import (
     laboratory_with,
 )
 
+pytestmark = pytest.mark.thorough
+
 
 class Bar:
     def __init__(self) -> None:
@@ -51,7 +53,6 @@ def without_seconds(found: Comparison) -> list[dict[str, Any]]:
     return [{key: v for key, v in asdict(one).items() if "seconds" not in key} for one in found.measured]
 
 
-@pytest.mark.thorough
 def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     split: Split, laboratory: Laboratory, process_pool: Observed, tmp_path: Path
 ) -> None:
@@ -75,7 +76,6 @@ def test_every_method_under_every_seed_and_then_nothing_is_left_to_do(
     assert again == replace(found, date=again.date)
 
 
-@pytest.mark.thorough
 def test_after_a_death_at_any_point_it_ends_as_if_nothing_had_happened(
     split: Split, frozen: FrozenModel, tmp_path: Path
 ) -> None:
@@ -124,7 +124,6 @@ def test_other_settings_of_routing_score_again_and_train_nothing(
     assert process_pool.ran == []
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     "changed", [{"learning_rate": 0.01}, {"lora_rank": 1}, {"epochs": 2}], ids=lambda changed: next(iter(changed))
 )
@@ -153,7 +152,6 @@ def test_processes_are_warm_before_anything_is_timed(
     assert process_pool.ran
 
 
-@pytest.mark.thorough
 def test_a_validation_run_reads_and_scores_no_test_sample(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     hidden = replace(split, test=Untouchable())
     found = run(hidden.validation_run(), laboratory, tmp_path, ("lethe", "like-share", "logistic"), studies=True)
@@ -170,7 +168,6 @@ _LOOKS = ("__iter__", "__len__", "__getitem__", "__contains__", "__eq__", "__has
 Untouchable: type[tuple[Any, ...]] = type("Untouchable", (tuple,), dict.fromkeys(_LOOKS, _refuse))
 
 
-@pytest.mark.thorough
 def test_no_folder_of_results_names_a_person(split: Split, laboratory: Laboratory, tmp_path: Path) -> None:
     users = {sample.user_id.encode() for sample in (*split.train, *split.valid, *split.test)}
     found = run(split, laboratory, tmp_path, ("apa-nd", "lethe", "logistic"))

@@ -32,6 +32,8 @@ from service.scoring.scorer import Scorer, Untimed
 from service.scoring.snapshot import Snapshots
 from tests.research.evaluation.comparison.conftest import CONFIG, TRAINING_SAMPLES, Observed
 
+pytestmark = pytest.mark.thorough
+
 SEED = 3
 ROUNDING = 1e-5  # of a probability: products of other shapes add float32 in another order, of which a layer makes more
 SHARDED = ("retraining", "sisa", "receraser", "grapheraser", "apa-d", "apa-nd")
@@ -138,7 +140,6 @@ def test_the_plain_rows_stand_in_the_same_form(trial: Trial, split: Split) -> No
 # Forgetting
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", SHARDED)
 def test_forgetting_retrains_the_shards_that_hold_what_is_removed_and_no_other(
     name: str, trial: Trial, process_pool: Observed, frozen: FrozenModel

@@ -16,6 +16,8 @@ from research.evaluation.comparison import tables
 from research.evaluation.comparison.report import render
 from research.evaluation.comparison.results import Comparison, Measured, StudyPoint
 
+pytestmark = pytest.mark.thorough
+
 COMMAND = "lethe evaluate compare --dataset movielens-100k DIR"
 OWN_AUC = {"retraining": (0.75, 0.77), "apa-nd": (0.74, 0.75), "lethe": (0.765, 0.765), "like-share": (0.726, 0.726)}
 STUDIES = {
@@ -185,7 +187,6 @@ def test_of_data_that_the_paper_did_not_use_no_figure_of_it_is_shown() -> None:
     assert "3.96" not in text
 
 
-@pytest.mark.thorough
 def test_a_validation_run_is_not_taken_for_a_test() -> None:
     counts = {"training": 1024, "pool": 8000, "validation": 607, "test": 0, "scored validation": 393}
     validation_run = replace(_comparison(dataset="movielens-100k (validation)"), split=counts)
