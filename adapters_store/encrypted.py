@@ -21,16 +21,10 @@ from adapters_store.sealing import LARGEST, NotOpened, seal, unseal
 _ATTEMPTS = 8  # at a directory whose key an eraser destroys while it is written
 
 
-class EncryptedListing:
-    """What lay in a place when it was asked, and which directories had a key just before."""
+class _Outside:
+    """What is to be seen of a place without any key."""
 
-    def __init__(self, inner: Listing, keys: Collection[str]) -> None:
-        self._inner, self._keys = inner, keys
-
-    def keys_left(self) -> frozenset[str]:
-        """Directories that have a key and are not there."""
-        there = {f"{kind}/{name}" for kind in DIRECTORIES for name in self._inner.names(kind)}
-        return frozenset(self._keys) - there
+    _inner: Listing
 
     def names(self, directory: str) -> list[str]:
         """Names are plain."""
@@ -48,13 +42,27 @@ class EncryptedListing:
         """Bytes of sealed files: 28 more for each."""
         return self._inner.size(directory)
 
+
+class EncryptedListing(_Outside):
+    """What lay in a place when it was asked, and which directories had a key just before."""
+
+    def __init__(self, inner: Listing, keys: Collection[str]) -> None:
+        self._inner, self._keys = inner, keys
+
+    def keys_left(self) -> frozenset[str]:
+        """Directories that have a key and are not there."""
+        there = {f"{kind}/{name}" for kind in DIRECTORIES for name in self._inner.names(kind)}
+        return frozenset(self._keys) - there
+
     def abandoned(self) -> int:
         """Keys of what is not there count, too."""
         return self._inner.abandoned() + len(self.keys_left())
 
 
-class Encrypted:
+class Encrypted(_Outside):
     """A place for a store that seals what it puts into another; it meets `Backend`, whose docstrings say what is promised."""
+
+    _inner: Backend
 
     def __init__(self, inner: Backend, keys: DirectoryKeys, cache: ReadCache | None = None) -> None:
         """`cache` keeps plain bytes, in memory; by default nothing is kept."""
@@ -88,25 +96,9 @@ class Encrypted:
         key = self._keys.find(directory)
         return Encrypted(self._inner.reader_of(directory), KeysInMemory({} if key is None else {directory: key}))
 
-    def names(self, directory: str) -> list[str]:
-        """Names are plain."""
-        return self._inner.names(directory)
-
     def has(self, path: str) -> bool:
         """Whether or not there is a key for it."""
         return self._inner.has(path)
-
-    def check_names(self, directory: str, names: Collection[str], what: str) -> None:
-        """Names are plain."""
-        self._inner.check_names(directory, names, what)
-
-    def signature(self, directory: str) -> Signature:
-        """Whatever changes when somebody writes to a sealed file."""
-        return self._inner.signature(directory)
-
-    def size(self, directory: str) -> int:
-        """Bytes of sealed files."""
-        return self._inner.size(directory)
 
     def abandoned(self) -> int:
         """Keys of what is not there count, too."""
