@@ -29,6 +29,7 @@ from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.console import progress_for_stderr
 from service.entrypoints.commands.options import BUILD_SETTINGS, JsonOption, with_settings
 from service.entrypoints.devices import model_of, served_model
+from service.entrypoints.garbage import keep_for_good
 from service.errors import InvalidSetting
 from service.llm.frozen import FrozenModel
 from service.records import BuildConfig
@@ -114,6 +115,7 @@ def bench_forgetting(
             forgetting.OurWay(forgetting.OURS, _installation(one), crowd, frozen),
             forgetting.OurWay(forgetting.OURS_ON_PROMPTS, _installation(other), crowd, frozen),
         ]
+        keep_for_good()  # as workers do
         sections = forgetting.measure(_retraining(other, crowd, frozen), ways, crowd, progress)
     told = {
         "samples": samples,

@@ -11,6 +11,7 @@ from service.building.progress import Progress
 from service.config import Settings
 from service.entrypoints import building
 from service.entrypoints.bootstrap import Home
+from service.entrypoints.garbage import keep_for_good
 from service.entrypoints.observing import open_traces
 from service.entrypoints.supervisor import exit_on_sigterm
 from service.errors import LetheError
@@ -45,8 +46,10 @@ def run_worker(settings: Settings, supervised: bool, progress: Progress) -> None
         threading.Thread(target=webhooks.run, args=(stop,), daemon=True).start()
     traces = open_traces()
     bell = traces.bell(home.bell())
+    reconciler = building.reconciler(home, bell, progress)
+    keep_for_good()
     try:
-        building.reconciler(home, bell, progress).run(stop, settings.retry_seconds)
+        reconciler.run(stop, settings.retry_seconds)
     finally:
         stop.set()
         bell.close()

@@ -13,6 +13,7 @@ from adapters_store import Store
 from service.building.known import KnownArtifacts
 from service.building.progress import Silent
 from service.building.training.adapters import AdapterMaker
+from service.building.workers.prefill_cache import PrefillCache
 from service.data.samples import canonical_order
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
@@ -93,3 +94,38 @@ def test_the_layers_that_adapters_are_on_name_them(maker_with: Callable[..., tup
     maker, _ = maker_with(InThisProcess())
     shard = Shard("0", canonical_order(SAMPLES, 0))
     assert maker.digest(shard, "movie", CONFIG) != maker.digest(shard, "movie", replace(CONFIG, adapt_from_layer=1))
+
+
+class Watched(InThisProcess):
+    """Notes what is run, and on how many tasks."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, int]] = []
+
+    def run(
+        self,
+        function: Callable[[Any, Any], Any],
+        tasks: Sequence[Any],
+        on_steps: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[tuple[int, Any]]:
+        self.ran.append((function.__name__, len(tasks)))
+        yield from super().run(function, tasks, on_steps)
+
+
+def test_processes_that_would_wait_read_contexts_of_people_who_are_not_kept(
+    tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    spec, store, pool = ModelSpec(str(tiny_models("llama"))), Store(tmp_path / "store"), Watched()
+    known = KnownArtifacts(store.adapters, b"a secret")
+    maker = AdapterMaker(known, PromptTokenizer.load(spec), spec, pool, Silent(), {}, PrefillCache(2**24))
+    config, (few, many) = replace(CONFIG, activation="question"), (SAMPLES[:4], SAMPLES)
+    for samples in (few, many, few):
+        maker.train({maker.digest(Shard("0", samples), "movie", config): Shard("0", samples)}, "movie", config)
+    both = {maker.digest(Shard("0", part), "movie", config): Shard("0", part) for part in (SAMPLES[:2], SAMPLES[5:])}
+    maker.train(both, "movie", config)
+    assert pool.ran == [
+        *(("read_contexts", 2), ("train_adapter", 1)),  # all four people
+        *(("read_contexts", 2), ("train_adapter", 1)),  # the other three
+        ("train_adapter", 1),  # everybody is known
+        ("train_adapter", 2),  # a shard for each process
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.building.training.training import EncodedSample, TrainingTask, train_adapter
+from service.building.training.training import EncodedSample, Trained, TrainingTask, train_adapter
 from service.building.workers.prefill import Prefill, prefill_name, read_together
 from service.building.workers.prefill_cache import (
     Kept,
@@ -18,12 +18,13 @@ from service.building.workers.prefill_cache import (
     PrefillCache,
     Reader,
 )
+from service.building.workers.prefill_task import PrefillTask, read_contexts
 from service.building.workers.process_pool import ProcessPool
 from service.building.workers.shared_memory import Block, SharedMemory, whole_pages
 from service.llm.frozen import FrozenModel
 from service.llm.packed import FORWARD_TOKENS
 from service.llm.spec import ModelSpec
-from service.records import BuildConfig, Item, RatedItem
+from service.records import AdapterKind, BuildConfig, Item, RatedItem
 
 NOUN = "movie"
 CONFIG = BuildConfig(lora_rank=2, lora_alpha=6, epochs=2, learning_rate=0.05, batch_size=4)
@@ -245,3 +246,50 @@ def test_a_process_trains_the_same_bytes_from_what_others_left(llama: FrozenMode
                 assert trained.files == alone[number]
                 lending.left[number] = trained.left
     assert prefill_cache.people == {"0", "1", "2"}  # as `_wanted` calls those of either task
+
+
+def _read_before(prefill_cache: PrefillCache, task: TrainingTask, shares: int) -> int:
+    """Read a task's contexts in so many tasks, one after another: of how many people something was left."""
+    own = [[task.encoded_samples[n].context for n in numbers] for numbers in task.people]
+    names = list(_wanted(task).items())
+    with prefill_cache.lend([dict(names[first::shares]) for first in range(shares)]) as lending:
+        for first, loan in enumerate(lending.loans):
+            lending.left[first] = read_contexts(PrefillTask(task.model, tuple(own[first::shares]), loan), nothing)
+    return len(prefill_cache.people)
+
+
+def _train_with(prefill_cache: PrefillCache, task: TrainingTask) -> Trained:
+    with prefill_cache.lend([_wanted(task)]) as lending:
+        trained = train_adapter(replace(task, loan=lending.loans[0]), nothing)
+        lending.left[0] = trained.left
+    return trained
+
+
+def test_contexts_that_others_read_before_train_the_same_bytes(frozen: FrozenModel, architecture: str) -> None:
+    targets = ("c_attn",) if architecture == "gpt2" else CONFIG.lora_targets
+    task = replace(_task(frozen, (0, 1, 2)), config=replace(CONFIG, lora_targets=targets))
+    prefill_cache = PrefillCache(ROOM)
+    assert _read_before(prefill_cache, task, shares=2) == 3
+    trained = _train_with(prefill_cache, task)
+    assert trained.left == {}
+    assert trained.files == train_adapter(task, nothing).files
+
+
+@pytest.mark.parametrize("adapter", ["rslora", "dora", "vera", "ia3"])
+def test_an_adapter_of_any_kind_is_not_there_while_contexts_are_read(llama: FrozenModel, adapter: AdapterKind) -> None:
+    task = replace(_task(llama, (0, 1)), config=replace(CONFIG, adapter=adapter))
+    prefill_cache = PrefillCache(ROOM)
+    assert _read_before(prefill_cache, task, shares=2) == 2
+    assert _train_with(prefill_cache, task).files == train_adapter(task, nothing).files
+
+
+def test_what_there_was_no_room_for_is_read_by_who_trains(llama: FrozenModel) -> None:
+    task = _task(llama, (0, 1, 2))
+    size = next(
+        iter(reads(PrefillCache(ROOM), llama, {"0": contexts_of(llama, 0, 5)}, embed=False).values())
+    ).block.size
+    prefill_cache = PrefillCache(2 * size)
+    assert _read_before(prefill_cache, task, shares=1) == 2
+    trained = _train_with(prefill_cache, task)
+    assert len(trained.left) == 1
+    assert trained.files == train_adapter(task, nothing).files

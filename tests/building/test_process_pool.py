@@ -98,6 +98,14 @@ def test_a_task_beside_others_takes_one_of_their_places(spec: ModelSpec, process
     assert max(living) <= processes
 
 
+def test_a_task_beside_others_waits_for_a_place_that_they_leave_idle(spec: ModelSpec) -> None:
+    pool = ProcessPool(1, PRELOAD)
+    with pool.beside(embed_groups, _tasks(spec, 1)[0]) as result:
+        for _ in pool.run(embed_groups, _tasks(spec, 3)):
+            assert multiprocessing.active_children() == []
+        assert len(result()) == 2
+
+
 def test_what_a_task_beside_others_raised_comes_where_its_result_would(spec: ModelSpec) -> None:
     pool = ProcessPool(2, PRELOAD)
     with pool.beside(embed_groups, EmbeddingTask(spec, (([10**9],),))) as result:
@@ -139,7 +147,7 @@ def _is_task(statement: ast.stmt) -> bool:
 @pytest.mark.thorough
 def test_no_task_imports_what_the_fork_server_could_have_imported_for_it() -> None:
     modules = _modules_of_tasks()
-    assert len(modules) == 4
+    assert len(modules) == 5
     program = (
         "import sys, service.building.preloaded\n"
         "before = set(sys.modules)\n"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.entrypoints.commands.serve import keep_for_good
+from service.entrypoints.garbage import keep_for_good
 
 
 @pytest.fixture

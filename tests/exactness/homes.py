@@ -60,7 +60,7 @@ SMALLEST_ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 class InThisProcess:
     """A process pool that runs its tasks here, one after another: what one leaves behind, the next one meets."""
 
-    processes = 1
+    processes = 2  # so that contexts are read before a single shard trains
 
     def remembers(self, function: Callable[[Any, Any], Any]) -> bool:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters_store import digest_of
@@ -14,6 +14,7 @@ from service.building.progress import Progress, go_on
 from service.building.training.training import EncodedSample, TrainingTask, contexts_of, train_adapter
 from service.building.workers.prefill import MANNER, prefill_name
 from service.building.workers.prefill_cache import PrefillCache
+from service.building.workers.prefill_task import PrefillTask, read_contexts
 from service.building.workers.process_pool import TaskRunner
 from service.data import prompts
 from service.data.samples import canonical
@@ -70,14 +71,33 @@ class AdapterMaker:
         """
         digests = list(shards)
         tasks = [self._training_task(shards[digest], item_type, config) for digest in digests]
+        contexts = [_contexts_of(task, shards[digest]) for digest, task in zip(digests, tasks, strict=True)]
+        self._read_together(contexts)
         self._progress.phase("training shards", len(tasks) * config.epochs)
-        wanted = [_prefills_of(task, shards[digest]) for digest, task in zip(digests, tasks, strict=True)]
+        wanted = [{name: own.user_id for name, own in of_shard.items()} for of_shard in contexts]
         with self._prefill_cache.lend(wanted) as lending:
             lent = [replace(task, loan=loan) for task, loan in zip(tasks, lending.loans, strict=True)]
             for number, trained in self._process_pool.run(train_adapter, lent, self._trained):
                 lending.left[number] = trained.left
                 self._adapters.add(digests[number], trained.files)
                 self._checkpoint()
+
+    def _read_together(self, contexts: Sequence[Mapping[str, _Contexts]]) -> None:
+        """Let all processes read for shards that are fewer, as one deletion's is: else one reads and the others wait."""
+        processes = self._process_pool.processes
+        named = {name: own for of_shard in contexts for name, own in of_shard.items()}
+        unread = self._prefill_cache.lacking(named)
+        if len(contexts) >= processes or len(unread) < processes:
+            return
+        shares = [unread[first::processes] for first in range(processes)]
+        self._progress.phase("reading contexts", len(unread))
+        with self._prefill_cache.lend([{name: named[name].user_id for name in share} for share in shares]) as lending:
+            tasks = [
+                PrefillTask(self._model, tuple(named[name].token_ids for name in share), loan)
+                for share, loan in zip(shares, lending.loans, strict=True)
+            ]
+            for number, left in self._process_pool.run(read_contexts, tasks, self._progress.advance):
+                lending.left[number] = left
 
     def encoded_samples(self, samples: Sequence[Sample], item_type: str) -> tuple[EncodedSample, ...]:
         """Samples as token ids, in the same order."""
@@ -121,14 +141,23 @@ def _numbers_of_people(shard: Shard) -> dict[str, tuple[int, ...]]:
     return numbers
 
 
-def _prefills_of(task: TrainingTask, shard: Shard) -> dict[str, str]:
-    """The names of what will be read -> whose it is."""
+@dataclass(frozen=True, slots=True)
+class _Contexts:
+    """What is read for one person's samples."""
+
+    user_id: str
+    token_ids: list[list[int]]
+
+
+def _contexts_of(task: TrainingTask, shard: Shard) -> dict[str, _Contexts]:
+    """The names of what will be read -> whose it is, and what."""
     if task.config.activation != "question":
         return {}
-    return {
-        prefill_name(contexts_of([task.encoded_samples[number] for number in numbers])[0], embed=False): user
+    people = [
+        _Contexts(user, contexts_of([task.encoded_samples[number] for number in numbers])[0])
         for user, numbers in _numbers_of_people(shard).items()
-    }
+    ]
+    return {prefill_name(own.token_ids, embed=False): own for own in people}
 
 
 def content_of(units: Iterable[str]) -> str:

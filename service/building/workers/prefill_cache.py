@@ -84,6 +84,10 @@ class PrefillCache:
         self._memory = SharedMemory() if self._room else None
         self._kept: OrderedDict[str, tuple[str, Kept]] = OrderedDict()  # name -> whose it is, where it is
 
+    def lacking(self, names: Collection[str]) -> list[str]:
+        """Those of these prefills that are not kept; none where nothing can be."""
+        return [] if self._memory is None else [name for name in names if name not in self._kept]
+
     @contextmanager
     def lend(self, wanted: Sequence[Mapping[str, str]]) -> Iterator[Lending]:
         """To tasks that run together, each of which wants prefills (name -> whose)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
@@ -48,7 +48,7 @@ class TaskRunner(Protocol):
     def beside(
         self, function: Callable[[Task, Report], Result], task: Task
     ) -> AbstractContextManager[Callable[[], Result]]:
-        """Begin a task beside those that are run meanwhile; what is given waits for its result, and raises what it raised."""
+        """A task for a place that `run` leaves idle; what is given waits for its result, and raises what it raised."""
         ...
 
 
@@ -69,7 +69,7 @@ class ProcessPool:
     def __init__(self, processes: int, preload: Sequence[str] = (), gpu_share: GpuShare | None = None) -> None:
         self.processes = max(1, processes)
         self._gpu_share = None if gpu_share is None else replace(gpu_share, share=gpu_share.share / self.processes)
-        self._beside: list[_Begun] = []  # each takes a place, and has not ended as far as is known
+        self._beside: list[_Patient] = []
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([*preload, _PRELOADED])
 
@@ -91,37 +91,38 @@ class ProcessPool:
         running: dict[_Begun, int] = {}
         try:
             while waiting or running:
-                while waiting and len(running) + len(self._beside) < self.processes:
+                while waiting and self._is_idle(running):
                     number, task = waiting.pop()
                     running[self._start(function, task, on_steps)] = number
-                for begun in _that_ended([*running, *self._beside]):
+                for patient in self._beside:
+                    if not waiting and self._is_idle(running):
+                        patient.begin()
+                for begun in _that_ended([*running, *self._begun_beside()]):
                     if begun in running:
                         yield running.pop(begun), begun.result()
-                    else:
-                        self._beside.remove(begun)
         finally:
             for begun in running:
                 begun.end()
 
     @contextmanager
     def beside(self, function: Callable[[Task, Report], Result], task: Task) -> Iterator[Callable[[], Result]]:
-        """Begin a task that takes a place of its own beside those of `run`; what is given waits for its result.
+        """A task that begins once `run` leaves a place idle, or when its result is asked for: what is given waits for it.
 
         It raises as `run` does. A task that nobody has waited for is ended.
         """
-        begun = self._start(function, task, lambda steps: None)
-        self._beside.append(begun)
-
-        def result() -> Result:
-            found: Result = begun.result()
-            self._beside = [other for other in self._beside if not other.ended]
-            return found
-
+        patient = _Patient(lambda: self._start(function, task, lambda steps: None))
+        self._beside.append(patient)
         try:
-            yield result
+            yield patient.result
         finally:
-            begun.end()
-            self._beside = [other for other in self._beside if not other.ended]
+            patient.end()
+            self._beside.remove(patient)
+
+    def _is_idle(self, running: Collection[_Begun]) -> bool:
+        return len(running) + len(self._begun_beside()) < self.processes
+
+    def _begun_beside(self) -> list[_Begun]:
+        return [patient.begun for patient in self._beside if patient.begun is not None and not patient.begun.ended]
 
     def _start(self, function: Callable[[Task, Report], Result], task: Task, on_steps: Report) -> _Begun:
         ours, theirs = self._context.Pipe(duplex=False)
@@ -168,6 +169,29 @@ class _Begun:
             self._process.kill()
             self._process.join()
             self.connection.close()
+
+
+class _Patient:
+    """A task that waits for a place."""
+
+    def __init__(self, start: Callable[[], _Begun]) -> None:
+        self.begun: _Begun | None = None
+        self._start = start
+
+    def begin(self) -> _Begun:
+        """In a process of its own, unless it has begun."""
+        if self.begun is None:
+            self.begun = self._start()
+        return self.begun
+
+    def result(self) -> Any:
+        """Its result, once it has one, even if there was no place for it until now. Raises what it raised."""
+        return self.begin().result()
+
+    def end(self) -> None:
+        """Leave no process behind."""
+        if self.begun is not None:
+            self.begun.end()
 
 
 def _that_ended(tasks: Sequence[_Begun]) -> list[_Begun]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import resource
 import shlex
@@ -19,6 +18,7 @@ from service.entrypoints.bootstrap import Home
 from service.entrypoints.commands.imports import import_demo_if_empty
 from service.entrypoints.commands.options import DemoOption, HomeOption, with_settings
 from service.entrypoints.exposure import require_closed
+from service.entrypoints.garbage import keep_for_good
 from service.entrypoints.http.protocol import ConnectionLimits, Connections, bounded_http
 from service.entrypoints.observing import open_metrics, open_traces
 from service.entrypoints.output import Output, output_to_stderr
@@ -139,13 +139,3 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
         connections=min(settings.max_connections, most),
         connections_of_one=min(settings.max_connections_per_address, most),
     )
-
-
-def keep_for_good() -> None:
-    """Let the garbage collector pass over all that there is now.
-
-    A server's libraries and model stay until its end. To walk through them, as every full collection does, takes a fifth of a
-    second in which no request moves.
-    """
-    gc.collect()
-    gc.freeze()
