@@ -54,11 +54,17 @@ class Company:
 
 
 class Turns:
-    """A queue for each caller. It belongs to one event loop."""
+    """A queue for each caller. It belongs to one event loop.
+
+    Whoever comes while a batch is scored goes before those who are in it, and behind everybody else: they wait for what is left
+    of that batch, and not for another one of a caller who has many. As in self-clocked fair queueing (Golestani 1994) nobody
+    waits for ever, since the next to come stands behind those who wait by then.
+    """
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, deque[Waiting]] = OrderedDict()  # whose turn it is stands first
         self._tokens_of: dict[str, int] = {}
+        self._served: list[str] = []  # whose pieces are in the last batch
         self.tokens = 0
 
     def __bool__(self) -> bool:
@@ -85,6 +91,9 @@ class Turns:
 
     def take(self, most_tokens: int) -> list[Piece]:
         """The next batch: of each caller a piece in turn, until the next would be too much. One piece at least."""
+        for caller in self._served:
+            if caller in self._queues:
+                self._queues.move_to_end(caller)
         batch: list[Piece] = []
         taken = 0
         while self._queues:
@@ -101,6 +110,7 @@ class Turns:
             self._queues.move_to_end(caller)
             if not queue:
                 del self._queues[caller]
+        self._served = [waiting.caller for waiting, _ in batch]
         return batch
 
     def tokens_of(self, caller: str) -> int:
