@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shlex
+import socket
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from service.entrypoints.commands.options import DemoOption, HomeOption, with_se
 from service.entrypoints.exposure import require_closed
 from service.entrypoints.garbage import keep_for_good
 from service.entrypoints.http.protocol import ConnectionLimits, Connections, bounded_http
+from service.entrypoints.listening import bound
 from service.entrypoints.observing import open_metrics, open_traces
 from service.entrypoints.output import Output, output_to_stderr
 from service.entrypoints.serving import serving_app
@@ -57,16 +59,20 @@ def serve(
     """Answer HTTP requests, and (with a worker) build what is missing and carry out deletions."""
     settings = load_settings(home=home, **given)
     # First: an upgrade at this start is to be seen.
-    with output_to_stderr(settings.log_format, settings.log_level) as output:
+    with (
+        output_to_stderr(settings.log_format, settings.log_level) as output,
+        bound(settings.host, settings.port) as address,
+    ):
         opened = Home.open(settings)
         if demo:
             import_demo_if_empty(opened)
         opened.restore_check()
         require_closed(opened)
-        _serve(opened, output, Supervisor(settings, output.relay if output.shows else None) if worker else None, demo)
+        supervisor = Supervisor(settings, output.relay if output.shows else None) if worker else None
+        _serve(opened, address, output, supervisor, demo)
 
 
-def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bool) -> None:
+def _serve(opened: Home, address: socket.socket, output: Output, supervisor: Supervisor | None, demo: bool) -> None:
     settings, loaded, telemetry = opened.settings, threading.Event(), Telemetry(opened.settings.forget_deadline)
     traces = open_traces()
     application = serving_app(
@@ -81,8 +87,6 @@ def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bo
     server = uvicorn.Server(
         uvicorn.Config(
             application,
-            host=settings.host,
-            port=settings.port,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.request_timeout) + 1,
@@ -102,7 +106,7 @@ def _serve(opened: Home, output: Output, supervisor: Supervisor | None, demo: bo
     # uvicorn drains on SIGTERM and then raises it again, for whoever was listening before.
     exit_on_sigterm()
     try:
-        server.run()
+        server.run(sockets=[address])
     except KeyboardInterrupt:
         return
     finally:
