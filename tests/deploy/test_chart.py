@@ -329,29 +329,29 @@ def test_one_command_is_a_job_that_is_not_tried_again() -> None:
     [
         ({"password": "x"}, "password"),
         ({"secretFiles": {"secert": {"name": "a", "key": "b"}}}, "secert"),
-        ({"secretFiles": {"secret": {"name": ""}}}, "/secretFiles/secret/name"),
+        ({"secretFiles": {"secret": {"name": ""}}}, "secretFiles.secret.name"),
         ({"settings": {"LETHE_SECRET": "x"}}, "name a key of a Secret under secretFiles.secret"),
         ({"settings": {"LETHE_STORE_KEY_FILE": "/x"}}, "secretFiles.store_key"),
         ({"settings": {"LETHE_HOME": "/x"}}, "settings.LETHE_HOME is set by the chart"),
-        ({"settings": {"LETHE_NEGATIVES": 3}}, "/settings/LETHE_NEGATIVES"),
+        ({"settings": {"LETHE_NEGATIVES": 3}}, "settings.LETHE_NEGATIVES"),
         ({"settings": {"PATH": "/x"}}, "PATH"),
-        ({"allowedHosts": ["https://lethe.example.org"]}, "/allowedHosts/0"),
-        ({"api": {"replicas": 0}}, "/api/replicas"),
+        ({"allowedHosts": ["https://lethe.example.org"]}, "allowedHosts.0"),
+        ({"api": {"replicas": 0}}, "api.replicas"),
         ({"api": {"autoscaling": {"minReplicas": 9}}}, "minReplicas is more than"),
-        ({"api": {"resources": {"requests": {"memory": "much"}}}}, "/api/resources/requests/memory"),
+        ({"api": {"resources": {"requests": {"memory": "much"}}}}, "api.resources.requests.memory"),
         ({"api": {"resources": {"limits": {"nvidia.com/gpu": 1}}}}, "set settings.LETHE_DTYPE"),
-        ({"store": {"url": "https://bucket"}}, "/store/url"),
-        ({"store": {"url": "s3://key:secret@bucket/x"}}, "/store/url"),
+        ({"store": {"url": "https://bucket"}}, "store.url"),
+        ({"store": {"url": "s3://key:secret@bucket/x"}}, "store.url"),
         ({"store": {"credentials": {"name": "a"}}}, "store.url names no bucket"),
-        ({"home": {"accessModes": ["ReadOnlyMany"]}}, "/home/accessModes/0"),
+        ({"home": {"accessModes": ["ReadOnlyMany"]}}, "home.accessModes.0"),
         ({"metrics": {"serviceMonitor": {"enabled": True}}}, "metrics.key.name"),
-        ({"networkPolicy": {"redis": {"port": "all"}}}, "/networkPolicy/redis/port"),
+        ({"networkPolicy": {"redis": {"port": "all"}}}, "networkPolicy.redis.port"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_its_name(values: dict[str, Any], said: str) -> None:
     with pytest.raises(Refused) as refused:
         rendered(values)
-    assert said in str(refused.value)
+    assert said in str(refused.value).replace("/", ".")  # Helm 3 joins names with dots, Helm 4 with slashes
 
 
 def test_with_a_stated_precision_one_of_both_may_have_a_gpu() -> None:

@@ -95,7 +95,7 @@ volumeMounts:
 {{- end }}
 
 {{- define "lethe.env" -}}
-- {name: LETHE_HOME, value: /data}
+- {name: LETHE_HOME, value: /data/lethe} # made by its user, for its user alone, whatever the volume's own folder is
 - {name: HOME, value: /tmp} # where libraries keep compiled kernels
 {{- range $setting, $of := .Values.secretFiles }}
 - {name: LETHE_{{ $setting | upper }}_FILE, value: /secrets/{{ $setting }}}
