@@ -120,7 +120,7 @@ def in_a_bucket(endpoint: str, secrets: dict[tuple[str, str], str]) -> dict[str,
     }
 
 
-def test_every_command_starts_serves_and_ends_as_the_chart_has_it(cluster: Cluster, tmp_path: Path) -> None:
+def test_every_command_starts_serves_and_ends_as_the_chart_has_it(cluster: Cluster) -> None:
     api, node = cluster.container("api"), cluster.node
     key = made_key(cluster)
     with cluster.running("api"), cluster.running("worker"):
@@ -128,9 +128,7 @@ def test_every_command_starts_serves_and_ends_as_the_chart_has_it(cluster: Clust
         ready = api["readinessProbe"]["httpGet"]["path"]
         assert cluster.get(ready) == 503  # over an empty ledger, but the pod is left alone
         assert node.run_probe(api, api["livenessProbe"]) == 0
-        items, rows = write_tables(tmp_path, USERS)
-        importing = ("import", "table", "--items", str(items), "--interactions", str(rows), "--noun", "movie")
-        assert node.run_lethe(cluster.container("worker"), *importing) == 0, node.log("exec")
+        import_people(cluster)
         eventually(lambda: cluster.get(ready) == 200, "the worker has built, and the replica is ready")
         answers_whom_it_should(cluster, key)
         lies_where_it_should(cluster)
@@ -153,6 +151,14 @@ def made_key(cluster: Cluster) -> str:
     assert node.run_lethe(init, log="key-again") == 0, node.log("key-again")  # a kubelet starts the other again
     assert file.read_text() == made
     return made
+
+
+def import_people(cluster: Cluster) -> None:
+    """As docs/kubernetes.md has it: tables on the volume, and a command in the worker's container."""
+    write_tables(cluster.node.mounted["/data"], USERS)
+    tables = ("--items", "/data/items.csv", "--interactions", "/data/interactions.csv", "--noun", "movie")
+    code = cluster.node.run_lethe(cluster.container("worker"), "import", "table", *tables)
+    assert code == 0, cluster.node.log("exec")
 
 
 def answers_whom_it_should(cluster: Cluster, key: str) -> None:
