@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(
     not helm.is_here(), reason="there is neither `helm` on PATH nor the wheel helm-python-sdk, which has its engine"
 )
 
-ALERTS = Path(__file__).parents[2] / "docker" / "prometheus" / "alerts.yml"
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
+SERVE = ROOT / "service" / "entrypoints" / "commands" / "serve.py"
 EVERYTHING = "ci/everything.yaml"
 ON_GPUS = "values-gpu.yaml"
 VARIANTS: dict[str, tuple[helm.Values | str, ...]] = {
@@ -136,7 +138,7 @@ def test_pods_run_as_an_ordinary_user_who_may_do_nothing_else(manifests: list[Ma
 def test_the_user_is_the_images(plain: list[Manifest]) -> None:
     users = {pod["securityContext"]["runAsUser"] for _, pod in pods(plain)}
     for name in ("Dockerfile", "Dockerfile.gpu"):
-        assert {int(uid) for uid in re.findall(r"--uid (\d+)", (ALERTS.parents[1] / name).read_text())} == users
+        assert {int(uid) for uid in re.findall(r"--uid (\d+)", (ROOT / "docker" / name).read_text())} == users
 
 
 def test_what_may_be_written_is_the_home_and_memory(manifests: list[Manifest]) -> None:
@@ -224,7 +226,8 @@ def test_a_replica_is_given_the_time_that_it_takes_to_end() -> None:
     (api,) = pod["containers"]
     assert api["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "20"]
     assert environment(api)["LETHE_REQUEST_TIMEOUT"] == "40"
-    own_drain = 40 + 1  # `timeout_graceful_shutdown` of commands/serve.py
+    assert "timeout_graceful_shutdown=int(settings.request_timeout) + 1," in SERVE.read_text()
+    own_drain = 40 + 1
     assert pod["terminationGracePeriodSeconds"] >= 20 + own_drain + 10
 
 
