@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Where the environment forbids bytecode, each of the hundreds of processes that are started here would compile everything.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-kernels test-thorough test-slow torture history day fuzz attacks check sbom audit client-models format clean
+.PHONY: serve test test-kernels test-thorough test-chart test-slow torture history day fuzz attacks check sbom audit client-models format clean
 
 serve: $(VENV)/.installed ## set up, import the demo data, build, and answer on http://127.0.0.1:8000
 	$(BIN)/lethe serve --demo
@@ -21,6 +21,10 @@ test-kernels: $(VENV)/.installed-dev ## those tests again that compare what a mo
 
 test-thorough: $(VENV)/.installed-dev ## the promises tried at length: kills, mutants, random stories, load
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m thorough
+
+test-chart: $(VENV)/.installed-dev ## the Helm chart: linted, held against Kubernetes' schemas, each of its commands started
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[chart]'
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "" tests/deploy
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	$(BIN)/pytest -q -m slow

@@ -36,7 +36,11 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield place
 
 
-ENCRYPTED = ["file-encrypted", pytest.param("moto-versioned-encrypted", marks=pytest.mark.thorough)]
+ENCRYPTED = [
+    "file-encrypted",
+    pytest.param("moto-versioned-encrypted", marks=pytest.mark.thorough),
+    pytest.param("seaweedfs-versioned-encrypted", marks=pytest.mark.thorough),
+]
 
 
 @contextmanager

@@ -44,13 +44,19 @@ def keys_create(
 ) -> None:
     """Make a key. It is shown this once: only a keyed hash of it is stored."""
     if unless_there and to is not None and to.exists():
-        print_report({"file": str(to), "made": False}, json_)
+        _tell_there(to, json_)
         return
     opened = open_home(home, {})
     expires_at = None if expires is None else _moment(expires, opened.ledger.now())
     quota = Quota(requests_per_minute, tokens_per_minute, deletions_per_minute)
     chosen = _scopes(scopes)
-    file = None if to is None else _new_file(to, readable)
+    try:
+        file = None if to is None else _new_file(to, readable)
+    except FileExistsError as error:
+        if to is None or not unless_there:
+            raise InvalidInput(f"{to} cannot be made as a new file ({error.strerror})") from error
+        _tell_there(to, json_)  # two who begin together: another one makes it just now
+        return
     key, token = opened.ledger.keys.create(name, chosen, expires_at, quota, ACTOR)
     if file is not None:
         with os.fdopen(file, "w") as opened_file:
@@ -104,10 +110,16 @@ def _moment(text: str, now: float) -> float:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
+def _tell_there(path: Path, json_: bool) -> None:
+    print_report({"file": str(path), "made": False}, json_)
+
+
 def _new_file(path: Path, readable: bool) -> int:
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.fchmod(file, 0o644 if readable else 0o600)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise InvalidInput(f"{path} cannot be made as a new file ({error.strerror})") from error
     return file
