@@ -7,6 +7,7 @@ Server, region and credentials are what boto3's own variables, files and roles s
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -59,7 +60,7 @@ for _name in ("boto3", "botocore", "s3transfer", "urllib3"):
 
 
 class S3Objects:
-    """All objects under one prefix of one bucket; it meets `Objects`. Threads share it, and processes may be sent it."""
+    """All objects under one prefix of one bucket; it meets `Objects`. Threads share it, and processes may be sent it, or be forked."""
 
     def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
         """`prefix` has neither a first nor a final slash. Nothing is asked of the server yet. Raises `StoreFailure`.
@@ -69,11 +70,19 @@ class S3Objects:
         self._bucket, self._prefix = bucket, prefix
         self._in_bucket: dict[str, Any] = {"Bucket": bucket}
         with self._told("open the store"):
-            self._client: Any = _new_client() if client is None else client
+            self._opened: Any = _new_client() if client is None else client
+        self._process = os.getpid()
 
     def __reduce__(self) -> tuple[type[S3Objects], tuple[str, str]]:
         # Credentials do not travel: each process finds its own.
         return S3Objects, (self._bucket, self._prefix)
+
+    @property
+    def _client(self) -> Any:
+        # A fork has its parent's connections: two that speak over one get each other's answers.
+        if self._process != os.getpid():
+            self._opened, self._process = _new_client(), os.getpid()
+        return self._opened
 
     @property
     def where(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -373,6 +375,28 @@ def test_what_boto3_says_of_its_requests_is_in_no_log(
     with caplog.at_level(logging.DEBUG):
         store.publish(generation_of(store, "published"))
     assert [record.name for record in caplog.records if record.name.startswith(("boto", "urllib3"))] == []
+
+
+FORKS = """
+import os, sys
+from adapters_store.s3 import S3Objects
+objects = S3Objects(sys.argv[1], sys.argv[2])
+contents = {"one": b"1" * 50_000, "other": b"2" * 70_000}
+for key, content in contents.items():
+    objects.write(key, content)
+child = os.fork()
+own = "one" if child == 0 else "other"
+for _ in range(100):
+    assert objects.get(own).content == contents[own]
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_fork_and_its_parent_do_not_get_each_others_answers(bucket: InBucket) -> None:
+    asked = [sys.executable, "-W", "ignore", "-c", FORKS, bucket.bucket, bucket.prefix]
+    ran = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_there_is_no_folder_of_a_bucket(store: Store) -> None:
