@@ -57,6 +57,7 @@ class Impatient(Silent):
 
 
 T5 = dataclasses.replace(TINY, architecture=ModelType.T5.value)
+END_ID = 1
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,8 @@ def test_every_recipe_makes_a_model_that_answers(corpus: Path, recipe: Recipe, t
 
     apart = frozen.yes_no_logits(questions, frozen.read_padded_prefixes(contexts))
     whole = frozen.yes_no_logits_whole([c + q for c, q in zip(contexts, questions, strict=True)])
+    closes = recipe.architecture == ModelType.T5
+    assert frozen.tokenizer.answers.closing == ((END_ID,) if closes else ())
     assert apart.isfinite().all()
     assert whole.isfinite().all()
 
