@@ -76,6 +76,8 @@ class EncoderDecoderReader:
 
 def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> T5Config:
     """The T5 that a recipe names, with equally many layers in encoder and decoder."""
+    # Embeddings are tied all the same: transformers takes it to say that nothing is scaled before the output layer.
+    beside: dict[str, Any] = {"tie_word_embeddings": False, "decoder_start_token_id": tokenizer.pad_token_id}
     return T5Config(
         vocab_size=len(tokenizer),
         d_model=recipe.hidden_size,
@@ -85,8 +87,7 @@ def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> T5Config
         num_heads=recipe.heads,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,  # tied all the same: to transformers it says that outputs are not scaled
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
+        **beside,
     )
