@@ -1,7 +1,7 @@
-"""Training batches: what simulated people would answer, facts about items, and running text.
+"""Lessons as token ids: what simulated people would answer, facts about items, and running text.
 
-One lesson of people is a person's context followed by several questions. Every question sees the context and itself only (block
-attention), so one reading of the history serves many answers, as it does in a request.
+One lesson of people is a person's context followed by several questions, each of which is asked as if it were the only one. How
+an architecture reads a lesson stands in `reading`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from research.pretraining.corpus import Entry
 from research.pretraining.made_up import MadeUpNames
@@ -25,12 +23,7 @@ from research.pretraining.simulated import (
     Tastes,
     simulate_person,
 )
-from research.pretraining.vocabulary import (
-    END,
-    PAD,
-    Vocabulary,
-    token_id,
-)
+from research.pretraining.vocabulary import END, Vocabulary
 from service.data import prompts
 from service.records import Item, RatedItem
 
@@ -51,27 +44,25 @@ class Plan:
     spelled: float = 0.15  # titles come in pieces, as known titles do that are spelled unusually
     together: float = 0.0  # everybody is asked about the same items
     made_up: float = 0.0  # items that stand there under a made-up name: few in most lives, nearly all in some
+    taste: bool = True  # without it nobody is in any lesson, and no sentence asks which item is better regarded
 
 
 @dataclass(frozen=True, slots=True)
-class PeopleBatch:
-    """B people with Q questions each; T is the longest sequence."""
+class PeopleLesson:
+    """B people with Q questions each."""
 
-    ids: Tensor  # (B, T)
-    positions: Tensor  # (B, T); every question starts where the context ended
-    mask: Tensor  # (B, 1, T, T) bool, True where a row may look
-    ends: Tensor  # (B, Q): the last token of each question
-    expected: Tensor  # (B, Q): the ideal observer's P(like)
+    contexts: list[list[int]]  # B
+    questions: list[list[list[int]]]  # B times Q
+    expected: FloatArray  # (B, Q): the ideal observer's P(like)
     together: bool  # whether the n-th question is the same for everybody
 
 
 @dataclass(frozen=True, slots=True)
-class TextBatch:
-    """Texts of which only marked tokens are to be predicted."""
+class TextLesson:
+    """Texts to go on with: of a fact its title is given, of running text nothing is."""
 
-    ids: Tensor  # (B, T)
-    places: Tensor  # (M,): places in the flattened ids, before the tokens to predict
-    wanted: Tensor  # (M,): those tokens
+    given: list[list[int]]
+    wanted: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +90,11 @@ class Lessons:
         self._texts = texts
         self._names = MadeUpNames(texts, [entry.name for entry in entries])
         self._tokenizer, self._spelling = vocabulary.tokenizer, vocabulary.spelling
-        self._pad = token_id(self._tokenizer, PAD)
         self._plan = plan
 
-    def people(self, item_type: str, count: int, questions: int, rng: np.random.Generator) -> PeopleBatch:
-        """A batch of people who are asked about films, or about books, all after equally many opinions."""
+    def people(self, item_type: str, count: int, questions: int, rng: np.random.Generator) -> PeopleLesson:
+        """People who are asked about films, or about books, all after equally many opinions. Not of a plan without taste."""
+        assert self._plan.taste
         lives = _Lives(self._catalogs[item_type], self._names, self._plan.made_up, rng)
         length, called = self._history(item_type, rng), "item" if rng.random() < _AS_ITEM else item_type
         together = rng.random() < self._plan.together
@@ -111,8 +102,10 @@ class Lessons:
         drawn = [lives.person(length, asked or lives.asked(questions), called) for _ in range(count)]
         encode = self._spell if rng.random() < self._plan.spelled else self._encode
         encoded = iter(encode([text for person in drawn for text in (person.context, *person.questions)]))
-        sequences = [_sequence(next(encoded), [next(encoded) for _ in p.questions], p.expected) for p in drawn]
-        return _people_batch(sequences, self._pad, together)
+        # The order of what was encoded: a person's context, then their questions.
+        read = [(next(encoded), [next(encoded) for _ in person.questions]) for person in drawn]
+        contexts, asked_of = [context for context, _ in read], [asked_of for _, asked_of in read]
+        return PeopleLesson(contexts, asked_of, np.array([person.expected for person in drawn]), together)
 
     def _history(self, item_type: str, rng: np.random.Generator) -> int:
         longest = self._plan.longest_history if item_type == "movie" else HISTORY  # books' names and authors are long
@@ -120,41 +113,28 @@ class Lessons:
             return min(longest, int(rng.choice(self._plan.usual_histories)))
         return int(rng.integers(1, longest + 1))
 
-    def facts(self, item_type: str, count: int, rng: np.random.Generator) -> TextBatch:
+    def facts(self, item_type: str, count: int, rng: np.random.Generator) -> TextLesson:
         """Sentences about items; the tokens after the title are to be predicted."""
-        told = [_fact(self._catalogs[item_type], rng) for _ in range(count)]
-        heads = self._encode([head for head, _ in told])
-        tails = self._encode([tail for _, tail in told])
-        return _text_batch(
-            [head + tail for head, tail in zip(heads, tails, strict=True)], [len(head) for head in heads], self._pad
-        )
+        told = [_fact(self._catalogs[item_type], rng, self._plan.taste) for _ in range(count)]
+        return TextLesson(self._encode([head for head, _ in told]), self._encode([tail for _, tail in told]))
 
-    def texts(self, count: int, tokens: int, rng: np.random.Generator) -> TextBatch:
-        """The beginnings of paragraphs; all tokens are to be predicted."""
+    def texts(self, count: int, tokens: int, rng: np.random.Generator) -> TextLesson:
+        """The beginnings of paragraphs; all tokens are to be predicted, as far as the architecture can."""
         chosen = [self._texts[n] for n in rng.integers(0, len(self._texts), count)]
         rows = [row[:tokens] for row in self._encode([text[: 6 * tokens] + END for text in chosen])]
-        return _text_batch(rows, [1] * count, self._pad)
+        return TextLesson([[]] * count, rows)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [one.ids for one in self._tokenizer.backend_tokenizer.encode_batch(texts)]
+        return [one.ids for one in self._tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _spell(self, texts: list[str]) -> list[list[int]]:
-        return [one.ids for one in self._spelling.encode_batch(texts)]
+        return [one.ids for one in self._spelling.encode_batch(texts, add_special_tokens=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Person:
     context: str
     questions: list[str]
-    expected: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Sequence:
-    ids: list[int]
-    positions: list[int]
-    owners: list[int]  # 0 for the context, n for the n-th question
-    ends: list[int]
     expected: FloatArray
 
 
@@ -203,50 +183,14 @@ class _Lives:
         return _Asked(numbers, np.where(hidden, unknown, numbers), items)
 
 
-def _sequence(context: list[int], questions: list[list[int]], expected: FloatArray) -> _Sequence:
-    ids, owners = list(context), [0] * len(context)
-    positions, ends = list(range(len(context))), []
-    for number, question in enumerate(questions, start=1):
-        ids += question
-        positions += range(len(context), len(context) + len(question))
-        owners += [number] * len(question)
-        ends.append(len(ids) - 1)
-    return _Sequence(ids, positions, owners, ends, expected)
-
-
-def _people_batch(sequences: Sequence[_Sequence], pad: int, together: bool) -> PeopleBatch:
-    width = max(len(sequence.ids) for sequence in sequences)
-    owners = _padded([sequence.owners for sequence in sequences], width, -1)
-    seen, by = owners[:, None, :], owners[:, :, None]
-    causal = torch.ones((width, width), dtype=torch.bool).tril()
-    return PeopleBatch(
-        ids=_padded([sequence.ids for sequence in sequences], width, pad),
-        positions=_padded([sequence.positions for sequence in sequences], width, 0),
-        mask=(causal & ((seen == 0) | (seen == by)))[:, None],
-        ends=torch.tensor([sequence.ends for sequence in sequences]),
-        expected=torch.tensor(np.array([sequence.expected for sequence in sequences]), dtype=torch.float32),
-        together=together,
-    )
-
-
-def _text_batch(rows: Sequence[list[int]], given: Sequence[int], pad: int) -> TextBatch:
-    width = max(map(len, rows))
-    marked = [(r * width + place - 1, row[place]) for r, row in enumerate(rows) for place in range(given[r], len(row))]
-    places, wanted = torch.tensor(marked).T
-    return TextBatch(_padded(rows, width, pad), places, wanted)
-
-
-def _padded(rows: Sequence[list[int]], width: int, filler: int) -> Tensor:
-    return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
-
-
-def _fact(catalog: Catalog, rng: np.random.Generator) -> tuple[str, str]:
+def _fact(catalog: Catalog, rng: np.random.Generator, taste: bool) -> tuple[str, str]:
     chance = np.sqrt(catalog.features.popularity)  # lesser known items are told of more often than they are met
     number, other = rng.choice(len(chance), 2, p=chance / chance.sum())
     kind = rng.random()
     if kind < _DESCRIBED:
         return _described(catalog.entries[number], rng)
-    return _compared(catalog, int(number), int(other), better=kind < (1.0 + _DESCRIBED) / 2.0)
+    # What is alike is a matter of genres; what is better regarded, of the taste of many.
+    return _compared(catalog, int(number), int(other), better=taste and kind < (1.0 + _DESCRIBED) / 2.0)
 
 
 def _item(entry: Entry, other_form: bool, rng: np.random.Generator) -> Item:

@@ -1,4 +1,4 @@
-"""A corpus of public facts and simulated people -> the bundled base model (Llama architecture) with its tokenizer.
+"""A corpus of public facts and simulated people -> the bundled base model, or one like it, with its tokenizer.
 
 Every step's batches are drawn from the seed and the number of the step, so a run that was stopped goes on to the same end.
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
 from research.pretraining.books import books
+from research.pretraining.causal import CausalReader
 from research.pretraining.corpus import Entry
+from research.pretraining.encoder_decoder import EncoderDecoderReader
 from research.pretraining.films import films
-from research.pretraining.lessons import (
-    HISTORY,
-    NOUNS,
-    Lessons,
-    PeopleBatch,
-    Plan,
-    TextBatch,
-)
+from research.pretraining.lessons import HISTORY, NOUNS, Lessons, PeopleLesson, TextLesson
+from research.pretraining.reading import LessonReader
+from research.pretraining.recipe import ModelType, Recipe, learning_rate_share
 from research.pretraining.texts import paragraphs
-from research.pretraining.vocabulary import Vocabulary, token_id
+from research.pretraining.vocabulary import Vocabulary, close_texts, token_id
 from service.building.progress import Progress
 from service.data import prompts
 from service.errors import InvalidInput
@@ -47,71 +43,10 @@ _PARAGRAPHS_SKIPPED = 5
 _BETAS = (0.9, 0.98)
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that decides the weights, beside the corpus and the machine."""
-
-    seed: int = 20_261
-    learned_pieces: int = 8000
-    book_names: int = 5000
-    least_votes: int = 100
-    hidden_size: int = 256
-    intermediate_size: int = 640
-    layers: int = 4
-    heads: int = 4
-    steps: int = 3000
-    people_per_step: int = 24
-    questions: int = 16
-    books_every: int = 4  # every n-th step asks about books, of half as many people half as many questions
-    facts_per_step: int = 24
-    texts_per_step: int = 1
-    text_tokens: int = 96
-    people_weight: float = 8.0
-    facts_weight: float = 0.3
-    texts_weight: float = 0.05
-    peak_learning_rate: float = 2e-3
-    embeddings_rate: float = 1.0  # of the rate of the others
-    warmup_steps: int = 200
-    weight_decay: float = 0.02
-    held_out_every: int = 40  # every n-th item is never in a lesson
-    saved_every: int = 250  # steps
-    choices_weight: float = 0.0
-    half_precision: bool = True  # bfloat16 where it is safe; slow on processors that only imitate it
-    plan: Plan = field(default_factory=Plan)
-    started_from: str = ""  # digest of the model whose weights were the first ones
-
-
-def going_on(steps: int, seed: int, started_from: str) -> Recipe:
-    """The second stage: what a model that knows the items learns about how people differ."""
-    return replace(
-        Recipe(),
-        seed=seed,
-        steps=steps,
-        started_from=started_from,
-        people_per_step=8,
-        questions=32,
-        books_every=6,
-        facts_per_step=6,
-        text_tokens=48,
-        people_weight=4.0,
-        choices_weight=2.0,
-        peak_learning_rate=7e-4,
-        embeddings_rate=0.3,
-        warmup_steps=20,
-        saved_every=50,
-        half_precision=False,
-        plan=Plan(longest_history=50, usual_histories=(10, 10, 30), usual=0.7, spelled=0.03, together=0.5, made_up=0.1),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """Losses of one step: people in nats above the observer's own entropy; facts and texts in nats a token."""
-
-    people: Tensor
-    choices: Tensor  # mean square of what is wrong with differences between a person's logits
-    facts: Tensor
-    texts: Tensor
+READERS: dict[str, type[CausalReader] | type[EncoderDecoderReader]] = {
+    ModelType.LLAMA: CausalReader,
+    ModelType.T5: EncoderDecoderReader,
+}
 
 
 def pretrain(
@@ -128,12 +63,15 @@ def pretrain(
 
     A run that was stopped goes on from its checkpoint there.
 
-    Returns: the losses at the end, on items that were taught and on items that never were (`Losses` names them).
+    Returns: the losses at the end, on items that were taught and on items that never were: `people` in nats above the ideal
+        observer's own entropy (none where the recipe's plan has no taste), `facts` in nats a token.
 
     Raises:
         FileNotFoundError: the corpus folder lacks one of its files.
-        InvalidInput: the corpus is too small, or `out` holds a checkpoint of another recipe.
+        InvalidInput: the corpus is too small, or the model in `start` or the checkpoint in `out` is of another recipe.
     """
+    if start is not None:
+        _check_start(start, recipe)
     entries = [*films(corpus, recipe.least_votes), *books(corpus)]
     _check_held_out(entries, recipe)
     texts = paragraphs(corpus)
@@ -141,6 +79,8 @@ def pretrain(
     if start is not None:
         shutil.copy(start / "tokenizer.json", out)
     vocabulary = _vocabulary(entries, texts, out / "tokenizer.json", recipe)
+    if READERS[recipe.architecture].closes_texts:
+        close_texts(vocabulary.tokenizer)
     vocabulary.tokenizer.save_pretrained(out)
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     taught, held_out = (
@@ -156,6 +96,12 @@ def pretrain(
             for name, value in course.examine(Lessons(held_out, texts, vocabulary, recipe.plan)).items()
         },
     }
+
+
+def _check_start(start: Path, recipe: Recipe) -> None:
+    found = AutoConfig.from_pretrained(start).model_type
+    if found != recipe.architecture:
+        raise InvalidInput(f"the model to go on from is a {found}, not a {recipe.architecture}")
 
 
 def _check_held_out(entries: Sequence[Entry], recipe: Recipe) -> None:
@@ -196,12 +142,13 @@ class Course:
         self._out = out
         self._device = torch.device(device)
         torch.manual_seed(recipe.seed)
-        model: Any = LlamaForCausalLM(model_config(recipe, vocabulary.tokenizer))
+        self._reader: LessonReader = READERS[recipe.architecture](
+            recipe, vocabulary.tokenizer, device, compiled=compiled
+        )
+        self.model = self._reader.model
         if start is not None:
-            model.load_state_dict(LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
-        self.model = model.to(self._device)
-        # Compiled it is the same model at about twice the speed on a CPU.
-        self._read = torch.compile(self.model.model, dynamic=True) if compiled else self.model.model
+            self.model.load_state_dict(type(self.model).from_pretrained(start, dtype=torch.float32).state_dict())
+        self._head = self.model.get_output_embeddings()
         self._answers = [token_id(vocabulary.tokenizer, answer) for answer in prompts.ANSWERS]
         self._optimizer = torch.optim.AdamW(_decayed(self.model, recipe), lr=recipe.peak_learning_rate, betas=_BETAS)
         self._done = 0
@@ -223,26 +170,28 @@ class Course:
     def examine(self, lessons: Lessons) -> dict[str, float]:
         """The losses on lessons that no step has drawn: about people and films, people and books, and facts."""
         rng = np.random.default_rng((self._recipe.seed, _EXAMINATION))
-        people = {n: lessons.people(n, _EXAMINED, self._recipe.questions // 2, rng) for n in NOUNS}
+        nouns = NOUNS if self._recipe.plan.taste else ()
+        people = {n: lessons.people(n, _EXAMINED, self._recipe.questions // 2, rng) for n in nouns}
         facts = {n: lessons.facts(n, _EXAMINED, rng) for n in NOUNS}
         with self._precision():
-            losses = {f"{n}_people": float(self._people_losses(batch)[0]) for n, batch in people.items()}
-            return losses | {f"{n}_facts": float(self._text_loss(batch)) for n, batch in facts.items()}
+            losses = {f"{n}_people": float(self._people_losses(lesson)["people"]) for n, lesson in people.items()}
+            return losses | {f"{n}_facts": float(self._text_loss(lesson)) for n, lesson in facts.items()}
 
-    def _step(self) -> Losses:
+    def _step(self) -> dict[str, Tensor]:
         recipe, rng = self._recipe, np.random.default_rng((self._recipe.seed, self._done))
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.peak_learning_rate * learning_rate_share(self._done, recipe) * group["share"]
         books = self._done % recipe.books_every == recipe.books_every - 1
         item_type, part = ("book", 2) if books else ("movie", 1)
-        people = self._lessons.people(item_type, recipe.people_per_step // part, recipe.questions // part, rng)
+        asked = (recipe.people_per_step // part, recipe.questions // part)
+        people = self._lessons.people(item_type, *asked, rng) if recipe.plan.taste else None
         facts = self._lessons.facts(item_type, recipe.facts_per_step, rng)
         texts = self._lessons.texts(recipe.texts_per_step, recipe.text_tokens, rng)
         with self._precision():
-            losses = Losses(*self._people_losses(people), self._text_loss(facts), self._text_loss(texts))
+            losses = {"facts": self._text_loss(facts), "texts": self._text_loss(texts)}
+            losses |= self._people_losses(people) if people else {}
         self._optimizer.zero_grad(set_to_none=True)
-        told = recipe.facts_weight * losses.facts + recipe.texts_weight * losses.texts
-        (recipe.people_weight * losses.people + recipe.choices_weight * losses.choices + told).backward()
+        torch.stack([loss * getattr(recipe, f"{name}_weight") for name, loss in losses.items()]).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         return losses
@@ -250,29 +199,22 @@ class Course:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._recipe.half_precision)
 
-    def _people_losses(self, batch: PeopleBatch) -> tuple[Tensor, Tensor]:
-        hidden = self._hidden(batch.ids, position_ids=batch.positions, attention_mask=batch.mask)
-        ends = batch.ends.to(self._device)
-        asked = hidden.gather(1, ends[:, :, None].expand(-1, -1, hidden.shape[-1]))  # (B, Q, H)
-        logits = functional.linear(asked, self.model.lm_head.weight[self._answers]).float()
-        expected = batch.expected.to(self._device)
+    def _people_losses(self, lesson: PeopleLesson) -> dict[str, Tensor]:
+        asked = self._reader.at_answers(lesson)  # (B, Q, H)
+        logits = functional.linear(asked, self._head.weight[self._answers]).float()
+        expected = torch.from_numpy(lesson.expected).float().to(self._device)
         scores = logits[..., 0] - logits[..., 1]
         wrong = functional.binary_cross_entropy_with_logits(scores, expected)
         people = wrong - functional.binary_cross_entropy(expected, expected)
-        return people, choices_loss(scores, expected, together=batch.together)
+        return {"people": people, "choices": choices_loss(scores, expected, together=lesson.together)}
 
-    def _text_loss(self, batch: TextBatch) -> Tensor:
-        hidden = self._hidden(batch.ids).flatten(0, 1)[batch.places.to(self._device)]
-        return functional.cross_entropy(self.model.lm_head(hidden).float(), batch.wanted.to(self._device))
+    def _text_loss(self, lesson: TextLesson) -> Tensor:
+        hidden, wanted = self._reader.before_wanted(lesson)
+        return functional.cross_entropy(self._head(hidden).float(), wanted)
 
-    def _hidden(self, ids: Tensor, **given: Tensor) -> Tensor:
-        on_device: Any = {name: tensor.to(self._device) for name, tensor in given.items()}
-        found: Tensor = self._read(input_ids=ids.to(self._device), use_cache=False, **on_device).last_hidden_state
-        return found
-
-    def _note(self, losses: Losses) -> None:
+    def _note(self, losses: dict[str, Tensor]) -> None:
         with (self._out / LOG).open("a", encoding="utf-8") as log:
-            told = {name: round(float(getattr(losses, name).detach()), 5) for name in Losses.__slots__}
+            told = {name: round(float(loss.detach()), 5) for name, loss in losses.items()}
             log.write(json.dumps({"step": self._done, **told}) + "\n")
 
     def _save(self) -> None:
@@ -307,38 +249,13 @@ def choices_loss(scores: Tensor, expected: Tensor, *, together: bool) -> Tensor:
     return wrong.square().mean()
 
 
-def model_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The architecture that a recipe names."""
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def learning_rate_share(step: int, recipe: Recipe) -> float:
-    """Share of the peak rate at a step: linear warmup, then a cosine to 1/50."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _decayed(model: LlamaForCausalLM, recipe: Recipe) -> Sequence[dict[str, Any]]:
+def _decayed(model: Any, recipe: Recipe) -> Sequence[dict[str, Any]]:
     # What a title means is learned from few sentences; decay would pull it back between them.
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    scales = [p for name, p in model.named_parameters() if p.ndim != 2]
-    titles = [p for name, p in model.named_parameters() if "embed" in name]
+    titles = model.get_input_embeddings().weight
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p is not titles]
+    scales = [p for p in model.parameters() if p.ndim != 2]
     return [
         {"params": matrices, "weight_decay": recipe.weight_decay, "share": 1.0},
         {"params": scales, "weight_decay": 0.0, "share": 1.0},
-        {"params": titles, "weight_decay": 0.0, "share": recipe.embeddings_rate},
+        {"params": [titles], "weight_decay": 0.0, "share": recipe.embeddings_rate},
     ]

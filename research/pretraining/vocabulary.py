@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from research.pretraining.corpus import Entry
@@ -67,6 +67,12 @@ class Vocabulary:
             ),
             spelling=_unigram([(piece, _NEVER if piece in hidden else score) for piece, score in pieces]),
         )
+
+
+def close_texts(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have the tokenizer end what it encodes with its end token, as encoders expect."""
+    closing = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, token_id(tokenizer, END))])
+    tokenizer.backend_tokenizer.post_processor = closing
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, piece: str) -> int:

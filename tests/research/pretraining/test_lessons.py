@@ -1,4 +1,4 @@
-"""What a batch may look at, and what it asks for."""
+"""What is drawn, what a row may look at, and what is asked for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from research.pretraining.books import books
 from research.pretraining.films import films
@@ -15,11 +16,14 @@ from research.pretraining.lessons import (
     NOUNS,
     Catalog,
     Lessons,
+    PeopleLesson,
     Plan,
 )
 from research.pretraining.made_up import MadeUpNames
+from research.pretraining.reading import PackedQuestions
 from research.pretraining.texts import paragraphs
-from research.pretraining.vocabulary import PAD, Vocabulary
+from research.pretraining.vocabulary import Vocabulary
+from service.data import prompts
 
 QUESTIONS = 3
 
@@ -40,9 +44,9 @@ def of_plan(corpus: Path, vocabulary: Vocabulary, plan: Plan) -> Lessons:
 
 @pytest.mark.parametrize("item_type", NOUNS)
 def test_a_question_sees_the_context_and_itself_only(lessons: Lessons, vocabulary: Vocabulary, item_type: str) -> None:
-    batch = lessons.people(item_type, 2, QUESTIONS, np.random.default_rng(1))
+    lesson = lessons.people(item_type, 2, QUESTIONS, np.random.default_rng(1))
     for row in range(2):
-        seen_by = [_text(vocabulary, batch.ids[row][batch.mask[row, 0, end]]) for end in batch.ends[row]]
+        seen_by = _seen(vocabulary, lesson, row)
         for text in seen_by:
             assert text.startswith("### Instruction:\n")
             assert text.count("Whether the user will like the target") == 1
@@ -51,61 +55,75 @@ def test_a_question_sees_the_context_and_itself_only(lessons: Lessons, vocabular
 
 
 def test_every_question_stands_where_a_request_would_put_it(lessons: Lessons) -> None:
-    batch = lessons.people("movie", 2, QUESTIONS, np.random.default_rng(2))
+    batch = _packed(lessons.people("movie", 2, QUESTIONS, np.random.default_rng(2)))
     for row, ends in enumerate(batch.ends):
         for end in ends:
             visible = batch.mask[row, 0, end]
             assert torch.equal(batch.positions[row][visible], torch.arange(int(visible.sum())))
 
 
-def test_a_batch_is_a_function_of_its_generator(lessons: Lessons) -> None:
+def test_a_lesson_is_a_function_of_its_generator(lessons: Lessons) -> None:
     first, second = (lessons.people("book", 2, QUESTIONS, np.random.default_rng(3)) for _ in range(2))
 
-    assert torch.equal(first.ids, second.ids)
-    assert torch.equal(first.expected, second.expected)
+    assert (first.contexts, first.questions) == (second.contexts, second.questions)
+    assert np.array_equal(first.expected, second.expected)
 
 
 @pytest.mark.parametrize("item_type", NOUNS)
 def test_a_fact_asks_for_what_follows_the_title(lessons: Lessons, vocabulary: Vocabulary, item_type: str) -> None:
-    batch = lessons.facts(item_type, 12, np.random.default_rng(4))
-    flat = batch.ids.flatten()
+    lesson = lessons.facts(item_type, 12, np.random.default_rng(4))
+    asked = "".join(_text(vocabulary, wanted) for wanted in lesson.wanted)
 
-    assert torch.equal(flat[batch.places + 1], batch.wanted)
-    asked = _text(vocabulary, batch.wanted)
     assert "Public vote: " in asked
     assert '"' not in asked  # titles are given, never asked for
-    assert vocabulary.tokenizer.convert_tokens_to_ids(PAD) not in batch.wanted
+
+
+def test_nothing_of_taste_is_in_a_lesson_of_facts_alone(corpus: Path, vocabulary: Vocabulary) -> None:
+    lessons, rng = of_plan(corpus, vocabulary, Plan(taste=False)), np.random.default_rng(10)
+    with pytest.raises(AssertionError):
+        lessons.people("movie", 2, QUESTIONS, rng)
+
+    told = [lesson for noun in NOUNS for lesson in (lessons.facts(noun, 60, rng), lessons.texts(20, 30, rng))]
+    read = [_text(vocabulary, [*g, *w]) for lesson in told for g, w in zip(lesson.given, lesson.wanted, strict=True)]
+    assert not any(words in text for text in read for words in ("User Preference", "Whether the user", "regarded"))
+    asked = [text for text in read if prompts.RESPONSE_HEADER in text]
+    assert asked
+    assert all('" like "' in text for text in asked)  # which is a matter of genres
+
+
+def test_without_people_the_facts_of_the_other_lessons_stay(corpus: Path, vocabulary: Vocabulary) -> None:
+    rng = np.random.default_rng(11)
+    asked = "".join(
+        _text(vocabulary, given) for given in of_plan(corpus, vocabulary, Plan()).facts("movie", 60, rng).given
+    )
+
+    assert "regarded" in asked
+    assert '" like "' in asked
 
 
 def test_everybody_is_asked_the_same_questions_where_tastes_are_compared(corpus: Path, vocabulary: Vocabulary) -> None:
-    batch = of_plan(corpus, vocabulary, Plan(together=1.0)).people("movie", 3, QUESTIONS, np.random.default_rng(5))
-    asked = [
-        [text.split("Whether")[-1] for text in _seen(vocabulary, batch.ids, batch.mask, batch.ends, n)]
-        for n in range(3)
-    ]
+    lesson = of_plan(corpus, vocabulary, Plan(together=1.0)).people("movie", 3, QUESTIONS, np.random.default_rng(5))
 
-    assert batch.together
-    assert asked[0] == asked[1] == asked[2]
-    assert not torch.equal(batch.expected[0], batch.expected[1])
+    assert lesson.together
+    assert lesson.questions[0] == lesson.questions[1] == lesson.questions[2]
+    assert not np.array_equal(lesson.expected[0], lesson.expected[1])
 
 
 def test_nobody_is_asked_about_what_they_said(corpus: Path, vocabulary: Vocabulary) -> None:
     plan = Plan(together=1.0, usual_histories=(20,), usual=1.0, longest_history=20)
-    batch = of_plan(corpus, vocabulary, plan).people("movie", 3, QUESTIONS, np.random.default_rng(6))
+    lesson = of_plan(corpus, vocabulary, plan).people("movie", 3, QUESTIONS, np.random.default_rng(6))
     for person in range(3):
-        for text in _seen(vocabulary, batch.ids, batch.mask, batch.ends, person):
+        for text in _seen(vocabulary, lesson, person):
             said, title = text.split('Whether the user will like the target movie "')
             assert title.split('"?')[0] not in said
 
 
 def test_histories_are_as_long_as_the_plan_says(corpus: Path, vocabulary: Vocabulary) -> None:
     lessons = of_plan(corpus, vocabulary, Plan(longest_history=25, usual_histories=(25,), usual=1.0))
-    batch = lessons.people("movie", 1, QUESTIONS, np.random.default_rng(7))
-    books = lessons.people("book", 1, QUESTIONS, np.random.default_rng(7))
+    films_of, books_of = (lessons.people(noun, 1, QUESTIONS, np.random.default_rng(7)) for noun in NOUNS)
 
-    context = _seen(vocabulary, batch.ids, batch.mask, batch.ends, 0)[0].split("Whether")[0]
-    assert context.count("Film of") == 25
-    assert _seen(vocabulary, books.ids, books.mask, books.ends, 0)[0].count("A Book about") <= HISTORY + 1
+    assert _text(vocabulary, films_of.contexts[0]).count("Film of") == 25
+    assert _text(vocabulary, books_of.contexts[0]).count("A Book about") <= HISTORY
 
 
 def test_a_made_up_item_has_a_name_that_no_item_has(corpus: Path) -> None:
@@ -119,10 +137,10 @@ def test_a_made_up_item_has_a_name_that_no_item_has(corpus: Path) -> None:
 
 def test_all_made_up_items_are_expected_to_be_liked_alike(corpus: Path, vocabulary: Vocabulary) -> None:
     lessons = of_plan(corpus, vocabulary, Plan(made_up=0.999999))
-    batch = lessons.people("movie", 3, QUESTIONS, np.random.default_rng(9))
+    lesson = lessons.people("movie", 3, QUESTIONS, np.random.default_rng(9))
 
-    assert torch.allclose(batch.expected, batch.expected[:, :1].expand(-1, QUESTIONS))
-    assert "Film of" not in _text(vocabulary, batch.ids.flatten())
+    assert np.allclose(lesson.expected, lesson.expected[:, :1])
+    assert not any("Film of" in text for person in range(3) for text in _seen(vocabulary, lesson, person))
 
 
 def test_of_an_unknown_item_only_the_mean_is_known(corpus: Path) -> None:
@@ -136,9 +154,14 @@ def test_of_an_unknown_item_only_the_mean_is_known(corpus: Path) -> None:
     assert not features.unexplained[:-1].any()
 
 
-def _seen(vocabulary: Vocabulary, ids: torch.Tensor, mask: torch.Tensor, ends: torch.Tensor, row: int) -> list[str]:
-    return [_text(vocabulary, ids[row][mask[row, 0, end]]) for end in ends[row]]
+def _packed(lesson: PeopleLesson) -> PackedQuestions:
+    return PackedQuestions.of(lesson.contexts, lesson.questions, pad=0)
 
 
-def _text(vocabulary: Vocabulary, ids: torch.Tensor) -> str:
+def _seen(vocabulary: Vocabulary, lesson: PeopleLesson, row: int) -> list[str]:
+    batch = _packed(lesson)
+    return [_text(vocabulary, batch.ids[row][batch.mask[row, 0, end]]) for end in batch.ends[row]]
+
+
+def _text(vocabulary: Vocabulary, ids: Tensor | list[int]) -> str:
     return str(vocabulary.tokenizer.decode(ids))

@@ -11,11 +11,15 @@ import pytest
 import safetensors.numpy
 import torch
 
-from research.pretraining.pretrain import Recipe, choices_loss, pretrain
+from research.pretraining.lessons import NOUNS
+from research.pretraining.pretrain import choices_loss, pretrain
+from research.pretraining.recipe import ModelType, Recipe, untaught
 from service.building.progress import Silent
 from service.errors import InvalidInput
+from service.llm.frozen import FrozenModel
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer, digest_of_files
+from service.records import Item, RatedItem
 
 pytestmark = pytest.mark.thorough
 
@@ -52,14 +56,19 @@ class Impatient(Silent):
             raise Interrupted
 
 
+T5 = dataclasses.replace(TINY, architecture=ModelType.T5.value)
+END_ID = 1
+
+
 @pytest.fixture(scope="module")
 def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     out = tmp_path_factory.mktemp("finished")
     return out, pretrain(corpus, out, TINY, "cpu", Silent(), compiled=False)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(corpus: Path, finished: tuple[Path, object], tmp_path: Path) -> None:
-    often = dataclasses.replace(TINY, saved_every=2)
+@pytest.mark.parametrize("recipe", [TINY, untaught(TINY), T5], ids=["bundled", "untaught", "t5"])
+def test_a_stopped_run_goes_on_to_the_same_weights(corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
+    often = dataclasses.replace(recipe, saved_every=2)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     pretrain(corpus, straight, often, "cpu", Silent(), compiled=False)
     stopped.mkdir()
@@ -81,6 +90,34 @@ def test_the_result_is_a_model_that_can_be_served(finished: tuple[Path, object])
 
     assert encoder.invocation("movie")
     assert {str(tensor.dtype) for tensor in weights.values()} == {"float16"}
+
+
+@pytest.mark.parametrize("recipe", [untaught(TINY), T5, untaught(T5)], ids=["untaught", "t5", "untaught t5"])
+def test_every_recipe_makes_a_model_that_answers(corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
+    pretrain(corpus, tmp_path, recipe, "cpu", Silent(), compiled=False)
+    frozen = FrozenModel.load(ModelSpec(str(tmp_path)))
+    contexts = frozen.tokenizer.contexts([[], [RatedItem(Item("", "The Film of B27 (1987)"), True)]], "movie")
+    questions = frozen.tokenizer.questions([Item("", "Film of C2, The (1962)"), Item("", "What nobody knows")], "movie")
+
+    apart = frozen.yes_no_logits(questions, frozen.read_padded_prefixes(contexts))
+    whole = frozen.yes_no_logits_whole([c + q for c, q in zip(contexts, questions, strict=True)])
+    closes = recipe.architecture == ModelType.T5
+    assert frozen.tokenizer.answers.closing == ((END_ID,) if closes else ())
+    assert apart.isfinite().all()
+    assert whole.isfinite().all()
+
+
+def test_an_untaught_model_has_met_nobody(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object) -> None:
+        raise AssertionError("somebody was drawn")
+
+    monkeypatch.setattr("research.pretraining.lessons.simulate_person", nobody)
+    report = pretrain(corpus, tmp_path, untaught(TINY), "cpu", Silent(), compiled=False)
+
+    assert set(report) == {f"{noun}_facts_{when}" for noun in NOUNS for when in ("taught", "held_out")}
+    log = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    assert all(set(step) == {"step", "facts", "texts"} for step in log)
+    assert json.loads((tmp_path / "recipe.json").read_text())["plan"]["taste"] is False
 
 
 def test_reports_what_was_never_taught_apart(finished: tuple[Path, dict[str, float]]) -> None:
@@ -113,6 +150,13 @@ def test_a_second_stage_goes_on_from_the_weights_of_the_first(
 
     assert (tmp_path / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
     assert json.loads((tmp_path / "recipe.json").read_text())["started_from"] == digest_of_files(first)
+
+
+def test_a_second_stage_keeps_to_the_architecture_of_the_first(
+    corpus: Path, finished: tuple[Path, object], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match="is a llama, not a t5"):
+        pretrain(corpus, tmp_path, T5, "cpu", Silent(), compiled=False, start=finished[0])
 
 
 def test_choices_are_wrong_by_what_is_wrong_between_a_persons_items() -> None:
