@@ -60,7 +60,7 @@ for _name in ("boto3", "botocore", "s3transfer", "urllib3"):
 
 
 class S3Objects:
-    """All objects under one prefix of one bucket; it meets `Objects`. Threads share it, and processes may be sent it, or be forked."""
+    """All objects under one prefix of one bucket; it meets `Objects`. Threads share it; processes may be sent it, or forked."""
 
     def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
         """`prefix` has neither a first nor a final slash. Nothing is asked of the server yet. Raises `StoreFailure`.
