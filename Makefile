@@ -31,8 +31,9 @@ test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 
 SEED ?= $(shell date +%Y%m%d)
 KILLS ?= 1000
-torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where it stopped (minutes; POSTGRES=1: there, with keys)
-	$(BIN)/python -m tests.torture.runner --kills $(KILLS) --seed $(SEED) --folder .torture$(if $(POSTGRES),-servers --servers)
+torture: $(VENV)/.installed-dev ## 1,000 kills of real processes; goes on where it stopped (minutes; POSTGRES=1: there, with keys; ENCRYPTED=1)
+	$(BIN)/python -m tests.torture.runner --kills $(KILLS) --seed $(SEED) --folder \
+		.torture$(if $(POSTGRES),-servers)$(if $(ENCRYPTED),-encrypted) $(if $(POSTGRES),--servers) $(if $(ENCRYPTED),--encrypted)
 
 OPERATIONS ?= 20000
 history: $(VENV)/.installed-dev ## 20,000 operations on two replicas, and a search for one answer that should not have been (POSTGRES=1: there)
@@ -73,7 +74,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(AUDIT) sbom.json .lethe .torture .torture-servers
+	rm -rf $(VENV) $(AUDIT) sbom.json .lethe .torture*
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import psycopg
 
+from adapters_store import unwrap
+from adapters_store.sealing import unseal
 from adapters_store.store import ACTIVE, FORMAT, MANIFEST
 from service.errors import ReceiptInvalid
 from service.forgetting.receipts import ReceiptSigner, verify
+from service.forgetting.store_key import STORE_KEY
 
 from .world import World
 
@@ -24,6 +27,7 @@ _HOME = {
     "incidents.jsonl",
     "receipts.pem",
     "store",
+    STORE_KEY,
     "tombstones.jsonl",
     "worker.lock",
 }
@@ -112,7 +116,7 @@ def leftovers(home: Path) -> Iterator[str]:
     """Beside the published generation and what it names the store is empty; so is the home, beside what belongs there."""
     store = home / "store"
     active = (store / ACTIVE).read_text().strip()
-    manifest = json.loads((store / "generations" / active / MANIFEST).read_bytes())
+    manifest = json.loads(_files(home)[f"generations/{active}/{MANIFEST}"])
     allowed = {
         home: _HOME,
         store: _STORE,
@@ -124,15 +128,36 @@ def leftovers(home: Path) -> Iterator[str]:
     for folder, names in allowed.items():
         for extra in sorted({path.name for path in folder.iterdir()} - names):
             yield f"left over: {extra} in {folder.relative_to(home.parent)}"
+    for directory in sorted(keys_of(home)):
+        if not (store / directory).is_dir():
+            yield f"left over: the key of {directory}, which is gone"
 
 
 def difference(home: Path, clean: Path) -> Iterator[str]:
     """Strict exactness: the bytes of the store are those of a clean build."""
-    ours, theirs = _files(home / "store"), _files(clean / "store")
+    ours, theirs = _files(home), _files(clean)
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if differing:
         yield f"mismatch: {len(differing)} files are not what a clean build makes, among them {differing[0]}"
 
 
-def _files(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+def keys_of(home: Path) -> dict[str, bytes]:
+    """Of an encrypted store the key of each directory; of another one none."""
+    if not (home / STORE_KEY).exists():
+        return {}
+    wrapping_key = bytes.fromhex((home / STORE_KEY).read_text().strip())
+    rows = query(home, "SELECT directory, wrapped_key FROM artifact_keys WHERE directory > ''")
+    return {str(directory): unwrap(wrapping_key, bytes.fromhex(str(wrapped))) for directory, wrapped in rows}
+
+
+def _files(home: Path) -> dict[str, bytes]:
+    """What the store's files say, by their names; how it is stored is told by one of them alone."""
+    store, keys = home / "store", keys_of(home)
+    found = {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    del found[FORMAT]
+    return {name: _opened(name, content, keys) for name, content in found.items()}
+
+
+def _opened(name: str, content: bytes, keys: dict[str, bytes]) -> bytes:
+    key = keys.get(name.rpartition("/")[0])
+    return content if key is None else unseal(key, name, content)

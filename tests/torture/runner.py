@@ -29,14 +29,14 @@ import httpx
 import psutil
 import redis
 
-from adapters_store import Inspector, Store
+from adapters_store import Inspector, KeysInMemory, Store, open_store
 from service.forgetting.bell import LOCK
 from tests.forks import Child, Forks, Stuck
 from tests.servers import servers_of
 
 from . import checks
 from .processes import PATIENCE, Nursery, Server, wait_until
-from .steps import OF_A_FULL_BUILD, OF_THE_SERVER, OF_THE_WORKER
+from .steps import OF_A_FULL_BUILD, OF_AN_ENCRYPTED_STORE, OF_THE_SERVER, OF_THE_WORKER
 from .world import VALIDATION_PERCENT, Journal, rows_of, trains, write_tables
 
 AT_RANDOM = ("server", "worker", "both", "trainer", "import", "build")  # who is killed at a random time
@@ -82,8 +82,12 @@ class Torture:
         forks: Forks,
         seed: str | None = None,
         servers: Mapping[str, str] | None = None,
+        encrypted: bool = False,
     ) -> None:
-        """`servers` are settings that name a PostgreSQL and a Redis; then whoever asks needs a key, too."""
+        """`servers` are settings that name a PostgreSQL and a Redis; then whoever asks needs a key, too.
+
+        Of an `encrypted` store the clean builds are plain all the same: what is in it are the same bytes.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._servers = servers or {}
         self.folder = folder
@@ -104,6 +108,8 @@ class Torture:
         # What is built to be compared with stands in a file: bytes do not depend on where rows are.
         self._clean = Nursery(forks, self.environment, folder / "log", self._armed)
         self.environment |= self._servers
+        self.environment |= {"LETHE_STORE_ENCRYPTION": "per-artifact"} if encrypted else {}
+        self._encrypted = encrypted
         self._nursery = Nursery(forks, self.environment, folder / "log", self._armed)
         self._key = self._made_key() if self._servers else None
         self._server: Server | None = None
@@ -162,7 +168,8 @@ class Torture:
 
     def _card(self, number: int) -> str:
         """From a deck with every step and every random victim once, shuffled anew when it is through."""
-        deck = [*OF_THE_SERVER, *OF_THE_WORKER, *AT_RANDOM]
+        of_the_keys = OF_AN_ENCRYPTED_STORE if self._encrypted else ()
+        deck: list[str] = [*OF_THE_SERVER, *OF_THE_WORKER, *of_the_keys, *AT_RANDOM]
         through, place = divmod(number - 1, len(deck))
         random.Random(f"{self.seed}:deck:{through}").shuffle(deck)
         return deck[place]
@@ -411,7 +418,11 @@ class Torture:
                 return False
             [(published,)] = checks.query(self.home, "SELECT generation FROM state")
             active = (self.home / "store" / "ACTIVE").read_text().strip()
-            return active == published and Inspector(Store(self.home / "store")).look(published).clean
+            return active == published and Inspector(self._store()).look(published).clean
+
+    def _store(self) -> Store:
+        keys = KeysInMemory(checks.keys_of(self.home)) if self._encrypted else None
+        return open_store((self.home / "store").absolute().as_uri(), self.home / "store", keys=keys)
 
     def _somebody_has_the_lock(self) -> bool:
         if not self._servers:
@@ -456,6 +467,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", help="default: drawn, and printed; a folder that was begun keeps its own")
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--encrypted", action="store_true", help="a store whose artifacts have keys of their own")
     parser.add_argument("--servers", action="store_true", help="on a PostgreSQL and a Redis, with keys; begun afresh")
     given = parser.parse_args()
     model = given.folder / "model"
@@ -466,7 +478,7 @@ def main() -> int:
     with ExitStack() as stack:
         servers = servers_of(stack, given.folder) if given.servers else None
         forks = stack.enter_context(Forks())
-        torture = stack.enter_context(Torture(given.folder, model, forks, given.seed, servers))
+        torture = stack.enter_context(Torture(given.folder, model, forks, given.seed, servers, given.encrypted))
         print(f"seed {torture.seed}: {torture.kills} of {given.kills} kills done in {given.folder}", flush=True)
         began, before = time.monotonic(), torture.kills
         torture.run(given.kills, lambda text: print(f"{text}, {time.monotonic() - began:.0f} s", flush=True))

@@ -37,7 +37,7 @@ OF_A_RESTRAINT = (
 # Between commit and acknowledgment of `lethe ingest --stream`: tests/entrypoints/test_event_stream.py kills it there.
 OF_A_STREAM = ("ingest.taken",)
 
-# Keys are destroyed in an encrypted store alone: the stories of tests/exactness crash there.
+# Keys are destroyed in an encrypted store alone, by its worker.
 OF_AN_ENCRYPTED_STORE = ("store.destroying_keys",)
 
 OF_A_FULL_BUILD = ("horizon.before_commit", "build.training")

@@ -14,7 +14,7 @@ from tests.forks import Forks
 
 from . import checks
 from .runner import AT_RANDOM, MODEL_SIZES, Torture
-from .steps import OF_THE_SERVER, OF_THE_WORKER
+from .steps import OF_AN_ENCRYPTED_STORE, OF_THE_SERVER, OF_THE_WORKER
 from .world import Journal, World
 
 pytestmark = pytest.mark.thorough
@@ -41,6 +41,17 @@ def test_a_second_call_goes_on_where_the_first_one_stopped(tortured: Torture) ->
     again = Journal(tortured.folder / "journal.jsonl").world
     assert again == tortured.world
     assert (again.seed, again.round, again.kills.total()) == ("lethe", KILLS, KILLS)
+
+
+def test_the_same_holds_of_an_encrypted_store_whose_keys_go_with_what_is_erased(
+    tmp_path: Path, tiny_models: Callable[..., Path], forks: Forks
+) -> None:
+    model, kills = tiny_models("llama", **MODEL_SIZES), len({*OF_THE_SERVER, *OF_THE_WORKER, *AT_RANDOM}) + 1
+    with Torture(tmp_path, model, forks, seed="lethe", encrypted=True) as torture:
+        torture.run(kills)
+        assert torture.world.findings == []
+        assert torture.world.kills.keys() == {*OF_THE_SERVER, *OF_THE_WORKER, *OF_AN_ENCRYPTED_STORE, *AT_RANDOM}
+        assert checks.keys_of(torture.home)
 
 
 # The checks can fail
