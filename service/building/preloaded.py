@@ -17,7 +17,7 @@ with suppress(ImportError):
 
 import_module("transformers.models.llama.modeling_llama")  # the bundled model's
 
-for task in ("planning.embedding", "training.training", "training.validation", "item_model"):
+for task in ("planning.embedding", "workers.prefill_task", "training.training", "training.validation", "item_model"):
     import_module(
         f"service.building.{task}"
     )  # where a task finds its function, and PEFT with it: a quarter of a second
