@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,27 @@ def moto_server() -> Iterator[str]:
     """The URL of a server with S3's interface in this process's memory, where any credentials will do. Raises NotHere."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask_cors") is None:
         raise NotHere("moto and flask-cors (a server with buckets) are not installed")
-    server: Any = importlib.import_module("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
-    )
-    server.start()
-    host, port = server.get_host_and_port()
+    serving, moto = (importlib.import_module(name) for name in ("werkzeug.serving", "moto.server"))
+    app = _one_at_a_time(moto.DomainDispatcherApplication(moto.create_backend_app))
+    server: Any = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=moto.MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.port}"
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+
+
+def _one_at_a_time(app: Callable[..., Iterable[bytes]]) -> Callable[..., list[bytes]]:
+    """A WSGI application: moto answers 500 where one request lists what another one erases just then."""
+    turn = threading.Lock()
+
+    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        with turn:
+            return list(app(environ, start_response))
+
+    return answered
 
 
 _SEAWEED_KEYS = {"accessKey": "test-key", "secretKey": "test-secret"}
