@@ -17,8 +17,11 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         InvalidSetting: the address cannot be had, and what to do about it.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # `::` would open every IPv4 address, too
         try:
             taken.bind((host, port))
         except OSError as error:

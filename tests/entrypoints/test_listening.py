@@ -27,6 +27,16 @@ def test_whoever_comes_too_early_is_refused_and_the_address_is_free_again_afterw
         pass
 
 
+def test_an_ipv6_address_opens_no_ipv4_one() -> None:
+    try:
+        with bound("::", 0) as address:
+            address.listen()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", address.getsockname()[1]), timeout=5)
+    except InvalidSetting:
+        pytest.skip("this machine has no IPv6")
+
+
 def test_a_port_in_use_is_named_with_what_to_do(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
