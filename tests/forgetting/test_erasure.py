@@ -44,7 +44,7 @@ from service.forgetting.intake import Intake
 from service.forgetting.receipts import ReceiptSigner, verify
 from service.forgetting.reconcile import Reconciler
 from service.forgetting.tombstones import TombstoneFile
-from service.ledger import ArtifactKeys, KeyedHashes, Ledger
+from service.ledger import ArtifactKeys, KeyedHashes, Ledger, tables
 from service.ledger.database import _empty_wal, _rewrite_file
 from service.records import BuildConfig, ForgetRequest, Impression, Interaction, Item, Published, ShardAssignment
 from tests import manifests
@@ -218,6 +218,24 @@ def test_rows_that_are_not_deleted_are_found_and_no_receipt_is_signed(tmp_path: 
     assert house.forgotten().state == "completed"  # asked again, it deletes what was left
     assert house.files_with_the_canary() == set()
     house.ledger.close()
+
+
+@pytest.mark.parametrize("table", [each for each in tables.metadata.sorted_tables if "user_id" in each.c], ids=str)
+def test_whoever_lives_again_in_any_table_that_names_people_is_found(tmp_path: Path, table: sa.Table) -> None:
+    house = House(tmp_path)
+    request = house.forgotten()
+    assert ErasureAuditor(house.ledger, house.store).search([request]).found == 0
+    with house.ledger._database.write_transaction() as connection:
+        connection.execute(sa.insert(table).values(_a_row(table)))
+    assert ErasureAuditor(house.ledger, house.store).search([request]).person_in_ledger == 1
+    house.ledger.close()
+
+
+def _a_row(table: sa.Table) -> dict[str, Any]:
+    """Of the canary, as no transaction of the ledger's would write it."""
+    known = {"user_id": CANARY, "item_id": ITEMS[1].item_id}
+    empty = {column.key: column.type.python_type() for column in table.c if not column.nullable}
+    return empty | {name: value for name, value in known.items() if name in table.c}
 
 
 # Bytes that rows leave behind
