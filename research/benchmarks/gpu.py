@@ -50,9 +50,10 @@ from research.benchmarks.scoring import check_last, random_ids
 from service.building.training.training import EncodedSample, TrainingTask, train_adapter
 from service.building.workers.process_pool import ProcessPool, TaskRunner
 from service.errors import LetheError
+from service.llm.attention import attend_rows_in_steps, kernels_for
 from service.llm.frozen import FrozenModel
 from service.llm.mixture import AdapterStack, Mixture
-from service.llm.packed import Prefix
+from service.llm.packed import Packing, Prefix, PrefixGrid, Runs
 from service.llm.spec import ModelSpec
 from service.llm.tokenizer import PromptTokenizer
 from service.records import BuildConfig
@@ -146,6 +147,7 @@ class Room:
         found = self._batches(stacks) + self._requests(stacks)
         if few is not None:
             found += self._latencies(few)
+        found += self._packed_attention()
         return found + [self._line(what=f"K = {count}", note="does not fit into memory") for count in missing]
 
     def _stacks(self) -> tuple[dict[int, AdapterStack], list[int]]:
@@ -214,6 +216,39 @@ class Room:
         return [
             self._line(what=timing.name, **{"p50 ms": _quantile(timing, 0.5), "p99 ms": _quantile(timing, 0.99)})
             for timing in timings
+        ]
+
+    def _packed_attention(self) -> list[dict[str, Any]]:
+        """Attention of one layer, questions of several lengths after two contexts: does a kernel of variable length pay?"""
+        plan, frozen, config = self._plan, self.frozen, self.frozen.model.config
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        lengths = [plan.question - number % (plan.question // 2 + 1) for number in range(plan.candidates)]
+        first = plan.candidates // 2
+        device, dtype = frozen.device, frozen.model.dtype
+        query, key, value = (
+            torch.randn(count, sum(lengths), width, device=device, dtype=dtype) for count in (heads, groups, groups)
+        )
+        before = [
+            Prefix(tuple(torch.randn(2, groups, t, width, device=device, dtype=dtype)), query.new_empty(0))
+            for t in (plan.context, plan.context // 2)
+        ]
+        runs = Runs([sum(lengths[:first]), sum(lengths[first:])], device)
+        packing = Packing(Runs(lengths, device), runs, PrefixGrid.of(before))
+        kernel = kernels_for(device, dtype, width).rows
+        given = (0, query, key, value, width**-0.5)
+        ways: dict[str, Callable[[], object]] = {
+            "in a grid": partial(packing.attend_in_grid, *given),
+            "of variable length" if kernel else "text by text": partial(
+                packing.attend_rows, kernel or attend_rows_in_steps, *given
+            ),
+        }
+        shown = f"attention of a layer, {plan.candidates} questions of {min(lengths)} to {max(lengths)} tokens"
+        with torch.no_grad():
+            timings = self._race(ways, plan.candidates, Floor(0.0, 0.0), plan.single_rounds)
+        return [
+            self._line(what=f"{shown}, {t.name}", **{"p50 ms": _quantile(t, 0.5), "p99 ms": _quantile(t, 0.99)})
+            for t in timings
         ]
 
     def _race(

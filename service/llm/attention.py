@@ -4,17 +4,21 @@ No kernel is trusted for its name: each is tried on small cases against `attend_
 first that agrees is taken. `attend_in_steps` holds every score in memory, so it is what is left when no other agrees.
 
 Shapes: query (b, h, n, D), key and value (b, h, t, D) -> values (b, h, n, D) and log-sum-exps (b, h, n) float32.
+Of packed rows: query (N, H, D), key and value (M, G, D) -> values (N, H, D) and log-sum-exps (N, H) float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from service.llm.staging import sent
 
 _ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 _BIAS_ALIGNMENT = 8  # keys: the memory-efficient kernel loads a mask in pieces of 16 bytes
@@ -46,17 +50,46 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretches:
+    """S consecutive stretches of a row of tokens, of which the first `used` count; without `used` all of each."""
+
+    bounds: Tensor  # (S + 1,) int32: where each begins, and where the last one ends
+    longest: int
+    used: Tensor | None = None  # (S,) int32
+
+
+class AttendRows(Protocol):
+    """Attention of packed rows: the queries of a stretch look at the keys of the stretch with its number, and at no others."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        asking: Stretches,
+        asked: Stretches,
+        *,
+        causal: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
-    """What was chosen: for whole parts, and for those that a mask divides."""
+    """What was chosen: for whole parts, for those that a mask divides, and for packed rows of several lengths, if any."""
 
     plain: Kernel
     masked: Kernel
+    rows: AttendRows | None = None
 
     @property
     def words(self) -> str:
-        if self.plain is self.masked:
-            return self.plain.name
-        return f"{self.plain.name}; {self.masked.name} where contexts differ in length"
+        named = [self.plain.name]
+        if self.masked is not self.plain:
+            named.append(f"{self.masked.name} where contexts differ in length")
+        if self.rows is not None:
+            named.append("of variable length for packed rows")
+        return "; ".join(named)
 
 
 def attend_in_steps(
@@ -104,6 +137,48 @@ def attend_efficient(
     return found[0], found[1][..., : query.shape[2]]  # it rounds the queries up to a multiple of its own
 
 
+def attend_rows_in_steps(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    asking: Stretches,
+    asked: Stretches,
+    *,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One stretch after the other by `attend_in_steps`: what a kernel of variable length is compared with."""
+    ends = asked.bounds[1:] if asked.used is None else asked.bounds[:-1] + asked.used
+    texts, seen = pairwise(asking.bounds.tolist()), zip(asked.bounds[:-1].tolist(), ends.tolist(), strict=True)
+    found = []
+    for (first, end), (begin, over) in zip(texts, seen, strict=True):
+        q, k, v = (part.transpose(0, 1) for part in (query[first:end], key[begin:over], value[begin:over]))
+        of_heads = [part.repeat_interleave(len(q) // len(part), dim=0)[None] for part in (q, k, v)]
+        out, lse = attend_in_steps(of_heads[0], of_heads[1], of_heads[2], scale, causal=causal)
+        found.append((out[0].transpose(0, 1), lse[0].transpose(0, 1)))
+    outs, lses = zip(*found, strict=True)
+    return torch.cat(outs), torch.cat(lses)
+
+
+def attend_rows_flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    asking: Stretches,
+    asked: Stretches,
+    *,
+    causal: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Attention by FlashAttention's kernel of variable length: neither padding nor copies of keys for heads of a group."""
+    found = torch.ops.aten._flash_attention_forward(
+        *(query, key, value, asking.bounds, asked.bounds, asking.longest, asked.longest, 0.0, causal, False),
+        scale=scale,
+        seqused_k=asked.used,
+    )
+    return found[0], found[1].transpose(0, 1)
+
+
 _HALVES = frozenset({torch.bfloat16, torch.float16})
 _ALL = _HALVES | {torch.float32}
 IN_STEPS = Kernel("plain steps that hold every score", attend_in_steps, True, _ALL)
@@ -133,7 +208,11 @@ def kernels_for(device: torch.device, dtype: torch.dtype, width: int, heads: int
         return Kernels(ON_CPU, ON_CPU)
     if device.type != "cuda":
         return Kernels(IN_STEPS, IN_STEPS)
-    return choose_kernels(ON_CUDA, dtype, lambda kernel, masked: agrees(kernel, masked, device, dtype, width, heads))
+    found = choose_kernels(ON_CUDA, dtype, lambda kernel, masked: agrees(kernel, masked, device, dtype, width, heads))
+    rows = (
+        attend_rows_flash if dtype in _HALVES and rows_agree(attend_rows_flash, device, dtype, width, heads) else None
+    )
+    return replace(found, rows=rows)
 
 
 @torch.no_grad()
@@ -142,6 +221,15 @@ def agrees(kernel: Kernel, masked: bool, device: torch.device, dtype: torch.dtyp
     cases = ((2, 7, 53), (1, 130, 64), (2, 56, 201)) if masked else ((2, 53, 53), (1, 130, 130), (2, 7, 201), (1, 1, 1))
     try:
         return all(_agrees_on(kernel, masked, size, heads, width, device, dtype) for size in cases)
+    except (RuntimeError, NotImplementedError, TypeError):  # not for this device, width or version of torch
+        return False
+
+
+@torch.no_grad()
+def rows_agree(attend: AttendRows, device: torch.device, dtype: torch.dtype, width: int, heads: int = 4) -> bool:
+    """Whether a kernel for packed rows gives what plain steps give in float32, up to rounding; heads alone and in one group."""
+    try:
+        return all(_rows_agree(attend, heads, groups, width, device, dtype) for groups in {1, heads})
     except (RuntimeError, NotImplementedError, TypeError):  # not for this device, width or version of torch
         return False
 
@@ -177,6 +265,43 @@ def _agrees_on(
         if not all(_near(one, other, dtype) for one, other in zip(ours, right, strict=True)):
             return False
     return True
+
+
+def _rows_agree(
+    attend: AttendRows, heads: int, groups: int, width: int, device: torch.device, dtype: torch.dtype
+) -> bool:
+    """On texts of four lengths: each looks at itself, and then at what went before it, which stands in a grid with a margin."""
+    random = torch.Generator().manual_seed(groups)
+    texts, grid, used = (7, 56, 1, 130), 201, (201, 53, 1, 64)
+    rows = {"own": sum(texts), "before": grid * len(texts)}
+    query = torch.randn(rows["own"], heads, width, generator=random).to(dtype).to(device)
+    own, before = (
+        [torch.randn(count, groups, width, generator=random).to(dtype).to(device) for _ in range(2)]
+        for count in rows.values()
+    )
+    asking = stretches(texts, device)
+    cases = (
+        (own, asking, True),
+        (before, replace(stretches([grid] * len(texts), device), used=int32_on(device, used)), False),
+    )
+    for (key, value), asked, causal in cases:
+        ours = attend(query, key, value, width**-0.5, asking, asked, causal=causal)
+        right = attend_rows_in_steps(
+            *(query.float(), key.float(), value.float(), width**-0.5), asking, asked, causal=causal
+        )
+        if not all(_near(one, other, dtype) for one, other in zip(ours, right, strict=True)):
+            return False
+    return True
+
+
+def stretches(lengths: Sequence[int], device: torch.device) -> Stretches:
+    """Stretches of these lengths, one after the other."""
+    return Stretches(int32_on(device, [0, *accumulate(lengths)]), max(lengths))
+
+
+def int32_on(device: torch.device, numbers: Sequence[int]) -> Tensor:
+    """(n,) int32; nobody waits for the copy."""
+    return sent(device, torch.tensor(numbers, dtype=torch.int32))[0]
 
 
 def _near(ours: Tensor, right: Tensor, dtype: torch.dtype) -> bool:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from service.llm.attention import join, kernels_for
+from service.llm.attention import AttendRows, Stretches, int32_on, join, kernels_for, stretches
 from service.llm.staging import sent
 
 FORWARD_TOKENS = 2048  # more do not go faster on a processor: what they make on the way falls out of its caches
@@ -81,6 +82,11 @@ class PrefixGrid:
         """Keys and values of one layer of a causal model, each (R, G, T, D)."""
         return self.states[2 * layer], self.states[2 * layer + 1]
 
+    def rows_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values as rows of tokens, each (R · T, G, D); those of one prefix alone are not copied."""
+        keys, values = (state.transpose(1, 2).flatten(0, 1) for state in self.keys_values(layer))
+        return keys, values
+
     def rows(self, taken: slice) -> PrefixGrid:
         """Some of the prefixes, as they stand: views."""
         unseen = None if self.unseen is None else self.unseen[taken]
@@ -94,24 +100,30 @@ class Runs:
         self.lengths = tuple(lengths)
         self.longest = max(lengths)
         self.count = len(lengths)
-        self._even = all(length == self.longest for length in lengths)
-        if not self._even:
+        self._device = device
+        self.even = all(length == self.longest for length in lengths)
+        if not self.even:
             starts = torch.tensor([0, *accumulate(lengths)][:-1])
             place = torch.arange(self.longest)
             inside = place[None] < torch.tensor(lengths)[:, None]
             taken = torch.where(inside, starts[:, None] + place[None], 0).flatten()
             self._taken, self._kept = sent(device, taken, inside.flatten().nonzero()[:, 0])
 
+    @cached_property
+    def stretches(self) -> Stretches:
+        """The runs, as a kernel of variable length is told of them."""
+        return stretches(self.lengths, self._device)
+
     def spread(self, things: Tensor, dim: int) -> Tensor:
         """Dimension `dim` of N -> two dimensions (runs, longest); the margin repeats the first thing."""
-        taken = things if self._even else things.index_select(dim, self._taken)
+        taken = things if self.even else things.index_select(dim, self._taken)
         grid: Tensor = taken.unflatten(dim, (self.count, self.longest))
         return grid
 
     def join(self, grid: Tensor, dim: int) -> Tensor:
         """Dimensions `dim`, `dim` + 1 of (runs, longest) -> N; the margin is dropped."""
         flat = grid.flatten(dim, dim + 1)
-        return flat if self._even else flat.index_select(dim, self._kept)
+        return flat if self.even else flat.index_select(dim, self._kept)
 
     def repeat(self, of_runs: Tensor) -> Tensor:
         """What belongs to runs (R, …) -> the same for each of their things (N, …)."""
@@ -123,7 +135,7 @@ class EnoughRead(Exception):
     """Ends a forward pass: nothing that comes after would be kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packing:
     """How one row of tokens is divided, and what its runs have read before. Lives for one forward pass.
 
@@ -142,13 +154,44 @@ class Packing:
             self.recorded.append((key, value))
             if len(self.recorded) == self.layers:
                 raise EnoughRead
+        rows = kernels_for(query.device, query.dtype, query.shape[-1]).rows
+        if rows is not None and not (self.even or _has_a_way_back(query, key, value)):
+            return self.attend_rows(rows, layer, query, key, value, scale)
+        return self.attend_in_grid(layer, query, key, value, scale)
+
+    @property
+    def even(self) -> bool:
+        """Whether nothing is padded: then a grid is a view, and needs no kernel of variable length."""
+        return self.texts.even and self.runs.even
+
+    def attend_rows(
+        self, attend: AttendRows, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> Tensor:
+        """As `attend` does, without a way back, by a kernel that takes texts and prefixes as they stand, of whatever length."""
+        q, k, v = (part.transpose(0, 1) for part in (query, key, value))
+        out, lse = attend(q, k, v, scale, self.texts.stretches, self.texts.stretches, causal=True)
+        if self.prefixes.tokens:
+            keys, values = self.prefixes.rows_of(layer)
+            seen, seen_lse = attend(q, keys, values, scale, self.runs.stretches, self._before)
+            out = join(out, lse, seen, seen_lse)
+        return out.transpose(0, 1)
+
+    @cached_property
+    def _before(self) -> Stretches:
+        """What each run has read before, where prefixes stand as rows."""
+        longest, device = max(self.prefixes.tokens), self.prefixes.states[0].device
+        used = None if self.prefixes.unseen is None else int32_on(device, self.prefixes.tokens)
+        return replace(stretches([longest] * len(self.prefixes.tokens), device), used=used)
+
+    def attend_in_grid(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """As `attend` does, each text and each run padded to the longest."""
         repeated = query.shape[0] // key.shape[0]
         own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
         q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
         if not self.prefixes.tokens:
             alone = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
             return self.texts.join(alone.transpose(0, 1), 1)
-        if torch.is_grad_enabled() and any(part.requires_grad for part in (q, k, v)):
+        if _has_a_way_back(q, k, v):
             found = attend_both(q, k, v, *self.prefixes.keys_values(layer), scale, self.prefixes.unseen)
             return self.texts.join(found.transpose(0, 1), 1)
         mine, mine_lse = attend(q, k, v, scale, causal=True)
@@ -160,6 +203,10 @@ class Packing:
         seen = self.runs.join(theirs.reshape(wide.shape).transpose(0, 1), 1)
         seen_lse = self.runs.join(theirs_lse.reshape(wide.shape[:3]).transpose(0, 1), 1)
         return join(out, lse, seen, seen_lse)
+
+
+def _has_a_way_back(*parts: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
 
 
 def attend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,20 @@ from service.llm.attention import (
     ON_CPU,
     ON_CUDA,
     Attend,
+    AttendRows,
     Kernel,
+    Stretches,
     _aligned_bias,
     agrees,
     attend_in_steps,
     attend_on_cpu,
+    attend_rows_flash,
+    attend_rows_in_steps,
     choose_kernels,
     join,
     kernels_for,
+    rows_agree,
+    stretches,
 )
 from service.llm.packed import Packing, Prefix, PrefixGrid, Runs
 
@@ -88,6 +95,30 @@ def test_a_packed_row_attends_as_each_text_alone_does(groups: int, even: bool) -
         scores = query[:, own] @ every[0].transpose(-1, -2) * SCALE + hidden
         _close(ours[:, own], torch.softmax(scores, dim=-1) @ every[1])
         first += length
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("before", [[], [5], [5, 5], [5, 3]], ids=str)
+@pytest.mark.parametrize("lengths", [[3, 3, 3], [2, 4, 1]], ids=str)
+def test_a_kernel_of_variable_length_reads_a_packed_row_as_the_grid_does(
+    groups: int, before: list[int], lengths: list[int]
+) -> None:
+    tokens, first_run = sum(lengths), sum(lengths[:2])
+    query, key, value = _random(2, (4, tokens, WIDTH), (groups, tokens, WIDTH), (groups, tokens, WIDTH))
+    prefixes = [Prefix(tuple(_random(n, *[(groups, t, WIDTH)] * 2)), torch.ones(1)) for n, t in enumerate(before)]
+    runs = [tokens] if len(before) == 1 else [first_run, lengths[2]]
+    packing = Packing(Runs(lengths, CPU), Runs(runs, CPU), PrefixGrid.of(prefixes))
+    ours = packing.attend_rows(attend_rows_in_steps, 0, query, key, value, SCALE)
+    _close(ours, packing.attend(0, query, key, value, SCALE))
+
+
+def test_a_row_whose_texts_and_runs_are_of_one_length_each_is_a_grid_as_it_stands() -> None:
+    def packing(lengths: list[int], runs: list[int]) -> Packing:
+        return Packing(Runs(lengths, CPU), Runs(runs, CPU), PrefixGrid.of([]))
+
+    assert packing([3, 3, 3, 3], [6, 6]).even
+    assert not packing([3, 3, 3], [6, 3]).even
+    assert not packing([2, 4], [6]).even
 
 
 # Which kernel
@@ -183,6 +214,54 @@ def test_the_kernels_of_a_gpu_give_the_shapes_that_are_read(kernel: Kernel) -> N
         assert (out.shape, lse.shape, lse.dtype) == (query.shape, (2, 4, 7), torch.float32)
 
 
+# Of packed rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_right_rows_pass_the_probe(dtype: torch.dtype) -> None:
+    assert rows_agree(attend_rows_in_steps, CPU, dtype, 64)
+
+
+def _reading_the_margin(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, asking: Stretches, asked: Stretches, **options: Any
+) -> tuple[Tensor, Tensor]:
+    return attend_rows_in_steps(query, key, value, scale, asking, replace(asked, used=None), **options)
+
+
+def _without_order(*given: Any, causal: bool) -> tuple[Tensor, Tensor]:
+    return attend_rows_in_steps(*given, causal=False)
+
+
+def _of_the_first_group(
+    query: Tensor, key: Tensor, value: Tensor, *given: Any, **options: Any
+) -> tuple[Tensor, Tensor]:
+    return attend_rows_in_steps(query, key[:, :1], value[:, :1], *given, **options)
+
+
+def _heads_first(*given: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    out, lse = attend_rows_in_steps(*given, **options)
+    return out, lse.transpose(0, 1)
+
+
+@pytest.mark.parametrize("wrong", [_reading_the_margin, _without_order, _of_the_first_group, _heads_first, _failing])
+def test_wrong_rows_fail_the_probe(wrong: AttendRows) -> None:
+    assert not rows_agree(wrong, CPU, torch.float32, 16)
+
+
+def test_a_gpus_kernel_of_variable_length_gives_the_shapes_that_are_read() -> None:
+    """On `meta` tensors, where torch knows the operator and what it returns."""
+    query, key = torch.empty(9, 4, 64, device="meta", dtype=HALF), torch.empty(20, 2, 64, device="meta", dtype=HALF)
+    asking, asked = (stretches(lengths, torch.device("meta")) for lengths in ([4, 5], [10, 10]))
+    for used in (None, torch.empty(2, dtype=torch.int32, device="meta")):
+        out, lse = attend_rows_flash(query, key, key, 0.125, asking, replace(asked, used=used))
+        assert (out.shape, lse.shape, lse.dtype) == (query.shape, (9, 4), torch.float32)
+
+
+def test_a_processor_has_no_kernel_of_variable_length() -> None:
+    assert kernels_for(CPU, torch.float32, 64).rows is None
+    assert not rows_agree(attend_rows_flash, CPU, HALF, 64)
+
+
 def test_a_mask_for_the_efficient_kernel_is_copied_for_no_head_and_no_query() -> None:
     query = torch.zeros(2, 4, 7, 8)
     bias = _aligned_bias(torch.zeros(2, 1, 1, 53), query, 53)
@@ -198,3 +277,4 @@ def test_a_gpu_attends_by_a_fused_kernel(dtype: torch.dtype, width: int) -> None
     found = kernels_for(torch.device("cuda:0"), dtype, width)
     assert found.plain is not IN_STEPS
     assert found.masked is not IN_STEPS
+    assert (found.rows is None) == (dtype == torch.float32)
