@@ -167,7 +167,7 @@ class Packing:
     def attend_rows(
         self, attend: AttendRows, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
     ) -> Tensor:
-        """As `attend` does, without a way back, by a kernel that takes texts and prefixes as they stand, of whatever length."""
+        """What `attend` gives, without a way back, by a kernel that takes texts and prefixes as they stand."""
         q, k, v = (part.transpose(0, 1) for part in (query, key, value))
         out, lse = attend(q, k, v, scale, self.texts.stretches, self.texts.stretches, causal=True)
         if self.prefixes.tokens:
@@ -184,7 +184,7 @@ class Packing:
         return replace(stretches([longest] * len(self.prefixes.tokens), device), used=used)
 
     def attend_in_grid(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """As `attend` does, each text and each run padded to the longest."""
+        """What `attend` gives, each text and each run padded to the longest."""
         repeated = query.shape[0] // key.shape[0]
         own = [part.repeat_interleave(repeated, dim=0) if repeated > 1 else part for part in (key, value)]
         q, k, v = (self.texts.spread(part, 1).transpose(0, 1) for part in (query, *own))  # (B, H, n, D)
