@@ -32,11 +32,12 @@ def test_smoke_fills_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture
         "cached",
     }
     assert sum("PEFT cat per sample" in what or "SISA" in what for what in filled) == 2
+    assert sum(what.startswith("attention of a layer") for what in filled) == 2
     assert sum(what.startswith("neighbors on the CPU") for what in filled) == 4
     assert [row["note"] for row in rows if row["what"] == "neighbors on the GPU"] == ["cpu: the model computes there"]
     for what, columns in filled.items():
         kinds = {"retrain": "seconds", "loading": "seconds", "batch 1": "p99 ms", "neighbors on the CPU": "samples/s"}
-        kinds["neighbors on the GPU"] = "note"
+        kinds |= {"neighbors on the GPU": "note", "attention of a layer": "p99 ms"}
         kind = next((kind for start, kind in kinds.items() if what.startswith(start)), "share of ceiling")
         assert kind in columns, what
     assert "retrain 8 samples" in capsys.readouterr().out
