@@ -213,16 +213,12 @@ class Room:
             f"batch 1, question, K = {len(few.digests)}, cached": partial(self._answer, few, 1, read),
         }
         timings = self._race(runs, 1, self._cost.read(plan.context + plan.question), plan.single_rounds)
-        return [
-            self._line(what=timing.name, **{"p50 ms": _quantile(timing, 0.5), "p99 ms": _quantile(timing, 0.99)})
-            for timing in timings
-        ]
+        return [self._latency(timing.name, timing) for timing in timings]
 
     def _packed_attention(self) -> list[dict[str, Any]]:
         """Attention of one layer, questions of several lengths after two contexts: does a kernel of variable length pay?"""
         plan, frozen, config = self._plan, self.frozen, self.frozen.model.config
-        heads, groups = config.num_attention_heads, config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        heads, groups, width = config.num_attention_heads, config.num_key_value_heads, frozen.head_width
         lengths = [plan.question - number % (plan.question // 2 + 1) for number in range(plan.candidates)]
         first = plan.candidates // 2
         device, dtype = frozen.device, frozen.model.dtype
@@ -246,10 +242,7 @@ class Room:
         shown = f"attention of a layer, {plan.candidates} questions of {min(lengths)} to {max(lengths)} tokens"
         with torch.no_grad():
             timings = self._race(ways, plan.candidates, Floor(0.0, 0.0), plan.single_rounds)
-        return [
-            self._line(what=f"{shown}, {t.name}", **{"p50 ms": _quantile(t, 0.5), "p99 ms": _quantile(t, 0.99)})
-            for t in timings
-        ]
+        return [self._latency(f"{shown}, {timing.name}", timing) for timing in timings]
 
     def _race(
         self, runs: Mapping[str, Callable[[], object]], work: float, floor: Floor, rounds: int
@@ -264,6 +257,9 @@ class Room:
         speed = timing.floor.flops / timing.median_seconds / 1e12
         figures = (timing.throughput, ratio, 100 * (1 / ratio - 1), speed, speed / self._ceiling)
         return self._line(what=what, **dict(zip(COLUMNS[2:7], figures, strict=True)))
+
+    def _latency(self, what: str, timing: Timing) -> dict[str, Any]:
+        return self._line(what=what, **{"p50 ms": _quantile(timing, 0.5), "p99 ms": _quantile(timing, 0.99)})
 
     def _line(self, **told: Any) -> dict[str, Any]:
         return line(model=self._name, **told)

@@ -12,11 +12,6 @@ from service.errors import InvalidSetting
 from service.ledger.statements import keyed
 
 
-def _beginning(purpose: str) -> bytes:
-    """What the JSON list of a purpose and one text begins with."""
-    return f"[{json.dumps(purpose)}, ".encode()
-
-
 def _spellings(key: str) -> tuple[str, ...]:
     if key.isascii():
         return (key,)
@@ -37,7 +32,7 @@ class KeyedHashes:
         # To take in the key costs more than to hash an id, and everybody's id is hashed for each deletion.
         self._keyed = hmac.new(secret, digestmod="sha256")
         self._subjects = self._keyed.copy()
-        self._subjects.update(_beginning("subject"))
+        self._subjects.update(b'["subject", ')  # as the JSON list that `of` hashes begins
         self.retired = tuple(KeyedHashes(earlier) for earlier in retired if earlier != secret)
 
     def every(self) -> Iterator[KeyedHashes]:

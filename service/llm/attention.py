@@ -209,9 +209,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype, width: int, heads: int
     if device.type != "cuda":
         return Kernels(IN_STEPS, IN_STEPS)
     found = choose_kernels(ON_CUDA, dtype, lambda kernel, masked: agrees(kernel, masked, device, dtype, width, heads))
-    rows = (
-        attend_rows_flash if dtype in _HALVES and rows_agree(attend_rows_flash, device, dtype, width, heads) else None
-    )
+    rows = attend_rows_flash if rows_agree(attend_rows_flash, device, dtype, width, heads) else None
     return replace(found, rows=rows)
 
 

@@ -90,9 +90,13 @@ class FrozenModel:
         """In words, by what it attends."""
         if not self.packs:
             return "by the model's own way"
+        return kernels_for(self.device, self.model.dtype, self.head_width).words
+
+    @property
+    def head_width(self) -> int:
+        """D: numbers of a key of one attention head."""
         config = self.model.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return kernels_for(self.device, self.model.dtype, width).words
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
     @classmethod
     def load(cls, spec: ModelSpec) -> FrozenModel:

@@ -112,6 +112,13 @@ def test_a_kernel_of_variable_length_reads_a_packed_row_as_the_grid_does(
     _close(ours, packing.attend(0, query, key, value, SCALE))
 
 
+def test_the_keys_of_one_prefix_stand_as_rows_without_a_copy() -> None:
+    prefix = Prefix(tuple(_random(3, *[(2, 5, WIDTH)] * 2)), torch.ones(1))
+    for row, state in zip(PrefixGrid.of([prefix]).rows_of(0), prefix.states, strict=True):
+        assert row.shape == (5, 2, WIDTH)
+        assert row.data_ptr() == state.data_ptr()
+
+
 def test_a_row_whose_texts_and_runs_are_of_one_length_each_is_a_grid_as_it_stands() -> None:
     def packing(lengths: list[int], runs: list[int]) -> Packing:
         return Packing(Runs(lengths, CPU), Runs(runs, CPU), PrefixGrid.of([]))
